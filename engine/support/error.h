@@ -1,0 +1,70 @@
+#pragma once
+
+#include <fmt/format.h>
+
+#include <source_location>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+namespace flux {
+
+/// What kind of failure it is. Front ends map it to exit codes and to gRPC and HTTP status.
+enum class ErrorCode {
+  kInvalidArgument,  // a value from the user, a file or a client is not allowed
+  kNotFound,         // a file, component or tensor is missing
+  kUnavailable,      // out of memory, a full disk, a stage that is not loaded
+  kCancelled,        // the caller asked to stop
+  kUnsupported,      // understood, but not implemented for this device or dtype
+  kInternal,         // a bug in this program
+};
+
+/// Name of a code as users read it, e.g. "invalid argument".
+const char* to_string(ErrorCode code);
+
+/// The only exception the engine throws. `what()` is one line that names the thing, the value
+/// found, what is allowed and what to do.
+class Error : public std::runtime_error {
+ public:
+  Error(ErrorCode code, std::string message,
+        std::source_location where = std::source_location::current())
+      : std::runtime_error(std::move(message)), code_(code), where_(where) {}
+
+  ErrorCode code() const noexcept { return code_; }
+  /// Where in the source it was thrown; for logs, not part of `what()`.
+  const std::source_location& where() const noexcept { return where_; }
+
+ private:
+  ErrorCode code_;
+  std::source_location where_;
+};
+
+/// A compile-time checked format string that remembers its place in the source.
+template <typename... Args>
+struct LocatedFormat {
+  template <typename Text>
+  consteval LocatedFormat(  // NOLINT(google-explicit-constructor): stands in for a literal
+      const Text& text, std::source_location where = std::source_location::current())
+      : format(text), where(where) {}
+  fmt::format_string<Args...> format;
+  std::source_location where;
+};
+
+/// Throws Error(code, formatted message).
+template <typename... Args>
+[[noreturn]] void fail(ErrorCode code, LocatedFormat<std::type_identity_t<Args>...> message,
+                       Args&&... args) {
+  throw Error(code, fmt::format(message.format, std::forward<Args>(args)...), message.where);
+}
+
+/// Throws Error(code, formatted message) unless `condition` holds.
+template <typename... Args>
+void check(bool condition, ErrorCode code, LocatedFormat<std::type_identity_t<Args>...> message,
+           Args&&... args) {
+  if (!condition) {
+    throw Error(code, fmt::format(message.format, std::forward<Args>(args)...), message.where);
+  }
+}
+
+}  // namespace flux
