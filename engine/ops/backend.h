@@ -1,0 +1,49 @@
+#pragma once
+
+#include "ops/ops.h"
+
+namespace flux {
+
+/// The kernels of one device. ops.h is the way to call them: it checks the arguments first, so
+/// implementations do not. One Backend serves all contexts of its device and is thread-safe.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual Device device() const = 0;
+  /// Whether activations and weights can be `dtype` here.
+  virtual bool supports(DType dtype) const = 0;
+
+  virtual std::shared_ptr<const PackedWeights> pack_linear(Context& ctx,
+                                                           std::span<const Tensor> weights,
+                                                           std::span<const Tensor> biases,
+                                                           DType dtype) = 0;
+  virtual std::shared_ptr<const PackedWeights> pack_conv2d(Context& ctx, const Tensor& weight,
+                                                           const Tensor& bias, DType dtype) = 0;
+  virtual void linear(Context& ctx, const Tensor& x, const LinearWeights& weights,
+                      const Epilogue& epilogue, const Tensor& out) = 0;
+  virtual void conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& weights,
+                      const Conv2dOptions& options, const Tensor& out) = 0;
+  virtual void layer_norm(Context& ctx, const Tensor& x, const LayerNormParams& params,
+                          const Tensor& out) = 0;
+  virtual void rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps,
+                        const Tensor& out) = 0;
+  virtual void rms_norm_rope(Context& ctx, const Tensor& x, const Tensor& weight, float eps,
+                             const RopeTable& rope) = 0;
+  virtual void attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
+                         const AttentionOptions& options, const Tensor& out) = 0;
+  virtual void group_norm(Context& ctx, const Tensor& x, const GroupNormParams& params,
+                          const Tensor& out) = 0;
+  virtual void activate(Context& ctx, const Tensor& x, Activation activation,
+                        const Tensor& out) = 0;
+  virtual void multiply(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out) = 0;
+  virtual void add(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out) = 0;
+  virtual void embedding(Context& ctx, const Tensor& table, std::span<const int32_t> ids,
+                         const Tensor& out) = 0;
+};
+
+/// The backend of `device`, made on first use and kept for the life of the process.
+/// Throws kUnsupported for a device this build cannot use.
+Backend& backend_for(const Device& device);
+
+}  // namespace flux

@@ -1,0 +1,41 @@
+#include "ops/context.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <fstream>
+#include <set>
+#include <string>
+#include <utility>
+
+#include "support/error.h"
+
+namespace flux {
+
+Context::Context(Backend& backend, int threads) : backend_(&backend), threads_(threads) {
+  check(threads >= 1 && threads <= 1024, ErrorCode::kInvalidArgument,
+        "threads = {}: must be from 1 to 1024", threads);
+}
+
+void Context::poll_cancel() const {
+  if (cancelled_ && cancelled_()) fail(ErrorCode::kCancelled, "cancelled");
+}
+
+int default_threads() {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return 1;
+  // Two hardware threads of one core share its vector units: a second one adds nothing.
+  std::set<std::string> cores;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &allowed)) continue;
+    std::ifstream siblings(
+        fmt::format("/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list", cpu));
+    std::string core;
+    if (!std::getline(siblings, core)) core = std::to_string(cpu);
+    cores.insert(core);
+  }
+  return std::clamp(static_cast<int>(cores.size()), 1, 1024);
+}
+
+}  // namespace flux

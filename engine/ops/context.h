@@ -1,0 +1,51 @@
+#pragma once
+
+#include <functional>
+#include <string_view>
+
+#include "ops/workspace.h"
+#include "tensor/tensor.h"
+
+namespace flux {
+
+class Backend;
+
+/// What a forward runs with: the device's ops, scratch memory, threads, and who watches.
+/// One Context belongs to one thread at a time; weights are shared between contexts.
+class Context {
+ public:
+  using Trace = std::function<void(std::string_view name, const Tensor& value)>;
+  using CancelCheck = std::function<bool()>;
+
+  /// `threads` >= 1: how many CPU threads ops may use; results never depend on it.
+  Context(Backend& backend, int threads);
+
+  Backend& backend() const { return *backend_; }
+  int threads() const { return threads_; }
+  Workspace& workspace() { return workspace_; }
+
+  /// A listener for intermediate values, named like diffusers' modules
+  /// ("transformer_blocks.3"). The tensor is only valid during the call.
+  void set_trace(Trace trace) { trace_ = std::move(trace); }
+  void trace(std::string_view name, const Tensor& value) const {
+    if (trace_) trace_(name, value);
+  }
+
+  /// `cancelled` is asked between blocks of a model; true makes the forward throw kCancelled.
+  void set_cancel_check(CancelCheck cancelled) { cancelled_ = std::move(cancelled); }
+  /// Throws kCancelled when the caller asked to stop.
+  void poll_cancel() const;
+
+ private:
+  Backend* backend_;
+  int threads_;
+  Workspace workspace_;
+  Trace trace_;
+  CancelCheck cancelled_;
+};
+
+/// Threads to use when the user names no number: one for each physical core that this process may
+/// run on.
+int default_threads();
+
+}  // namespace flux

@@ -1,0 +1,40 @@
+#pragma once
+
+#include "ops/backend.h"
+
+namespace flux::cpu {
+
+/// The ops on the host. Each member is in the file named after it; matrix products and
+/// convolutions are oneDNN's (onednn.h), the rest are loops that the compiler vectorises.
+class CpuBackend final : public Backend {
+ public:
+  Device device() const override;
+  bool supports(DType dtype) const override;
+
+  std::shared_ptr<const PackedWeights> pack_linear(Context& ctx, std::span<const Tensor> weights,
+                                                   std::span<const Tensor> biases,
+                                                   DType dtype) override;
+  std::shared_ptr<const PackedWeights> pack_conv2d(Context& ctx, const Tensor& weight,
+                                                   const Tensor& bias, DType dtype) override;
+  void linear(Context& ctx, const Tensor& x, const LinearWeights& weights, const Epilogue& epilogue,
+              const Tensor& out) override;
+  void conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& weights,
+              const Conv2dOptions& options, const Tensor& out) override;
+  void layer_norm(Context& ctx, const Tensor& x, const LayerNormParams& params,
+                  const Tensor& out) override;
+  void rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps,
+                const Tensor& out) override;
+  void rms_norm_rope(Context& ctx, const Tensor& x, const Tensor& weight, float eps,
+                     const RopeTable& rope) override;
+  void attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
+                 const AttentionOptions& options, const Tensor& out) override;
+  void group_norm(Context& ctx, const Tensor& x, const GroupNormParams& params,
+                  const Tensor& out) override;
+  void activate(Context& ctx, const Tensor& x, Activation activation, const Tensor& out) override;
+  void multiply(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out) override;
+  void add(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out) override;
+  void embedding(Context& ctx, const Tensor& table, std::span<const int32_t> ids,
+                 const Tensor& out) override;
+};
+
+}  // namespace flux::cpu

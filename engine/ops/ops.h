@@ -1,0 +1,149 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+
+#include "ops/context.h"
+#include "tensor/tensor.h"
+
+/// The operations models are made of. Each checks its arguments (kInternal on a mismatch: models
+/// validate what comes from users) and runs on the context's device.
+///
+/// Conventions. Activations are f32 or bf16 and share one dtype T in each call; sums, norms and
+/// softmax are computed in f32 and rounded once when stored. `out` comes last, is written whole
+/// and may alias an input only where said. Rows may be strided where said; otherwise tensors are
+/// contiguous. The result for a row does not depend on other rows or on the thread count.
+namespace flux {
+
+enum class Activation {
+  kNone,
+  kGeluTanh,   // 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
+  kGeluErf,    // 0.5 x (1 + erf(x / sqrt(2)))
+  kQuickGelu,  // x sigmoid(1.702 x)
+  kSilu,       // x sigmoid(x)
+  kRelu,
+};
+
+/// A weight in the layout that a device's kernels want. Immutable and shared.
+class PackedWeights {
+ public:
+  virtual ~PackedWeights() = default;
+  /// Memory it holds.
+  virtual int64_t bytes() const = 0;
+};
+
+/// Weights of y = x W^T + b.
+struct LinearWeights {
+  int64_t in_features = 0;
+  int64_t out_features = 0;
+  DType dtype = DType::kF32;  // of the weight and of the activations
+  std::shared_ptr<const PackedWeights> packed;
+};
+
+/// Packs linear weights. `weights`: one or more [n_i, in_features] tensors of any float dtype,
+/// stacked along the output; `biases`: empty, or for each weight a [n_i] tensor or an undefined
+/// one (no bias). `dtype`: f32 or bf16. The sources are not needed afterwards.
+LinearWeights pack_linear(Context& ctx, std::span<const Tensor> weights,
+                          std::span<const Tensor> biases, DType dtype);
+
+/// What is done to a linear's result before it is stored:
+/// out = residual + gate * activation(x W^T + b).
+struct Epilogue {
+  Activation activation = Activation::kNone;
+  Tensor gate;      // optional [out_features], f32
+  Tensor residual;  // optional [rows, out_features], T, rows may be strided; may alias out
+};
+
+/// x: [rows, in], T, rows may be strided; out: [rows, out_features], T, rows may be strided.
+void linear(Context& ctx, const Tensor& x, const LinearWeights& weights, const Epilogue& epilogue,
+            const Tensor& out);
+
+/// Weights of a 2-d convolution with a square odd kernel, stride 1 and "same" padding.
+struct Conv2dWeights {
+  int64_t in_channels = 0;
+  int64_t out_channels = 0;
+  int64_t kernel = 0;
+  DType dtype = DType::kF32;
+  std::shared_ptr<const PackedWeights> packed;
+};
+
+/// weight: [out, in, k, k] of any float dtype; bias: [out].
+Conv2dWeights pack_conv2d(Context& ctx, const Tensor& weight, const Tensor& bias, DType dtype);
+
+struct Conv2dOptions {
+  bool upsample = false;  // the input is first doubled in height and width, nearest neighbour
+  Tensor residual;        // optional, added to the result; shaped like out; may alias it
+};
+
+/// x: [h, w, in], T, channels last; out: [h', w', out_channels], T; h' = h or 2 h with upsample.
+void conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& weights,
+            const Conv2dOptions& options, const Tensor& out);
+
+/// y = (x - mean) / sqrt(var + eps) over the last dimension, then * weight + bias (affine, each
+/// optional [n] f32) and then * (1 + scale) + shift (modulation, both or none, [n] f32).
+struct LayerNormParams {
+  Tensor weight;
+  Tensor bias;
+  Tensor scale;
+  Tensor shift;
+  float eps = 1e-6f;
+};
+/// x, out: [rows, n], T; rows may be strided; out may be x.
+void layer_norm(Context& ctx, const Tensor& x, const LayerNormParams& params, const Tensor& out);
+
+/// y = x / sqrt(mean(x^2) + eps) * weight ([n], f32). x, out: [rows, n], T; out may be x.
+void rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps, const Tensor& out);
+
+/// Rotary position angles for one sequence.
+struct RopeTable {
+  Tensor cos;  // [tokens, head_dim / 2], f32
+  Tensor sin;
+};
+
+/// FLUX's query and key preparation, in place: RMSNorm over head_dim with `weight` ([head_dim],
+/// f32), then the rotation of interleaved pairs (x0, x1) -> (x0 cos - x1 sin, x1 cos + x0 sin).
+/// x: [tokens, heads, head_dim], T, strided. Source: diffusers' FluxAttnProcessor.
+void rms_norm_rope(Context& ctx, const Tensor& x, const Tensor& weight, float eps,
+                   const RopeTable& rope);
+
+struct AttentionOptions {
+  float scale = 1.0f;
+  bool causal = false;
+  /// Optional [heads, q_tokens + k_tokens - 1] f32, added to the scaled scores: entry
+  /// (k - q + q_tokens - 1) for key position k and query position q.
+  Tensor relative_bias;
+};
+
+/// softmax(scale q k^T + bias) v, head by head, without storing the scores whole.
+/// q: [q_tokens, heads, d]; k, v: [k_tokens, heads, d]; out: [q_tokens, heads, d]; T, strided over
+/// tokens and heads; out must not alias an input.
+void attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
+               const AttentionOptions& options, const Tensor& out);
+
+/// Group normalisation over channels-last images, then an optional activation (none or SiLU).
+struct GroupNormParams {
+  Tensor weight;  // [channels], f32
+  Tensor bias;    // [channels], f32
+  int64_t groups = 1;
+  float eps = 1e-6f;
+  Activation activation = Activation::kNone;
+};
+/// x, out: [pixels, channels] or [h, w, channels], T, contiguous; out may be x.
+void group_norm(Context& ctx, const Tensor& x, const GroupNormParams& params, const Tensor& out);
+
+/// out = activation(x); any shape, contiguous; out may be x.
+void activate(Context& ctx, const Tensor& x, Activation activation, const Tensor& out);
+
+/// out = a * b element by element; [rows, n], T, rows may be strided; out may be a or b.
+void multiply(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out);
+
+/// out = a + b element by element; as multiply.
+void add(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out);
+
+/// Rows of `table` ([vocabulary, n], f32, bf16 or f16) picked by `ids`; out: [ids.size(), n], T.
+/// Ids are checked: kInternal when one is outside the table.
+void embedding(Context& ctx, const Tensor& table, std::span<const int32_t> ids, const Tensor& out);
+
+}  // namespace flux

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "tensor/tensor.h"
+
+namespace flux {
+
+/// Scratch memory for one forward: a stack of tensors. Blocks are kept when scopes end, so after
+/// the first pass nothing is allocated. Not thread-safe: one Workspace for each caller.
+class Workspace {
+ public:
+  Workspace() = default;
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+
+  /// An uninitialised tensor, aligned to 64 bytes, valid until the innermost Scope ends.
+  /// Throws kUnavailable when there is no memory.
+  Tensor allocate(const Shape& shape, DType dtype);
+
+  /// Bytes held from the system.
+  size_t reserved_bytes() const;
+  /// Gives all blocks back; no Scope may be open.
+  void release();
+
+  /// Everything allocated while a Scope lives is given back to the workspace when it ends.
+  class Scope {
+   public:
+    explicit Scope(Workspace& workspace)
+        : workspace_(workspace), block_(workspace.block_), used_(workspace.used_) {}
+    ~Scope() {
+      workspace_.block_ = block_;
+      workspace_.used_ = used_;
+    }
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+   private:
+    Workspace& workspace_;
+    size_t block_;
+    size_t used_;
+  };
+
+ private:
+  struct Block {
+    std::unique_ptr<std::byte, void (*)(void*)> memory;
+    size_t size;
+  };
+  std::vector<Block> blocks_;
+  size_t block_ = 0;  // index of the block in use
+  size_t used_ = 0;   // bytes used of it
+};
+
+}  // namespace flux

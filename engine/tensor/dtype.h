@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+namespace flux {
+
+/// Element types of tensors. kF32 and kBF16 are computed with; the others are read or indexed.
+enum class DType : uint8_t { kF32, kBF16, kF16, kF64, kI64, kI32, kI16, kI8, kU8, kBool };
+
+/// Bytes of one element.
+size_t size_of(DType dtype);
+/// Name as on the command line, e.g. "bf16".
+std::string_view name_of(DType dtype);
+/// Parses the name of a compute dtype: "f32", "bf16" or "f16". Throws kInvalidArgument.
+DType parse_compute_dtype(std::string_view name);
+
+bool is_floating_point(DType dtype);
+
+/// Storage of one bfloat16: the upper half of a float.
+struct BFloat16 {
+  uint16_t bits = 0;
+
+  BFloat16() = default;
+  /// Rounds to nearest even; NaN stays NaN.
+  explicit BFloat16(float value);
+  explicit operator float() const;
+};
+
+/// Storage of one IEEE half.
+struct Float16 {
+  uint16_t bits = 0;
+
+  Float16() = default;
+  /// Rounds to nearest even, overflows to infinity.
+  explicit Float16(float value);
+  explicit operator float() const;
+};
+
+/// `value` as it reads after being stored as `dtype` (kF32, kBF16 or kF16).
+float round_to(DType dtype, float value);
+
+}  // namespace flux

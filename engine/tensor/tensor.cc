@@ -1,0 +1,213 @@
+#include "tensor/tensor.h"
+
+#include <cstdlib>
+#include <cstring>
+
+#include "support/error.h"
+
+namespace flux {
+
+Shape::Shape(std::initializer_list<int64_t> sizes)
+    : Shape(sizes.begin(), static_cast<int>(sizes.size())) {}
+
+Shape::Shape(const int64_t* sizes, int rank) : rank_(rank) {
+  check(rank <= kMaxRank, ErrorCode::kInternal, "shape of rank {}: at most {} are supported", rank,
+        kMaxRank);
+  for (int i = 0; i < rank; ++i) sizes_[static_cast<size_t>(i)] = sizes[i];
+}
+
+int64_t Shape::numel() const {
+  int64_t count = 1;
+  for (int i = 0; i < rank_; ++i) count *= (*this)[i];
+  return count;
+}
+
+bool operator==(const Shape& a, const Shape& b) {
+  if (a.rank_ != b.rank_) return false;
+  for (int i = 0; i < a.rank_; ++i) {
+    if (a[i] != b[i]) return false;
+  }
+  return true;
+}
+
+std::string to_string(const Shape& shape) {
+  std::string text = "[";
+  for (int i = 0; i < shape.rank(); ++i) text += fmt::format("{}{}", i ? ", " : "", shape[i]);
+  return text + "]";
+}
+
+Tensor::Tensor(void* data, DType dtype, const Shape& shape, Device device,
+               std::shared_ptr<const void> owner)
+    : data_(data), dtype_(dtype), device_(device), shape_(shape), strides_(shape) {
+  owner_ = std::move(owner);
+  int64_t stride = 1;
+  for (int i = shape.rank() - 1; i >= 0; --i) {
+    strides_[i] = stride;
+    stride *= shape[i];
+  }
+}
+
+Tensor Tensor::allocate(const Shape& shape, DType dtype) {
+  const size_t wanted = static_cast<size_t>(shape.numel()) * size_of(dtype);
+  constexpr size_t kAlignment = 64;
+  const size_t bytes = (std::max<size_t>(wanted, 1) + kAlignment - 1) / kAlignment * kAlignment;
+  void* memory = std::aligned_alloc(kAlignment, bytes);
+  check(memory != nullptr, ErrorCode::kUnavailable, "out of memory: {} bytes for a tensor {}",
+        bytes, to_string(shape));
+  return Tensor(memory, dtype, shape, Device{}, std::shared_ptr<void>(memory, std::free));
+}
+
+int64_t Tensor::size(int dim) const { return shape_[dim < 0 ? dim + rank() : dim]; }
+
+int64_t Tensor::stride(int dim) const { return strides_[dim < 0 ? dim + rank() : dim]; }
+
+bool Tensor::is_contiguous() const {
+  int64_t stride = 1;
+  for (int i = rank() - 1; i >= 0; --i) {
+    if (shape_[i] != 1 && strides_[i] != stride) return false;
+    stride *= shape_[i];
+  }
+  return true;
+}
+
+Tensor Tensor::slice(int dim, int64_t begin, int64_t end) const {
+  if (dim < 0) dim += rank();
+  check(dim >= 0 && dim < rank() && begin >= 0 && begin <= end && end <= shape_[dim],
+        ErrorCode::kInternal, "slice [{}, {}) of dimension {} of {}", begin, end, dim,
+        describe(*this));
+  Tensor part = *this;
+  part.shape_[dim] = end - begin;
+  part.data_ =
+      static_cast<char*>(data_) + begin * strides_[dim] * static_cast<int64_t>(size_of(dtype_));
+  return part;
+}
+
+Tensor Tensor::operator[](int64_t i) const {
+  check(rank() > 0 && i >= 0 && i < shape_[0], ErrorCode::kInternal, "index {} of {}", i,
+        describe(*this));
+  Tensor part = *this;
+  part.data_ = static_cast<char*>(data_) + i * strides_[0] * static_cast<int64_t>(size_of(dtype_));
+  std::array<int64_t, Shape::kMaxRank> sizes{};
+  std::array<int64_t, Shape::kMaxRank> strides{};
+  for (int d = 1; d < rank(); ++d) {
+    sizes[static_cast<size_t>(d - 1)] = shape_[d];
+    strides[static_cast<size_t>(d - 1)] = strides_[d];
+  }
+  part.shape_ = Shape(sizes.data(), rank() - 1);
+  part.strides_ = Shape(strides.data(), rank() - 1);
+  return part;
+}
+
+Tensor Tensor::reshape(const Shape& shape) const {
+  check(is_contiguous() && shape.numel() == numel(), ErrorCode::kInternal, "reshape of {} to {}",
+        describe(*this), to_string(shape));
+  return Tensor(data_, dtype_, shape, device_, owner_);
+}
+
+Tensor Tensor::split_last(int64_t outer, int64_t inner) const {
+  check(rank() > 0 && rank() < Shape::kMaxRank && size(-1) == outer * inner, ErrorCode::kInternal,
+        "split of the last dimension of {} into {} x {}", describe(*this), outer, inner);
+  std::array<int64_t, Shape::kMaxRank> sizes{};
+  std::array<int64_t, Shape::kMaxRank> strides{};
+  for (int d = 0; d < rank(); ++d) {
+    sizes[static_cast<size_t>(d)] = shape_[d];
+    strides[static_cast<size_t>(d)] = strides_[d];
+  }
+  const auto last = static_cast<size_t>(rank() - 1);
+  sizes[last] = outer;
+  strides[last] = inner;
+  sizes[last + 1] = inner;
+  strides[last + 1] = 1;
+  Tensor view = *this;
+  view.shape_ = Shape(sizes.data(), rank() + 1);
+  view.strides_ = Shape(strides.data(), rank() + 1);
+  return view;
+}
+
+std::string describe(const Tensor& tensor) {
+  return fmt::format("{}{}", name_of(tensor.dtype()), to_string(tensor.shape()));
+}
+
+namespace {
+
+template <typename From, typename To>
+void convert_row(const void* from, void* to, int64_t count) {
+  const From* source = static_cast<const From*>(from);
+  To* target = static_cast<To*>(to);
+  for (int64_t i = 0; i < count; ++i) {
+    if constexpr (std::is_same_v<To, double>) {
+      target[i] = static_cast<double>(static_cast<float>(source[i]));
+    } else {
+      target[i] = To(static_cast<float>(source[i]));
+    }
+  }
+}
+
+using RowConverter = void (*)(const void*, void*, int64_t);
+
+template <typename From>
+RowConverter converter_from(DType to) {
+  switch (to) {
+    case DType::kF32:
+      return convert_row<From, float>;
+    case DType::kBF16:
+      return convert_row<From, BFloat16>;
+    case DType::kF16:
+      return convert_row<From, Float16>;
+    case DType::kF64:
+      return convert_row<From, double>;
+    default:
+      return nullptr;
+  }
+}
+
+RowConverter row_converter(DType from, DType to) {
+  switch (from) {
+    case DType::kF32:
+      return converter_from<float>(to);
+    case DType::kBF16:
+      return converter_from<BFloat16>(to);
+    case DType::kF16:
+      return converter_from<Float16>(to);
+    case DType::kF64:
+      return converter_from<double>(to);
+    default:
+      return nullptr;
+  }
+}
+
+void copy_rows(const Tensor& from, const Tensor& to, RowConverter convert) {
+  if (from.rank() > 1) {
+    for (int64_t i = 0; i < from.size(0); ++i) copy_rows(from[i], to[i], convert);
+  } else if (convert == nullptr) {
+    std::memcpy(to.raw(), from.raw(), static_cast<size_t>(from.bytes()));
+  } else {
+    convert(from.raw(), to.raw(), from.numel());
+  }
+}
+
+}  // namespace
+
+void copy_convert(const Tensor& from, const Tensor& to) {
+  check(from.shape() == to.shape(), ErrorCode::kInternal, "copy of {} to {}", describe(from),
+        describe(to));
+  RowConverter convert = nullptr;
+  if (from.dtype() != to.dtype()) {
+    convert = row_converter(from.dtype(), to.dtype());
+    check(convert != nullptr, ErrorCode::kInvalidArgument, "cannot convert {} to {}",
+          name_of(from.dtype()), name_of(to.dtype()));
+  }
+  if (from.is_contiguous() && to.is_contiguous()) {
+    copy_rows(from.reshape({from.numel()}), to.reshape({to.numel()}), convert);
+  } else {
+    copy_rows(from, to, convert);
+  }
+}
+
+Tensor to_dtype(const Tensor& tensor, DType dtype) {
+  Tensor result = Tensor::allocate(tensor.shape(), dtype);
+  copy_convert(tensor, result);
+  return result;
+}
+
+}  // namespace flux

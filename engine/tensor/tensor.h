@@ -1,0 +1,99 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <initializer_list>
+#include <memory>
+#include <string>
+
+#include "device/device.h"
+#include "tensor/dtype.h"
+
+namespace flux {
+
+/// Sizes of a tensor's dimensions, outermost first; at most kMaxRank of them.
+class Shape {
+ public:
+  static constexpr int kMaxRank = 5;
+
+  Shape() = default;
+  Shape(std::initializer_list<int64_t> sizes);
+  Shape(const int64_t* sizes, int rank);
+
+  int rank() const { return rank_; }
+  int64_t operator[](int dim) const { return sizes_[static_cast<size_t>(dim)]; }
+  int64_t& operator[](int dim) { return sizes_[static_cast<size_t>(dim)]; }
+  /// Product of all sizes; 1 for rank 0.
+  int64_t numel() const;
+  friend bool operator==(const Shape& a, const Shape& b);
+
+ private:
+  std::array<int64_t, kMaxRank> sizes_{};
+  int rank_ = 0;
+};
+
+/// "[2, 77, 768]".
+std::string to_string(const Shape& shape);
+
+/// A typed, strided view of memory on one device. Copying a Tensor copies the view, never the
+/// data; `owner` (which may be null) keeps the memory alive. The last dimension is contiguous.
+class Tensor {
+ public:
+  Tensor() = default;
+  /// A contiguous view of `data`. The caller keeps the memory alive unless `owner` does.
+  Tensor(void* data, DType dtype, const Shape& shape, Device device = {},
+         std::shared_ptr<const void> owner = nullptr);
+
+  /// New, uninitialised host memory, aligned to 64 bytes. Throws kUnavailable when there is none.
+  static Tensor allocate(const Shape& shape, DType dtype);
+
+  bool defined() const { return data_ != nullptr; }
+  DType dtype() const { return dtype_; }
+  const Device& device() const { return device_; }
+  const Shape& shape() const { return shape_; }
+  int rank() const { return shape_.rank(); }
+  /// Size of a dimension; negative counts from the last.
+  int64_t size(int dim) const;
+  /// Elements between neighbours along `dim`; negative counts from the last.
+  int64_t stride(int dim) const;
+  int64_t numel() const { return shape_.numel(); }
+  /// Bytes of the elements (not of the gaps between rows).
+  int64_t bytes() const { return numel() * static_cast<int64_t>(size_of(dtype_)); }
+  bool is_contiguous() const;
+
+  void* raw() const { return data_; }
+  /// Typed address of the first element. T must fit the dtype.
+  template <typename T>
+  T* data() const {
+    return static_cast<T*>(data_);
+  }
+
+  /// Elements [begin, end) along `dim`.
+  Tensor slice(int dim, int64_t begin, int64_t end) const;
+  /// Element `i` of the first dimension: the rank falls by one.
+  Tensor operator[](int64_t i) const;
+  /// The same elements in another shape; this tensor must be contiguous.
+  Tensor reshape(const Shape& shape) const;
+  /// The last dimension split into [outer, inner]; works on strided rows.
+  Tensor split_last(int64_t outer, int64_t inner) const;
+
+ private:
+  void* data_ = nullptr;
+  DType dtype_ = DType::kF32;
+  Device device_;
+  Shape shape_;
+  Shape strides_;
+  std::shared_ptr<const void> owner_;
+};
+
+/// "bf16[4, 16]", for messages.
+std::string describe(const Tensor& tensor);
+
+/// Copies elements between host tensors of the same shape, converting between f32, bf16, f16 and
+/// f64 (to nearest even). Both may be strided.
+void copy_convert(const Tensor& from, const Tensor& to);
+
+/// A new contiguous host tensor with the elements of `tensor` in `dtype`.
+Tensor to_dtype(const Tensor& tensor, DType dtype);
+
+}  // namespace flux
