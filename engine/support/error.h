@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <source_location>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -23,21 +22,31 @@ enum class ErrorCode {
 /// Name of a code as users read it, e.g. "invalid argument".
 const char* to_string(ErrorCode code);
 
+/// A place in the source. Own type because clang 14 cannot compile std::source_location.
+struct SourceLocation {
+  const char* file = "";
+  int line = 0;
+
+  static constexpr SourceLocation current(const char* file_name = __builtin_FILE(),
+                                          int line_number = __builtin_LINE()) {
+    return {file_name, line_number};
+  }
+};
+
 /// The only exception the engine throws. `what()` is one line that names the thing, the value
 /// found, what is allowed and what to do.
 class Error : public std::runtime_error {
  public:
-  Error(ErrorCode code, std::string message,
-        std::source_location where = std::source_location::current())
+  Error(ErrorCode code, std::string message, SourceLocation where = SourceLocation::current())
       : std::runtime_error(std::move(message)), code_(code), where_(where) {}
 
   ErrorCode code() const noexcept { return code_; }
   /// Where in the source it was thrown; for logs, not part of `what()`.
-  const std::source_location& where() const noexcept { return where_; }
+  const SourceLocation& where() const noexcept { return where_; }
 
  private:
   ErrorCode code_;
-  std::source_location where_;
+  SourceLocation where_;
 };
 
 /// A compile-time checked format string that remembers its place in the source.
@@ -45,10 +54,11 @@ template <typename... Args>
 struct LocatedFormat {
   template <typename Text>
   consteval LocatedFormat(  // NOLINT(google-explicit-constructor): stands in for a literal
-      const Text& text, std::source_location where = std::source_location::current())
-      : format(text), where(where) {}
+      const Text& text, SourceLocation place = SourceLocation::current())
+      : format(text), where(place) {}
+
   fmt::format_string<Args...> format;
-  std::source_location where;
+  SourceLocation where;
 };
 
 /// Throws Error(code, formatted message).
