@@ -1,0 +1,50 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "models/checkpoint.h"
+#include "ops/context.h"
+#include "pipeline/stages.h"
+
+namespace flux {
+
+struct LocalOptions {
+  DType dtype = DType::kF32;  // compute dtype: f32 or bf16
+  Device device;
+  int threads = 1;
+};
+
+/// The stages in this process. A stage's weights are loaded by load() or on its first use, once;
+/// calls come from one thread at a time.
+class LocalStages final : public Stages {
+ public:
+  /// Reads nothing but what `checkpoint` already holds. Throws kUnsupported for a dtype that the
+  /// device cannot compute in.
+  LocalStages(std::shared_ptr<const Checkpoint> checkpoint, const LocalOptions& options);
+  ~LocalStages() override;
+
+  /// Loads the weights (and tokenizer) of a stage unless they are there.
+  void load(StageKind stage);
+  /// Bytes that the loaded weights of a stage hold; 0 before it is loaded.
+  int64_t weight_bytes(StageKind stage) const;
+  /// Bytes of scratch memory held.
+  int64_t workspace_bytes() const;
+
+  std::vector<TextEmbeddings> encode(std::span<const TextInput> rows) override;
+  void transformer(std::span<const TransformerInput> rows) override;
+  Tensor decode(const Tensor& latents) override;
+
+  /// The two halves of encode(). `truncated`, which may be null, is set when the text was cut.
+  Tensor encode_clip(std::string_view prompt, bool* truncated);
+  Tensor encode_t5(std::string_view prompt, int max_sequence_length, bool* truncated);
+
+  /// Cancellation and tracing of the forwards.
+  Context& context();
+
+ private:
+  struct Loaded;
+  std::unique_ptr<Loaded> loaded_;
+};
+
+}  // namespace flux

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tensor/tensor.h"
+
+namespace flux {
+
+/// The parts of the pipeline that hold weights; their names are also those of the Triton models.
+enum class StageKind { kClipEncoder, kT5Encoder, kDitTransformer, kVaeDecoder };
+
+/// All stages in the order in which an image passes them.
+inline constexpr StageKind kAllStages[] = {StageKind::kClipEncoder, StageKind::kT5Encoder,
+                                           StageKind::kDitTransformer, StageKind::kVaeDecoder};
+
+/// "clip_encoder", "t5_encoder", "dit_transformer" or "vae_decoder".
+std::string_view name_of(StageKind stage);
+/// The inverse of name_of. Throws kInvalidArgument listing the names.
+StageKind parse_stage(std::string_view name);
+
+struct TextInput {
+  std::string prompt;       // to CLIP
+  std::string prompt_2;     // to T5
+  int max_sequence_length;  // T5 tokens
+};
+
+struct TextEmbeddings {
+  Tensor pooled_prompt_embeds;  // [pooled_dim], T
+  Tensor prompt_embeds;         // [max_sequence_length, joint_dim], T
+  bool truncated = false;       // a prompt was longer than its encoder takes
+};
+
+/// One image's share of a transformer call. Rows of a call may differ in every size.
+struct TransformerInput {
+  Tensor hidden_states;           // [image tokens, in_channels], T: packed latents
+  float timestep = 0;             // in [0, 1], as FluxPipeline passes it
+  std::optional<float> guidance;  // present exactly when the model has guidance embeddings
+  Tensor pooled_projections;      // [pooled_dim], T
+  Tensor encoder_hidden_states;   // [text tokens, joint_dim], T
+  Tensor img_ids;                 // [image tokens, 3], f32: (0, row, column)
+  Tensor txt_ids;                 // [text tokens, 3], f32: zeros
+  Tensor noise_pred;              // [image tokens, out channels], T: the result is written here
+};
+
+/// Where the four models run: in this process (LocalStages) or behind a server. A call may throw
+/// kCancelled. Tensors are host memory; T is the compute dtype.
+class Stages {
+ public:
+  virtual ~Stages() = default;
+
+  /// Both text encoders. Source: FluxPipeline.encode_prompt.
+  virtual std::vector<TextEmbeddings> encode(std::span<const TextInput> rows) = 0;
+  /// One step of FluxTransformer2DModel for each row.
+  virtual void transformer(std::span<const TransformerInput> rows) = 0;
+  /// AutoencoderKL.decode. latents: [latent_channels, h, w], T, already divided by scaling_factor
+  /// plus shift_factor. Returns [3, H, W], f32, about [-1, 1].
+  virtual Tensor decode(const Tensor& latents) = 0;
+};
+
+}  // namespace flux

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tensor/tensor.h"
+
+namespace flux {
+
+/// A mapped safetensors file. Format: 8 bytes, the header's length as little-endian u64; a JSON
+/// object name -> {dtype, shape, data_offsets}; the data. Everything in it is untrusted: names,
+/// dtypes, shapes, offsets and sizes are checked before a tensor is handed out.
+class SafetensorsFile {
+ public:
+  /// Maps and checks `file`. Throws kNotFound when it cannot be opened and kInvalidArgument, naming
+  /// file and tensor, for anything that does not fit: sizes, overlaps, gaps, unknown dtypes,
+  /// duplicate names.
+  static std::unique_ptr<const SafetensorsFile> open(const std::filesystem::path& file);
+  /// The same checks on bytes in memory, which must outlive the result; `name` is for messages.
+  static std::unique_ptr<const SafetensorsFile> parse(const void* data, size_t size,
+                                                      const std::string& name);
+
+  const std::filesystem::path& path() const { return path_; }
+  /// Views into the mapping, by name. Their data may be unaligned only if the writer ignored the
+  /// format's alignment; such files are refused.
+  const std::map<std::string, Tensor, std::less<>>& tensors() const { return tensors_; }
+
+ private:
+  std::filesystem::path path_;
+  std::shared_ptr<const void> mapping_;
+  std::map<std::string, Tensor, std::less<>> tensors_;
+};
+
+/// Writes tensors (contiguous, on the host) as a safetensors file: beside it first, then renamed,
+/// so that a failure leaves no half-written file. Throws kUnavailable naming the file and cause.
+void write_safetensors(const std::filesystem::path& file,
+                       const std::vector<std::pair<std::string, Tensor>>& tensors);
+
+}  // namespace flux
