@@ -1,0 +1,104 @@
+"""Times diffusers' FluxPipeline, whole and stage by stage, and prints one JSON object.
+
+The object has the keys of `flux-triton bench --json` that the comparison reads.
+"""
+
+import argparse
+import json
+import statistics
+import time
+
+import torch
+from diffusers import FluxPipeline
+
+
+def measure(call, runs: int, warmup: int) -> dict:
+    for _ in range(warmup):
+        call()
+    seconds = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
+
+
+def stage_calls(pipe, args) -> dict:
+    """The calls inside FluxPipeline.__call__ that flux-triton's stages stand in for."""
+    dtype = pipe.transformer.dtype
+    factor = pipe.vae_scale_factor
+    rows, columns = args.height // factor, args.width // factor
+    channels = pipe.transformer.config.in_channels
+    latents, image_ids = pipe.prepare_latents(
+        1, channels // 4, args.height, args.width, dtype, "cpu", torch.Generator().manual_seed(1)
+    )
+    pooled = pipe._get_clip_prompt_embeds(args.prompt)
+    embeds = pipe._get_t5_prompt_embeds(args.prompt, max_sequence_length=args.max_sequence_length)
+    transformer_inputs = {
+        "hidden_states": latents,
+        "timestep": torch.full((1,), 0.5, dtype=dtype),
+        "guidance": torch.full((1,), 3.5),
+        "pooled_projections": pooled,
+        "encoder_hidden_states": embeds,
+        "txt_ids": torch.zeros(embeds.shape[1], 3, dtype=dtype),
+        "img_ids": image_ids,
+        "return_dict": False,
+    }
+    decoder_input = torch.randn(1, channels // 4, rows, columns, dtype=dtype)
+    return {
+        "clip_encoder": lambda: pipe._get_clip_prompt_embeds(args.prompt),
+        "t5_encoder": lambda: pipe._get_t5_prompt_embeds(
+            args.prompt, max_sequence_length=args.max_sequence_length
+        ),
+        "dit_transformer": lambda: pipe.transformer(**transformer_inputs),
+        "vae_decoder": lambda: pipe.vae.decode(decoder_input, return_dict=False),
+    }
+
+
+def peak_memory_bytes() -> int:
+    with open("/proc/self/status") as status:
+        line = next(line for line in status if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint")
+    parser.add_argument("--prompt", default="a red circle above a blue square")
+    parser.add_argument("--dtype", choices=["f32", "bf16"], required=True)
+    parser.add_argument("--height", type=int, required=True)
+    parser.add_argument("--width", type=int, required=True)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--max-sequence-length", type=int, default=512)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--warmup", type=int, default=1)
+    args = parser.parse_args()
+
+    torch.set_num_threads(args.threads)
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[args.dtype]
+    pipe = FluxPipeline.from_pretrained(args.checkpoint, torch_dtype=dtype)
+    pipe.set_progress_bar_config(disable=True)
+
+    def draw():
+        pipe(
+            args.prompt,
+            height=args.height,
+            width=args.width,
+            num_inference_steps=args.steps,
+            max_sequence_length=args.max_sequence_length,
+            generator=torch.Generator("cpu").manual_seed(1),
+        )
+
+    with torch.inference_mode():
+        result = {"image": measure(draw, args.runs, args.warmup)}
+        result["peak_memory_bytes"] = peak_memory_bytes()
+        result["stages"] = {
+            name: measure(call, args.runs, args.warmup)
+            for name, call in stage_calls(pipe, args).items()
+        }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
