@@ -19,19 +19,22 @@ class SafetensorsFile {
   /// Maps and checks `file`. Throws kNotFound when it cannot be opened and kInvalidArgument, naming
   /// file and tensor, for anything that does not fit: sizes, overlaps, gaps, unknown dtypes,
   /// duplicate names.
+  SafetensorsFile() = default;
   static std::unique_ptr<const SafetensorsFile> open(const std::filesystem::path& file);
   /// The same checks on bytes in memory, which must outlive the result; `name` is for messages.
   static std::unique_ptr<const SafetensorsFile> parse(const void* data, size_t size,
                                                       const std::string& name);
 
   const std::filesystem::path& path() const { return path_; }
-  /// Views into the mapping, by name. Their data may be unaligned only if the writer ignored the
-  /// format's alignment; such files are refused.
+  /// Views into the mapping, by name. A tensor that the writer left unaligned is copied.
   const std::map<std::string, Tensor, std::less<>>& tensors() const { return tensors_; }
+  /// Whether `tensor` lies in the mapped file (and is no aligned copy of a part of it).
+  bool maps(const Tensor& tensor) const;
 
  private:
   std::filesystem::path path_;
   std::shared_ptr<const void> mapping_;
+  size_t mapped_size_ = 0;
   std::map<std::string, Tensor, std::less<>> tensors_;
 };
 

@@ -16,6 +16,7 @@ namespace flux {
 /// Immutable; the files stay mapped while it lives.
 class WeightFiles {
  public:
+  WeightFiles() = default;
   /// Opens `directory`/`stem`.safetensors or `directory`/`stem`.safetensors.index.json with its
   /// shards (stem: "model" or "diffusion_pytorch_model"). Throws kNotFound when neither is there,
   /// kInvalidArgument for a damaged file, an index that does not fit its shards, or a shard outside

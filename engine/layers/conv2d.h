@@ -1,0 +1,29 @@
+#pragma once
+
+#include "ops/ops.h"
+#include "weights/weight_scope.h"
+
+namespace flux {
+
+/// torch.nn.Conv2d with stride 1, "same" padding and a bias, on channels-last images.
+class Conv2d {
+ public:
+  Conv2d() = default;
+  /// kernel: 1 or 3.
+  Conv2d(Context& ctx, const WeightScope& scope, int64_t in, int64_t out, int64_t kernel,
+         DType dtype);
+
+  /// x: [h, w, in]; out: [h', w', out]; see ops conv2d().
+  void operator()(Context& ctx, const Tensor& x, const Tensor& out,
+                  const Conv2dOptions& options = {}) const {
+    conv2d(ctx, x, weights_, options, out);
+  }
+  int64_t bytes() const { return weights_.packed ? weights_.packed->bytes() : 0; }
+  int64_t in_channels() const { return weights_.in_channels; }
+  int64_t out_channels() const { return weights_.out_channels; }
+
+ private:
+  Conv2dWeights weights_;
+};
+
+}  // namespace flux

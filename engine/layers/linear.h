@@ -1,0 +1,35 @@
+#pragma once
+
+#include <string_view>
+#include <vector>
+
+#include "ops/ops.h"
+#include "weights/weight_scope.h"
+
+namespace flux {
+
+enum class Bias { kNo, kYes };
+
+/// torch.nn.Linear, or several over the same input computed as one.
+class Linear {
+ public:
+  Linear() = default;
+  /// Takes `scope`.weight ([out, in]) and `scope`.bias ([out]).
+  Linear(Context& ctx, const WeightScope& scope, int64_t in, int64_t out, Bias bias, DType dtype);
+  /// Several, stacked along the output in the order of `names`; each has `out` features.
+  Linear(Context& ctx, const WeightScope& scope, const std::vector<std::string_view>& names,
+         int64_t in, int64_t out, Bias bias, DType dtype);
+
+  /// x: [rows, in], out: [rows, out features]; see ops linear().
+  void operator()(Context& ctx, const Tensor& x, const Tensor& out,
+                  const Epilogue& epilogue = {}) const {
+    linear(ctx, x, weights_, epilogue, out);
+  }
+  int64_t out_features() const { return weights_.out_features; }
+  int64_t bytes() const { return weights_.packed ? weights_.packed->bytes() : 0; }
+
+ private:
+  LinearWeights weights_;
+};
+
+}  // namespace flux

@@ -1,0 +1,56 @@
+#pragma once
+
+#include "ops/ops.h"
+#include "weights/weight_scope.h"
+
+namespace flux {
+
+/// torch.nn.LayerNorm with weight and bias.
+class LayerNorm {
+ public:
+  LayerNorm() = default;
+  LayerNorm(const WeightScope& scope, int64_t features, float eps);
+
+  /// x, out: [rows, features]; out may be x.
+  void operator()(Context& ctx, const Tensor& x, const Tensor& out) const {
+    layer_norm(ctx, x, params_, out);
+  }
+
+ private:
+  LayerNormParams params_;
+};
+
+/// transformers' T5LayerNorm: no mean, no bias.
+class RmsNorm {
+ public:
+  RmsNorm() = default;
+  RmsNorm(const WeightScope& scope, int64_t features, float eps);
+
+  /// x, out: [rows, features]; out may be x.
+  void operator()(Context& ctx, const Tensor& x, const Tensor& out) const {
+    rms_norm(ctx, x, weight_, eps_, out);
+  }
+  const Tensor& weight() const { return weight_; }
+  float eps() const { return eps_; }
+
+ private:
+  Tensor weight_;
+  float eps_ = 0;
+};
+
+/// torch.nn.GroupNorm over channels-last images, with the SiLU that follows it or without.
+class GroupNorm {
+ public:
+  GroupNorm() = default;
+  GroupNorm(const WeightScope& scope, int64_t channels, int64_t groups, Activation activation);
+
+  /// x, out: [h, w, channels] or [pixels, channels]; out may be x.
+  void operator()(Context& ctx, const Tensor& x, const Tensor& out) const {
+    group_norm(ctx, x, params_, out);
+  }
+
+ private:
+  GroupNormParams params_;
+};
+
+}  // namespace flux

@@ -1,0 +1,37 @@
+#include "layers/timestep_embedding.h"
+
+#include <cmath>
+
+namespace flux {
+
+TwoLayerEmbedding::TwoLayerEmbedding(Context& ctx, const WeightScope& scope, int64_t in,
+                                     int64_t out, DType dtype)
+    : linear_1_(ctx, scope / "linear_1", in, out, Bias::kYes, dtype),
+      linear_2_(ctx, scope / "linear_2", out, out, Bias::kYes, dtype) {}
+
+void TwoLayerEmbedding::operator()(Context& ctx, const Tensor& x, const Tensor& out,
+                                   const Tensor& residual) const {
+  const Workspace::Scope scope(ctx.workspace());
+  const Tensor hidden = ctx.workspace().allocate({x.size(0), linear_1_.out_features()}, x.dtype());
+  linear_1_(ctx, x, hidden, {.activation = Activation::kSilu, .gate = {}, .residual = {}});
+  linear_2_(ctx, hidden, out, {.activation = Activation::kNone, .gate = {}, .residual = residual});
+}
+
+Tensor embed_timestep(Context& ctx, float value, DType dtype) {
+  const Tensor embedding = ctx.workspace().allocate({1, kTimestepChannels}, dtype);
+  const Workspace::Scope scope(ctx.workspace());
+  const Tensor exact = ctx.workspace().allocate({1, kTimestepChannels}, DType::kF32);
+  constexpr int64_t kHalf = kTimestepChannels / 2;
+  const auto log_period = static_cast<float>(-std::log(10000.0));
+  float* values = exact.data<float>();
+  for (int64_t i = 0; i < kHalf; ++i) {
+    const float frequency = std::exp(log_period * static_cast<float>(i) / kHalf);
+    const float angle = value * frequency;
+    values[i] = std::cos(angle);
+    values[kHalf + i] = std::sin(angle);
+  }
+  copy_convert(exact, embedding);
+  return embedding;
+}
+
+}  // namespace flux

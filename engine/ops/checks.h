@@ -1,0 +1,51 @@
+#pragma once
+
+#include "support/error.h"
+#include "tensor/tensor.h"
+
+/// Argument checks shared by the ops. They fail with kInternal: models validate user input first.
+namespace flux {
+
+/// `tensor` is defined, lives where the context computes and has the dtype T of activations.
+inline void check_activation(const char* op, const char* name, const Tensor& tensor, DType dtype) {
+  check(tensor.defined() || tensor.numel() == 0, ErrorCode::kInternal, "{}: {} is not defined", op,
+        name);
+  check(tensor.dtype() == dtype && (dtype == DType::kF32 || dtype == DType::kBF16),
+        ErrorCode::kInternal, "{}: {} is {}, but activations must all be f32 or all bf16", op, name,
+        describe(tensor));
+}
+
+/// As check_activation, and of exactly this shape.
+inline void check_activation(const char* op, const char* name, const Tensor& tensor, DType dtype,
+                             const Shape& shape) {
+  check_activation(op, name, tensor, dtype);
+  check(tensor.shape() == shape, ErrorCode::kInternal, "{}: {} is {}, but {} is needed", op, name,
+        describe(tensor), to_string(shape));
+}
+
+/// `tensor` is a contiguous f32 parameter of exactly this shape.
+inline void check_parameter(const char* op, const char* name, const Tensor& tensor,
+                            const Shape& shape) {
+  check(tensor.defined() && tensor.dtype() == DType::kF32 && tensor.shape() == shape &&
+            tensor.is_contiguous(),
+        ErrorCode::kInternal, "{}: {} is {}, but a contiguous f32{} is needed", op, name,
+        describe(tensor), to_string(shape));
+}
+
+/// As check_parameter, for a parameter that may be left out.
+inline void check_optional_parameter(const char* op, const char* name, const Tensor& tensor,
+                                     const Shape& shape) {
+  if (tensor.defined()) check_parameter(op, name, tensor, shape);
+}
+
+inline void check_rank(const char* op, const char* name, const Tensor& tensor, int rank) {
+  check(tensor.rank() == rank, ErrorCode::kInternal, "{}: {} is {}, but rank {} is needed", op,
+        name, describe(tensor), rank);
+}
+
+inline void check_contiguous(const char* op, const char* name, const Tensor& tensor) {
+  check(tensor.is_contiguous(), ErrorCode::kInternal, "{}: {} {} must be contiguous", op, name,
+        describe(tensor));
+}
+
+}  // namespace flux

@@ -1,0 +1,58 @@
+#include "ops/backend.h"
+#include "ops/checks.h"
+
+namespace flux {
+
+void layer_norm(Context& ctx, const Tensor& x, const LayerNormParams& params, const Tensor& out) {
+  check_rank("layer_norm", "x", x, 2);
+  check_activation("layer_norm", "x", x, x.dtype());
+  check_activation("layer_norm", "out", out, x.dtype(), x.shape());
+  const Shape width{x.size(1)};
+  check_optional_parameter("layer_norm", "weight", params.weight, width);
+  check_optional_parameter("layer_norm", "bias", params.bias, width);
+  check_optional_parameter("layer_norm", "scale", params.scale, width);
+  check_optional_parameter("layer_norm", "shift", params.shift, width);
+  check(params.scale.defined() == params.shift.defined(), ErrorCode::kInternal,
+        "layer_norm: scale and shift must both be given or both be left out");
+  ctx.backend().layer_norm(ctx, x, params, out);
+}
+
+void rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps, const Tensor& out) {
+  check_rank("rms_norm", "x", x, 2);
+  check_activation("rms_norm", "x", x, x.dtype());
+  check_activation("rms_norm", "out", out, x.dtype(), x.shape());
+  check_parameter("rms_norm", "weight", weight, {x.size(1)});
+  ctx.backend().rms_norm(ctx, x, weight, eps, out);
+}
+
+void rms_norm_rope(Context& ctx, const Tensor& x, const Tensor& weight, float eps,
+                   const RopeTable& rope) {
+  check_rank("rms_norm_rope", "x", x, 3);
+  check_activation("rms_norm_rope", "x", x, x.dtype());
+  const int64_t head_dim = x.size(2);
+  check(head_dim % 2 == 0, ErrorCode::kInternal,
+        "rms_norm_rope: head_dim of {} must be even, for pairs are rotated", describe(x));
+  check_parameter("rms_norm_rope", "weight", weight, {head_dim});
+  check_parameter("rms_norm_rope", "cos", rope.cos, {x.size(0), head_dim / 2});
+  check_parameter("rms_norm_rope", "sin", rope.sin, {x.size(0), head_dim / 2});
+  ctx.backend().rms_norm_rope(ctx, x, weight, eps, rope);
+}
+
+void group_norm(Context& ctx, const Tensor& x, const GroupNormParams& params, const Tensor& out) {
+  check(x.rank() == 2 || x.rank() == 3, ErrorCode::kInternal,
+        "group_norm: x is {}, but [pixels, channels] or [h, w, channels] is needed", describe(x));
+  check_activation("group_norm", "x", x, x.dtype());
+  check_activation("group_norm", "out", out, x.dtype(), x.shape());
+  check_contiguous("group_norm", "x", x);
+  check_contiguous("group_norm", "out", out);
+  const int64_t channels = x.size(-1);
+  check(params.groups >= 1 && channels % params.groups == 0, ErrorCode::kInternal,
+        "group_norm: {} channels cannot be divided into {} groups", channels, params.groups);
+  check_parameter("group_norm", "weight", params.weight, {channels});
+  check_parameter("group_norm", "bias", params.bias, {channels});
+  check(params.activation == Activation::kNone || params.activation == Activation::kSilu,
+        ErrorCode::kInternal, "group_norm: the activation must be none or SiLU");
+  ctx.backend().group_norm(ctx, x, params, out);
+}
+
+}  // namespace flux

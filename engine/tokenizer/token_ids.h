@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace flux {
+
+/// Longest prompt that a tokenizer takes, in bytes of UTF-8.
+inline constexpr size_t kMaxPromptBytes = 64 * 1024;
+
+/// What a text encoder reads: one row of token ids.
+struct TokenIds {
+  std::vector<int32_t> ids;  // [max_length], padded
+  bool truncated;            // the text had more tokens than fit
+};
+
+/// Which end of a row is cut, or filled, when it does not have `max_length` ids.
+enum class Side { kLeft, kRight };
+
+/// How a row is completed: what surrounds the text's own tokens, and what fills the rest.
+struct SequenceFormat {
+  std::vector<int32_t> prefix;  // before the text, never cut
+  std::vector<int32_t> suffix;  // after the text, never cut
+  int32_t pad = 0;
+  Side truncation_side = Side::kRight;
+  Side padding_side = Side::kRight;
+};
+
+/// Cuts `ids` (the text's own tokens), surrounds and pads them to exactly `max_length` ids.
+/// Error kInvalidArgument when prefix and suffix alone do not fit.
+TokenIds finish_sequence(const SequenceFormat& format, std::vector<int32_t> ids, int max_length);
+
+}  // namespace flux

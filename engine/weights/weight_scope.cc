@@ -1,0 +1,63 @@
+#include "weights/weight_scope.h"
+
+#include <algorithm>
+
+#include "support/error.h"
+
+namespace flux {
+
+WeightScope::WeightScope(const WeightFiles& files)
+    : files_(&files), taken_(std::make_shared<std::set<std::string, std::less<>>>()) {}
+
+WeightScope WeightScope::operator/(std::string_view name) const {
+  WeightScope scope = *this;
+  scope.prefix_ = full_name(name);
+  return scope;
+}
+
+WeightScope WeightScope::operator/(int64_t index) const { return *this / std::to_string(index); }
+
+std::string WeightScope::full_name(std::string_view name) const {
+  if (prefix_.empty()) return std::string(name);
+  return name.empty() ? prefix_ : fmt::format("{}.{}", prefix_, name);
+}
+
+Tensor WeightScope::take(std::string_view name, const Shape& expected) const {
+  const std::string full = full_name(name);
+  const Tensor* tensor = files_->find(full);
+  check(tensor != nullptr, ErrorCode::kNotFound,
+        "{}: tensor '{}' is missing, expected with shape {}; the weights do not belong to this "
+        "config.json",
+        files_->file_of(full).string(), full, to_string(expected));
+  check(tensor->shape() == expected, ErrorCode::kInvalidArgument,
+        "{}: tensor '{}' has shape {}, expected {}; the weights do not belong to this config.json",
+        files_->file_of(full).string(), full, to_string(tensor->shape()), to_string(expected));
+  check(is_floating_point(tensor->dtype()), ErrorCode::kInvalidArgument,
+        "{}: tensor '{}' is stored as {}, expected f32, bf16, f16 or f64",
+        files_->file_of(full).string(), full, name_of(tensor->dtype()));
+  taken_->insert(full);
+  return *tensor;
+}
+
+Tensor WeightScope::take_f32(std::string_view name, const Shape& expected) const {
+  return to_dtype(take(name, expected), DType::kF32);
+}
+
+bool WeightScope::contains(std::string_view name) const {
+  return files_->find(full_name(name)) != nullptr;
+}
+
+std::vector<std::string> WeightScope::unused(
+    std::initializer_list<std::string_view> ignored) const {
+  std::vector<std::string> names;
+  for (std::string& name : files_->names()) {
+    const bool skip = taken_->contains(name) ||
+                      std::any_of(ignored.begin(), ignored.end(), [&](std::string_view prefix) {
+                        return name.starts_with(prefix);
+                      });
+    if (!skip) names.push_back(std::move(name));
+  }
+  return names;
+}
+
+}  // namespace flux

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <initializer_list>
+#include <memory>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "weights/weight_files.h"
+
+namespace flux {
+
+/// The tensors under one prefix of a component, checked as they are taken. Scopes of one component
+/// share the record of what was taken.
+class WeightScope {
+ public:
+  /// The whole component. `files` must outlive the scope.
+  explicit WeightScope(const WeightFiles& files);
+
+  /// The scope `prefix`.`name`.
+  WeightScope operator/(std::string_view name) const;
+  WeightScope operator/(int64_t index) const;
+
+  /// The tensor `prefix`.`name` (just `prefix` for an empty name), of a floating point dtype.
+  /// Throws kNotFound when it is missing and kInvalidArgument for another shape or dtype, naming
+  /// file, tensor, found and expected.
+  Tensor take(std::string_view name, const Shape& expected) const;
+  /// A new f32 host tensor with the values: for biases, norm weights and other vectors.
+  Tensor take_f32(std::string_view name, const Shape& expected) const;
+  bool contains(std::string_view name) const;
+
+  /// See WeightFiles::drop_pages.
+  void drop_pages(const Tensor& tensor) const { files_->drop_pages(tensor); }
+
+  /// Tensors of the component that nothing took, without those under `ignored` prefixes (parts that
+  /// text to image does not use).
+  std::vector<std::string> unused(std::initializer_list<std::string_view> ignored) const;
+
+ private:
+  std::string full_name(std::string_view name) const;
+
+  const WeightFiles* files_;
+  std::string prefix_;
+  std::shared_ptr<std::set<std::string, std::less<>>> taken_;
+};
+
+}  // namespace flux
