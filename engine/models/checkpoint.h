@@ -14,6 +14,7 @@ namespace flux {
 /// weight files. Opening reads headers only. Immutable and shared.
 class Checkpoint {
  public:
+  Checkpoint() = default;
   /// Throws kNotFound for a missing part, kInvalidArgument for one that cannot be used: another
   /// pipeline or component class, a bad config, a damaged weight file, sizes that do not fit.
   static std::shared_ptr<const Checkpoint> open(const std::filesystem::path& directory);
@@ -42,8 +43,6 @@ class Checkpoint {
   DType stored_dtype() const;
 
  private:
-  Checkpoint() = default;
-
   std::filesystem::path directory_;
   std::vector<Component> components_;
   FluxConfig config_;

@@ -38,6 +38,7 @@ class Backend {
                         const Tensor& out) = 0;
   virtual void multiply(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out) = 0;
   virtual void add(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out) = 0;
+  virtual void cast(Context& ctx, const Tensor& x, const Tensor& out) = 0;
   virtual void embedding(Context& ctx, const Tensor& table, std::span<const int32_t> ids,
                          const Tensor& out) = 0;
 };

@@ -142,6 +142,9 @@ void multiply(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out)
 /// out = a + b element by element; as multiply.
 void add(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out);
 
+/// Copies x to out, rounding to out's dtype (f32 or bf16); same shape, rows may be strided.
+void cast(Context& ctx, const Tensor& x, const Tensor& out);
+
 /// Rows of `table` ([vocabulary, n], f32, bf16 or f16) picked by `ids`; out: [ids.size(), n], T.
 /// Ids are checked: kInternal when one is outside the table.
 void embedding(Context& ctx, const Tensor& table, std::span<const int32_t> ids, const Tensor& out);

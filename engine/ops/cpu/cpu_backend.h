@@ -33,6 +33,7 @@ class CpuBackend final : public Backend {
   void activate(Context& ctx, const Tensor& x, Activation activation, const Tensor& out) override;
   void multiply(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out) override;
   void add(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out) override;
+  void cast(Context& ctx, const Tensor& x, const Tensor& out) override;
   void embedding(Context& ctx, const Tensor& table, std::span<const int32_t> ids,
                  const Tensor& out) override;
 };

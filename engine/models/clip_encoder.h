@@ -1,0 +1,46 @@
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "layers/linear.h"
+#include "layers/norms.h"
+#include "models/config.h"
+
+namespace flux {
+
+/// transformers' CLIPTextModel, as far as its pooled output needs it. Immutable after loading;
+/// forwards may run at once, each with its own Context.
+class ClipEncoder {
+ public:
+  /// Binds every weight of `files`. dtype: f32 or bf16. Throws naming file and tensor.
+  ClipEncoder(Context& ctx, const ClipConfig& config, const WeightFiles& files, DType dtype);
+
+  /// ids: at most max_position_embeddings token ids; the end token marks the pooled position.
+  /// out: [hidden_size], T.
+  void forward(Context& ctx, std::span<const int32_t> ids, const Tensor& out) const;
+
+  /// Bytes held for the weights.
+  int64_t weight_bytes() const { return weight_bytes_; }
+
+ private:
+  struct Layer {
+    LayerNorm layer_norm1;
+    Linear qkv;
+    Linear out_proj;
+    LayerNorm layer_norm2;
+    Linear fc1;
+    Linear fc2;
+  };
+  void run_layer(Context& ctx, const Layer& layer, const Tensor& hidden) const;
+
+  ClipConfig config_;
+  DType dtype_;
+  Tensor token_embedding_;
+  Tensor position_embedding_;
+  std::vector<Layer> layers_;
+  LayerNorm final_layer_norm_;
+  int64_t weight_bytes_ = 0;
+};
+
+}  // namespace flux

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "layers/linear.h"
+#include "layers/norms.h"
+#include "models/config.h"
+
+namespace flux {
+
+/// transformers' T5EncoderModel as FLUX uses it: no attention mask, so that padding is attended.
+/// Source: Raffel et al., Exploring the Limits of Transfer Learning (2020). Immutable after
+/// loading; forwards may run at once, each with its own Context.
+class T5Encoder {
+ public:
+  /// Binds every weight of `files`. dtype: f32 or bf16. Throws naming file and tensor.
+  T5Encoder(Context& ctx, const T5Config& config, const WeightFiles& files, DType dtype);
+
+  /// ids: token ids, padded as the tokenizer pads them. out: [ids.size(), d_model], T.
+  void forward(Context& ctx, std::span<const int32_t> ids, const Tensor& out) const;
+
+  /// Bytes held for the weights.
+  int64_t weight_bytes() const { return weight_bytes_; }
+
+ private:
+  struct Block {
+    RmsNorm attention_norm;
+    Linear qkv;
+    Linear o;
+    RmsNorm feed_forward_norm;
+    Linear wi;         // plain: activation(wi x); gated: activation(wi_0 x), then * wi_1 x
+    Linear wi_linear;  // gated only
+    Linear wo;
+  };
+  Block load_block(Context& ctx, const WeightScope& scope) const;
+  void run_block(Context& ctx, const Block& block, const Tensor& relative_bias,
+                 const Tensor& hidden) const;
+  /// [num_heads, 2 tokens - 1], f32, in the workspace: the bias by key - query position.
+  Tensor make_relative_bias(Context& ctx, int64_t tokens) const;
+
+  T5Config config_;
+  DType dtype_;
+  Tensor embedding_;                // [vocab_size, d_model]
+  Tensor relative_attention_bias_;  // [buckets, num_heads], f32
+  std::vector<Block> blocks_;
+  RmsNorm final_layer_norm_;
+  int64_t weight_bytes_ = 0;
+};
+
+}  // namespace flux
