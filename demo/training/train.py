@@ -1,0 +1,201 @@
+"""Trains the shapes checkpoint from nothing: a small, real FLUX.1-style text-to-image model.
+
+    python -m training.train --out shapes --state state --stage vae --seconds 240
+    python -m training.train --out shapes --state state --stage flow --seconds 1500
+    python -m training.train --out shapes --state state --stage distil --seconds 200
+
+Everything is made here: pictures, prompts, both tokenizers, all five models. Each call runs one stage,
+goes on from what --state holds, writes the state back, and exports the checkpoint to --out. `flow` may
+be given in several calls: --rate-start and --rate-end say how the learning rate goes within each.
+"""
+
+import argparse
+import io
+import json
+import multiprocessing
+import os
+import random
+import time
+from pathlib import Path
+
+import torch
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from . import fast, flow, models, sample, vae  # noqa: E402
+from .judge import mean, sheet  # noqa: E402
+from .evaluate import one  # noqa: E402
+from .pool import Pool, Stream, loader  # noqa: E402
+from .scenes import test_scenes  # noqa: E402
+from .vocab import make_tokenizers  # noqa: E402
+
+PART = 15 << 20  # a state is written in files of at most so many bytes
+
+
+def save(folder, name, state):
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(name + ".0*"):
+        old.unlink()
+    out = io.BytesIO()
+    torch.save(state, out)
+    data = out.getvalue()
+    for i in range(0, len(data), PART):
+        (folder / f"{name}.{i // PART:03d}").write_bytes(data[i : i + PART])
+
+
+def restore(folder, name):
+    files = sorted(folder.glob(name + ".0*")) if folder else []
+    if not files:
+        return None
+    return torch.load(io.BytesIO(b"".join(f.read_bytes() for f in files)), map_location="cpu")
+
+
+def save_vae(folder, m):
+    keys = ("shift_factor", "scaling_factor")
+    weights = {k: v.detach().float().cpu() for k, v in m.state_dict().items()}
+    save(folder, "vae", {"weights": weights, "latents": {k: m.config[k] for k in keys}})
+
+
+def restore_vae(folder, m):
+    saved = restore(folder, "vae")
+    if not saved:
+        raise SystemExit(f"{folder} holds no VAE: run --stage vae first")
+    m.load_state_dict(saved["weights"])
+    m.register_to_config(**saved["latents"])
+
+
+def check(o, workers, weights, m, tokens, empty, steps=12):
+    """The undistilled model's shares of right pictures with several two-pass guidances."""
+    scenes = test_scenes(o.check)
+    flat = weights.average.to(weights.work.dtype)
+    p = flow.split(weights.views(flat))
+    tokenized = tokens([s["prompt"] for s in scenes])
+    for w in o.weights:
+        images = sample.draw(p, m, tokenized, empty, range(o.check), steps, w)
+        results = workers.map(one, list(zip(images, scenes)), chunksize=2)
+        print(f"two-pass guidance {w}: {json.dumps(mean(results))}", flush=True)
+        if o.sheet and w == o.weights[-1]:
+            sheet(list(images[:32]), o.sheet)
+
+
+def options():
+    ap = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    ap.add_argument("--out", type=Path, required=True, help="the checkpoint's folder")
+    ap.add_argument("--state", type=Path, required=True, help="float32 weights and momenta")
+    ap.add_argument("--compact", type=Path, help="also write the weights alone here")
+    ap.add_argument("--stage", choices=["vae", "flow", "distil"], required=True)
+    ap.add_argument("--seconds", type=float, required=True, help="of training, preparations apart")
+    ap.add_argument(
+        "--until", type=float, help="stop so many seconds after the start, all included"
+    )
+    ap.add_argument("--batch", type=int, default=512)
+    ap.add_argument("--lr", type=float, default=1.5e-3)
+    ap.add_argument("--rate-start", type=float, default=1.0)
+    ap.add_argument("--rate-end", type=float, default=0.0)
+    ap.add_argument(
+        "--hint", type=float, nargs=2, default=(0.05, 0.05), help="weight, start and end"
+    )
+    ap.add_argument("--high", type=float, default=0.4, help="share of noise levels above 0.55")
+    ap.add_argument(
+        "--strength", type=float, default=0.5, help="two-pass guidance per unit of guidance"
+    )
+    ap.add_argument("--pool", type=int, default=98304, help="pictures of 128x128 kept encoded")
+    ap.add_argument("--every", type=int, default=16, help="steps between refreshes of the pool")
+    ap.add_argument("--chunk", type=int, default=512)
+    ap.add_argument("--workers", type=int, default=max(0, min(14, (os.cpu_count() or 1) - 2)))
+    ap.add_argument("--seed", type=int, default=0)
+    ap.add_argument(
+        "--check", type=int, default=0, help="held-out prompts to draw and judge at the end"
+    )
+    ap.add_argument("--weights", type=float, nargs="*", default=(1.0, 2.0, 3.0))
+    ap.add_argument("--sheet", type=Path)
+    return ap.parse_args()
+
+
+def train_flow(o, m, device, data, empty, workers, stream, left):
+    m["vae"].to(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    m["vae"].requires_grad_(False)
+    counts = {}
+    for height, width, *_ in flow.SHAPES:
+        area = height * width / 128 / 128
+        counts[height, width] = o.pool if area == 1 else max(1, int(o.pool / 16 / max(1, area)))
+    begin = time.time()
+    pool = Pool(m["vae"], data, counts, device)
+    print(f"pools of {counts} made in {time.time() - begin:.0f} s", flush=True)
+    passes = fast.Passes(compiled=device.type == "cuda")
+    weights = flow.make_weights(m, device)
+    saved = restore(o.state, "flow")
+    if saved:
+        weights.load(saved)
+    begin = time.time()
+    if o.stage == "flow":
+        trainer = flow.Trainer(weights, pool, empty, o.batch, passes, high=o.high)
+        hint = o.hint
+    else:
+        flow.put_back(weights, weights.average, m)
+        flat = weights.average.to(weights.work.dtype)
+        teacher = flow.split(weights.views(flat))
+        weights = flow.make_weights(m, device, keys=("dit",), hints=False)
+        trainer = flow.Distiller(
+            weights, teacher, pool, empty, o.batch, passes, o.strength, high=o.high
+        )
+        hint = (0.0, 0.0)
+    for shape in trainer.shapes:
+        trainer.capture(shape)
+    print(f"{len(trainer.shapes)} shapes captured in {time.time() - begin:.0f} s", flush=True)
+    trainer.run(o.stage, left(), o.lr, o.rate_start, o.rate_end, hint, every=o.every, seed=o.seed)
+    if o.stage == "flow":
+        save(o.state, "flow", weights.state())
+        if o.compact:
+            save(o.compact, "flow", weights.state(compact=True))
+            save_vae(o.compact, m["vae"])
+        if o.check:
+            check(o, workers, weights, m["vae"], stream.tokens, empty)
+    elif o.compact:
+        save(o.compact, "distil", weights.state(compact=True))
+    flow.put_back(weights, weights.average, m)
+
+
+def main():
+    o, begin = options(), time.time()
+    # Judges run in processes made before the GPU is touched.
+    workers = multiprocessing.get_context("fork").Pool(max(1, o.workers)) if o.check else None
+    torch.manual_seed(o.seed)
+    random.seed(o.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        # cuDNN's attention fails in backward passes of these shapes (torch 2.11).
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        torch.set_float32_matmul_precision("high")
+        torch._dynamo.config.cache_size_limit = 64
+    if not (o.out / "tokenizer_2" / "tokenizer.json").exists():
+        make_tokenizers(o.out)
+    c, t, m = models.build(o.out)
+    stream = Stream(c, t, o.chunk, o.seed)
+    data = loader(stream, o.workers)
+    empty = [x.to(device) for x in stream.tokens([""])]
+
+    def left():
+        spare = o.until - (time.time() - begin) if o.until else o.seconds
+        return max(1.0, min(o.seconds, spare))
+
+    if o.stage == "vae":
+        vae.train(m["vae"], data, left(), max(2, o.batch // 4), device)
+        save_vae(o.state, m["vae"])
+        if o.compact:
+            save_vae(o.compact, m["vae"])
+    else:
+        restore_vae(o.state, m["vae"])
+        m["vae"].to(device)
+        for k in ("dit", "clip", "t5"):
+            print(
+                k, f"{sum(p.numel() for p in m[k].parameters()) / 1e6:.2f} M parameters", flush=True
+            )
+        train_flow(o, m, device, data, empty, workers, stream, left)
+        models.export(o.out, m)
+    print(f"{o.stage} done after {time.time() - begin:.0f} s", flush=True)
+    os._exit(0)  # the loader's workers have nothing left to do
+
+
+if __name__ == "__main__":
+    main()

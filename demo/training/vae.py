@@ -1,0 +1,147 @@
+"""Trains the VAE: first all of it, then the decoder alone on the latents as they will stay."""
+
+import torch
+import torch.nn.functional as F
+
+from .optim import Clock, FlatWeights
+from .render import render
+
+OTHER_SIZES = [(64, 64), (96, 160), (160, 96), (192, 192), (256, 256), (128, 256)]
+
+
+def picture_loss(y, x):
+    """L1 at three scales, and L1 of the gradients for sharp edges. Returns (loss, plain L1)."""
+    y = y.float()
+    loss, a, c = 0, x, y
+    for _ in range(3):
+        loss = loss + F.l1_loss(c, a)
+        a, c = F.avg_pool2d(a, 2), F.avg_pool2d(c, 2)
+    for dim in (2, 3):
+        loss = loss + F.l1_loss(y.diff(dim=dim), x.diff(dim=dim))
+    return loss, F.l1_loss(y, x).detach()
+
+
+def kl(dist):
+    m, lv = dist.mean.float(), dist.logvar.float()
+    return 0.5 * (m * m + lv.exp() - 1 - lv).mean()
+
+
+def load_flat(vae, weights, flat):
+    """Points the module's parameters at a flat buffer."""
+    views = weights.views(flat)
+    for name, p in vae.named_parameters():
+        p.data = views[name]
+
+
+@torch.no_grad()
+def freeze(weights, prefix):
+    """Sets the weights under `prefix` to their running average and stops their momentum."""
+    weights.grad.zero_()
+    for flat in (weights.master, weights.work):
+        views = weights.views(flat)
+        for name, average in weights.views(weights.average).items():
+            if name.startswith(prefix):
+                views[name].copy_(average)
+    for name, m in weights.views(weights.m).items():
+        if name.startswith(prefix):
+            m.zero_()
+
+
+@torch.no_grad()
+def measure(vae, data, device, chunks=8):
+    """Writes the latents' mean and spread into the config; FluxPipeline undoes them."""
+    dtype, z = next(vae.parameters()).dtype, []
+    for _ in range(chunks):
+        x = render(next(data)[0][:128].to(device), 128, 128).to(dtype)
+        z.append(vae.encode(x).latent_dist.mean.float())
+    z = torch.cat(z)
+    shift, scale = round(float(z.mean()), 5), round(float(1 / z.std()), 5)
+    vae.register_to_config(shift_factor=shift, scaling_factor=scale)
+    spread = [round(float(v), 2) for v in z.std((0, 2, 3)) * scale]
+    print(
+        f"latents: mean {shift} std {1 / scale:.4f}, scaled spread of channels {spread}", flush=True
+    )
+
+
+def train(vae, data, seconds, batch, device, saved=None, kl_weight=5e-3, alone=0.35, lr=1.5e-3):
+    """`vae` ends with the averaged weights, in bfloat16 on a GPU. `alone`: the last share of the
+    time, in which the encoder stays as it is. Returns the FlatWeights, for saving."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    vae.to(device)
+    weights = FlatWeights(dict(vae.named_parameters()), device, dtype, average=0.998)
+    if saved:
+        weights.load(saved)
+    vae.to(dtype)
+    params = dict(vae.named_parameters())
+    load_flat(vae, weights, weights.work)
+    weights.params = params
+    wrap = torch.compile if device.type == "cuda" else (lambda f: f)
+    draw = wrap(render)
+
+    def moments(x):
+        return vae.encode(x).latent_dist
+
+    def full(x, target):
+        q = vae.encode(x).latent_dist
+        loss, l1 = picture_loss(vae.decode(q.sample()).sample, target)
+        k = kl(q)
+        return loss + kl_weight * k, l1, k.detach()
+
+    def decoder_only(z, target):
+        return picture_loss(vae.decode(z).sample, target)
+
+    fast_full, fast_decoder = wrap(full), wrap(decoder_only)
+    clock, said, sums, steps = (
+        Clock(seconds, lr, 1.0, 0.0, 200),
+        0.0,
+        torch.zeros(3, device=device),
+        0,
+    )
+    packed, frozen = torch.empty(0, 27), False
+    while clock.progress() < 1:
+        weights.lr.fill_(clock.rate())
+        if not frozen and clock.progress() > 1 - alone:
+            frozen = True
+            for name, p in params.items():
+                if name.startswith("encoder."):
+                    p.requires_grad_(False)
+            freeze(weights, "encoder.")
+        other = clock.steps % 6 == 5
+        height, width = OTHER_SIZES[clock.steps // 6 % len(OTHER_SIZES)] if other else (128, 128)
+        n = max(1, min(batch, batch * 128 * 128 // (height * width)))
+        if len(packed) < n:
+            packed = torch.cat([packed, *(next(data)[0] for _ in range(4))])
+        p, packed = packed[:n].to(device, non_blocking=True), packed[n:]
+        target = (render if other else draw)(p, height, width)
+        x = target.to(dtype).to(memory_format=torch.channels_last)
+        k = sums[2] * 0
+        if frozen:
+            with torch.no_grad():
+                z = moments(x).sample()
+            loss, l1 = (decoder_only if other else fast_decoder)(z, target)
+        else:
+            loss, l1, k = (full if other else fast_full)(x, target)
+        live = [(a, q) for a, q in zip(weights.grads, params.values()) if q.requires_grad]
+        found = torch.autograd.grad(loss, [q for _, q in live])
+        torch._foreach_copy_([a for a, _ in live], list(found))
+        weights.step()
+        if not other:
+            sums += torch.stack([loss.detach(), l1, k])
+            steps += 1
+        if clock.elapsed() - said > 15 and steps:
+            said = clock.elapsed()
+            a = (sums / steps).tolist()
+            print(
+                f"vae {said:5.0f} s step {clock.steps} lr {float(weights.lr):.1e} loss {a[0]:.4f} "
+                f"l1 {a[1]:.5f} kl {a[2]:.3f}",
+                flush=True,
+            )
+            sums.zero_()
+            steps = 0
+        elif clock.steps % 20 == 0 and device.type == "cuda":
+            torch.cuda.synchronize()
+    load_flat(vae, weights, weights.average.to(dtype))
+    for p in vae.parameters():
+        p.requires_grad_(False)
+    measure(vae, data, device)
+    return weights
