@@ -1,0 +1,188 @@
+#include "ops/cpu/kernels/row_kernels.h"
+
+#include "ops/cpu/simd.h"
+
+namespace flux::cpu::FLUX_ISA {
+namespace {
+
+template <typename T>
+void layer_norm(const T* x, const LayerNormRow& params, int64_t n, T* out) {
+  const auto count = static_cast<float>(n);
+  const float mean = sum_over(n, [&](int64_t i, auto part) { return load(x + i, part); }) / count;
+  const float variance = sum_over(n,
+                                  [&](int64_t i, auto part) {
+                                    const Vec d = keep(load(x + i, part) - mean, part);
+                                    return d * d;
+                                  }) /
+                         count;
+  const float factor = 1.0f / __builtin_sqrtf(variance + params.eps);
+  for_each_vec(n, [&](int64_t i, auto part) {
+    Vec y = (load(x + i, part) - mean) * factor;
+    if (params.weight) y *= load(params.weight + i, part);
+    if (params.bias) y += load(params.bias + i, part);
+    if (params.scale) y = y * (1.0f + load(params.scale + i, part)) + load(params.shift + i, part);
+    store(out + i, y, part);
+  });
+}
+
+template <typename T>
+float rms_factor(const T* x, float eps, int64_t n) {
+  const float squares = sum_over(n, [&](int64_t i, auto part) {
+    const Vec value = load(x + i, part);
+    return value * value;
+  });
+  return 1.0f / __builtin_sqrtf(squares / static_cast<float>(n) + eps);
+}
+
+template <typename T>
+void rms_norm(const T* x, const float* weight, float eps, int64_t n, T* out) {
+  const float factor = rms_factor(x, eps, n);
+  for_each_vec(n, [&](int64_t i, auto part) {
+    store(out + i, load(x + i, part) * factor * load(weight + i, part), part);
+  });
+}
+
+template <typename T>
+void rms_norm_rope(T* x, int64_t heads, int64_t stride, int64_t n, const float* weight, float eps,
+                   const float* cos, const float* sin) {
+  for (int64_t head = 0; head < heads; ++head, x += stride) {
+    const float factor = rms_factor(x, eps, n);
+    for_each_vec(n, [&](int64_t i, auto part) {
+      const Vec y = load(x + i, part) * factor * load(weight + i, part);
+      store(x + i, y * load(cos + i, part) + swap_pairs(y) * load(sin + i, part), part);
+    });
+  }
+}
+
+/// sums[c] += f(value, c) over the pixels, channel by channel.
+template <typename T, typename F>
+FLUX_INLINE void sum_channels(const T* x, int64_t pixels, int64_t channels, float* sums,
+                              const F& f) {
+  for_each_vec(channels, [&](int64_t c, auto part) {
+    Vec even = {};
+    Vec odd = {};
+    const T* value = x + c;
+    int64_t pixel = 0;
+    for (; pixel + 2 <= pixels; pixel += 2, value += 2 * channels) {
+      even += f(load(value, part), c, part);
+      odd += f(load(value + channels, part), c, part);
+    }
+    if (pixel < pixels) even += f(load(value, part), c, part);
+    store(sums + c, even + odd, part);
+  });
+}
+
+template <typename T>
+void group_moments(const T* x, int64_t pixels, int64_t channels, int64_t groups, float* sums,
+                   Moments* moments) {
+  const int64_t size = channels / groups;
+  const auto count = static_cast<float>(size * pixels);
+  sum_channels(x, pixels, channels, sums, [](Vec value, int64_t, auto) { return value; });
+  for (int64_t g = 0; g < groups; ++g) {
+    float total = 0.0f;
+    for (int64_t c = g * size; c < (g + 1) * size; ++c) total += sums[c];
+    moments[g].mean = total / count;
+    for (int64_t c = g * size; c < (g + 1) * size; ++c) sums[c] = moments[g].mean;
+  }
+  sum_channels(x, pixels, channels, sums, [sums](Vec value, int64_t c, auto part) {
+    const Vec distance = value - load(sums + c, part);
+    return distance * distance;
+  });
+  for (int64_t g = 0; g < groups; ++g) {
+    float total = 0.0f;
+    for (int64_t c = g * size; c < (g + 1) * size; ++c) total += sums[c];
+    moments[g].squares = total;
+  }
+}
+
+struct Identity {
+  FLUX_INLINE Vec operator()(Vec x) const { return x; }
+};
+struct GeluTanh {
+  // (1 + tanh u) / 2 = sigmoid(2 u)
+  FLUX_INLINE Vec operator()(Vec x) const {
+    return x * sigmoid(x * (1.595769122f + 0.071354816f * x * x));
+  }
+};
+struct GeluErf {
+  FLUX_INLINE Vec operator()(Vec x) const { return x * normal_cdf(x); }
+};
+struct QuickGelu {
+  FLUX_INLINE Vec operator()(Vec x) const { return x * sigmoid(1.702f * x); }
+};
+struct Silu {
+  FLUX_INLINE Vec operator()(Vec x) const { return x * sigmoid(x); }
+};
+struct Relu {
+  FLUX_INLINE Vec operator()(Vec x) const { return x < 0.0f ? Vec{} : x; }
+};
+
+template <typename T, typename F>
+FLUX_INLINE void map(const T* x, int64_t n, T* out, const F& f) {
+  for_each_vec(n, [&](int64_t i, auto part) { store(out + i, f(load(x + i, part)), part); });
+}
+
+template <typename T>
+void activate(const T* x, Activation activation, int64_t n, T* out) {
+  switch (activation) {
+    case Activation::kNone:
+      return map(x, n, out, Identity{});
+    case Activation::kGeluTanh:
+      return map(x, n, out, GeluTanh{});
+    case Activation::kGeluErf:
+      return map(x, n, out, GeluErf{});
+    case Activation::kQuickGelu:
+      return map(x, n, out, QuickGelu{});
+    case Activation::kSilu:
+      return map(x, n, out, Silu{});
+    case Activation::kRelu:
+      return map(x, n, out, Relu{});
+  }
+}
+
+template <typename T, typename F>
+FLUX_INLINE void scale_shift(const T* x, int64_t pixels, int64_t channels, const float* scale,
+                             const float* shift, T* out, const F& f) {
+  for (int64_t pixel = 0; pixel < pixels; ++pixel, x += channels, out += channels) {
+    for_each_vec(channels, [&](int64_t c, auto part) {
+      store(out + c, f(load(x + c, part) * load(scale + c, part) + load(shift + c, part)), part);
+    });
+  }
+}
+
+template <typename T>
+void group_apply(const T* x, int64_t pixels, int64_t channels, const float* scale,
+                 const float* shift, Activation activation, T* out) {
+  if (activation == Activation::kSilu) {
+    scale_shift(x, pixels, channels, scale, shift, out, Silu{});
+  } else {
+    scale_shift(x, pixels, channels, scale, shift, out, Identity{});
+  }
+}
+
+template <typename T>
+void multiply(const T* a, const T* b, int64_t n, T* out) {
+  for_each_vec(n, [&](int64_t i, auto part) {
+    store(out + i, load(a + i, part) * load(b + i, part), part);
+  });
+}
+
+template <typename T>
+void add(const T* a, const T* b, int64_t n, T* out) {
+  for_each_vec(n, [&](int64_t i, auto part) {
+    store(out + i, load(a + i, part) + load(b + i, part), part);
+  });
+}
+
+}  // namespace
+
+template <typename T>
+RowKernels<T> row_kernels() {
+  return {layer_norm<T>,  rms_norm<T>, rms_norm_rope<T>, group_moments<T>,
+          group_apply<T>, activate<T>, multiply<T>,      add<T>};
+}
+
+template RowKernels<float> row_kernels<float>();
+template RowKernels<BFloat16> row_kernels<BFloat16>();
+
+}  // namespace flux::cpu::FLUX_ISA

@@ -1,0 +1,16 @@
+#include "ops/cpu/kernels/kernels.h"
+#include "ops/cpu/kernels/row_kernels.h"
+
+#define FLUX_NAME_OF(isa) #isa
+#define FLUX_NAME(isa) FLUX_NAME_OF(isa)
+
+namespace flux::cpu::FLUX_ISA {
+
+const Kernels& kernels();
+
+const Kernels& kernels() {
+  static const Kernels table = {FLUX_NAME(FLUX_ISA), row_kernels<float>(), row_kernels<BFloat16>()};
+  return table;
+}
+
+}  // namespace flux::cpu::FLUX_ISA
