@@ -1,11 +1,11 @@
 #pragma once
 
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "models/dit_transformer.h"
 #include "tensor/tensor.h"
 
 namespace flux {
@@ -32,18 +32,6 @@ struct TextEmbeddings {
   Tensor pooled_prompt_embeds;  // [pooled_dim], T
   Tensor prompt_embeds;         // [max_sequence_length, joint_dim], T
   bool truncated = false;       // a prompt was longer than its encoder takes
-};
-
-/// One image's share of a transformer call. Rows of a call may differ in every size.
-struct TransformerInput {
-  Tensor hidden_states;           // [image tokens, in_channels], T: packed latents
-  float timestep = 0;             // in [0, 1], as FluxPipeline passes it
-  std::optional<float> guidance;  // present exactly when the model has guidance embeddings
-  Tensor pooled_projections;      // [pooled_dim], T
-  Tensor encoder_hidden_states;   // [text tokens, joint_dim], T
-  Tensor img_ids;                 // [image tokens, 3], f32: (0, row, column)
-  Tensor txt_ids;                 // [text tokens, 3], f32: zeros
-  Tensor noise_pred;              // [image tokens, out channels], T: the result is written here
 };
 
 /// Where the four models run: in this process (LocalStages) or behind a server. A call may throw

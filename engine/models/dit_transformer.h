@@ -1,0 +1,55 @@
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "layers/timestep_embedding.h"
+#include "models/dit_blocks.h"
+
+namespace flux {
+
+/// One image's share of a transformer call. Rows of a call may differ in every size.
+struct TransformerInput {
+  Tensor hidden_states;           // [image tokens, in_channels], T: packed latents
+  float timestep = 0;             // in [0, 1], as FluxPipeline passes it
+  std::optional<float> guidance;  // present exactly when the model has guidance embeddings
+  Tensor pooled_projections;      // [pooled_projection_dim], T
+  Tensor encoder_hidden_states;   // [text tokens, joint_attention_dim], T
+  Tensor img_ids;                 // [image tokens, 3], f32: (0, row, column)
+  Tensor txt_ids;                 // [text tokens, 3], f32: zeros
+  Tensor noise_pred;              // [image tokens, out_channels], T: the result is written here
+};
+
+/// diffusers' FluxTransformer2DModel, the diffusion transformer of FLUX.1. Source: Black Forest
+/// Labs' FLUX.1; Esser et al., Scaling Rectified Flow Transformers (2024). Immutable after loading;
+/// forwards may run at once, each with its own Context.
+class DitTransformer {
+ public:
+  /// Binds every weight of `files`. dtype: f32 or bf16. Throws naming file and tensor.
+  DitTransformer(Context& ctx, const TransformerConfig& config, const WeightFiles& files,
+                 DType dtype);
+
+  /// One denoising step of one image. Polls for cancellation between blocks.
+  void forward(Context& ctx, const TransformerInput& input) const;
+
+  /// Bytes held for the weights.
+  int64_t weight_bytes() const;
+
+ private:
+  /// [1, inner_dim], in the workspace: SiLU of the embedded time, guidance and pooled text.
+  Tensor embed_conditioning(Context& ctx, const TransformerInput& input) const;
+
+  TransformerConfig config_;
+  DType dtype_;
+  Linear x_embedder_;
+  Linear context_embedder_;
+  TwoLayerEmbedding timestep_embedder_;
+  TwoLayerEmbedding guidance_embedder_;
+  TwoLayerEmbedding text_embedder_;
+  std::vector<DoubleBlock> transformer_blocks_;
+  std::vector<SingleBlock> single_transformer_blocks_;
+  Modulation norm_out_;  // scale, shift: the other way round than in the blocks
+  Linear proj_out_;
+};
+
+}  // namespace flux
