@@ -15,8 +15,9 @@ struct Range {
 
 template <size_t n>
 bool contains(const Range (&table)[n], char32_t c) {
-  const Range* it = std::upper_bound(std::begin(table), std::end(table), c,
-                                     [](char32_t value, const Range& r) { return value < r.first; });
+  const Range* it =
+      std::upper_bound(std::begin(table), std::end(table), c,
+                       [](char32_t value, const Range& r) { return value < r.first; });
   return it != std::begin(table) && c <= std::prev(it)->last;
 }
 
@@ -92,7 +93,8 @@ size_t grapheme_end(std::u32string_view text, size_t start) {
                                                     static_cast<utf8proc_int32_t>(c), &state);
     if (!is_control(kind_before) && !is_control(kind)) {
       if (before == 0x11a3a) joined = extends(c, kind) || kind == UTF8PROC_BOUNDCLASS_SPACINGMARK;
-      joined = joined || contains(kLaterExtending, c) || kind_before == UTF8PROC_BOUNDCLASS_PREPEND ||
+      joined = joined || contains(kLaterExtending, c) ||
+               kind_before == UTF8PROC_BOUNDCLASS_PREPEND ||
                (conjunct == Conjunct::kLinked && consonant);
     }
     if (!joined) break;

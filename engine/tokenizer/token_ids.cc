@@ -1,8 +1,16 @@
 #include "tokenizer/token_ids.h"
 
 #include "support/error.h"
+#include "tokenizer/unicode.h"
 
 namespace flux {
+
+void check_prompt(std::string_view text) {
+  check(text.size() <= kMaxPromptBytes, ErrorCode::kInvalidArgument,
+        "the prompt has {} bytes; at most {} are allowed: shorten it", text.size(),
+        kMaxPromptBytes);
+  if (!unicode::is_valid(text)) unicode::decode(text);  // throws, naming the place
+}
 
 TokenIds finish_sequence(const SequenceFormat& format, std::vector<int32_t> ids, int max_length) {
   const size_t surround = format.prefix.size() + format.suffix.size();

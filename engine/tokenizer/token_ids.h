@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 namespace flux {
@@ -26,6 +27,9 @@ struct SequenceFormat {
   Side truncation_side = Side::kRight;
   Side padding_side = Side::kRight;
 };
+
+/// Error kInvalidArgument when a prompt is longer than kMaxPromptBytes or not valid UTF-8.
+void check_prompt(std::string_view text);
 
 /// Cuts `ids` (the text's own tokens), surrounds and pads them to exactly `max_length` ids.
 /// Error kInvalidArgument when prefix and suffix alone do not fit.

@@ -18,8 +18,9 @@ struct Range {
 
 template <size_t n>
 bool contains(const Range (&table)[n], char32_t c) {
-  const Range* it = std::upper_bound(std::begin(table), std::end(table), c,
-                                     [](char32_t value, const Range& r) { return value < r.first; });
+  const Range* it =
+      std::upper_bound(std::begin(table), std::end(table), c,
+                       [](char32_t value, const Range& r) { return value < r.first; });
   return it != std::begin(table) && c <= std::prev(it)->last;
 }
 
@@ -56,11 +57,11 @@ struct LowerRange {
   char32_t last;
   int32_t distance;
 };
-constexpr LowerRange kLaterLower[] = {
-    {0x1c89, 0x1c89, 1},       {0xa7cb, 0xa7cb, 0x264 - 0xa7cb}, {0xa7cc, 0xa7cc, 1},
-    {0xa7ce, 0xa7ce, 1},       {0xa7d2, 0xa7d2, 1},              {0xa7d4, 0xa7d4, 1},
-    {0xa7da, 0xa7da, 1},       {0xa7dc, 0xa7dc, 0x19b - 0xa7dc}, {0x10d50, 0x10d65, 0x20},
-    {0x16ea0, 0x16eb8, 0x1b}};
+constexpr LowerRange kLaterLower[] = {{0x1c89, 0x1c89, 1},      {0xa7cb, 0xa7cb, 0x264 - 0xa7cb},
+                                      {0xa7cc, 0xa7cc, 1},      {0xa7ce, 0xa7ce, 1},
+                                      {0xa7d2, 0xa7d2, 1},      {0xa7d4, 0xa7d4, 1},
+                                      {0xa7da, 0xa7da, 1},      {0xa7dc, 0xa7dc, 0x19b - 0xa7dc},
+                                      {0x10d50, 0x10d65, 0x20}, {0x16ea0, 0x16eb8, 0x1b}};
 
 utf8proc_category_t category(char32_t c) {
   return utf8proc_category(static_cast<utf8proc_int32_t>(c));
@@ -83,7 +84,8 @@ void append_nfc(std::u32string& out, std::u32string_view part) {
           written, room);
     used += written;
   }
-  // Marks in canonical order: a stable sort of each run of non-starters.
+  // Marks in canonical order: a stable sort of each run of non-starters (utf8proc_decompose would
+  // do it in quadratic time).
   const auto combining_class = [](utf8proc_int32_t c) {
     return utf8proc_get_property(c)->combining_class;
   };
@@ -94,13 +96,13 @@ void append_nfc(std::u32string& out, std::u32string_view part) {
       continue;
     }
     const auto stop = std::find_if(run, end, [&](auto c) { return combining_class(c) == 0; });
-    std::stable_sort(
-        run, stop, [&](auto a, auto b) { return combining_class(a) < combining_class(b); });
+    std::stable_sort(run, stop,
+                     [&](auto a, auto b) { return combining_class(a) < combining_class(b); });
     run = stop;
   }
   const utf8proc_ssize_t composed = utf8proc_normalize_utf32(buffer.data(), used, options);
-  check(composed >= 0 && composed <= used, ErrorCode::kInternal,
-        "composing {} characters gave {}", used, composed);
+  check(composed >= 0 && composed <= used, ErrorCode::kInternal, "composing {} characters gave {}",
+        used, composed);
   for (utf8proc_ssize_t i = 0; i < composed; ++i) {
     out.push_back(static_cast<char32_t>(buffer[static_cast<size_t>(i)]));
   }
@@ -211,8 +213,11 @@ bool is_number(char32_t c) {
 
 bool is_word(char32_t c) {
   // Letter-like symbols (circled and squared letters) count as alphabetic.
-  constexpr Range kAlphabeticSymbols[] = {
-      {0x200c, 0x200d}, {0x24b6, 0x24e9}, {0x1f130, 0x1f149}, {0x1f150, 0x1f169}, {0x1f170, 0x1f189}};
+  constexpr Range kAlphabeticSymbols[] = {{0x200c, 0x200d},
+                                          {0x24b6, 0x24e9},
+                                          {0x1f130, 0x1f149},
+                                          {0x1f150, 0x1f169},
+                                          {0x1f170, 0x1f189}};
   const utf8proc_category_t found = category(c);
   return is_letter(c) || (found >= UTF8PROC_CATEGORY_MN && found <= UTF8PROC_CATEGORY_NL) ||
          found == UTF8PROC_CATEGORY_PC || contains(kAlphabeticSymbols, c);

@@ -22,7 +22,9 @@ void append(std::string& out, char32_t code_point);
 std::string encode(std::u32string_view text);
 
 /// Bytes that a code point takes in UTF-8.
-inline size_t encoded_size(char32_t c) { return c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4; }
+inline size_t encoded_size(char32_t c) {
+  return c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+}
 
 /// The character at `text[at]`, which must be valid UTF-8 and start a character; advances `at`.
 char32_t next(std::string_view text, size_t& at);

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+namespace flux {
+
+/// Byte-level byte pair encoding with an end-of-word mark, as in CLIP (Sennrich et al. 2016,
+/// Radford et al. 2019): each byte of a word is one character of the alphabet, "</w>" is appended
+/// to the last, then the neighbours whose pair was learnt first are merged until none is left.
+class BpeModel {
+ public:
+  using Pieces = std::vector<std::pair<std::string, int32_t>>;
+  using Merges = std::vector<std::pair<std::string, std::string>>;
+
+  /// `source` names the file in errors. Error kInvalidArgument when a piece or an id is there
+  /// twice, or a merge names or makes a piece that is not in the vocabulary.
+  BpeModel(Pieces pieces, const Merges& merges, const std::string& unknown,
+           const std::string& source);
+
+  /// Id of a piece, or -1.
+  int32_t find(std::string_view piece) const;
+
+  int32_t size() const { return static_cast<int32_t>(pieces_.size()); }
+  int32_t max_id() const { return max_id_; }
+
+  /// Appends the ids of one word (any bytes), in n log n time. A byte the alphabet lacks gives the
+  /// unknown token; error kInvalidArgument when that is not in the vocabulary either.
+  void encode_word(std::string_view word, std::vector<int32_t>& ids) const;
+
+ private:
+  struct Merge {
+    int32_t rank;
+    int32_t id;
+  };
+  struct Hash {
+    using is_transparent = void;
+    size_t operator()(std::string_view text) const { return std::hash<std::string_view>{}(text); }
+  };
+  const Merge* merge_of(int32_t left, int32_t right) const;
+
+  std::unordered_map<std::string, int32_t, Hash, std::equal_to<>> pieces_;
+  std::unordered_map<uint64_t, Merge> merges_;  // by left << 32 | right
+  std::array<int32_t, 256> byte_ids_;           // a byte inside a word
+  std::array<int32_t, 256> last_byte_ids_;      // a byte at its end
+  std::string unknown_;
+  int32_t unknown_id_;
+  int32_t max_id_ = -1;
+};
+
+}  // namespace flux
