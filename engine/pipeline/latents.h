@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+
+#include "models/config.h"
+#include "tensor/tensor.h"
+
+namespace flux {
+
+/// The size of an image in latents and tokens. A token is 2 x 2 latents.
+struct LatentSize {
+  int64_t channels = 0;
+  int64_t height = 0;  // latent rows
+  int64_t width = 0;
+
+  int64_t token_rows() const { return height / 2; }
+  int64_t token_columns() const { return width / 2; }
+  int64_t tokens() const { return token_rows() * token_columns(); }
+};
+
+/// Of an image of height x width pixels (multiples of config.size_multiple()).
+LatentSize latent_size(const FluxConfig& config, int64_t height, int64_t width);
+
+/// The numbers that torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed),
+/// dtype=dtype) draws, in order; host memory of `dtype` (f32, bf16 or f16). Sources: torch's
+/// CPUGeneratorImpl (mt19937) and normal_fill; Box and Muller (1958).
+Tensor draw_noise(uint64_t seed, const Shape& shape, DType dtype);
+
+/// [channels, height, width] -> [tokens, 4 channels]. Source: FluxPipeline._pack_latents.
+Tensor pack_latents(const Tensor& latents);
+
+/// The inverse of pack_latents, then latents / scaling_factor + shift_factor, each rounded to the
+/// dtype. Sources: FluxPipeline._unpack_latents and __call__.
+Tensor unpack_latents(const Tensor& packed, const LatentSize& size, const VaeConfig& config);
+
+/// [tokens, 3], f32: (0, row, column). Source: FluxPipeline._prepare_latent_image_ids.
+Tensor make_image_ids(const LatentSize& size);
+
+/// [tokens, 3], f32: zeros.
+Tensor make_text_ids(int64_t tokens);
+
+/// image: [3, H, W], f32, [-1, 1] -> [H, W, 3], u8. Values are moved to [0, 1], clamped, scaled to
+/// 255 and rounded half to even; NaN becomes 0. Source: VaeImageProcessor.postprocess.
+Tensor to_pixels(const Tensor& image);
+
+}  // namespace flux

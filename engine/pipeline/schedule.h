@@ -1,0 +1,21 @@
+#pragma once
+
+#include <vector>
+
+#include "models/config.h"
+
+namespace flux {
+
+/// The noise levels of one image's denoise loop.
+struct Schedule {
+  std::vector<float> sigmas;     // steps + 1 values, falling, the last is 0
+  std::vector<float> timesteps;  // steps values: sigma x num_train_timesteps
+
+  int steps() const { return static_cast<int>(timesteps.size()); }
+};
+
+/// The schedule of `steps` steps for an image of `image_tokens` tokens. Sources: diffusers'
+/// FluxPipeline (sigmas, calculate_shift) and FlowMatchEulerDiscreteScheduler.set_timesteps.
+Schedule make_schedule(const SchedulerConfig& config, int steps, int64_t image_tokens);
+
+}  // namespace flux

@@ -1,0 +1,128 @@
+#include "pipeline/text_to_image.h"
+
+#include <chrono>
+
+#include "pipeline/denoise.h"
+#include "pipeline/latents.h"
+#include "support/error.h"
+
+namespace flux {
+namespace {
+
+class Stopwatch {
+ public:
+  /// Seconds since construction or the last lap.
+  double lap() {
+    const auto now = std::chrono::steady_clock::now();
+    const std::chrono::duration<double> passed = now - start_;
+    start_ = now;
+    return passed.count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+/// The embeddings of all rows: those of the prompts, and of the negative prompts where rows have
+/// one (FluxPipeline gives both encoders the same negative prompt).
+struct RowEmbeddings {
+  std::vector<TextEmbeddings> all;
+  std::vector<size_t> positive;  // for each row, an index into all
+  std::vector<size_t> negative;  // likewise; kNone without one
+
+  static constexpr size_t kNone = static_cast<size_t>(-1);
+};
+
+RowEmbeddings encode_prompts(Stages& stages, std::span<const ImageParams> rows) {
+  RowEmbeddings result;
+  std::vector<TextInput> inputs;
+  for (const ImageParams& row : rows) {
+    result.positive.push_back(inputs.size());
+    inputs.push_back({row.prompt, row.prompt_2, row.max_sequence_length});
+    result.negative.push_back(row.negative_prompt ? inputs.size() : RowEmbeddings::kNone);
+    if (row.negative_prompt) {
+      inputs.push_back({*row.negative_prompt, *row.negative_prompt, row.max_sequence_length});
+    }
+  }
+  result.all = stages.encode(inputs);
+  return result;
+}
+
+/// The noise and everything else that the loop needs, image by image.
+std::vector<DenoiseImage> prepare_images(const FluxConfig& config, DType dtype,
+                                         std::span<const ImageParams> rows,
+                                         const RowEmbeddings& embeddings) {
+  std::vector<DenoiseImage> images;
+  for (size_t r = 0; r < rows.size(); ++r) {
+    const ImageParams& row = rows[r];
+    const LatentSize size = latent_size(config, row.height, row.width);
+    DenoiseImage image;
+    image.schedule = make_schedule(config.scheduler, row.num_inference_steps, size.tokens());
+    if (config.transformer.guidance_embeds) image.guidance = row.guidance_scale;
+    image.true_cfg_scale = row.true_cfg_scale;
+    image.text = &embeddings.all[embeddings.positive[r]];
+    if (embeddings.negative[r] != RowEmbeddings::kNone) {
+      image.negative = &embeddings.all[embeddings.negative[r]];
+    }
+    image.img_ids = make_image_ids(size);
+    image.txt_ids = make_text_ids(image.text->prompt_embeds.size(0));
+    for (int j = 0; j < row.num_images_per_prompt; ++j) {
+      const uint64_t seed = static_cast<uint64_t>(row.seed) + static_cast<uint64_t>(j);
+      image.latents =
+          pack_latents(draw_noise(seed, {size.channels, size.height, size.width}, dtype));
+      images.push_back(image);
+    }
+  }
+  return images;
+}
+
+}  // namespace
+
+GenerateResult generate(Stages& stages, const FluxConfig& config, DType dtype,
+                        std::span<const ImageParams> rows, const GenerateObserver& observer) {
+  const auto stop_if_cancelled = [&](int done, int total) {
+    if (!observer.cancelled || !observer.cancelled()) return;
+    fail(ErrorCode::kCancelled, "cancelled after step {} of {}", done, total);
+  };
+  GenerateResult result;
+  Stopwatch stopwatch;
+  const RowEmbeddings embeddings = encode_prompts(stages, rows);
+  result.seconds.encode = stopwatch.lap();
+
+  std::vector<DenoiseImage> images = prepare_images(config, dtype, rows, embeddings);
+  int steps_done = 0;
+  int steps_total = 0;
+  const auto watch = [&](int done, int total) {
+    steps_done = done;
+    steps_total = total;
+    if (observer.on_step) observer.on_step(done, total);
+    stop_if_cancelled(done, total);
+  };
+  try {
+    denoise(stages, images, watch);
+  } catch (const Error& e) {
+    // A stage that was stopped in the middle of a step does not know which step it was.
+    if (e.code() == ErrorCode::kCancelled) {
+      fail(ErrorCode::kCancelled, "cancelled after step {} of {}", steps_done, steps_total);
+    }
+    throw;
+  }
+  result.seconds.denoise = stopwatch.lap();
+
+  size_t next = 0;
+  for (size_t r = 0; r < rows.size(); ++r) {
+    const ImageParams& row = rows[r];
+    const LatentSize size = latent_size(config, row.height, row.width);
+    for (int j = 0; j < row.num_images_per_prompt; ++j) {
+      const Tensor& latents = images[next++].latents;
+      stop_if_cancelled(steps_done, steps_total);
+      const Tensor decoded = stages.decode(unpack_latents(latents, size, config.vae));
+      const bool truncated = embeddings.all[embeddings.positive[r]].truncated;
+      result.images.push_back({to_pixels(decoded), latents, row.seed + j, r, truncated});
+    }
+  }
+  result.seconds.decode = stopwatch.lap();
+  return result;
+}
+
+}  // namespace flux

@@ -1,0 +1,44 @@
+#include "support/utf8.h"
+
+namespace flux {
+namespace {
+
+/// Bytes of the well-formed sequence that starts at `position`, or 0. Source: The Unicode
+/// Standard, table 3-7.
+size_t sequence_length(std::string_view text, size_t position) {
+  const auto byte = [&](size_t i) {
+    return position + i < text.size() ? static_cast<unsigned char>(text[position + i]) : 0u;
+  };
+  const auto within = [](unsigned value, unsigned low, unsigned high) {
+    return value >= low && value <= high;
+  };
+  const unsigned first = byte(0);
+  if (first < 0x80) return 1;
+  if (within(first, 0xc2, 0xdf)) return within(byte(1), 0x80, 0xbf) ? 2 : 0;
+  if (within(first, 0xe0, 0xef)) {
+    const unsigned low = first == 0xe0 ? 0xa0 : 0x80;   // no overlong forms
+    const unsigned high = first == 0xed ? 0x9f : 0xbf;  // no surrogates
+    return within(byte(1), low, high) && within(byte(2), 0x80, 0xbf) ? 3 : 0;
+  }
+  if (within(first, 0xf0, 0xf4)) {
+    const unsigned low = first == 0xf0 ? 0x90 : 0x80;
+    const unsigned high = first == 0xf4 ? 0x8f : 0xbf;  // nothing above U+10FFFF
+    const bool valid =
+        within(byte(1), low, high) && within(byte(2), 0x80, 0xbf) && within(byte(3), 0x80, 0xbf);
+    return valid ? 4 : 0;
+  }
+  return 0;
+}
+
+}  // namespace
+
+std::optional<size_t> find_invalid_utf8(std::string_view text) {
+  for (size_t position = 0; position < text.size();) {
+    const size_t length = sequence_length(text, position);
+    if (length == 0) return position;
+    position += length;
+  }
+  return std::nullopt;
+}
+
+}  // namespace flux
