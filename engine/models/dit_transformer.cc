@@ -82,18 +82,21 @@ void DitTransformer::forward(Context& ctx, const TransformerInput& input) const 
   for (size_t i = 0; i < transformer_blocks_.size(); ++i) {
     ctx.poll_cancel();
     transformer_blocks_[i].forward(ctx, sequence);
-    ctx.trace(fmt::format("transformer_blocks.{}", i), hidden);
+    ctx.trace(fmt::format("transformer_blocks.{}.0", i), text);
+    ctx.trace(fmt::format("transformer_blocks.{}.1", i), image);
   }
   for (size_t i = 0; i < single_transformer_blocks_.size(); ++i) {
     ctx.poll_cancel();
     single_transformer_blocks_[i].forward(ctx, sequence);
-    ctx.trace(fmt::format("single_transformer_blocks.{}", i), hidden);
+    ctx.trace(fmt::format("single_transformer_blocks.{}.0", i), text);
+    ctx.trace(fmt::format("single_transformer_blocks.{}.1", i), image);
   }
   const Tensor modulation = norm_out_(ctx, sequence.conditioning);
   LayerNormParams params;
   params.scale = modulation[0];
   params.shift = modulation[1];
   layer_norm(ctx, image, params, image);
+  ctx.trace("norm_out", image);
   proj_out_(ctx, image, input.noise_pred);
 }
 

@@ -97,7 +97,7 @@ void T5Encoder::forward(Context& ctx, std::span<const int32_t> ids, const Tensor
   for (size_t i = 0; i < blocks_.size(); ++i) {
     ctx.poll_cancel();
     run_block(ctx, blocks_[i], relative_bias, hidden);
-    ctx.trace(fmt::format("encoder.block.{}", i), hidden);
+    ctx.trace(fmt::format("encoder.block.{}.layer.1", i), hidden);
   }
   final_layer_norm_(ctx, hidden, out);
 }

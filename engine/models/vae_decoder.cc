@@ -165,19 +165,22 @@ void VaeDecoder::forward(Context& ctx, const Tensor& latents, const Tensor& out)
   };
   if (post_quant_conv_) apply(*post_quant_conv_);
   apply(conv_in_);
+  ctx.trace("conv_in", image.image());
   run_resnet(ctx, mid_resnets_[0], image);
+  ctx.trace("mid_block.resnets.0", image.image());
   if (mid_attention_) run_attention(ctx, image);
   run_resnet(ctx, mid_resnets_[1], image);
-  ctx.trace("decoder.mid_block", image.image());
+  ctx.trace("mid_block", image.image());
   for (size_t i = 0; i < up_blocks_.size(); ++i) {
     for (const Resnet& resnet : up_blocks_[i].resnets) {
       ctx.poll_cancel();
       run_resnet(ctx, resnet, image);
     }
     if (up_blocks_[i].upsampler) run_upsampler(ctx, *up_blocks_[i].upsampler, image);
-    ctx.trace(fmt::format("decoder.up_blocks.{}", i), image.image());
+    ctx.trace(fmt::format("up_blocks.{}", i), image.image());
   }
   conv_norm_out_(ctx, image.image(), image.image());
+  ctx.trace("conv_norm_out", image.image());
   apply(conv_out_);
   if (dtype_ == DType::kBF16) {
     to_channels_first<BFloat16>(image.image(), out);

@@ -4,8 +4,7 @@
 namespace flux {
 
 void cast(Context& ctx, const Tensor& x, const Tensor& out) {
-  check(x.shape() == out.shape() && is_floating_point(x.dtype()) &&
-            is_floating_point(out.dtype()),
+  check(x.shape() == out.shape() && is_floating_point(x.dtype()) && is_floating_point(out.dtype()),
         ErrorCode::kInternal, "cast: {} to {}", describe(x), describe(out));
   ctx.backend().cast(ctx, x, out);
 }

@@ -59,7 +59,6 @@ RequestLimits limits_for(const FluxConfig& config) {
   const int64_t side = kDefaultLatentSide * config.vae.scale_factor();
   limits.default_height = side;
   limits.default_width = side;
-  limits.max_pixels_per_side = 2 * side;
   return limits;
 }
 

@@ -23,6 +23,11 @@ class Stopwatch {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
+/// Image `j` of a row is drawn from the row's seed + j; torch's seeds are unsigned.
+uint64_t seed_of(const ImageParams& row, int j) {
+  return static_cast<uint64_t>(row.seed) + static_cast<uint64_t>(j);
+}
+
 /// The embeddings of all rows: those of the prompts, and of the negative prompts where rows have
 /// one (FluxPipeline gives both encoders the same negative prompt).
 struct RowEmbeddings {
@@ -67,7 +72,7 @@ std::vector<DenoiseImage> prepare_images(const FluxConfig& config, DType dtype,
     image.img_ids = make_image_ids(size);
     image.txt_ids = make_text_ids(image.text->prompt_embeds.size(0));
     for (int j = 0; j < row.num_images_per_prompt; ++j) {
-      const uint64_t seed = static_cast<uint64_t>(row.seed) + static_cast<uint64_t>(j);
+      const uint64_t seed = seed_of(row, j);
       image.latents =
           pack_latents(draw_noise(seed, {size.channels, size.height, size.width}, dtype));
       images.push_back(image);
@@ -118,7 +123,7 @@ GenerateResult generate(Stages& stages, const FluxConfig& config, DType dtype,
       stop_if_cancelled(steps_done, steps_total);
       const Tensor decoded = stages.decode(unpack_latents(latents, size, config.vae));
       const bool truncated = embeddings.all[embeddings.positive[r]].truncated;
-      result.images.push_back({to_pixels(decoded), latents, row.seed + j, r, truncated});
+      result.images.push_back({to_pixels(decoded), latents, seed_of(row, j), r, truncated});
     }
   }
   result.seconds.decode = stopwatch.lap();

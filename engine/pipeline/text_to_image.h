@@ -14,7 +14,7 @@ namespace flux {
 struct GeneratedImage {
   Tensor pixels;   // [height, width, 3], u8, RGB
   Tensor latents;  // [image tokens, channels], T: packed, as the denoise loop ends
-  int64_t seed = 0;
+  uint64_t seed = 0;
   size_t row = 0;          // index of the request it belongs to
   bool truncated = false;  // its prompt was longer than an encoder takes
 };

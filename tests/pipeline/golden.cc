@@ -1,0 +1,96 @@
+#include "golden.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+
+#include "support/error.h"
+#include "support/json_file.h"
+
+namespace flux::testing {
+namespace {
+
+std::filesystem::path golden_directory() { return FLUX_TEST_DATA; }
+
+std::vector<GoldenCase> read_cases(const std::string& checkpoint) {
+  const auto directory = golden_directory() / checkpoint;
+  std::vector<GoldenCase> cases;
+  const nlohmann::json index = read_json_file(directory / "index.json");
+  for (const auto& entry : index["cases"]) {
+    GoldenCase golden;
+    golden.checkpoint = checkpoint;
+    golden.name = entry["name"];
+    golden.stage = entry["stage"];
+    golden.dtype = parse_compute_dtype(entry["dtype"].get<std::string>());
+    golden.trace = entry.contains("trace");
+    golden.recipe = entry;
+    golden.file = SafetensorsFile::open(directory / entry["file"].get<std::string>());
+    cases.push_back(std::move(golden));
+  }
+  return cases;
+}
+
+}  // namespace
+
+Tensor GoldenCase::tensor(const std::string& key) const {
+  const auto found = file->tensors().find(key);
+  check(found != file->tensors().end(), ErrorCode::kNotFound, "{}: no tensor '{}'",
+        file->path().string(), key);
+  return found->second;
+}
+
+bool GoldenCase::has(const std::string& key) const { return file->tensors().contains(key); }
+
+std::vector<std::string> golden_checkpoints() { return {"tiny-dev", "tiny-schnell", "tiny-f16"}; }
+
+std::vector<GoldenCase> golden_cases(const std::string& checkpoint, const std::string& stage) {
+  std::vector<GoldenCase> cases = read_cases(checkpoint);
+  std::erase_if(cases, [&](const GoldenCase& c) { return c.stage != stage || c.trace; });
+  return cases;
+}
+
+GoldenCase golden_trace(const std::string& checkpoint, const std::string& stage) {
+  for (GoldenCase& golden : read_cases(checkpoint)) {
+    if (golden.stage == stage && golden.trace) return golden;
+  }
+  fail(ErrorCode::kNotFound, "{}: no trace of {}", checkpoint, stage);
+}
+
+std::shared_ptr<const Checkpoint> open_golden(const std::string& checkpoint) {
+  static std::map<std::string, std::shared_ptr<const Checkpoint>> opened;
+  auto& slot = opened[checkpoint];
+  if (!slot) slot = Checkpoint::open(golden_directory() / "checkpoints" / checkpoint);
+  return slot;
+}
+
+double relative_error(const Tensor& found, const Tensor& expected) {
+  const Tensor a = to_dtype(found, DType::kF32);
+  const Tensor b = to_dtype(expected, DType::kF32);
+  check(a.numel() == b.numel(), ErrorCode::kInternal, "comparing {} with {}", describe(found),
+        describe(expected));
+  double largest = 0;
+  double difference = 0;
+  for (int64_t i = 0; i < a.numel(); ++i) {
+    const double x = a.data<float>()[i];
+    const double y = b.data<float>()[i];
+    if (!std::isfinite(x)) return std::numeric_limits<double>::infinity();
+    largest = std::max(largest, std::abs(y));
+    difference = std::max(difference, std::abs(x - y));
+  }
+  return difference / largest;
+}
+
+double psnr(const Tensor& a, const Tensor& b) {
+  check(a.numel() == b.numel(), ErrorCode::kInternal, "comparing {} with {}", describe(a),
+        describe(b));
+  double sum = 0;
+  for (int64_t i = 0; i < a.numel(); ++i) {
+    const double d = static_cast<double>(a.data<uint8_t>()[i]) - b.data<uint8_t>()[i];
+    sum += d * d;
+  }
+  if (sum == 0) return std::numeric_limits<double>::infinity();
+  return 10 * std::log10(255.0 * 255.0 * static_cast<double>(a.numel()) / sum);
+}
+
+}  // namespace flux::testing

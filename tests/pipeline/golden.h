@@ -1,0 +1,42 @@
+#pragma once
+
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "models/checkpoint.h"
+#include "tensor/tensor.h"
+#include "weights/safetensors.h"
+
+namespace flux::testing {
+
+/// One case of tests/golden/<checkpoint>/index.json: what diffusers computed, and from what.
+struct GoldenCase {
+  std::string checkpoint;
+  std::string name;
+  std::string stage;
+  DType dtype = DType::kF32;
+  bool trace = false;
+  nlohmann::json recipe;
+  std::shared_ptr<const SafetensorsFile> file;
+
+  Tensor tensor(const std::string& name) const;
+  bool has(const std::string& name) const;
+};
+
+/// Names of the checkpoints that have golden files.
+std::vector<std::string> golden_checkpoints();
+/// The cases of a checkpoint for one stage ("clip_encoder", ..., "bls"), traces left out.
+std::vector<GoldenCase> golden_cases(const std::string& checkpoint, const std::string& stage);
+/// The trace of one stage.
+GoldenCase golden_trace(const std::string& checkpoint, const std::string& stage);
+/// Opens a golden checkpoint, once for all tests.
+std::shared_ptr<const Checkpoint> open_golden(const std::string& checkpoint);
+
+/// Largest absolute difference, as a share of the largest absolute expected value.
+double relative_error(const Tensor& found, const Tensor& expected);
+/// Peak signal to noise ratio of two u8 images, in dB; infinite when they are equal.
+double psnr(const Tensor& a, const Tensor& b);
+
+}  // namespace flux::testing

@@ -1,0 +1,182 @@
+// Whole images against diffusers' FluxPipeline, by the limits of docs/numerics.md.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "golden.h"
+#include "pipeline/local_stages.h"
+#include "pipeline/text_to_image.h"
+
+namespace flux::testing {
+namespace {
+
+/// The rows of a golden request, with seeds as FluxPipeline's generators have them.
+std::vector<ImageParams> golden_rows(const GoldenCase& golden) {
+  const nlohmann::json& recipe = golden.recipe["request"];
+  const FluxConfig& config = open_golden(golden.checkpoint)->config();
+  std::vector<ImageParams> rows;
+  for (size_t i = 0; i < recipe["prompt"].size(); ++i) {
+    ImageRequest request;
+    request.prompt = recipe["prompt"][i];
+    if (recipe.contains("prompt_2")) request.prompt_2 = recipe["prompt_2"][i];
+    if (recipe.contains("negative_prompt")) request.negative_prompt = recipe["negative_prompt"][i];
+    request.true_cfg_scale = recipe.value("true_cfg_scale", 1.0);
+    request.num_inference_steps = recipe["num_inference_steps"];
+    request.guidance_scale = recipe.value("guidance_scale", 3.5);
+    request.height = recipe["height"];
+    request.width = recipe["width"];
+    request.num_images_per_prompt = recipe.value("num_images_per_prompt", 1);
+    request.max_sequence_length = recipe["max_sequence_length"];
+    request.seed =
+        recipe["seed"].get<int64_t>() + static_cast<int64_t>(i) * request.num_images_per_prompt;
+    rows.push_back(validate(request, config, limits_for(config)));
+  }
+  return rows;
+}
+
+LocalStages make_stages(const GoldenCase& golden, int threads) {
+  return LocalStages(open_golden(golden.checkpoint),
+                     {.dtype = golden.dtype, .device = {}, .threads = threads});
+}
+
+GenerateResult draw(const GoldenCase& golden, std::span<const ImageParams> rows, int threads = 2) {
+  LocalStages stages = make_stages(golden, threads);
+  return generate(stages, open_golden(golden.checkpoint)->config(), golden.dtype, rows, {});
+}
+
+bool same_bytes(const Tensor& a, const Tensor& b) {
+  return a.bytes() == b.bytes() &&
+         std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.bytes())) == 0;
+}
+
+double share_within_one(const Tensor& found, const Tensor& expected) {
+  int64_t within = 0;
+  for (int64_t i = 0; i < found.numel(); ++i) {
+    within += std::abs(found.data<uint8_t>()[i] - expected.data<uint8_t>()[i]) <= 1;
+  }
+  return static_cast<double>(within) / static_cast<double>(found.numel());
+}
+
+class ImagesGolden : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(ImagesGolden, Float32EqualsDiffusers) {
+  int cases = 0;
+  for (const GoldenCase& golden : golden_cases(GetParam(), "bls")) {
+    if (golden.dtype != DType::kF32) continue;
+    const std::vector<ImageParams> rows = golden_rows(golden);
+    const GenerateResult result = draw(golden, rows);
+    const Tensor expected = golden.tensor("images");
+    const Tensor latents =
+        golden.tensor("latents_" + std::to_string(rows[0].num_inference_steps - 1));
+    ASSERT_EQ(std::ssize(result.images), expected.size(0)) << golden.name;
+    for (int64_t i = 0; i < expected.size(0); ++i) {
+      const GeneratedImage& image = result.images[static_cast<size_t>(i)];
+      EXPECT_LT(relative_error(image.latents, latents[i]), 2e-4) << golden.name << " image " << i;
+      EXPECT_GE(share_within_one(image.pixels, expected[i]), 0.999)
+          << golden.name << " image " << i;
+    }
+    ++cases;
+  }
+  EXPECT_GE(cases, 2);
+}
+
+TEST_P(ImagesGolden, BFloat16IsAsCloseAsDiffusers) {
+  int cases = 0;
+  for (const GoldenCase& golden : golden_cases(GetParam(), "bls")) {
+    if (golden.dtype != DType::kBF16) continue;
+    const GenerateResult result = draw(golden, golden_rows(golden));
+    const Tensor theirs = golden.tensor("images");
+    const Tensor exact = golden.tensor("images_f32");
+    ASSERT_EQ(std::ssize(result.images), theirs.size(0)) << golden.name;
+    for (int64_t i = 0; i < theirs.size(0); ++i) {
+      const Tensor& ours = result.images[static_cast<size_t>(i)].pixels;
+      const double to_theirs = psnr(ours, theirs[i]);
+      const double our_error = psnr(ours, exact[i]);
+      const double their_error = psnr(theirs[i], exact[i]);
+      EXPECT_TRUE(to_theirs > 38 || our_error >= their_error)
+          << golden.name << " image " << i << ": " << to_theirs << " dB to diffusers' bf16; to f32 "
+          << our_error << " dB, diffusers " << their_error << " dB";
+    }
+    ++cases;
+  }
+  EXPECT_GE(cases, 1);
+}
+
+TEST_P(ImagesGolden, SameBytesAloneAndInCompany) {
+  for (const GoldenCase& golden : golden_cases(GetParam(), "bls")) {
+    std::vector<ImageParams> rows = golden_rows(golden);
+    if (rows.size() < 2) continue;
+    // Neighbours of another size, length and number of steps.
+    rows[1].height *= 2;
+    rows[1].num_inference_steps += 1;
+    rows[1].max_sequence_length = 33;
+    const GenerateResult together = draw(golden, rows);
+    const GenerateResult alone = draw(golden, {rows.data(), 1});
+    for (size_t i = 0; i < alone.images.size(); ++i) {
+      EXPECT_TRUE(same_bytes(together.images[i].pixels, alone.images[i].pixels)) << golden.name;
+      EXPECT_TRUE(same_bytes(together.images[i].latents, alone.images[i].latents)) << golden.name;
+    }
+  }
+}
+
+TEST_P(ImagesGolden, SameBytesWithAnyNumberOfThreads) {
+  for (const GoldenCase& golden : golden_cases(GetParam(), "bls")) {
+    if (golden.name.find("basic") == golden.name.npos) continue;
+    const std::vector<ImageParams> rows = golden_rows(golden);
+    const GenerateResult one = draw(golden, rows, 1);
+    for (const int threads : {2, 3, 5}) {
+      const GenerateResult many = draw(golden, rows, threads);
+      EXPECT_TRUE(same_bytes(one.images[0].latents, many.images[0].latents))
+          << golden.name << " with " << threads << " threads";
+      EXPECT_TRUE(same_bytes(one.images[0].pixels, many.images[0].pixels))
+          << golden.name << " with " << threads << " threads";
+    }
+  }
+}
+
+TEST(Generate, StopsWithinOneStepWhenCancelled) {
+  const GoldenCase golden = golden_cases("tiny-dev", "bls").front();
+  const std::vector<ImageParams> rows = golden_rows(golden);
+  LocalStages stages = make_stages(golden, 1);
+  int steps_done = 0;
+  GenerateObserver observer;
+  observer.on_step = [&](int done, int) { steps_done = done; };
+  observer.cancelled = [&] { return steps_done == 1; };
+  try {
+    generate(stages, open_golden("tiny-dev")->config(), golden.dtype, rows, observer);
+    FAIL() << "not cancelled";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::kCancelled);
+    EXPECT_STREQ(e.what(), "cancelled after step 1 of 3");
+  }
+  EXPECT_EQ(steps_done, 1);
+}
+
+TEST(Generate, CancelInsideAForwardNamesTheStep) {
+  const GoldenCase golden = golden_cases("tiny-dev", "bls").front();
+  const std::vector<ImageParams> rows = golden_rows(golden);
+  LocalStages stages = make_stages(golden, 1);
+  int polls = 0;
+  int steps_done = 0;
+  GenerateObserver observer;
+  observer.on_step = [&](int done, int) { steps_done = done; };
+  stages.context().set_cancel_check([&] { return steps_done == 2 && ++polls == 3; });
+  try {
+    generate(stages, open_golden("tiny-dev")->config(), golden.dtype, rows, observer);
+    FAIL() << "not cancelled";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::kCancelled);
+    EXPECT_STREQ(e.what(), "cancelled after step 2 of 3");
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Checkpoints, ImagesGolden, ::testing::ValuesIn(golden_checkpoints()),
+                         [](const auto& test) {
+                           std::string name = test.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+}  // namespace
+}  // namespace flux::testing

@@ -1,0 +1,94 @@
+#include "pipeline/latents.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <sstream>
+
+#include "golden.h"
+
+namespace flux::testing {
+namespace {
+
+Shape parse_shape(const std::string& text) {
+  std::vector<int64_t> sizes;
+  std::istringstream stream(text);
+  for (std::string part; std::getline(stream, part, 'x');) sizes.push_back(std::stoll(part));
+  return Shape(sizes.data(), static_cast<int>(sizes.size()));
+}
+
+TEST(Noise, IsTorchs) {
+  const auto file =
+      SafetensorsFile::open(std::filesystem::path(FLUX_TEST_DATA) / "noise.safetensors");
+  int cases = 0;
+  for (const auto& [name, expected] : file->tensors()) {  // <dtype>/<seed>/<shape>
+    std::istringstream stream(name);
+    std::string dtype_name, seed, shape;
+    std::getline(stream, dtype_name, '/');
+    std::getline(stream, seed, '/');
+    std::getline(stream, shape);
+    const DType dtype = parse_compute_dtype(dtype_name);
+    const Tensor found = draw_noise(std::stoull(seed), parse_shape(shape), dtype);
+    const Tensor a = to_dtype(found, DType::kF32);
+    const Tensor b = to_dtype(expected, DType::kF32);
+    for (int64_t i = 0; i < a.numel(); ++i) {
+      // torch's vectorised logarithm and cosine are off by an ulp or two in float32.
+      const float tolerance = dtype == DType::kF32 ? 2e-6f : 0.0f;
+      ASSERT_NEAR(a.data<float>()[i], b.data<float>()[i], tolerance) << name << " at " << i;
+    }
+    ++cases;
+  }
+  EXPECT_GT(cases, 40);
+}
+
+TEST(Noise, KeepsTheLow32BitsOfASeed) {
+  const Tensor a = draw_noise(7, {64}, DType::kF32);
+  const Tensor b = draw_noise((uint64_t{1} << 40) + 7, {64}, DType::kF32);
+  EXPECT_EQ(relative_error(a, b), 0);
+  EXPECT_GT(relative_error(a, draw_noise(8, {64}, DType::kF32)), 0.1);
+}
+
+TEST(Latents, PackAndUnpackAreInverse) {
+  const LatentSize size{3, 4, 6};
+  Tensor latents = Tensor::allocate({3, 4, 6}, DType::kF32);
+  for (int64_t i = 0; i < latents.numel(); ++i) latents.data<float>()[i] = static_cast<float>(i);
+  const Tensor packed = pack_latents(latents);
+  ASSERT_EQ(packed.shape(), (Shape{6, 12}));
+  // Token (0, 1), channel 2, row 1, column 0 of its 2 x 2 latents.
+  EXPECT_EQ(packed.data<float>()[1 * 12 + 2 * 4 + 1 * 2 + 0], 2 * 24 + 1 * 6 + 2);
+  VaeConfig config;
+  config.scaling_factor = 0.5f;
+  config.shift_factor = 0.25f;
+  const Tensor unpacked = unpack_latents(packed, size, config);
+  for (int64_t i = 0; i < latents.numel(); ++i) {
+    EXPECT_EQ(unpacked.data<float>()[i], static_cast<float>(i) * 2 + 0.25f);
+  }
+}
+
+TEST(Latents, ImageIdsAreRowsAndColumns) {
+  const Tensor ids = make_image_ids({16, 4, 6});
+  ASSERT_EQ(ids.shape(), (Shape{6, 3}));
+  EXPECT_EQ(ids.data<float>()[5 * 3 + 0], 0);
+  EXPECT_EQ(ids.data<float>()[5 * 3 + 1], 1);
+  EXPECT_EQ(ids.data<float>()[5 * 3 + 2], 2);
+}
+
+TEST(Pixels, AreClampedAndRoundedHalfToEven) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  std::vector<float> values = {-1.0f, 1.0f, -2.0f, 7.0f, nan, 0.0f,
+                               // 0.5/255, 1.5/255 and 2.5/255 of the way up
+                               -1.0f + 1.0f / 255, -1.0f + 3.0f / 255, -1.0f + 5.0f / 255, 0, 0, 0};
+  const Tensor pixels = to_pixels(Tensor(values.data(), DType::kF32, {3, 2, 2}));
+  ASSERT_EQ(pixels.shape(), (Shape{2, 2, 3}));
+  const auto channel = [&](int c, int i) { return pixels.data<uint8_t>()[i * 3 + c]; };
+  EXPECT_EQ(channel(0, 0), 0);
+  EXPECT_EQ(channel(0, 1), 255);
+  EXPECT_EQ(channel(0, 2), 0);
+  EXPECT_EQ(channel(0, 3), 255);
+  EXPECT_EQ(channel(1, 0), 0);    // NaN
+  EXPECT_EQ(channel(1, 1), 128);  // 127.5 to even
+}
+
+}  // namespace
+}  // namespace flux::testing

@@ -1,0 +1,127 @@
+#include "pipeline/request.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <limits>
+
+#include "support/error.h"
+
+namespace flux {
+namespace {
+
+FluxConfig make_config(bool guided) {
+  FluxConfig config;
+  config.transformer.guidance_embeds = guided;
+  config.vae.block_out_channels = {8, 8, 8, 8};  // factor 8
+  return config;
+}
+
+ImageParams validate_with(const std::function<void(ImageRequest&)>& change, bool guided = true) {
+  const FluxConfig config = make_config(guided);
+  ImageRequest request;
+  request.prompt = "a cat";
+  change(request);
+  return validate(request, config, limits_for(config));
+}
+
+std::string refusal(const std::function<void(ImageRequest&)>& change) {
+  try {
+    validate_with(change);
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::kInvalidArgument);
+    return e.what();
+  }
+  return "accepted";
+}
+
+TEST(Request, DefaultsAreThoseOfTheModelsKind) {
+  const ImageParams dev = validate_with([](ImageRequest&) {}, true);
+  EXPECT_EQ(dev.num_inference_steps, 28);
+  EXPECT_EQ(dev.max_sequence_length, 512);
+  EXPECT_EQ(dev.height, 1024);
+  EXPECT_EQ(dev.width, 1024);
+  EXPECT_EQ(dev.prompt_2, "a cat");
+  EXPECT_FLOAT_EQ(dev.guidance_scale, 3.5f);
+  const ImageParams schnell = validate_with([](ImageRequest&) {}, false);
+  EXPECT_EQ(schnell.num_inference_steps, 4);
+  EXPECT_EQ(schnell.max_sequence_length, 256);
+}
+
+TEST(Request, NegativePromptCountsOnlyWithTrueCfg) {
+  const auto with_scale = [](double scale) {
+    return validate_with([scale](ImageRequest& r) {
+      r.negative_prompt = "";
+      r.true_cfg_scale = scale;
+    });
+  };
+  EXPECT_FALSE(with_scale(1.0).negative_prompt.has_value());
+  EXPECT_EQ(with_scale(1.5).negative_prompt, "");
+}
+
+TEST(Request, RandomSeedsDiffer) {
+  const auto seed = [] { return validate_with([](ImageRequest&) {}).seed; };
+  EXPECT_NE(seed(), seed());
+}
+
+struct Refused {
+  const char* name;
+  std::function<void(ImageRequest&)> change;
+  const char* message;
+};
+
+class RequestRefuses : public ::testing::TestWithParam<Refused> {};
+
+TEST_P(RequestRefuses, NamesInputValueAndRange) {
+  EXPECT_EQ(refusal(GetParam().change), GetParam().message);
+}
+
+const double kNan = std::numeric_limits<double>::quiet_NaN();
+const double kInfinity = std::numeric_limits<double>::infinity();
+
+INSTANTIATE_TEST_SUITE_P(
+    Values, RequestRefuses,
+    ::testing::Values(
+        Refused{"blank", [](auto& r) { r.prompt = " \t\n"; }, "prompt is blank: say what to draw"},
+        Refused{"empty", [](auto& r) { r.prompt = ""; }, "prompt is blank: say what to draw"},
+        Refused{"nul", [](auto& r) { r.prompt = std::string("a\0b", 3); },
+                "prompt holds a NUL character: not allowed"},
+        Refused{"utf8", [](auto& r) { r.prompt = "ab\xff"; },
+                "prompt is not valid UTF-8: byte 2 is 0xff"},
+        Refused{"surrogate", [](auto& r) { r.prompt_2 = "\xed\xa0\x80"; },
+                "prompt_2 is not valid UTF-8: byte 0 is 0xed"},
+        Refused{"overlong", [](auto& r) { r.negative_prompt = "\xc0\xaf"; },
+                "negative_prompt is not valid UTF-8: byte 0 is 0xc0"},
+        Refused{"cut", [](auto& r) { r.prompt = "a\xe2\x82"; },
+                "prompt is not valid UTF-8: byte 1 is 0xe2"},
+        Refused{"long", [](auto& r) { r.prompt = std::string(65537, 'a'); },
+                "prompt has 65537 bytes: at most 65536 are allowed"},
+        Refused{"steps0", [](auto& r) { r.num_inference_steps = 0; },
+                "num_inference_steps is 0: must be from 1 to 1000"},
+        Refused{"steps", [](auto& r) { r.num_inference_steps = 1001; },
+                "num_inference_steps is 1001: must be from 1 to 1000"},
+        Refused{"guidance", [](auto& r) { r.guidance_scale = 100.5; },
+                "guidance_scale is 100.5: must be a number from 0 to 100"},
+        Refused{"guidance_nan", [](auto& r) { r.guidance_scale = kNan; },
+                "guidance_scale is nan: must be a number from 0 to 100"},
+        Refused{"cfg", [](auto& r) { r.true_cfg_scale = 0.5; },
+                "true_cfg_scale is 0.5: must be a number from 1 to 1000"},
+        Refused{"cfg_inf", [](auto& r) { r.true_cfg_scale = kInfinity; },
+                "true_cfg_scale is inf: must be a number from 1 to 1000"},
+        Refused{"height", [](auto& r) { r.height = 100; },
+                "height is 100: must be a multiple of 16 from 16 to 2048"},
+        Refused{"height0", [](auto& r) { r.height = 0; },
+                "height is 0: must be a multiple of 16 from 16 to 2048"},
+        Refused{"width", [](auto& r) { r.width = 2064; },
+                "width is 2064: must be a multiple of 16 from 16 to 2048"},
+        Refused{"negative_width", [](auto& r) { r.width = -16; },
+                "width is -16: must be a multiple of 16 from 16 to 2048"},
+        Refused{"seed", [](auto& r) { r.seed = -1; }, "seed is -1: must be 0 or more"},
+        Refused{"images", [](auto& r) { r.num_images_per_prompt = 17; },
+                "num_images_per_prompt is 17: must be from 1 to 16"},
+        Refused{"length", [](auto& r) { r.max_sequence_length = 513; },
+                "max_sequence_length is 513: must be from 1 to 512"}),
+    [](const auto& test) { return std::string(test.param.name); });
+
+}  // namespace
+}  // namespace flux
