@@ -21,10 +21,19 @@ T5_LENGTHS = {1: [0, 5], 77: list(range(len(PROMPTS))), 256: [1, 5], 512: [2, 5]
 
 TRANSFORMER = {
     "2x3_batch2": dict(
-        batch=2, tokens=(2, 3), text_tokens=11, timesteps=[873.25, 41.6], guidance=[3.5, 0.75], seed=11
+        batch=2,
+        tokens=(2, 3),
+        text_tokens=11,
+        timesteps=[873.25, 41.6],
+        guidance=[3.5, 0.75],
+        seed=11,
     ),
-    "13x7": dict(batch=1, tokens=(13, 7), text_tokens=77, timesteps=[1000.0], guidance=[5.0], seed=12),
-    "1x1": dict(batch=1, tokens=(1, 1), text_tokens=1, timesteps=[333.333], guidance=[0.0], seed=13),
+    "13x7": dict(
+        batch=1, tokens=(13, 7), text_tokens=77, timesteps=[1000.0], guidance=[5.0], seed=12
+    ),
+    "1x1": dict(
+        batch=1, tokens=(1, 1), text_tokens=1, timesteps=[333.333], guidance=[0.0], seed=13
+    ),
 }
 TRACE = dict(batch=1, tokens=(2, 4), text_tokens=5, timesteps=[612.5], guidance=[2.25], seed=14)
 # name -> (batch, latent height, latent width, seed)
@@ -32,7 +41,11 @@ VAE = {"4x10": (1, 4, 10, 21), "6x2_batch2": (2, 6, 2, 22), "2x2": (1, 2, 2, 23)
 
 BASIC = dict(prompt=[PROMPTS[1]], seed=42, num_inference_steps=3, max_sequence_length=77)
 ROWS = dict(
-    prompt=[PROMPTS[0], PROMPTS[2]], seed=0, num_inference_steps=2, num_images_per_prompt=2, max_sequence_length=96
+    prompt=[PROMPTS[0], PROMPTS[2]],
+    seed=0,
+    num_inference_steps=2,
+    num_images_per_prompt=2,
+    max_sequence_length=96,
 )
 CFG = dict(
     prompt=["a drawing of a castle", PROMPTS[7]],
@@ -91,7 +104,15 @@ IMAGES = {
 
 NOISE_SEEDS = [42, 0, 2**40 + 7, 2**63 - 1]
 # The first four for every seed: below 16 values, 16, a tail of 4 and of 15 values past blocks of 16.
-NOISE_SHAPES = [(1, 1, 3, 5), (1, 4, 2, 2), (1, 5, 2, 2), (1, 3, 7, 3), (1, 1, 1, 1), (1, 6, 4, 10), (1, 16, 10, 14)]
+NOISE_SHAPES = [
+    (1, 1, 3, 5),
+    (1, 4, 2, 2),
+    (1, 5, 2, 2),
+    (1, 3, 7, 3),
+    (1, 1, 1, 1),
+    (1, 6, 4, 10),
+    (1, 16, 10, 14),
+]
 
 FLUX_DEV = dict(use_dynamic_shifting=True, shift=3.0)
 SCHEDULERS = [

@@ -37,9 +37,15 @@ SPECS = {
             sample_size=64,
         ),
         clip=dict(
-            hidden_size=24, intermediate_size=50, num_hidden_layers=2, num_attention_heads=3, hidden_act="quick_gelu"
+            hidden_size=24,
+            intermediate_size=50,
+            num_hidden_layers=2,
+            num_attention_heads=3,
+            hidden_act="quick_gelu",
         ),
-        t5=dict(d_model=40, d_kv=12, d_ff=56, num_layers=2, num_heads=3, feed_forward_proj="gated-gelu"),
+        t5=dict(
+            d_model=40, d_kv=12, d_ff=56, num_layers=2, num_heads=3, feed_forward_proj="gated-gelu"
+        ),
         scheduler=dict(
             num_train_timesteps=1000,
             shift=3.0,
@@ -65,7 +71,11 @@ SPECS = {
         dtype="bf16",
         shard_bytes={"transformer": "150KB", "text_encoder_2": "40KB"},
         transformer=dict(
-            num_attention_heads=2, attention_head_dim=24, num_layers=1, num_single_layers=2, axes_dims_rope=[4, 12, 8]
+            num_attention_heads=2,
+            attention_head_dim=24,
+            num_layers=1,
+            num_single_layers=2,
+            axes_dims_rope=[4, 12, 8],
         ),
         vae=dict(
             block_out_channels=[16, 16, 24],
@@ -75,7 +85,13 @@ SPECS = {
             scaling_factor=0.71,
             shift_factor=-0.083,
         ),
-        clip=dict(hidden_size=20, intermediate_size=36, num_hidden_layers=3, num_attention_heads=2, hidden_act="gelu"),
+        clip=dict(
+            hidden_size=20,
+            intermediate_size=36,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            hidden_act="gelu",
+        ),
         t5=dict(
             d_model=36,
             d_kv=8,
@@ -102,8 +118,19 @@ SPECS = {
                 "use_post_quant_conv",
                 "use_quant_conv",
             ],
-            "text_encoder": ["attention_dropout", "layer_norm_eps", "max_position_embeddings", "pad_token_id"],
-            "text_encoder_2": ["dense_act_fn", "is_gated_act", "layer_norm_epsilon", "pad_token_id", "num_decoder_layers"],
+            "text_encoder": [
+                "attention_dropout",
+                "layer_norm_eps",
+                "max_position_embeddings",
+                "pad_token_id",
+            ],
+            "text_encoder_2": [
+                "dense_act_fn",
+                "is_gated_act",
+                "layer_norm_epsilon",
+                "pad_token_id",
+                "num_decoder_layers",
+            ],
         },
         clip_tokenizer=dict(merges=120, end_is_highest=False, tokenizer_json=False),
         t5_tokenizer=dict(pieces=420, tokenizer_json=False),
@@ -134,11 +161,18 @@ SPECS = {
             use_post_quant_conv=False,
         ),
         clip=dict(
-            hidden_size=12, intermediate_size=30, num_hidden_layers=1, num_attention_heads=1, hidden_act="quick_gelu"
+            hidden_size=12,
+            intermediate_size=30,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            hidden_act="quick_gelu",
         ),
         t5=dict(d_model=28, d_kv=16, d_ff=30, num_layers=2, num_heads=1, feed_forward_proj="relu"),
         scheduler=dict(use_dynamic_shifting=True, time_shift_type="linear", max_image_seq_len=300),
-        drop_keys={"text_encoder": ["hidden_act"], "text_encoder_2": ["dense_act_fn", "is_gated_act", "feed_forward_proj"]},
+        drop_keys={
+            "text_encoder": ["hidden_act"],
+            "text_encoder_2": ["dense_act_fn", "is_gated_act", "feed_forward_proj"],
+        },
         clip_tokenizer=dict(merges=60, vocab_files=False),
         t5_tokenizer=dict(pieces=330, spiece=False),
         clip_eos="real",
@@ -175,11 +209,14 @@ def outputs_of(pipe):
 @torch.no_grad()
 def check(folder):
     """Reports tensors whose removal leaves the output almost as it is. A key bias in front of a softmax is one by
-    nature (it shifts all scores of a query alike), and so is an encoder of a VAE that only decodes."""
+    nature (it shifts all scores of a query alike), and so is an encoder of a VAE that only decodes.
+    """
     pipe = FluxPipeline.from_pretrained(folder, dtype=torch.float32)
     for component, run in outputs_of(pipe).items():
         before = run()
-        print(f"{folder.name}/{component}: output std {before.std():.3f}, largest {before.abs().max():.2f}")
+        print(
+            f"{folder.name}/{component}: output std {before.std():.3f}, largest {before.abs().max():.2f}"
+        )
         for name, parameter in getattr(pipe, component).named_parameters():
             if name.startswith(("encoder.", "quant_conv")) and component == "vae":
                 continue
@@ -194,7 +231,9 @@ def check(folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", help=f"of {', '.join(SPECS)}; all if none is given")
-    parser.add_argument("--check", action="store_true", help="also report tensors that do not matter")
+    parser.add_argument(
+        "--check", action="store_true", help="also report tensors that do not matter"
+    )
     args = parser.parse_args()
     torch.set_num_threads(2)
     for name in args.names or SPECS:

@@ -35,7 +35,11 @@ class Writer:
 
     def add(self, name, stage, dtype, tensors, **recipe):
         file = f"{name}.safetensors"
-        save_file({k: v.contiguous() for k, v in tensors.items()}, self.folder / file, metadata={"format": "pt"})
+        save_file(
+            {k: v.contiguous() for k, v in tensors.items()},
+            self.folder / file,
+            metadata={"format": "pt"},
+        )
         self.cases.append({"name": name, "stage": stage, "dtype": dtype, "file": file, **recipe})
 
     def close(self):
@@ -50,7 +54,13 @@ def with_twin(pipes, run):
     """Runs `run(pipe)`; for a reduced dtype adds the float32 twin's tensors as `<name>_f32`."""
     result = run(pipes[0])
     if len(pipes) > 1:
-        result.update({f"{name}_f32": value for name, value in run(pipes[1]).items() if value.is_floating_point()})
+        result.update(
+            {
+                f"{name}_f32": value
+                for name, value in run(pipes[1]).items()
+                if value.is_floating_point()
+            }
+        )
     return result
 
 
@@ -58,17 +68,23 @@ def text_cases(writer, pipes, dtype):
     prompts = cases.PROMPTS
 
     def clip(pipe):
-        ids = pipe.tokenizer(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
+        ids = pipe.tokenizer(
+            prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+        )
         embeds = pipe._get_clip_prompt_embeds(prompts)
         return {"input_ids": ids.input_ids.int(), "pooled_prompt_embeds": embeds}
 
     writer.add(f"clip_{dtype}", "clip_encoder", dtype, with_twin(pipes, clip), prompts=prompts)
     for length, chosen in cases.T5_LENGTHS.items():
         texts = [prompts[i] for i in chosen]
-        rows = torch.tensor(sorted({*range(min(length, 6)), *range(0, length, max(1, length // 9)), length - 1}))
+        rows = torch.tensor(
+            sorted({*range(min(length, 6)), *range(0, length, max(1, length // 9)), length - 1})
+        )
 
         def t5(pipe):
-            options = dict(padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+            options = dict(
+                padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+            )
             embeds = pipe._get_t5_prompt_embeds(texts, max_sequence_length=length)
             ids = pipe.tokenizer_2(texts, **options).input_ids
             return {"input_ids": ids.int(), "rows": rows, "prompt_embeds": embeds[:, rows]}
@@ -126,14 +142,23 @@ def transformer_cases(writer, pipes, dtype):
 def vae_cases(writer, pipes, dtype):
     channels = pipes[0].vae.config.latent_channels
     for name, (batch, height, width, seed) in cases.VAE.items():
-        draw = torch.randn((batch, channels, height, width), generator=torch.Generator().manual_seed(seed))
+        draw = torch.randn(
+            (batch, channels, height, width), generator=torch.Generator().manual_seed(seed)
+        )
         latents = (1.5 * draw).to(DTYPES[dtype])
 
         @torch.no_grad()
         def decode(pipe):
-            return {"image": pipe.vae.decode(latents.to(pipe.vae.dtype), return_dict=False)[0].float()}
+            return {
+                "image": pipe.vae.decode(latents.to(pipe.vae.dtype), return_dict=False)[0].float()
+            }
 
-        writer.add(f"vae_{name}_{dtype}", "vae_decoder", dtype, {"latents": latents, **with_twin(pipes, decode)})
+        writer.add(
+            f"vae_{name}_{dtype}",
+            "vae_decoder",
+            dtype,
+            {"latents": latents, **with_twin(pipes, decode)},
+        )
 
 
 def trace_cases(writer, pipe, dtype):
@@ -149,15 +174,29 @@ def trace_cases(writer, pipe, dtype):
         names += [f"{block}.norm", f"{block}.attn", f"{block}.proj_mlp", block]
     _, seen = trace(model, names, lambda: run_transformer(pipe, inputs))
     # A block returns (text, image) states, the attention (image, text).
-    writer.add(f"trace_transformer_{dtype}", "dit_transformer", dtype, {**inputs, **seen}, trace=sorted(seen))
+    writer.add(
+        f"trace_transformer_{dtype}",
+        "dit_transformer",
+        dtype,
+        {**inputs, **seen},
+        trace=sorted(seen),
+    )
 
     prompt = cases.PROMPTS[1]
-    names = [f"encoder.layers.{i}" for i in range(len(pipe.text_encoder.encoder.layers))] + ["embeddings"]
+    names = [f"encoder.layers.{i}" for i in range(len(pipe.text_encoder.encoder.layers))] + [
+        "embeddings"
+    ]
     output, seen = trace(pipe.text_encoder, names, lambda: pipe._get_clip_prompt_embeds([prompt]))
     seen["pooled_prompt_embeds"] = output
-    writer.add(f"trace_clip_{dtype}", "clip_encoder", dtype, seen, prompts=[prompt], trace=sorted(seen))
+    writer.add(
+        f"trace_clip_{dtype}", "clip_encoder", dtype, seen, prompts=[prompt], trace=sorted(seen)
+    )
 
-    names = [f"encoder.block.{i}.layer.{k}" for i in range(len(pipe.text_encoder_2.encoder.block)) for k in (0, 1)]
+    names = [
+        f"encoder.block.{i}.layer.{k}"
+        for i in range(len(pipe.text_encoder_2.encoder.block))
+        for k in (0, 1)
+    ]
     call = lambda: pipe._get_t5_prompt_embeds([prompt], max_sequence_length=20)
     output, seen = trace(pipe.text_encoder_2, names, call)
     seen = {name: value for name, value in seen.items() if value.shape[-1] == output.shape[-1]}
@@ -169,12 +208,20 @@ def trace_cases(writer, pipe, dtype):
     names = ["conv_in", "mid_block.resnets.0", "mid_block", "conv_norm_out"]
     names += ["mid_block.attentions.0"] if decoder.mid_block.attentions[0] is not None else []
     names += [f"up_blocks.{i}" for i in range(len(decoder.up_blocks))]
-    draw = torch.randn((1, pipe.vae.config.latent_channels, 2, 6), generator=torch.Generator().manual_seed(3))
+    draw = torch.randn(
+        (1, pipe.vae.config.latent_channels, 2, 6), generator=torch.Generator().manual_seed(3)
+    )
     latents = draw.to(DTYPES[dtype])
     with torch.no_grad():
-        image, seen = trace(decoder, names, lambda: pipe.vae.decode(latents, return_dict=False)[0].float())
+        image, seen = trace(
+            decoder, names, lambda: pipe.vae.decode(latents, return_dict=False)[0].float()
+        )
     writer.add(
-        f"trace_vae_{dtype}", "vae_decoder", dtype, {"latents": latents, "image": image, **seen}, trace=sorted(seen)
+        f"trace_vae_{dtype}",
+        "vae_decoder",
+        dtype,
+        {"latents": latents, "image": image, **seen},
+        trace=sorted(seen),
     )
 
 
@@ -189,7 +236,9 @@ def image_cases(writer, pipes, dtype, requests):
             print(f"  {name} {dtype}: {psnr(result['images'], twin['images']):.1f} dB from float32")
         images = result["images"].double()
         clipped = float(((images == 0) | (images == 255)).double().mean())
-        print(f"  {name} {dtype}: {list(images.shape)}, pixel std {images.std():.0f}, {100 * clipped:.1f} % clipped")
+        print(
+            f"  {name} {dtype}: {list(images.shape)}, pixel std {images.std():.0f}, {100 * clipped:.1f} % clipped"
+        )
         writer.add(f"image_{name}_{dtype}", "bls", dtype, result, request=request)
 
 
@@ -197,7 +246,9 @@ def noise_file():
     tensors = {}
     for dtype, torch_dtype in DTYPES.items():
         for seed in cases.NOISE_SEEDS:
-            for shape in cases.NOISE_SHAPES if seed == cases.NOISE_SEEDS[0] else cases.NOISE_SHAPES[:4]:
+            for shape in (
+                cases.NOISE_SHAPES if seed == cases.NOISE_SEEDS[0] else cases.NOISE_SHAPES[:4]
+            ):
                 generator = torch.Generator("cpu").manual_seed(seed)
                 key = f"{dtype}/{seed}/{'x'.join(map(str, shape))}"
                 tensors[key] = torch.randn(shape, generator=generator, dtype=torch_dtype)
@@ -210,12 +261,21 @@ def schedule_file():
         for tokens, steps in cases.SCHEDULES:
             scheduler = FlowMatchEulerDiscreteScheduler(**config)
             c = scheduler.config
-            mu = calculate_shift(tokens, c.base_image_seq_len, c.max_image_seq_len, c.base_shift, c.max_shift)
+            mu = calculate_shift(
+                tokens, c.base_image_seq_len, c.max_image_seq_len, c.base_shift, c.max_shift
+            )
             sigmas = np.linspace(1.0, 1 / steps, steps)
             retrieve_timesteps(scheduler, steps, "cpu", sigmas=sigmas, mu=mu)
-            values = {"sigmas": scheduler.sigmas.tolist(), "timesteps": scheduler.timesteps.tolist()}
-            made.append({"config": config, "image_tokens": tokens, "num_inference_steps": steps, **values})
-    (GOLDEN / "schedules.json").write_text(json.dumps(made, indent=None).replace('}, {"config', '},\n{"config') + "\n")
+            values = {
+                "sigmas": scheduler.sigmas.tolist(),
+                "timesteps": scheduler.timesteps.tolist(),
+            }
+            made.append(
+                {"config": config, "image_tokens": tokens, "num_inference_steps": steps, **values}
+            )
+    (GOLDEN / "schedules.json").write_text(
+        json.dumps(made, indent=None).replace('}, {"config', '},\n{"config') + "\n"
+    )
 
 
 def make(name):
@@ -235,13 +295,19 @@ def make(name):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(cases.IMAGES)}, noise, schedules; all if none is given")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        help=f"of {', '.join(cases.IMAGES)}, noise, schedules; all if none is given",
+    )
     args = parser.parse_args()
     torch.set_num_threads(2)
     torch.use_deterministic_algorithms(True)
     for name in args.names or [*cases.IMAGES, "noise", "schedules"]:
         {"noise": noise_file, "schedules": schedule_file}.get(name, lambda: make(name))()
-    size = sum(p.stat().st_size for p in GOLDEN.rglob("*") if p.is_file() and "checkpoints" not in p.parts)
+    size = sum(
+        p.stat().st_size for p in GOLDEN.rglob("*") if p.is_file() and "checkpoints" not in p.parts
+    )
     print(f"golden data without the checkpoints: {size} bytes")
 
 

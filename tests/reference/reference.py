@@ -61,8 +61,12 @@ def packed_noise(pipe, request):
     """The noise that `pipe` draws for the request, in its dtype: [images, tokens, channels]."""
     made = generators(request)
     channels = pipe.transformer.config.in_channels // 4
-    height, width = (2 * (request[side] // (2 * pipe.vae_scale_factor)) for side in ("height", "width"))
-    noise = randn_tensor((len(made), channels, height, width), generator=made, dtype=pipe.text_encoder_2.dtype)
+    height, width = (
+        2 * (request[side] // (2 * pipe.vae_scale_factor)) for side in ("height", "width")
+    )
+    noise = randn_tensor(
+        (len(made), channels, height, width), generator=made, dtype=pipe.text_encoder_2.dtype
+    )
     return pipe._pack_latents(noise, len(made), channels, height, width)
 
 
@@ -83,7 +87,9 @@ def generate(pipe, request, latents=None):
         return {}
 
     made = generators({**arguments, "seed": seed}) if latents is None else None
-    images = pipe(**arguments, generator=made, latents=latents, output_type="pil", callback_on_step_end=keep).images
+    images = pipe(
+        **arguments, generator=made, latents=latents, output_type="pil", callback_on_step_end=keep
+    ).images
     result["images"] = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
     result["sigmas"] = pipe.scheduler.sigmas.clone()
     result["timesteps"] = pipe.scheduler.timesteps.clone()

@@ -10,15 +10,15 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
+from reference import DTYPES
 from tiny_tokenizers import write_clip_tokenizer, write_json, write_t5_tokenizer
-
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 
 @dataclass
 class Spec:
     """What a checkpoint looks like. The dictionaries are the components' config keys; sizes that must agree between
-    components (vocabularies, joint and pooled dimensions, latent channels) are filled in by write_checkpoint()."""
+    components (vocabularies, joint and pooled dimensions, latent channels) are filled in by write_checkpoint().
+    """
 
     transformer: dict
     vae: dict
@@ -51,7 +51,9 @@ def randomise(model, seed, scales=()):
         elif parameter.ndim == 1:
             value = 0.2 * noise
         else:
-            is_embedding = "embed_tokens" in name or "shared" in name or "relative_attention_bias" in name
+            is_embedding = (
+                "embed_tokens" in name or "shared" in name or "relative_attention_bias" in name
+            )
             fan_in = 1 if is_embedding else math.prod(parameter.shape[1:])
             if "token_embedding" in name or "position_embedding" in name:
                 fan_in = 2
@@ -71,7 +73,9 @@ def save_model(model, folder, spec, component, rename=None):
             save_file(rename(load_file(path)), path, metadata={"format": "pt"})
         for path in Path(folder).glob("*.index.json"):
             index = json.loads(path.read_text())
-            index["weight_map"] = {new: index["weight_map"][old] for old, new in renamed(index["weight_map"], rename)}
+            index["weight_map"] = {
+                new: index["weight_map"][old] for old, new in renamed(index["weight_map"], rename)
+            }
             write_json(path, index)
     drop_keys(Path(folder) / "config.json", spec.drop_keys.get(component, ()))
 
@@ -113,12 +117,22 @@ def write_text_encoders(out, spec):
         bos_token_id=0 if spec.clip_eos == "legacy" else clip_end - 1,
     )
     clip = randomise(CLIPTextModel(clip_config), spec.seed + 1)
-    prefix = (lambda tensors: {"text_model." + k: v for k, v in tensors.items()}) if spec.clip_prefix else None
+    prefix = (
+        (lambda tensors: {"text_model." + k: v for k, v in tensors.items()})
+        if spec.clip_prefix
+        else None
+    )
     save_model(clip, out / "text_encoder", spec, "text_encoder", prefix)
     t5_config = T5Config(**spec.t5, vocab_size=t5_size + spec.t5_spare_rows, dropout_rate=0.0)
     # T5 does not scale q.k, so its query weights are small instead.
-    t5 = randomise(T5EncoderModel(t5_config), spec.seed + 2, [("SelfAttention.q", 0.4 / math.sqrt(t5_config.d_kv))])
-    save_model(t5, out / "text_encoder_2", spec, "text_encoder_2", t5_embedding_names(spec.t5_embedding))
+    t5 = randomise(
+        T5EncoderModel(t5_config),
+        spec.seed + 2,
+        [("SelfAttention.q", 0.4 / math.sqrt(t5_config.d_kv))],
+    )
+    save_model(
+        t5, out / "text_encoder_2", spec, "text_encoder_2", t5_embedding_names(spec.t5_embedding)
+    )
 
 
 def write_checkpoint(out, spec):
@@ -135,18 +149,32 @@ def write_checkpoint(out, spec):
         pooled_projection_dim=spec.clip["hidden_size"],
     )
     # Peaked attention and strong values: what the text stream holds must reach the image.
-    scales = [("norm_out.linear", 0.5), ("linear", 0.7), ("proj_out", 0.8), ("attn.norm_", 1.7), ("_v", 1.8)]
+    scales = [
+        ("norm_out.linear", 0.5),
+        ("linear", 0.7),
+        ("proj_out", 0.8),
+        ("attn.norm_", 1.7),
+        ("_v", 1.8),
+    ]
     scales += [("to_out", 1.4), ("to_add_out", 1.8)]
-    save_model(randomise(transformer, spec.seed + 3, scales), out / "transformer", spec, "transformer")
+    save_model(
+        randomise(transformer, spec.seed + 3, scales), out / "transformer", spec, "transformer"
+    )
     levels = len(spec.vae["block_out_channels"])
     vae = AutoencoderKL(
         **spec.vae,
         down_block_types=["DownEncoderBlock2D"] * levels,
         up_block_types=["UpDecoderBlock2D"] * levels,
     )
-    save_model(randomise(vae, spec.seed + 4, [("decoder.conv_out", 0.45)]), out / "vae", spec, "vae")
+    save_model(
+        randomise(vae, spec.seed + 4, [("decoder.conv_out", 0.45)]), out / "vae", spec, "vae"
+    )
     (out / "scheduler").mkdir(exist_ok=True)
-    scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler", "_diffusers_version": "0.42.1", **spec.scheduler}
+    scheduler = {
+        "_class_name": "FlowMatchEulerDiscreteScheduler",
+        "_diffusers_version": "0.42.1",
+        **spec.scheduler,
+    }
     write_json(out / "scheduler" / "scheduler_config.json", scheduler)
     index = {
         "_class_name": "FluxPipeline",

@@ -7,17 +7,32 @@ unknown pieces alike. The files are what `CLIPTokenizer` and `T5TokenizerFast` l
 import io
 import json
 import random
+from collections import Counter
 from pathlib import Path
 
 import regex
 import sentencepiece
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer, T5TokenizerFast
 
 ADJECTIVES = "red green blue small large old bright dark wooden quiet golden painted broken tall soft".split()
 NOUNS = "cat dog house river mountain bottle lantern garden bridge boat tree window street robot castle bird".split()
-PLACES = ["in the rain", "on a table", "under the stars", "by the sea", "at night", "in the morning", "near a wall"]
-STYLES = ["a photo of", "an oil painting of", "a drawing of", "a close-up of", "a poster with", "watercolour of"]
+PLACES = [
+    "in the rain",
+    "on a table",
+    "under the stars",
+    "by the sea",
+    "at night",
+    "in the morning",
+    "near a wall",
+]
+STYLES = [
+    "a photo of",
+    "an oil painting of",
+    "a drawing of",
+    "a close-up of",
+    "a poster with",
+    "watercolour of",
+]
 HEADS = "re un in over out under light sun moon water wood stone fire wind rain snow".split()
 STEMS = "paint build turn play walk light shine land fall side work town form view mark line ground storm".split()
 TAILS = ["", "s", "ed", "ing", "er", "less", "ful", "ly"]
@@ -54,7 +69,47 @@ def write_json(path, value):
     Path(path).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-def write_clip_tokenizer(folder, merges=300, end_is_highest=True, tokenizer_json=True, vocab_files=True):
+def byte_letters():
+    """The printable letter that byte-level BPE writes for each byte: itself, or one from U+0100 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return {b: chr(b) if b in printable else chr(0x100 + others.index(b)) for b in range(256)}
+
+
+def learn_merges(words, letters, count):
+    """Learns `count` merges from a Counter of words: the most frequent pair each time, the first in order of equals.
+    (The trainer of the tokenizers library breaks ties at random.)"""
+    spelled = {}
+    for word, times in words.items():
+        symbols = [letters[byte] for byte in word.encode("utf-8")]
+        spelled[(*symbols[:-1], symbols[-1] + "</w>")] = times
+    merges = []
+    for _ in range(count):
+        pairs = Counter()
+        for symbols, times in spelled.items():
+            for pair in zip(symbols, symbols[1:]):
+                pairs[pair] += times
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        spelled = {merged(symbols, best): times for symbols, times in spelled.items()}
+    return merges
+
+
+def merged(symbols, pair):
+    if pair[0] not in symbols:
+        return symbols
+    out = []
+    for symbol in symbols:
+        if out and (out[-1], symbol) == pair:
+            out[-1] += symbol
+        else:
+            out.append(symbol)
+    return tuple(out)
+
+
+def write_clip_tokenizer(
+    folder, merges=300, end_is_highest=True, tokenizer_json=True, vocab_files=True
+):
     """Writes a byte-level BPE tokenizer with `</w>` word ends into `folder` and returns (vocab size, end token id).
 
     end_is_highest: the two special tokens follow all others, as in the published vocabulary. Otherwise they stand
@@ -63,26 +118,28 @@ def write_clip_tokenizer(folder, merges=300, end_is_highest=True, tokenizer_json
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trained = Tokenizer(models.BPE(unk_token=EOS, end_of_word_suffix="</w>", continuing_subword_prefix=""))
-    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=512 + merges, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
-    )
-    words = [word for text in sentences() for word in CLIP_WORDS.findall(text.lower())]
-    trained.train_from_iterator(words, trainer)
-    pairs = [p if isinstance(p, str) else " ".join(p) for p in json.loads(trained.to_str())["model"]["merges"]]
+    letters = byte_letters()
+    words = Counter(word for text in sentences() for word in CLIP_WORDS.findall(text.lower()))
+    pairs = [" ".join(pair) for pair in learn_merges(words, letters, merges)]
+    alphabet = sorted(letters.values())
     singles = alphabet + [letter + "</w>" for letter in alphabet]
-    merged = [pair.replace(" ", "") for pair in pairs]
-    order = singles + merged + [BOS, EOS] if end_is_highest else singles + [BOS, EOS] + merged
+    longer = [pair.replace(" ", "") for pair in pairs]
+    order = singles + longer + [BOS, EOS] if end_is_highest else singles + [BOS, EOS] + longer
     vocab = {}
     for token in order:
         vocab.setdefault(token, len(vocab))
     write_json(folder / "vocab.json", vocab)
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(pairs) + "\n", encoding="utf-8")
+    (folder / "merges.txt").write_text(
+        "#version: 0.2\n" + "\n".join(pairs) + "\n", encoding="utf-8"
+    )
     special = {"bos_token": BOS, "eos_token": EOS, "pad_token": EOS, "unk_token": EOS}
     write_json(folder / "special_tokens_map.json", special)
-    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "do_lower_case": True, "errors": "replace"}
+    config = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": 77,
+        "do_lower_case": True,
+        "errors": "replace",
+    }
     write_json(folder / "tokenizer_config.json", {**config, "add_prefix_space": False, **special})
     if tokenizer_json:
         backend = CLIPTokenizer.from_pretrained(folder).backend_tokenizer
@@ -114,11 +171,18 @@ def write_t5_tokenizer(folder, pieces=500, tokenizer_json=True, spiece=True):
     (folder / "spiece.model").write_bytes(model.getvalue())
     special = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
     write_json(folder / "special_tokens_map.json", special)
-    config = {"tokenizer_class": "T5Tokenizer", "model_max_length": 512, "extra_ids": 100, **special}
+    config = {
+        "tokenizer_class": "T5Tokenizer",
+        "model_max_length": 512,
+        "extra_ids": 100,
+        **special,
+    }
     write_json(folder / "tokenizer_config.json", config)
     loaded = T5TokenizerFast.from_pretrained(folder)
     if tokenizer_json:
-        (folder / "tokenizer.json").write_text(loaded.backend_tokenizer.to_str(pretty=False), encoding="utf-8")
+        (folder / "tokenizer.json").write_text(
+            loaded.backend_tokenizer.to_str(pretty=False), encoding="utf-8"
+        )
     if not spiece:
         (folder / "spiece.model").unlink()
     return len(loaded)
