@@ -41,10 +41,10 @@ int64_t pixels_in_chunk(int64_t channels, size_t element_size) {
   return std::max<int64_t>(1, 65536 / (channels * static_cast<int64_t>(element_size)));
 }
 
-/// Turns the moments of all chunks into one factor and one summand for each channel. Chunks are
-/// combined in their order (Chan, Golub and LeVeque's update), in double.
+/// Turns the moments of all chunks into what is done to each channel. Chunks are combined in
+/// their order (Chan, Golub and LeVeque's update), in double.
 void combine_moments(const Moments* moments, int64_t chunks, int64_t pixels, int64_t chunk_pixels,
-                     const GroupNormParams& params, int64_t channels, float* scale, float* shift) {
+                     const GroupNormParams& params, int64_t channels, const GroupAffine& affine) {
   const int64_t size = channels / params.groups;
   for (int64_t group = 0; group < params.groups; ++group) {
     double count = 0.0;
@@ -62,10 +62,10 @@ void combine_moments(const Moments* moments, int64_t chunks, int64_t pixels, int
     }
     const double factor = 1.0 / std::sqrt(squares / count + static_cast<double>(params.eps));
     for (int64_t c = group * size; c < (group + 1) * size; ++c) {
-      const double weight = static_cast<double>(params.weight.data<float>()[c]) * factor;
-      scale[c] = static_cast<float>(weight);
-      shift[c] =
-          static_cast<float>(static_cast<double>(params.bias.data<float>()[c]) - mean * weight);
+      affine.mean[c] = static_cast<float>(mean);
+      affine.scale[c] =
+          static_cast<float>(static_cast<double>(params.weight.data<float>()[c]) * factor);
+      affine.shift[c] = params.bias.data<float>()[c];
     }
   }
 }
@@ -82,10 +82,10 @@ void group_norm_image(Context& ctx, const Tensor& x, const GroupNormParams& para
   const Workspace::Scope scope(ctx.workspace());
   const Tensor moments = ctx.workspace().allocate({chunks, params.groups, 2}, DType::kF32);
   const Tensor sums = ctx.workspace().allocate({ctx.threads(), channels}, DType::kF32);
-  const Tensor affine = ctx.workspace().allocate({2, channels}, DType::kF32);
+  const Tensor parameters = ctx.workspace().allocate({3, channels}, DType::kF32);
   auto* chunk_moments = moments.data<Moments>();
-  float* scale = affine.data<float>();
-  float* shift = scale + channels;
+  const GroupAffine affine = {parameters[0].data<float>(), parameters[1].data<float>(),
+                              parameters[2].data<float>()};
 
   parallel_for(ctx.threads(), chunks, [&](int64_t chunk, int thread) {
     const int64_t first = chunk * chunk_pixels;
@@ -93,11 +93,11 @@ void group_norm_image(Context& ctx, const Tensor& x, const GroupNormParams& para
                        channels, params.groups, sums[thread].data<float>(),
                        chunk_moments + chunk * params.groups);
   });
-  combine_moments(chunk_moments, chunks, pixels, chunk_pixels, params, channels, scale, shift);
+  combine_moments(chunk_moments, chunks, pixels, chunk_pixels, params, channels, affine);
   parallel_for(ctx.threads(), chunks, [&](int64_t chunk) {
     const int64_t first = chunk * chunk_pixels;
     rows.group_apply(x.data<T>() + first * channels, std::min(chunk_pixels, pixels - first),
-                     channels, scale, shift, params.activation, out.data<T>() + first * channels);
+                     channels, affine, params.activation, out.data<T>() + first * channels);
   });
 }
 

@@ -18,10 +18,33 @@ struct LayerNormRow {
   float eps;
 };
 
-/// Sum of a group of values: their mean and their squared distances from it.
+/// Of a group of values: their mean and their squared distances from it.
 struct Moments {
   float mean;
   float squares;
+};
+
+/// A tile of a product's sums and what becomes of it:
+/// out = residual + gate * activation(sums + bias). Null where left out. May alias as the ops say.
+template <typename T>
+struct TileEpilogue {
+  const float* sums;  // [rows, columns]
+  int64_t rows;
+  int64_t columns;
+  const float* bias;  // [columns]
+  Activation activation;
+  const float* gate;  // [columns]
+  const T* residual;
+  int64_t residual_stride;  // elements between rows
+  T* out;
+  int64_t out_stride;
+};
+
+/// What a group norm does to each channel.
+struct GroupAffine {
+  float* mean;
+  float* scale;
+  float* shift;
 };
 
 template <typename T>
@@ -35,12 +58,13 @@ struct RowKernels {
   /// moments[groups] of pixels x channels; sums: scratch for `channels` floats.
   void (*group_moments)(const T* x, int64_t pixels, int64_t channels, int64_t groups, float* sums,
                         Moments* moments);
-  /// out = activation(x * scale + shift), scale and shift for each channel.
-  void (*group_apply)(const T* x, int64_t pixels, int64_t channels, const float* scale,
-                      const float* shift, Activation activation, T* out);
+  /// out = activation((x - mean) * scale + shift); mean, scale and shift for each channel.
+  void (*group_apply)(const T* x, int64_t pixels, int64_t channels, const GroupAffine& affine,
+                      Activation activation, T* out);
   void (*activate)(const T* x, Activation activation, int64_t n, T* out);
   void (*multiply)(const T* a, const T* b, int64_t n, T* out);
   void (*add)(const T* a, const T* b, int64_t n, T* out);
+  void (*store_tile)(const TileEpilogue<T>& tile);
 };
 
 struct Kernels {

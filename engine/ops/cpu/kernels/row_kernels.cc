@@ -1,5 +1,7 @@
 #include "ops/cpu/kernels/row_kernels.h"
 
+#include "ops/cpu/kernels/activations.h"
+#include "ops/cpu/kernels/epilogue.h"
 #include "ops/cpu/simd.h"
 
 namespace flux::cpu::FLUX_ISA {
@@ -95,28 +97,6 @@ void group_moments(const T* x, int64_t pixels, int64_t channels, int64_t groups,
   }
 }
 
-struct Identity {
-  FLUX_INLINE Vec operator()(Vec x) const { return x; }
-};
-struct GeluTanh {
-  // (1 + tanh u) / 2 = sigmoid(2 u)
-  FLUX_INLINE Vec operator()(Vec x) const {
-    return x * sigmoid(x * (1.595769122f + 0.071354816f * x * x));
-  }
-};
-struct GeluErf {
-  FLUX_INLINE Vec operator()(Vec x) const { return x * normal_cdf(x); }
-};
-struct QuickGelu {
-  FLUX_INLINE Vec operator()(Vec x) const { return x * sigmoid(1.702f * x); }
-};
-struct Silu {
-  FLUX_INLINE Vec operator()(Vec x) const { return x * sigmoid(x); }
-};
-struct Relu {
-  FLUX_INLINE Vec operator()(Vec x) const { return x < 0.0f ? Vec{} : x; }
-};
-
 template <typename T, typename F>
 FLUX_INLINE void map(const T* x, int64_t n, T* out, const F& f) {
   for_each_vec(n, [&](int64_t i, auto part) { store(out + i, f(load(x + i, part)), part); });
@@ -124,39 +104,29 @@ FLUX_INLINE void map(const T* x, int64_t n, T* out, const F& f) {
 
 template <typename T>
 void activate(const T* x, Activation activation, int64_t n, T* out) {
-  switch (activation) {
-    case Activation::kNone:
-      return map(x, n, out, Identity{});
-    case Activation::kGeluTanh:
-      return map(x, n, out, GeluTanh{});
-    case Activation::kGeluErf:
-      return map(x, n, out, GeluErf{});
-    case Activation::kQuickGelu:
-      return map(x, n, out, QuickGelu{});
-    case Activation::kSilu:
-      return map(x, n, out, Silu{});
-    case Activation::kRelu:
-      return map(x, n, out, Relu{});
-  }
+  with_activation(activation, [&](const auto& f) { map(x, n, out, f); });
 }
 
 template <typename T, typename F>
-FLUX_INLINE void scale_shift(const T* x, int64_t pixels, int64_t channels, const float* scale,
-                             const float* shift, T* out, const F& f) {
+FLUX_INLINE void scale_shift(const T* x, int64_t pixels, int64_t channels,
+                             const GroupAffine& affine, T* out, const F& f) {
   for (int64_t pixel = 0; pixel < pixels; ++pixel, x += channels, out += channels) {
     for_each_vec(channels, [&](int64_t c, auto part) {
-      store(out + c, f(load(x + c, part) * load(scale + c, part) + load(shift + c, part)), part);
+      // Not x * scale + (shift - mean * scale), which cancels when the mean is large.
+      const Vec centred = load(x + c, part) - load(affine.mean + c, part);
+      const Vec y = centred * load(affine.scale + c, part) + load(affine.shift + c, part);
+      store(out + c, f(y), part);
     });
   }
 }
 
 template <typename T>
-void group_apply(const T* x, int64_t pixels, int64_t channels, const float* scale,
-                 const float* shift, Activation activation, T* out) {
+void group_apply(const T* x, int64_t pixels, int64_t channels, const GroupAffine& affine,
+                 Activation activation, T* out) {
   if (activation == Activation::kSilu) {
-    scale_shift(x, pixels, channels, scale, shift, out, Silu{});
+    scale_shift(x, pixels, channels, affine, out, Silu{});
   } else {
-    scale_shift(x, pixels, channels, scale, shift, out, Identity{});
+    scale_shift(x, pixels, channels, affine, out, Identity{});
   }
 }
 
@@ -178,8 +148,8 @@ void add(const T* a, const T* b, int64_t n, T* out) {
 
 template <typename T>
 RowKernels<T> row_kernels() {
-  return {layer_norm<T>,  rms_norm<T>, rms_norm_rope<T>, group_moments<T>,
-          group_apply<T>, activate<T>, multiply<T>,      add<T>};
+  return {layer_norm<T>, rms_norm<T>, rms_norm_rope<T>, group_moments<T>, group_apply<T>,
+          activate<T>,   multiply<T>, add<T>,           store_tile<T>};
 }
 
 template RowKernels<float> row_kernels<float>();
