@@ -1,0 +1,48 @@
+# The two commands of the README: make demo, make test. Each installs what is missing first.
+SHELL := /bin/bash
+JOBS ?= $(shell nproc)
+
+.PHONY: help demo build test bench fuzz format lint clean
+
+help:
+	@echo 'make demo    build flux-triton and draw a picture with the demo checkpoint'
+	@echo 'make build   build flux-triton: build/cli/flux-triton'
+	@echo 'make test    style, build, unit and golden tests, sanitizers, clang-tidy, command line'
+	@echo 'make bench   compare with diffusers on this CPU (installs torch under build/)'
+	@echo 'make fuzz    build the fuzz targets and run each for a minute (FUZZ_SECONDS=60)'
+	@echo 'make format  format the C++ files'
+	@echo 'make lint    style and clang-tidy only'
+	@echo 'make clean   remove build directories'
+
+demo: build
+	@scripts/demo.sh build/cli/flux-triton
+
+build:
+	@scripts/setup.sh build
+	@scripts/configure.sh default
+	@cmake --build --preset default -j $(JOBS) --target flux-triton
+
+test:
+	@scripts/setup.sh build test
+	@python3 scripts/run_tests.py --jobs $(JOBS)
+
+bench: build
+	@scripts/setup.sh bench
+	@python3 bench/compare.py
+
+fuzz:
+	@scripts/setup.sh build test fuzz
+	@python3 scripts/run_fuzz.py --jobs $(JOBS) --seconds $(or $(FUZZ_SECONDS),60)
+
+format:
+	@scripts/setup.sh build test
+	@git ls-files -co --exclude-standard '*.cc' '*.h' '*.cu' | xargs clang-format-14 -i
+
+lint:
+	@scripts/setup.sh build test
+	@python3 scripts/check_style.py
+	@scripts/configure.sh default
+	@python3 scripts/lint.py --build build --jobs $(JOBS)
+
+clean:
+	rm -rf build build-asan build-fuzz

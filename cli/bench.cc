@@ -1,0 +1,207 @@
+#include <algorithm>
+
+#include "cli/common.h"
+#include "cli/made_inputs.h"
+#include "cli/progress.h"
+#include "pipeline/text_to_image.h"
+#include "support/error.h"
+
+namespace flux::cli {
+namespace {
+
+constexpr int kMaxRuns = 10000;
+
+struct BenchOptions {
+  ComputeOptions compute;
+  ImageRequest request;
+  int runs = 5;
+  int warmup = 1;
+  bool json = false;
+};
+
+struct Measurement {
+  std::string name;
+  int calls = 1;  // in one image
+  double median = 0;
+  double min = 0;
+  double max = 0;
+};
+
+Measurement measure(std::string name, int calls, const BenchOptions& options,
+                    const std::function<void()>& work) {
+  std::vector<double> seconds;
+  for (int run = -options.warmup; run < options.runs; ++run) {
+    stop_if_interrupted();
+    const double time = seconds_of(work);
+    if (run >= 0) seconds.push_back(time);
+  }
+  std::sort(seconds.begin(), seconds.end());
+  const size_t middle = seconds.size() / 2;
+  const double median =
+      seconds.size() % 2 == 1 ? seconds[middle] : (seconds[middle - 1] + seconds[middle]) / 2;
+  return {std::move(name), calls, median, seconds.front(), seconds.back()};
+}
+
+std::vector<Measurement> measure_stages(Session& session, const ImageParams& params,
+                                        const BenchOptions& options, Progress& progress) {
+  const FluxConfig& config = session.checkpoint->config();
+  const DType dtype = session.options.dtype;
+  LocalStages& stages = *session.stages;
+  const PictureSize size{params.height, params.width, params.max_sequence_length};
+  const TransformerInput step = made_transformer_input(config, dtype, size);
+  const Tensor latents = made_latents(config, dtype, size);
+  const std::pair<StageKind, std::function<void()>> calls[] = {
+      {StageKind::kClipEncoder, [&] { stages.encode_clip(params.prompt, nullptr); }},
+      {StageKind::kT5Encoder,
+       [&] { stages.encode_t5(params.prompt_2, params.max_sequence_length, nullptr); }},
+      {StageKind::kDitTransformer,
+       [&] {
+         stages.transformer({&step, 1});
+       }},
+      {StageKind::kVaeDecoder, [&] { stages.decode(latents); }},
+  };
+  std::vector<Measurement> measurements;
+  for (const auto& [stage, work] : calls) {
+    progress.phase(fmt::format("timing {}", name_of(stage)));
+    const int count = stage == StageKind::kDitTransformer ? params.num_inference_steps : 1;
+    measurements.push_back(measure(std::string(name_of(stage)), count, options, work));
+  }
+  return measurements;
+}
+
+struct BenchReport {
+  std::vector<Measurement> stages;
+  Measurement image;
+  double load_seconds = 0;
+  int64_t weight_bytes = 0;
+  int64_t peak_bytes = 0;  // while drawing images
+
+  /// The part of all stages' time that one stage takes in an image.
+  double share(const Measurement& stage) const {
+    double all = 0;
+    for (const Measurement& m : stages) all += m.median * m.calls;
+    return all > 0 ? stage.median * stage.calls / all : 0;
+  }
+};
+
+BenchReport measure_all(Session& session, const ImageParams& params, const BenchOptions& options) {
+  Progress progress(Progress::Mode::kAutomatic);
+  BenchReport report;
+  report.load_seconds = seconds_of([&] {
+    for (const StageKind stage : kAllStages) {
+      stop_if_interrupted();
+      progress.phase(fmt::format("loading {}", name_of(stage)));
+      session.stages->load(stage);
+      report.weight_bytes += session.stages->weight_bytes(stage);
+    }
+  });
+  GenerateObserver observer;
+  observer.cancelled = interrupted;
+  progress.phase("timing whole images");
+  report.image = measure("whole image", 1, options, [&] {
+    generate(*session.stages, session.checkpoint->config(), session.options.dtype, {&params, 1},
+             observer);
+  });
+  report.peak_bytes = peak_memory_bytes();
+  report.stages = measure_stages(session, params, options, progress);
+  return report;
+}
+
+nlohmann::json to_json(const Measurement& m) {
+  return {{"median", m.median}, {"min", m.min}, {"max", m.max}, {"calls", m.calls}};
+}
+
+nlohmann::json report_json(const BenchReport& report, const Session& session,
+                           const ImageParams& params, const BenchOptions& options) {
+  auto stages = nlohmann::json::object();
+  for (const Measurement& stage : report.stages) {
+    stages[stage.name] = to_json(stage);
+    stages[stage.name]["share"] = report.share(stage);
+  }
+  return {{"checkpoint", session.checkpoint->name()},
+          {"dtype", name_of(session.options.dtype)},
+          {"device", to_string(session.options.device)},
+          {"threads", session.options.threads},
+          {"height", params.height},
+          {"width", params.width},
+          {"steps", params.num_inference_steps},
+          {"max_sequence_length", params.max_sequence_length},
+          {"runs", options.runs},
+          {"warmup", options.warmup},
+          {"load_seconds", report.load_seconds},
+          {"stages", stages},
+          {"image", to_json(report.image)},
+          {"weight_bytes", report.weight_bytes},
+          {"peak_memory_bytes", report.peak_bytes}};
+}
+
+std::string line_of(const Measurement& m, const std::string& share) {
+  return fmt::format("{:<16} {:>5} {:>11.4f} {:>11.4f} {:>11.4f} {:>7}\n", m.name, m.calls,
+                     m.median, m.min, m.max, share);
+}
+
+std::string report_text(const BenchReport& report, const Session& session,
+                        const ImageParams& params, const BenchOptions& options) {
+  std::string text = fmt::format(
+      "{}: {} on {}, {} threads, {}x{}, {} steps, {} text tokens, {} runs after {} warm-up\n"
+      "{:<16} {:>5} {:>11} {:>11} {:>11} {:>7}\n",
+      session.checkpoint->name(), name_of(session.options.dtype), to_string(session.options.device),
+      session.options.threads, params.width, params.height, params.num_inference_steps,
+      params.max_sequence_length, options.runs, options.warmup, "seconds", "calls", "median", "min",
+      "max", "share");
+  for (const Measurement& stage : report.stages) {
+    text += line_of(stage, fmt::format("{:.1f} %", 100 * report.share(stage)));
+  }
+  text += line_of(report.image, "");
+  text += fmt::format("load {:.2f} s, weights {}, peak memory {}\n", report.load_seconds,
+                      format_bytes(report.weight_bytes), format_bytes(report.peak_bytes));
+  return text;
+}
+
+void check_runs(const BenchOptions& options) {
+  if (options.runs < 1 || options.runs > kMaxRuns) {
+    throw UsageError(fmt::format("--runs {}: must be 1 to {}", options.runs, kMaxRuns));
+  }
+  if (options.warmup < 0 || options.warmup > kMaxRuns) {
+    throw UsageError(fmt::format("--warmup {}: must be 0 to {}", options.warmup, kMaxRuns));
+  }
+}
+
+void run_bench(const BenchOptions& options) {
+  check_runs(options);
+  Session session = open_session(options.compute);
+  const FluxConfig& config = session.checkpoint->config();
+  ImageParams params;
+  as_usage([&] { params = validate(options.request, config, limits_for(config)); });
+  const BenchReport report = measure_all(session, params, options);
+  if (options.json) {
+    print_json(report_json(report, session, params, options));
+  } else {
+    print_out(report_text(report, session, params, options));
+  }
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app, Action& run) {
+  auto options = std::make_shared<BenchOptions>();
+  options->request.prompt = "a red circle above a blue square";
+  options->request.seed = 1;
+  CLI::App* command = app.add_subcommand("bench", "times the stages and whole images");
+  add_compute_options(*command, options->compute);
+  command->add_option("--prompt", options->request.prompt, "what to draw")->capture_default_str();
+  command->add_option("--height", options->request.height,
+                      "pixels, a multiple of 16 [default: the checkpoint's, FLUX: 1024]");
+  command->add_option("--width", options->request.width,
+                      "pixels, a multiple of 16 [default: the checkpoint's, FLUX: 1024]");
+  command->add_option("--steps", options->request.num_inference_steps,
+                      "denoising steps [default: 28 with guidance embeddings, else 4]");
+  command->add_option("--max-sequence-length", options->request.max_sequence_length,
+                      "T5 tokens [default: 512 with guidance embeddings, else 256]");
+  command->add_option("--runs", options->runs, "timed runs")->capture_default_str();
+  command->add_option("--warmup", options->warmup, "runs before them")->capture_default_str();
+  command->add_flag("--json", options->json, "print one JSON object, times in seconds");
+  command->callback([options, &run] { run = [options] { run_bench(*options); }; });
+}
+
+}  // namespace flux::cli

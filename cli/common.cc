@@ -1,0 +1,184 @@
+#include "cli/common.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+
+#include "ops/context.h"
+#include "support/error.h"
+
+namespace flux::cli {
+namespace {
+
+constexpr int kMaxThreads = 1024;
+constexpr int64_t kMaxSequenceLength = 512;
+
+volatile std::sig_atomic_t interruption = 0;
+
+void on_signal(int signal) { interruption = signal; }
+
+}  // namespace
+
+void as_usage(const std::function<void()>& parse) {
+  try {
+    parse();
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kInvalidArgument) throw UsageError(error.what());
+    throw;
+  }
+}
+
+void add_source(CLI::App& command, std::string& source) {
+  command.add_option("SOURCE", source, "directory of a diffusers FLUX checkpoint")->required();
+}
+
+void add_compute_options(CLI::App& command, ComputeOptions& options) {
+  add_source(command, options.source);
+  command.add_option("--dtype", options.dtype, "f32 or bf16 to compute in")
+      ->type_name("DTYPE")
+      ->capture_default_str();
+  command.add_option("--device", options.device, "auto, cpu or cuda[:N]")
+      ->type_name("DEVICE")
+      ->capture_default_str();
+  command
+      .add_option("--threads", options.threads,
+                  "CPU threads; 0: one for each physical core. The result does not depend on it")
+      ->type_name("N")
+      ->capture_default_str();
+}
+
+Session open_session(const ComputeOptions& options) {
+  if (options.threads < 0 || options.threads > kMaxThreads) {
+    throw UsageError(
+        fmt::format("--threads {}: must be 0 (all cores) to {}", options.threads, kMaxThreads));
+  }
+  Session session;
+  const bool as_stored = options.dtype == "as stored" || options.dtype == "stored";
+  as_usage([&] {
+    session.options.device = parse_device(options.device);
+    if (!as_stored) session.options.dtype = parse_compute_dtype(options.dtype);
+  });
+  session.options.threads = options.threads > 0 ? options.threads : default_threads();
+  session.checkpoint = Checkpoint::open(options.source);
+  if (as_stored) session.options.dtype = session.checkpoint->stored_dtype();
+  session.stages = std::make_unique<LocalStages>(session.checkpoint, session.options);
+  session.stages->context().set_cancel_check(interrupted);
+  return session;
+}
+
+int sequence_length(const std::optional<int64_t>& given, const FluxConfig& config) {
+  const int64_t length = given.value_or(config.transformer.guidance_embeds ? 512 : 256);
+  if (length < 1 || length > kMaxSequenceLength) {
+    throw UsageError(
+        fmt::format("max_sequence_length {}: must be 1 to {}", length, kMaxSequenceLength));
+  }
+  return static_cast<int>(length);
+}
+
+void watch_for_interruption() {
+  struct sigaction action {};
+  action.sa_handler = on_signal;
+  // A second signal finds the default action again, for a user who does not want to wait.
+  action.sa_flags = static_cast<int>(SA_RESETHAND) | SA_RESTART;
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+  // A reader that went away is an error of write(), not a silent death.
+  struct sigaction ignore {};
+  ignore.sa_handler = SIG_IGN;
+  sigaction(SIGPIPE, &ignore, nullptr);
+  sigaction(SIGXFSZ, &ignore, nullptr);  // likewise a file that may not grow
+}
+
+bool interrupted() { return interruption != 0; }
+
+void stop_if_interrupted() {
+  check(!interrupted(), ErrorCode::kCancelled, "cancelled by signal {}", int{interruption});
+}
+
+void guard_standard_streams() {
+  for (int stream = 0; stream <= 2; ++stream) {
+    // The lowest free number is taken, which is `stream`. Read-only, so that writing still fails.
+    if (::fcntl(stream, F_GETFD) == -1 && errno == EBADF) ::open("/dev/null", O_RDONLY);
+  }
+}
+
+void print_out(std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t written = ::write(STDOUT_FILENO, text.data(), text.size());
+    if (written < 0 && errno == EINTR) continue;
+    check(written > 0, ErrorCode::kUnavailable, "standard output: cannot be written: {}",
+          std::strerror(written < 0 ? errno : ENOSPC));
+    text.remove_prefix(static_cast<size_t>(written));
+  }
+}
+
+void print_json(const nlohmann::json& object) {
+  // Paths may hold bytes that are no UTF-8.
+  print_out(object.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+}
+
+double seconds_of(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+int64_t peak_memory_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (!line.starts_with("VmHWM:")) continue;
+    int64_t kibibytes = 0;
+    std::istringstream(line.substr(6)) >> kibibytes;
+    return kibibytes * 1024;
+  }
+  return 0;
+}
+
+std::string format_bytes(int64_t bytes) {
+  constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+  auto value = static_cast<double>(bytes);
+  size_t unit = 0;
+  while (value >= 1024 && unit + 1 < std::size(kUnits)) {
+    value /= 1024;
+    ++unit;
+  }
+  return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.1f} {}", value, kUnits[unit]);
+}
+
+bool all_finite(const Tensor& tensor) {
+  const Tensor values = to_dtype(tensor, DType::kF32);
+  const auto* data = values.data<float>();
+  for (int64_t i = 0; i < values.numel(); ++i) {
+    if (!std::isfinite(data[i])) return false;
+  }
+  return true;
+}
+
+nlohmann::json to_json(const Shape& shape) {
+  auto sizes = nlohmann::json::array();
+  for (int i = 0; i < shape.rank(); ++i) sizes.push_back(shape[i]);
+  return sizes;
+}
+
+std::string one_line(std::string_view text) {
+  std::string line;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f) {
+      line += fmt::format("\\x{:02x}", byte);
+    } else {
+      line += c;
+    }
+  }
+  return line;
+}
+
+}  // namespace flux::cli

@@ -1,0 +1,93 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+#include "models/checkpoint.h"
+#include "pipeline/local_stages.h"
+
+/// What the subcommands share: options, exit codes, output, interruption.
+namespace flux::cli {
+
+/// How the program ends.
+enum ExitCode { kDone = 0, kFailed = 1, kWrongUsage = 2, kInterrupted = 130 };
+
+/// A command line that asks for something that is not allowed; `what()` is one line.
+class UsageError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// Runs `parse`; an invalid argument in there is the user's wrong usage.
+void as_usage(const std::function<void()>& parse);
+
+/// Options of every command that computes.
+struct ComputeOptions {
+  std::string source;
+  std::string dtype = "as stored";
+  std::string device = "auto";
+  int threads = 0;  // 0: default_threads()
+};
+
+/// Adds SOURCE to a command.
+void add_source(CLI::App& command, std::string& source);
+/// Adds SOURCE, --dtype, --device and --threads.
+void add_compute_options(CLI::App& command, ComputeOptions& options);
+
+/// A checkpoint made ready to compute.
+struct Session {
+  std::shared_ptr<const Checkpoint> checkpoint;
+  LocalOptions options;
+  std::unique_ptr<LocalStages> stages;  // asks interrupted() while it works
+};
+
+/// Opens SOURCE. Throws UsageError for options that are not allowed, Error for a bad checkpoint.
+Session open_session(const ComputeOptions& options);
+
+/// max_sequence_length: the one given, or diffusers' default for this kind of model.
+/// Throws UsageError outside 1..512.
+int sequence_length(const std::optional<int64_t>& given, const FluxConfig& config);
+
+/// From now on SIGINT and SIGTERM set interrupted(); a second one ends the process.
+void watch_for_interruption();
+bool interrupted();
+/// Throws kCancelled when interrupted.
+void stop_if_interrupted();
+
+/// Makes closed standard streams safe: no file that is opened later takes their place.
+void guard_standard_streams();
+/// Writes text to standard output at once. Throws kUnavailable when it cannot be written.
+void print_out(std::string_view text);
+/// Writes an object and a newline to standard output.
+void print_json(const nlohmann::json& object);
+
+/// Runs `work` and returns the seconds it took.
+double seconds_of(const std::function<void()>& work);
+/// The most memory this process has held, in bytes (VmHWM).
+int64_t peak_memory_bytes();
+/// "1.5 GiB".
+std::string format_bytes(int64_t bytes);
+/// Whether every element of a host tensor (f32 or bf16) is a finite number.
+bool all_finite(const Tensor& tensor);
+/// A shape as a JSON array.
+nlohmann::json to_json(const Shape& shape);
+/// Text on one line: control characters are escaped.
+std::string one_line(std::string_view text);
+
+/// The subcommands: each adds itself to `app` and, when chosen, stores its work in `run`.
+using Action = std::function<void()>;
+void add_generate(CLI::App& app, Action& run);
+void add_run_stage(CLI::App& app, Action& run);
+void add_check(CLI::App& app, Action& run);
+void add_tokenize(CLI::App& app, Action& run);
+void add_inspect(CLI::App& app, Action& run);
+void add_bench(CLI::App& app, Action& run);
+
+}  // namespace flux::cli

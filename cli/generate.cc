@@ -1,0 +1,318 @@
+#include <random>
+
+#include "cli/common.h"
+#include "cli/png.h"
+#include "cli/progress.h"
+#include "pipeline/text_to_image.h"
+#include "support/error.h"
+#include "support/file.h"
+#include "support/log.h"
+#include "weights/safetensors.h"
+
+namespace flux::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct GenerateOptions {
+  ComputeOptions compute;
+  ImageRequest request;  // what all rows share
+  std::vector<std::string> prompts;
+  std::vector<std::string> prompts_2;
+  std::vector<std::string> negative_prompts;
+  std::string output = "out.png";
+  std::string save_latents;
+  bool json = false;
+};
+
+/// Seconds of the whole command, in the order of its parts.
+struct Timing {
+  double load = 0;
+  StageSeconds stages;
+  double write = 0;
+};
+
+/// The text for row `row` of an option given once for all rows, or once for each.
+std::optional<std::string> text_of_row(const std::vector<std::string>& texts, size_t row) {
+  if (texts.empty()) return std::nullopt;
+  return texts.size() == 1 ? texts[0] : texts[row];
+}
+
+void check_count(const char* option, size_t count, size_t prompts) {
+  if (count <= 1 || count == prompts) return;
+  throw UsageError(
+      fmt::format("{} is given {} times, --prompt {} times: give it once, or once for "
+                  "each --prompt",
+                  option, count, prompts));
+}
+
+int64_t random_seed() {
+  // 32 bits are easy to type again.
+  return static_cast<int64_t>(std::random_device{}() & 0xffffffffu);
+}
+
+/// One validated request a prompt; row r is drawn from seeds seed + r * images and up.
+std::vector<ImageParams> make_rows(const GenerateOptions& options, const FluxConfig& config) {
+  check_count("--prompt-2", options.prompts_2.size(), options.prompts.size());
+  check_count("--negative-prompt", options.negative_prompts.size(), options.prompts.size());
+  const RequestLimits limits = limits_for(config);
+  const int64_t seed = options.request.seed.value_or(random_seed());
+  std::vector<ImageParams> rows;
+  as_usage([&] {
+    for (size_t row = 0; row < options.prompts.size(); ++row) {
+      ImageRequest request = options.request;
+      request.prompt = options.prompts[row];
+      request.prompt_2 = text_of_row(options.prompts_2, row);
+      request.negative_prompt = text_of_row(options.negative_prompts, row);
+      request.seed = seed;
+      rows.push_back(validate(request, config, limits));
+      int64_t first = 0;
+      const auto before = static_cast<int64_t>(row) * request.num_images_per_prompt;
+      check(!__builtin_add_overflow(seed, before, &first), ErrorCode::kInvalidArgument,
+            "seed {}: too large for {} images, which count up from it", seed,
+            before + request.num_images_per_prompt);
+      rows.back().seed = first;
+    }
+  });
+  return rows;
+}
+
+/// FILE.png for one image, FILE_0.png, FILE_1.png, ... for more. Checks what can be known before
+/// the drawing begins.
+std::vector<fs::path> output_files(const std::string& output, size_t images) {
+  const fs::path file = output;
+  std::error_code error;
+  const fs::file_status status = fs::status(file, error);
+  if (fs::is_directory(status)) {
+    throw UsageError(fmt::format("--output {}: is a directory; name a file in it", output));
+  }
+  const bool special = fs::exists(status) && !fs::is_regular_file(status);
+  if (!special && file.extension() != ".png") {
+    throw UsageError(fmt::format("--output {}: the name must end in .png", output));
+  }
+  if (special && images > 1) {
+    throw UsageError(fmt::format("--output {}: takes one image, {} are asked for", output, images));
+  }
+  if (images == 1) return {file};
+  std::vector<fs::path> files;
+  for (size_t i = 0; i < images; ++i) {
+    fs::path numbered = file;
+    numbered.replace_filename(fmt::format("{}_{}.png", file.stem().string(), i));
+    files.push_back(numbered);
+  }
+  return files;
+}
+
+void check_directory_of(const char* option, const fs::path& file) {
+  const fs::path directory = file.has_parent_path() ? file.parent_path() : fs::path(".");
+  check(fs::is_directory(directory), ErrorCode::kNotFound,
+        "{} {}: the directory {} does not exist; make it first", option, file.string(),
+        directory.string());
+}
+
+std::vector<PngText> describe_image(const ImageParams& row, const GeneratedImage& image,
+                                    const Session& session) {
+  std::vector<PngText> texts = {{"prompt", row.prompt}};
+  if (row.prompt_2 != row.prompt) texts.push_back({"prompt_2", row.prompt_2});
+  if (row.negative_prompt) {
+    texts.push_back({"negative_prompt", *row.negative_prompt});
+    texts.push_back({"true_cfg_scale", fmt::format("{}", row.true_cfg_scale)});
+  }
+  texts.push_back({"seed", fmt::format("{}", image.seed)});
+  texts.push_back({"steps", fmt::format("{}", row.num_inference_steps)});
+  texts.push_back({"guidance", fmt::format("{}", row.guidance_scale)});
+  texts.push_back({"size", fmt::format("{}x{}", row.width, row.height)});
+  texts.push_back({"max_sequence_length", fmt::format("{}", row.max_sequence_length)});
+  texts.push_back({"dtype", std::string(name_of(session.options.dtype))});
+  texts.push_back({"checkpoint", session.checkpoint->name()});
+  texts.push_back({"Software", "flux-triton " FLUX_VERSION});
+  return texts;
+}
+
+void save_latents(const std::string& file, const std::vector<GeneratedImage>& images) {
+  const Tensor& first = images.front().latents;
+  const Tensor all = Tensor::allocate(
+      {static_cast<int64_t>(images.size()), first.size(0), first.size(1)}, first.dtype());
+  for (size_t i = 0; i < images.size(); ++i) {
+    copy_convert(images[i].latents, all[static_cast<int64_t>(i)]);
+  }
+  write_safetensors(file, {{"latents", all}});
+}
+
+void write_images(const std::vector<fs::path>& files, const GenerateResult& result,
+                  const std::vector<ImageParams>& rows, const Session& session) {
+  for (size_t i = 0; i < files.size(); ++i) {
+    const GeneratedImage& image = result.images[i];
+    const std::string png =
+        encode_png(image.pixels, describe_image(rows[image.row], image, session));
+    AtomicFile file(files[i]);
+    file.write(png.data(), png.size());
+    file.commit();
+  }
+}
+
+nlohmann::json seconds_json(const Timing& timing) {
+  const StageSeconds& stages = timing.stages;
+  return {{"load", timing.load},
+          {"encode", stages.encode},
+          {"denoise", stages.denoise},
+          {"decode", stages.decode},
+          {"write", timing.write},
+          {"total", timing.load + stages.encode + stages.denoise + stages.decode + timing.write}};
+}
+
+nlohmann::json report_json(const std::vector<fs::path>& files, const GenerateResult& result,
+                           const std::vector<ImageParams>& rows, const Session& session,
+                           const Timing& timing) {
+  auto images = nlohmann::json::array();
+  auto seeds = nlohmann::json::array();
+  auto names = nlohmann::json::array();
+  for (size_t i = 0; i < files.size(); ++i) {
+    const GeneratedImage& image = result.images[i];
+    names.push_back(files[i].string());
+    seeds.push_back(image.seed);
+    images.push_back({{"file", files[i].string()},
+                      {"prompt", rows[image.row].prompt},
+                      {"row", image.row},
+                      {"seed", image.seed},
+                      {"truncated", image.truncated}});
+  }
+  const ImageParams& row = rows.front();
+  return {{"files", names},
+          {"seeds", seeds},
+          {"images", images},
+          {"height", row.height},
+          {"width", row.width},
+          {"steps", row.num_inference_steps},
+          {"guidance", row.guidance_scale},
+          {"dtype", name_of(session.options.dtype)},
+          {"device", to_string(session.options.device)},
+          {"threads", session.options.threads},
+          {"seconds", seconds_json(timing)},
+          {"peak_memory_bytes", peak_memory_bytes()}};
+}
+
+std::string report_text(const std::vector<fs::path>& files, const GenerateResult& result,
+                        const std::vector<ImageParams>& rows, const Timing& timing) {
+  std::string text;
+  for (size_t i = 0; i < files.size(); ++i) {
+    const GeneratedImage& image = result.images[i];
+    const ImageParams& row = rows[image.row];
+    text +=
+        fmt::format("prompt: {}\nfile: {}  seed {}, {}x{}, {} steps\n", one_line(row.prompt),
+                    files[i].string(), image.seed, row.width, row.height, row.num_inference_steps);
+  }
+  text += fmt::format(
+      "seconds: load {:.2f}, encode {:.2f}, denoise {:.2f}, decode {:.2f}, write {:.2f}\n"
+      "peak memory: {}\n",
+      timing.load, timing.stages.encode, timing.stages.denoise, timing.stages.decode, timing.write,
+      format_bytes(peak_memory_bytes()));
+  return text;
+}
+
+GenerateResult draw(Session& session, const std::vector<ImageParams>& rows, Timing& timing) {
+  Progress progress(Progress::Mode::kAutomatic);
+  timing.load = seconds_of([&] {
+    for (const StageKind stage : kAllStages) {
+      progress.phase(fmt::format("loading {}", name_of(stage)));
+      stop_if_interrupted();
+      session.stages->load(stage);
+    }
+  });
+  progress.phase("encoding the prompt");
+  GenerateObserver observer;
+  observer.on_step = [&](int done, int total) { progress.step(done, total); };
+  observer.cancelled = interrupted;
+  GenerateResult result = generate(*session.stages, session.checkpoint->config(),
+                                   session.options.dtype, rows, observer);
+  timing.stages = result.seconds;
+  stop_if_interrupted();
+  return result;
+}
+
+void run_generate(const GenerateOptions& options) {
+  Session session = open_session(options.compute);
+  const std::vector<ImageParams> rows = make_rows(options, session.checkpoint->config());
+  const auto images_per_row = static_cast<size_t>(rows.front().num_images_per_prompt);
+  const std::vector<fs::path> files = output_files(options.output, rows.size() * images_per_row);
+  check_directory_of("--output", files.front());
+  if (!options.save_latents.empty()) check_directory_of("--save-latents", options.save_latents);
+
+  Timing timing;
+  const GenerateResult result = draw(session, rows, timing);
+  for (const GeneratedImage& image : result.images) {
+    if (!image.truncated) continue;
+    log_warning("prompt {} is longer than an encoder takes and was cut", image.row);
+  }
+  timing.write = seconds_of([&] {
+    if (!options.save_latents.empty()) save_latents(options.save_latents, result.images);
+    write_images(files, result, rows, session);
+  });
+  if (options.json) {
+    print_json(report_json(files, result, rows, session, timing));
+  } else {
+    print_out(report_text(files, result, rows, timing));
+  }
+}
+
+void add_text_options(CLI::App& command, GenerateOptions& options) {
+  // allow_extra_args(false): one text an option, and CLI11 does not split a text in [brackets].
+  command.add_option("--prompt", options.prompts, "what to draw; repeat it for more rows")
+      ->required()
+      ->allow_extra_args(false)
+      ->type_name("TEXT");
+  command
+      .add_option("--prompt-2", options.prompts_2,
+                  "text for T5, where it differs from that for CLIP [default: the prompt]")
+      ->allow_extra_args(false)
+      ->type_name("TEXT");
+  command
+      .add_option("--negative-prompt", options.negative_prompts,
+                  "what to avoid; used when --true-cfg-scale is above 1 [default: none]")
+      ->allow_extra_args(false)
+      ->type_name("TEXT");
+}
+
+void add_image_options(CLI::App& command, ImageRequest& request) {
+  command
+      .add_option("--true-cfg-scale", request.true_cfg_scale,
+                  "weight against the negative prompt, >= 1")
+      ->capture_default_str();
+  command.add_option("--steps", request.num_inference_steps,
+                     "denoising steps, 1 to 1000 [default: 28 with guidance embeddings, else 4]");
+  command.add_option("--guidance", request.guidance_scale, "guidance scale, 0 to 100")
+      ->capture_default_str();
+  command.add_option("--height", request.height,
+                     "pixels, a multiple of 16 [default: the checkpoint's, FLUX: 1024]");
+  command.add_option("--width", request.width,
+                     "pixels, a multiple of 16 [default: the checkpoint's, FLUX: 1024]");
+  command.add_option("--seed", request.seed,
+                     "image k is drawn from seed + k [default: a random one, printed]");
+  command.add_option("--images", request.num_images_per_prompt, "images for each prompt, 1 to 16")
+      ->capture_default_str();
+  command.add_option("--max-sequence-length", request.max_sequence_length,
+                     "T5 tokens, 1 to 512 [default: 512 with guidance embeddings, else 256]");
+}
+
+}  // namespace
+
+void add_generate(CLI::App& app, Action& run) {
+  auto options = std::make_shared<GenerateOptions>();
+  CLI::App* command = app.add_subcommand("generate", "draws images from prompts");
+  add_compute_options(*command, options->compute);
+  add_text_options(*command, *options);
+  add_image_options(*command, options->request);
+  command
+      ->add_option("-o,--output", options->output,
+                   "the file to write; more than one image: FILE_0.png, FILE_1.png, ...")
+      ->type_name("FILE.png")
+      ->capture_default_str();
+  command
+      ->add_option("--save-latents", options->save_latents,
+                   "also write the packed latents at the end of the loop [default: no]")
+      ->type_name("FILE.safetensors");
+  command->add_flag("--json", options->json, "print one JSON object");
+  command->callback([options, &run] { run = [options] { run_generate(*options); }; });
+}
+
+}  // namespace flux::cli

@@ -1,0 +1,188 @@
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "cli/common.h"
+#include "pipeline/request.h"
+#include "support/json_file.h"
+
+namespace flux::cli {
+namespace {
+
+/// A component that holds weights.
+struct Part {
+  const char* name;
+  const WeightFiles* files;
+};
+
+std::vector<Part> parts_of(const Checkpoint& checkpoint) {
+  return {{"text_encoder", &checkpoint.text_encoder()},
+          {"text_encoder_2", &checkpoint.text_encoder_2()},
+          {"transformer", &checkpoint.transformer()},
+          {"vae", &checkpoint.vae()}};
+}
+
+/// Parameters that serving loads: of the autoencoder only the decoder.
+int64_t served_parameters(const Part& part) {
+  int64_t count = 0;
+  for (const std::string& name : part.files->names()) {
+    const bool encoder = name.starts_with("encoder.") || name.starts_with("quant_conv.");
+    if (part.name == std::string_view("vae") && encoder) continue;
+    count += part.files->find(name)->numel();
+  }
+  return count;
+}
+
+/// Memory that serving needs: weights in the compute dtype, and for one image of the default size
+/// the largest activations of the two models that grow with it. The latter is an estimate.
+struct MemoryNeed {
+  int64_t weights = 0;
+  int64_t activations = 0;
+};
+
+MemoryNeed memory_need(const Checkpoint& checkpoint, DType dtype) {
+  const auto element = static_cast<int64_t>(size_of(dtype));
+  const FluxConfig& config = checkpoint.config();
+  const RequestLimits limits = limits_for(config);
+  MemoryNeed need;
+  for (const Part& part : parts_of(checkpoint)) need.weights += served_parameters(part) * element;
+  // The single blocks hold the tokens, their projections (q, k, v, MLP) and the joined output.
+  const int64_t multiple = config.size_multiple();
+  const int64_t text_tokens = config.transformer.guidance_embeds ? 512 : 256;
+  const int64_t tokens =
+      limits.default_height / multiple * (limits.default_width / multiple) + text_tokens;
+  const int64_t transformer = tokens * config.transformer.inner_dim() * 14 * element;
+  // The last block of the decoder holds about three feature maps of the full size, the first of
+  // them with the channels of the block before.
+  const std::vector<int64_t>& channels = config.vae.block_out_channels;
+  const int64_t widest = channels.size() > 1 ? std::max(channels[0], channels[1]) : channels[0];
+  const int64_t decoder =
+      limits.default_height * limits.default_width * (widest + 2 * channels[0]) * element;
+  need.activations = std::max(transformer, decoder);
+  return need;
+}
+
+nlohmann::json memory_json(const Checkpoint& checkpoint, DType dtype) {
+  const MemoryNeed need = memory_need(checkpoint, dtype);
+  return {{"weight_bytes", need.weights},
+          {"activation_bytes", need.activations},
+          {"total_bytes", need.weights + need.activations}};
+}
+
+nlohmann::json config_of(const Checkpoint& checkpoint, const std::string& component) {
+  const std::filesystem::path directory = checkpoint.directory() / component;
+  for (const char* name : {"config.json", "scheduler_config.json"}) {
+    if (std::filesystem::exists(directory / name)) return read_json_file(directory / name);
+  }
+  return nullptr;
+}
+
+nlohmann::json inspect_json(const Checkpoint& checkpoint) {
+  auto components = nlohmann::json::object();
+  for (const Checkpoint::Component& component : checkpoint.components()) {
+    components[component.name] = {{"library", component.library},
+                                  {"class", component.class_name},
+                                  {"config", config_of(checkpoint, component.name)}};
+  }
+  int64_t parameters = 0;
+  int64_t bytes = 0;
+  for (const Part& part : parts_of(checkpoint)) {
+    nlohmann::json& object = components[part.name];
+    object["dtype"] = name_of(part.files->dtype());
+    object["tensors"] = part.files->names().size();
+    object["parameters"] = part.files->parameter_count();
+    object["bytes"] = part.files->bytes();
+    parameters += part.files->parameter_count();
+    bytes += part.files->bytes();
+  }
+  const RequestLimits limits = limits_for(checkpoint.config());
+  return {{"checkpoint", checkpoint.name()},
+          {"directory", checkpoint.directory().string()},
+          {"dtype", name_of(checkpoint.stored_dtype())},
+          {"parameters", parameters},
+          {"bytes", bytes},
+          {"default_height", limits.default_height},
+          {"default_width", limits.default_width},
+          {"size_multiple", checkpoint.config().size_multiple()},
+          {"components", components},
+          {"serving_memory",
+           {{"f32", memory_json(checkpoint, DType::kF32)},
+            {"bf16", memory_json(checkpoint, DType::kBF16)}}}};
+}
+
+std::string describe_config(const FluxConfig& config) {
+  const TransformerConfig& dit = config.transformer;
+  std::string text = fmt::format(
+      "text_encoder    {} layers, {} wide, {} heads, {} tokens, vocabulary {}\n"
+      "text_encoder_2  {} layers, {} wide, {} heads x {}, vocabulary {}\n"
+      "transformer     {} double and {} single blocks, {} heads x {}, {} channels in, "
+      "guidance embeddings: {}\n",
+      config.clip.num_hidden_layers, config.clip.hidden_size, config.clip.num_attention_heads,
+      config.clip.max_position_embeddings, config.clip.vocab_size, config.t5.num_layers,
+      config.t5.d_model, config.t5.num_heads, config.t5.d_kv, config.t5.vocab_size, dit.num_layers,
+      dit.num_single_layers, dit.num_attention_heads, dit.attention_head_dim, dit.in_channels,
+      dit.guidance_embeds ? "yes" : "no");
+  text += fmt::format("vae             channels {}, {} latent channels, {} pixels a latent\n",
+                      fmt::join(config.vae.block_out_channels, "-"), config.vae.latent_channels,
+                      config.vae.scale_factor());
+  const SchedulerConfig& scheduler = config.scheduler;
+  text += scheduler.use_dynamic_shifting
+              ? fmt::format("scheduler       dynamic shift {} to {}\n", scheduler.base_shift,
+                            scheduler.max_shift)
+              : fmt::format("scheduler       constant shift {}\n", scheduler.shift);
+  return text;
+}
+
+std::string inspect_text(const Checkpoint& checkpoint) {
+  std::string text = fmt::format("{:<15} {:<32} {:>6} {:>8} {:>14} {:>11}\n", "component", "class",
+                                 "dtype", "tensors", "parameters", "bytes");
+  const std::vector<Part> parts = parts_of(checkpoint);
+  for (const Checkpoint::Component& component : checkpoint.components()) {
+    text += fmt::format("{:<15} {:<32}", component.name, component.class_name);
+    const auto part = std::find_if(parts.begin(), parts.end(), [&](const Part& candidate) {
+      return component.name == candidate.name;
+    });
+    if (part != parts.end()) {
+      text += fmt::format(" {:>6} {:>8} {:>14} {:>11}", name_of(part->files->dtype()),
+                          part->files->names().size(), part->files->parameter_count(),
+                          format_bytes(part->files->bytes()));
+    }
+    text += "\n";
+  }
+  const RequestLimits limits = limits_for(checkpoint.config());
+  text += "\n" + describe_config(checkpoint.config());
+  text += fmt::format("\ndefault size {}x{}; serving one image of it needs about\n",
+                      limits.default_width, limits.default_height);
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const MemoryNeed need = memory_need(checkpoint, dtype);
+    text += fmt::format("  {:<5} {:>10} weights + {:>10} activations\n", name_of(dtype),
+                        format_bytes(need.weights), format_bytes(need.activations));
+  }
+  return text;
+}
+
+}  // namespace
+
+void add_inspect(CLI::App& app, Action& run) {
+  struct Options {
+    std::string source;
+    bool json = false;
+  };
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand(
+      "inspect", "shows components, classes, sizes, dtypes and the memory that serving needs");
+  add_source(*command, options->source);
+  command->add_flag("--json", options->json, "print one JSON object, with all configurations");
+  command->callback([options, &run] {
+    run = [options] {
+      const auto checkpoint = Checkpoint::open(options->source);
+      if (options->json) {
+        print_json(inspect_json(*checkpoint));
+      } else {
+        print_out(inspect_text(*checkpoint));
+      }
+    };
+  });
+}
+
+}  // namespace flux::cli

@@ -1,0 +1,272 @@
+#include <cmath>
+#include <map>
+
+#include "cli/common.h"
+#include "support/error.h"
+#include "support/log.h"
+#include "weights/safetensors.h"
+
+namespace flux::cli {
+namespace {
+
+struct RunStageOptions {
+  ComputeOptions compute;
+  std::string stage;
+  std::string input;
+  std::string output;
+  std::vector<std::string> prompts;
+  std::optional<int64_t> max_sequence_length;
+};
+
+using NamedTensor = std::pair<std::string, Tensor>;
+
+/// What a stage expects of one input. A size of -1 is free; equal letters in `symbols` must have
+/// equal sizes.
+struct InputSpec {
+  const char* name;
+  std::vector<int64_t> sizes;
+  std::string_view symbols;  // one letter a dimension, e.g. "BSc"
+  enum class Kind { kCompute, kFloat32 } kind;
+};
+
+std::string expected_shape(const InputSpec& spec) {
+  std::string text = "[";
+  for (size_t i = 0; i < spec.sizes.size(); ++i) {
+    if (i > 0) text += ", ";
+    text += spec.sizes[i] < 0 ? std::string(1, spec.symbols[i]) : fmt::format("{}", spec.sizes[i]);
+  }
+  return text + "]";
+}
+
+/// The tensors of an input file, checked against the specs and converted.
+class StageInputs {
+ public:
+  StageInputs(const std::string& file, StageKind stage, const std::vector<InputSpec>& specs,
+              DType dtype)
+      : file_(SafetensorsFile::open(file)), stage_(stage) {
+    refuse_unknown(specs);
+    for (const InputSpec& spec : specs) {
+      const Tensor& found = find(spec);
+      check_shape(spec, found);
+      const DType wanted = spec.kind == InputSpec::Kind::kCompute ? dtype : DType::kF32;
+      tensors_[spec.name] = to_dtype(found, wanted);
+      if (spec.kind == InputSpec::Kind::kFloat32) check_finite(spec.name);
+    }
+  }
+
+  const Tensor& operator[](const char* name) const { return tensors_.at(name); }
+  bool has(const char* name) const { return tensors_.count(name) > 0; }
+  std::string path() const { return file_->path().string(); }
+
+ private:
+  void refuse_unknown(const std::vector<InputSpec>& specs) const {
+    for (const auto& [name, tensor] : file_->tensors()) {
+      bool known = false;
+      std::string names;
+      for (const InputSpec& spec : specs) {
+        known = known || name == spec.name;
+        names += (names.empty() ? "" : ", ") + std::string(spec.name);
+      }
+      check(known, ErrorCode::kInvalidArgument,
+            "{}: tensor '{}' is no input of {} with this model, which takes {}", path(), name,
+            name_of(stage_), names);
+    }
+  }
+
+  const Tensor& find(const InputSpec& spec) const {
+    const auto found = file_->tensors().find(spec.name);
+    check(found != file_->tensors().end(), ErrorCode::kNotFound,
+          "{}: tensor '{}' is missing; {} needs it with shape {}", path(), spec.name,
+          name_of(stage_), expected_shape(spec));
+    check(is_floating_point(found->second.dtype()), ErrorCode::kInvalidArgument,
+          "{}: tensor '{}' is {}; a floating point dtype is expected", path(), spec.name,
+          describe(found->second));
+    return found->second;
+  }
+
+  void check_shape(const InputSpec& spec, const Tensor& found) {
+    bool fits = found.rank() == static_cast<int>(spec.sizes.size());
+    for (int i = 0; fits && i < found.rank(); ++i) {
+      const auto dim = static_cast<size_t>(i);
+      const int64_t size = found.size(i);
+      // The first tensor that uses a letter sets its size for all.
+      const int64_t agreed = free_sizes_.emplace(spec.symbols[dim], size).first->second;
+      fits = size >= 1 && size == (spec.sizes[dim] < 0 ? agreed : spec.sizes[dim]);
+    }
+    check(fits, ErrorCode::kInvalidArgument, "{}: tensor '{}' is {}; {} is expected{}", path(),
+          spec.name, describe(found), expected_shape(spec), agreed_sizes());
+  }
+
+  std::string agreed_sizes() const {
+    std::string text;
+    for (const auto& [letter, size] : free_sizes_) {
+      if (letter >= 'A' && letter <= 'Z') text += fmt::format(", {} = {}", letter, size);
+    }
+    return text.empty() ? text : " (" + text.substr(2) + ")";
+  }
+
+  void check_finite(const char* name) const {
+    check(all_finite(tensors_.at(name)), ErrorCode::kInvalidArgument,
+          "{}: tensor '{}' holds values that are not finite", path(), name);
+  }
+
+  std::unique_ptr<const SafetensorsFile> file_;
+  StageKind stage_;
+  std::map<char, int64_t> free_sizes_;
+  std::map<std::string, Tensor, std::less<>> tensors_;
+};
+
+std::vector<InputSpec> transformer_inputs(const TransformerConfig& config) {
+  using Kind = InputSpec::Kind;
+  std::vector<InputSpec> specs = {
+      {"hidden_states", {-1, -1, config.in_channels}, "BSc", Kind::kCompute},
+      {"timestep", {-1, 1}, "B1", Kind::kFloat32},
+      {"pooled_projections", {-1, config.pooled_projection_dim}, "Bp", Kind::kCompute},
+      {"encoder_hidden_states", {-1, -1, config.joint_attention_dim}, "BTj", Kind::kCompute},
+      {"img_ids", {-1, -1, 3}, "BS3", Kind::kFloat32},
+      {"txt_ids", {-1, -1, 3}, "BT3", Kind::kFloat32},
+  };
+  if (config.guidance_embeds) {
+    specs.push_back({"guidance", {-1, 1}, "B1", Kind::kFloat32});
+  }
+  return specs;
+}
+
+NamedTensor run_transformer(Session& session, const RunStageOptions& options) {
+  const TransformerConfig& config = session.checkpoint->config().transformer;
+  const StageInputs in(options.input, StageKind::kDitTransformer, transformer_inputs(config),
+                       session.options.dtype);
+  const Tensor& hidden_states = in["hidden_states"];
+  const int64_t batch = hidden_states.size(0);
+  const Tensor out =
+      Tensor::allocate({batch, hidden_states.size(1), config.out_channels}, session.options.dtype);
+  std::vector<TransformerInput> rows(static_cast<size_t>(batch));
+  for (int64_t i = 0; i < batch; ++i) {
+    TransformerInput& row = rows[static_cast<size_t>(i)];
+    row.hidden_states = hidden_states[i];
+    row.timestep = in["timestep"].data<float>()[i];
+    check(row.timestep >= 0 && row.timestep <= 1, ErrorCode::kInvalidArgument,
+          "{}: timestep {} of row {}: must be in [0, 1], as FluxPipeline passes it", in.path(),
+          row.timestep, i);
+    if (config.guidance_embeds) row.guidance = in["guidance"].data<float>()[i];
+    row.pooled_projections = in["pooled_projections"][i];
+    row.encoder_hidden_states = in["encoder_hidden_states"][i];
+    row.img_ids = in["img_ids"][i];
+    row.txt_ids = in["txt_ids"][i];
+    row.noise_pred = out[i];
+  }
+  session.stages->transformer(rows);
+  return {"noise_pred", out};
+}
+
+NamedTensor run_decoder(Session& session, const RunStageOptions& options) {
+  const int64_t channels = session.checkpoint->config().vae.latent_channels;
+  const StageInputs in(options.input, StageKind::kVaeDecoder,
+                       {{"latents", {-1, channels, -1, -1}, "BcHW", InputSpec::Kind::kCompute}},
+                       session.options.dtype);
+  const Tensor& latents = in["latents"];
+  Tensor images;
+  for (int64_t i = 0; i < latents.size(0); ++i) {
+    stop_if_interrupted();
+    const Tensor image = session.stages->decode(latents[i]);
+    if (!images.defined()) {
+      images = Tensor::allocate({latents.size(0), image.size(0), image.size(1), image.size(2)},
+                                DType::kF32);
+    }
+    copy_convert(image, images[i]);
+  }
+  return {"image", images};
+}
+
+NamedTensor run_text_encoder(Session& session, const RunStageOptions& options, StageKind stage) {
+  const bool clip = stage == StageKind::kClipEncoder;
+  const int length = sequence_length(options.max_sequence_length, session.checkpoint->config());
+  std::vector<Tensor> rows;
+  for (const std::string& prompt : options.prompts) {
+    stop_if_interrupted();
+    bool truncated = false;
+    rows.push_back(clip ? session.stages->encode_clip(prompt, &truncated)
+                        : session.stages->encode_t5(prompt, length, &truncated));
+    if (truncated) {
+      log_warning("prompt {} was cut to what {} takes", rows.size() - 1, name_of(stage));
+    }
+  }
+  const Shape& row = rows.front().shape();
+  const auto batch = static_cast<int64_t>(rows.size());
+  const Tensor out = Tensor::allocate(
+      row.rank() == 1 ? Shape{batch, row[0]} : Shape{batch, row[0], row[1]}, rows.front().dtype());
+  for (int64_t i = 0; i < batch; ++i) copy_convert(rows[static_cast<size_t>(i)], out[i]);
+  return {clip ? "pooled_prompt_embeds" : "prompt_embeds", out};
+}
+
+void check_options(const RunStageOptions& options, StageKind stage) {
+  const bool text = stage == StageKind::kClipEncoder || stage == StageKind::kT5Encoder;
+  const auto refuse = [&](const char* what) {
+    throw UsageError(fmt::format("{} {}", name_of(stage), what));
+  };
+  if (text && options.prompts.empty()) refuse("needs --prompt TEXT");
+  if (text && !options.input.empty()) refuse("takes --prompt TEXT, not --input");
+  if (!text && options.input.empty()) refuse("needs --input FILE.safetensors");
+  if (!text && !options.prompts.empty()) refuse("takes --input FILE.safetensors, not --prompt");
+  if (stage != StageKind::kT5Encoder && options.max_sequence_length) {
+    refuse("takes no --max-sequence-length");
+  }
+}
+
+void run_run_stage(const RunStageOptions& options) {
+  StageKind stage{};
+  as_usage([&] { stage = parse_stage(options.stage); });
+  check_options(options, stage);
+  Session session = open_session(options.compute);
+  NamedTensor output;
+  const double seconds = seconds_of([&] {
+    switch (stage) {
+      case StageKind::kClipEncoder:
+      case StageKind::kT5Encoder:
+        output = run_text_encoder(session, options, stage);
+        break;
+      case StageKind::kDitTransformer:
+        output = run_transformer(session, options);
+        break;
+      case StageKind::kVaeDecoder:
+        output = run_decoder(session, options);
+        break;
+    }
+  });
+  write_safetensors(options.output, {output});
+  print_out(fmt::format("{}: {} {} in {:.3f} s, written to {}\n", name_of(stage), output.first,
+                        describe(output.second), seconds, options.output));
+}
+
+}  // namespace
+
+void add_run_stage(CLI::App& app, Action& run) {
+  auto options = std::make_shared<RunStageOptions>();
+  CLI::App* command =
+      app.add_subcommand("run-stage", "runs one model alone on tensors from a file");
+  add_compute_options(*command, options->compute);
+  command
+      ->add_option("STAGE", options->stage,
+                   "clip_encoder, t5_encoder, dit_transformer or vae_decoder")
+      ->required();
+  command
+      ->add_option("--input", options->input,
+                   "tensors with a leading batch dimension, in any floating point dtype; "
+                   "dit_transformer: hidden_states, timestep, guidance (where the model has it), "
+                   "pooled_projections, encoder_hidden_states, img_ids, txt_ids; "
+                   "vae_decoder: latents")
+      ->type_name("FILE.safetensors");
+  command->add_option("--output", options->output, "the file to write")
+      ->type_name("FILE.safetensors")
+      ->required();
+  command
+      ->add_option("--prompt", options->prompts,
+                   "the input of a text encoder; repeat it for more rows")
+      ->allow_extra_args(false)
+      ->type_name("TEXT");
+  command->add_option("--max-sequence-length", options->max_sequence_length,
+                      "T5 tokens, 1 to 512 [default: 512 with guidance embeddings, else 256]");
+  command->callback([options, &run] { run = [options] { run_run_stage(*options); }; });
+}
+
+}  // namespace flux::cli

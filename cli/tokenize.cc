@@ -1,0 +1,50 @@
+#include "cli/common.h"
+#include "support/log.h"
+#include "tokenizer/clip_bpe.h"
+#include "tokenizer/t5_sentencepiece.h"
+
+namespace flux::cli {
+namespace {
+
+struct TokenizeOptions {
+  std::string source;
+  std::string prompt;
+  std::optional<int64_t> max_sequence_length;
+};
+
+void warn_if_cut(const TokenIds& tokens, const char* encoder) {
+  if (!tokens.truncated) return;
+  log_warning("the prompt was cut to the {} tokens that {} takes", tokens.ids.size(), encoder);
+}
+
+void run_tokenize(const TokenizeOptions& options) {
+  const auto checkpoint = Checkpoint::open(options.source);
+  const FluxConfig& config = checkpoint->config();
+  const int length = sequence_length(options.max_sequence_length, config);
+  const auto clip = ClipTokenizer::load(checkpoint->tokenizer_directory());
+  const auto t5 = T5Tokenizer::load(checkpoint->tokenizer_2_directory());
+  TokenIds clip_ids{};
+  TokenIds t5_ids{};
+  as_usage([&] {
+    clip_ids = clip.encode(options.prompt);
+    t5_ids = t5.encode(options.prompt, length);
+  });
+  warn_if_cut(clip_ids, "CLIP");
+  warn_if_cut(t5_ids, "T5");
+  print_out(nlohmann::json{{"clip", clip_ids.ids}, {"t5", t5_ids.ids}}.dump() + "\n");
+}
+
+}  // namespace
+
+void add_tokenize(CLI::App& app, Action& run) {
+  auto options = std::make_shared<TokenizeOptions>();
+  CLI::App* command =
+      app.add_subcommand("tokenize", "prints the token ids of a prompt as one JSON object");
+  add_source(*command, options->source);
+  command->add_option("--prompt", options->prompt, "the text")->required()->type_name("TEXT");
+  command->add_option("--max-sequence-length", options->max_sequence_length,
+                      "T5 tokens, 1 to 512 [default: 512 with guidance embeddings, else 256]");
+  command->callback([options, &run] { run = [options] { run_tokenize(*options); }; });
+}
+
+}  // namespace flux::cli

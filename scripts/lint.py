@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""clang-tidy on the engine and the command line, in parallel.
+
+A file that was clean is not looked at again until it, a header of the project that it reaches, its
+compile command, or .clang-tidy changes.
+"""
+
+import argparse
+import concurrent.futures
+import hashlib
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FOLDERS = ("engine", "cli")
+INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
+
+
+def reached_files(path: pathlib.Path, seen: set) -> set:
+    """A file and the project's headers that it includes, directly or not."""
+    if path in seen:
+        return seen
+    seen.add(path)
+    for name in INCLUDE.findall(path.read_text(encoding="utf-8")):
+        for base in (ROOT / "engine", ROOT, path.parent):
+            if (base / name).is_file():
+                reached_files((base / name).resolve(), seen)
+                break
+    return seen
+
+
+def fingerprint(entry: dict) -> str:
+    digest = hashlib.sha256((ROOT / ".clang-tidy").read_bytes())
+    digest.update(entry["command"].encode())
+    for path in sorted(reached_files(pathlib.Path(entry["file"]).resolve(), set())):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def tidy(entry: dict, build: pathlib.Path, cache: pathlib.Path) -> str:
+    """What clang-tidy has to say about one file; nothing when it is clean."""
+    stamp = cache / fingerprint(entry)
+    if stamp.exists():
+        return ""
+    done = subprocess.run(
+        ["clang-tidy-14", "--quiet", "-p", build, entry["file"]],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 0:
+        stamp.touch()
+        return ""
+    return (done.stdout + done.stderr).strip()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build")
+    parser.add_argument("--jobs", type=int, default=2)
+    args = parser.parse_args()
+
+    entries = [
+        entry
+        for entry in json.loads((args.build / "compile_commands.json").read_text())
+        if pathlib.Path(entry["file"]).is_relative_to(ROOT)
+        and pathlib.Path(entry["file"]).relative_to(ROOT).parts[0] in FOLDERS
+    ]
+    # Sources that are compiled more than once, for several instruction sets, are looked at once.
+    entries = list({entry["file"]: entry for entry in entries}.values())
+    cache = args.build / "clang-tidy-clean"
+    cache.mkdir(exist_ok=True)
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        reports = list(pool.map(lambda entry: tidy(entry, args.build, cache), entries))
+    found = [report for report in reports if report]
+    print("\n".join(found) if found else f"clang-tidy: {len(entries)} files, clean")
+    return 1 if found or not entries else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+#!/usr/bin/env python3
+"""All tests: style, build, unit and golden tests, the same under sanitizers, clang-tidy, command line.
+
+Every step runs even when an earlier one failed, unless it needs what that one makes. The last line
+is "N passed, N failed"; exit code 0 only when nothing failed.
+"""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@dataclasses.dataclass
+class Count:
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    def __iadd__(self, other: "Count") -> "Count":
+        self.passed += other.passed
+        self.failed += other.failed
+        self.skipped += other.skipped
+        return self
+
+
+def run(command: list, **environment) -> bool:
+    """Runs a command with its output shown; whether it succeeded."""
+    done = subprocess.run(
+        [str(part) for part in command], cwd=ROOT, env=os.environ | environment, check=False
+    )
+    return done.returncode == 0
+
+
+def one(succeeded: bool) -> Count:
+    return Count(passed=1) if succeeded else Count(failed=1)
+
+
+def build(preset: str, jobs: int) -> Count:
+    configured = run(["scripts/configure.sh", preset])
+    return one(configured and run(["cmake", "--build", "--preset", preset, "-j", jobs]))
+
+
+def count_gtest(results: pathlib.Path) -> Count:
+    """Cases in the XML files that the test programs wrote."""
+    total = Count()
+    for file in results.glob("*.xml"):
+        suites = xml.etree.ElementTree.parse(file).getroot()
+        for case in suites.iter("testcase"):
+            if case.find("failure") is not None:
+                total.failed += 1
+            elif case.get("status") == "notrun" or case.get("result") == "skipped":
+                total.skipped += 1
+            else:
+                total.passed += 1
+    return total
+
+
+def unit_tests(directory: str) -> Count:
+    """The test programs of a build directory. A program that dies writes no XML: that is a failure."""
+    results = ROOT / directory / "test-results"
+    shutil.rmtree(results, ignore_errors=True)
+    results.mkdir(parents=True)
+    # Leaks are looked for; OpenMP's and oneDNN's own blocks that live to the end are not counted.
+    suppressions = ROOT / "tests" / "lsan_suppressions.txt"
+    succeeded = run(
+        ["ctest", "--test-dir", directory, "--output-on-failure", "--timeout", "600"],
+        GTEST_OUTPUT=f"xml:{results}/",
+        UBSAN_OPTIONS="print_stacktrace=1",
+        LSAN_OPTIONS=f"suppressions={suppressions}:print_suppressions=0",
+    )
+    total = count_gtest(results)
+    if total.passed + total.failed == 0 or (not succeeded and total.failed == 0):
+        total.failed += 1
+    return total
+
+
+def command_line_tests(directory: str, pattern: str = "test_*.py") -> Count:
+    """tests/cli with the program of a build directory."""
+    done = subprocess.run(
+        [sys.executable, "-m", "unittest", "discover", "-s", "tests/cli", "-p", pattern],
+        cwd=ROOT,
+        env=os.environ | {"FLUX_TRITON": str(ROOT / directory / "cli" / "flux-triton")},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    print(done.stderr[-6000:], end="")
+    ran = re.search(r"^Ran (\d+) test", done.stderr, re.MULTILINE)
+    result = {
+        word: int(number)
+        for word, number in re.findall(r"(failures|errors|skipped)=(\d+)", done.stderr)
+    }
+    failed = result.get("failures", 0) + result.get("errors", 0)
+    skipped = result.get("skipped", 0)
+    passed = max(0, int(ran.group(1)) - failed - skipped) if ran else 0
+    if failed == 0 and (done.returncode != 0 or passed == 0):
+        failed = 1
+    return Count(passed, failed, skipped)
+
+
+def steps(jobs: int) -> list:
+    """(name, what it needs, what it does) in order."""
+    lint = [sys.executable, "scripts/lint.py", "--build", "build", "--jobs", jobs]
+    return [
+        ("style", None, lambda: one(run([sys.executable, "scripts/check_style.py"]))),
+        ("build", None, lambda: build("default", jobs)),
+        ("unit and golden tests", "build", lambda: unit_tests("build")),
+        ("command line", "build", lambda: command_line_tests("build")),
+        ("clang-tidy", "build", lambda: one(run(lint))),
+        ("build with sanitizers", None, lambda: build("asan", jobs)),
+        ("unit tests under sanitizers", "build with sanitizers", lambda: unit_tests("build-asan")),
+        (
+            "bad inputs under sanitizers",
+            "build with sanitizers",
+            lambda: command_line_tests("build-asan", "test_bad_files.py"),
+        ),
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--only", help="run the steps whose name contains this text")
+    args = parser.parse_args()
+
+    total = Count()
+    failed_steps = []
+    for name, needs, action in steps(args.jobs):
+        if args.only and args.only not in name:
+            continue
+        print(f"=== {name}", flush=True)
+        start = time.monotonic()
+        count = Count(failed=1) if needs in failed_steps else action()
+        if count.failed > 0:
+            failed_steps.append(name)
+        total += count
+        print(
+            f"=== {name}: {count.passed} passed, {count.failed} failed, {count.skipped} skipped, "
+            f"{time.monotonic() - start:.0f} s",
+            flush=True,
+        )
+    if failed_steps:
+        print(f"failed: {', '.join(failed_steps)}")
+    print(f"{total.passed} passed, {total.failed} failed")
+    return 1 if total.failed > 0 else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
