@@ -1,57 +1,73 @@
 #include <algorithm>
-#include <cmath>
 
 #include "ops/cpu/cpu_backend.h"
+#include "ops/cpu/isa.h"
 #include "ops/cpu/rows.h"
 
 namespace flux::cpu {
 namespace {
 
+/// Address of a token's vector of one head.
 template <typename T>
-float dot(const T* a, const T* b, int64_t n) {
-  float total = 0.0f;
-  for (int64_t i = 0; i < n; ++i) total += static_cast<float>(a[i]) * static_cast<float>(b[i]);
-  return total;
+T* at(const Tensor& tensor, int64_t token, int64_t head) {
+  return tensor.data<T>() + token * tensor.stride(0) + head * tensor.stride(1);
+}
+
+/// Packs the keys and values of all heads, then shares out tiles of (head, query rows). A tile
+/// sees all keys in their order: nothing depends on which thread runs it.
+template <typename T>
+void attend(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
+            const AttentionOptions& options, const Tensor& out) {
+  const AttentionKernels<T>& kernel = kernels().attention<T>();
+  const int64_t q_tokens = q.size(0);
+  const int64_t k_tokens = k.size(0);
+  const int64_t heads = q.size(1);
+  const int64_t head_dim = q.size(2);
+  const int64_t blocks = (k_tokens + kernel.block_keys - 1) / kernel.block_keys;
+  const int64_t tiles = (q_tokens + kernel.tile_rows - 1) / kernel.tile_rows;
+  const int64_t block_bytes = kernel.block_bytes(head_dim);
+
+  const Workspace::Scope scope(ctx.workspace());
+  const Tensor packed = ctx.workspace().allocate({heads, blocks, block_bytes}, DType::kU8);
+  const int64_t scratch_bytes = (kernel.scratch_bytes(head_dim) + 63) / 64 * 64;
+  const Tensor scratch = ctx.workspace().allocate({ctx.threads(), scratch_bytes}, DType::kU8);
+
+  parallel_for(ctx.threads(), heads * blocks, [&](int64_t task) {
+    const int64_t head = task / blocks;
+    const int64_t key = task % blocks * kernel.block_keys;
+    kernel.pack_block(at<T>(k, key, head), k.stride(0), at<T>(v, key, head), v.stride(0),
+                      std::min(kernel.block_keys, k_tokens - key), head_dim,
+                      packed.data<std::byte>() + task * block_bytes);
+  });
+  parallel_for(ctx.threads(), heads * tiles, [&](int64_t task, int thread) {
+    const int64_t head = task / tiles;
+    const int64_t first = task % tiles * kernel.tile_rows;
+    AttentionTile<T> tile = {};
+    tile.q = at<T>(q, first, head);
+    tile.q_stride = q.stride(0);
+    tile.rows = std::min(kernel.tile_rows, q_tokens - first);
+    tile.first_row = first;
+    tile.keys_and_values = packed.data<std::byte>() + head * blocks * block_bytes;
+    tile.k_tokens = k_tokens;
+    tile.head_dim = head_dim;
+    tile.scale = options.scale;
+    tile.causal = options.causal;
+    if (options.relative_bias.defined()) {
+      tile.bias = row<float>(options.relative_bias, head) + (q_tokens - 1 - first);
+    }
+    tile.out = at<T>(out, first, head);
+    tile.out_stride = out.stride(0);
+    tile.scratch = scratch.data<std::byte>() + thread * scratch_bytes;
+    kernel.run(tile);
+  });
 }
 
 }  // namespace
 
 void CpuBackend::attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
                            const AttentionOptions& options, const Tensor& out) {
-  dispatch(q.dtype(), [&]<typename T>() {
-    const int64_t q_tokens = q.size(0);
-    const int64_t k_tokens = k.size(0);
-    const int64_t heads = q.size(1);
-    const int64_t n = q.size(2);
-    const Workspace::Scope scope(ctx.workspace());
-    const Tensor scratch = ctx.workspace().allocate({ctx.threads(), k_tokens + n}, DType::kF32);
-    parallel_for(ctx.threads(), q_tokens * heads, [&](int64_t task, int thread) {
-      const int64_t i = task / heads;
-      const int64_t head = task % heads;
-      float* scores = scratch[thread].data<float>();
-      float* sums = scores + k_tokens;
-      const int64_t keys = options.causal ? std::min(k_tokens, i + 1) : k_tokens;
-      float most = -INFINITY;
-      for (int64_t j = 0; j < keys; ++j) {
-        scores[j] = options.scale *
-                    dot(row<T>(q, i) + head * q.stride(1), row<T>(k, j) + head * k.stride(1), n);
-        if (options.relative_bias.defined()) {
-          scores[j] += row<float>(options.relative_bias, head)[j - i + q_tokens - 1];
-        }
-        most = std::max(most, scores[j]);
-      }
-      float total = 0.0f;
-      std::fill(sums, sums + n, 0.0f);
-      for (int64_t j = 0; j < keys; ++j) {
-        const float p = std::exp(scores[j] - most);
-        total += p;
-        const T* value = row<T>(v, j) + head * v.stride(1);
-        for (int64_t c = 0; c < n; ++c) sums[c] += p * static_cast<float>(value[c]);
-      }
-      T* result = row<T>(out, i) + head * out.stride(1);
-      for (int64_t c = 0; c < n; ++c) result[c] = T(sums[c] / total);
-    });
-  });
+  if (q.numel() == 0) return;
+  dispatch(q.dtype(), [&]<typename T>() { attend<T>(ctx, q, k, v, options, out); });
 }
 
 }  // namespace flux::cpu

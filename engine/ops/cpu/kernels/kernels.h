@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "ops/ops.h"
@@ -67,17 +68,58 @@ struct RowKernels {
   void (*store_tile)(const TileEpilogue<T>& tile);
 };
 
+/// A few query rows of one head against all its keys.
+template <typename T>
+struct AttentionTile {
+  const T* q;
+  int64_t q_stride;                  // between tokens
+  int64_t rows;                      // at most AttentionKernels::tile_rows
+  int64_t first_row;                 // position of row 0 among the queries
+  const std::byte* keys_and_values;  // the head's packed blocks, one after the other
+  int64_t k_tokens;
+  int64_t head_dim;
+  float scale;
+  bool causal;
+  const float* bias;  // null, or what to add to row 0's score with key 0; row r's is r before it
+  T* out;
+  int64_t out_stride;
+  std::byte* scratch;  // scratch_bytes(head_dim), aligned to 64 bytes
+};
+
+template <typename T>
+struct AttentionKernels {
+  int64_t tile_rows;
+  int64_t block_keys;  // keys that are packed and multiplied together
+  /// Bytes of one packed block, a multiple of 64.
+  int64_t (*block_bytes)(int64_t head_dim);
+  int64_t (*scratch_bytes)(int64_t head_dim);
+  /// Packs up to block_keys keys and values, given the strides between tokens.
+  void (*pack_block)(const T* k, int64_t k_stride, const T* v, int64_t v_stride, int64_t keys,
+                     int64_t head_dim, std::byte* block);
+  void (*run)(const AttentionTile<T>& tile);
+};
+
 struct Kernels {
   const char* name;
-  RowKernels<float> f32;
-  RowKernels<BFloat16> bf16;
+  RowKernels<float> rows_f32;
+  RowKernels<BFloat16> rows_bf16;
+  AttentionKernels<float> attention_f32;
+  AttentionKernels<BFloat16> attention_bf16;
 
   template <typename T>
   const RowKernels<T>& rows() const {
     if constexpr (sizeof(T) == sizeof(float)) {
-      return f32;
+      return rows_f32;
     } else {
-      return bf16;
+      return rows_bf16;
+    }
+  }
+  template <typename T>
+  const AttentionKernels<T>& attention() const {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      return attention_f32;
+    } else {
+      return attention_bf16;
     }
   }
 };

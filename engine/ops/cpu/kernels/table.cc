@@ -1,3 +1,4 @@
+#include "ops/cpu/kernels/attention_kernels.h"
 #include "ops/cpu/kernels/kernels.h"
 #include "ops/cpu/kernels/row_kernels.h"
 
@@ -9,7 +10,8 @@ namespace flux::cpu::FLUX_ISA {
 const Kernels& kernels();
 
 const Kernels& kernels() {
-  static const Kernels table = {FLUX_NAME(FLUX_ISA), row_kernels<float>(), row_kernels<BFloat16>()};
+  static const Kernels table = {FLUX_NAME(FLUX_ISA), row_kernels<float>(), row_kernels<BFloat16>(),
+                                attention_kernels<float>(), attention_kernels<BFloat16>()};
   return table;
 }
 

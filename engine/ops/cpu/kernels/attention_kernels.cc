@@ -1,0 +1,312 @@
+#include "ops/cpu/kernels/attention_kernels.h"
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+#include <type_traits>
+
+#include "ops/cpu/simd.h"
+
+/// Attention with an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022): a tile of
+/// query rows meets one block of keys after the other and keeps each row's largest score, its sum
+/// of weights and its weighted sum of values, rescaled when a larger score comes.
+///
+/// Both products, Q K^T and P V, are one micro-kernel: kRows x kColumns sums in registers, the
+/// left operand's elements broadcast, the right one packed in panels of kColumns columns. Where
+/// the processor multiplies bfloat16, an Operand holds a pair of them, neighbours in depth, and
+/// the weights P are rounded to bfloat16; elsewhere everything is float.
+namespace flux::cpu::FLUX_ISA {
+namespace {
+
+constexpr int kRows = kLanes == 16 ? 12 : kLanes == 8 ? 6 : 4;
+constexpr int kColumns = 2 * kLanes;
+constexpr int64_t kTileRows = 48;
+constexpr int64_t kBlockKeys = 256;
+static_assert(kTileRows % kRows == 0 && kBlockKeys % kColumns == 0);
+
+constexpr float kLog2E = 1.44269504f;
+
+constexpr int64_t round_up(int64_t n, int64_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
+
+/// Two neighbours in depth, the first in the low half.
+struct Pair {
+  uint32_t bits;
+};
+
+#if defined(__AVX512BF16__)
+template <typename T>
+using OperandOf = std::conditional_t<sizeof(T) == sizeof(float), float, Pair>;
+#else
+template <typename T>
+using OperandOf = float;
+#endif
+
+/// Elements of depth that one operand holds.
+template <typename Operand>
+constexpr int64_t kDepthOf = std::is_same_v<Operand, Pair> ? 2 : 1;
+
+/// Operands of a depth of n elements.
+template <typename Operand>
+constexpr int64_t depth_of(int64_t n) {
+  return (n + kDepthOf<Operand> - 1) / kDepthOf<Operand>;
+}
+
+FLUX_INLINE Vec multiply_add(Vec sum, float a, Vec b) { return sum + a * b; }
+
+FLUX_INLINE Vec load_operands(const float* from) { return load(from); }
+
+#if defined(__AVX512BF16__)
+FLUX_INLINE __m512bh load_operands(const Pair* from) {
+  __m512i bits = _mm512_loadu_si512(from);
+  return (__m512bh)bits;
+}
+
+FLUX_INLINE Vec multiply_add(Vec sum, Pair a, __m512bh b) {
+  return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32((int)a.bits), b);
+}
+#endif
+
+/// sums[kRows][kColumns] = factors[row] * sums + a b, or a b where factors is null. a: kRows rows
+/// of `depth` operands; b: a packed panel of `depth` rows.
+template <typename Operand>
+void micro_kernel(const Operand* a, int64_t a_stride, const Operand* b, int64_t depth,
+                  const float* factors, float* sums, int64_t sums_stride) {
+  Vec total[kRows][2] = {};
+  for (int64_t i = 0; i < depth; ++i) {
+    const auto left = load_operands(b + i * kColumns);
+    const auto right = load_operands(b + i * kColumns + kLanes);
+    for (int row = 0; row < kRows; ++row) {
+      const Operand element = a[row * a_stride + i];
+      total[row][0] = multiply_add(total[row][0], element, left);
+      total[row][1] = multiply_add(total[row][1], element, right);
+    }
+  }
+  for (int row = 0; row < kRows; ++row) {
+    float* to = sums + row * sums_stride;
+    if (factors) {
+      total[row][0] += factors[row] * load(to);
+      total[row][1] += factors[row] * load(to + kLanes);
+    }
+    store(to, total[row][0]);
+    store(to + kLanes, total[row][1]);
+  }
+}
+
+FLUX_INLINE float to_float(float value) { return value; }
+FLUX_INLINE float to_float(BFloat16 value) {
+  return __builtin_bit_cast(float, static_cast<uint32_t>(value.bits) << 16);
+}
+
+/// The operand at depth i of a column whose elements are `stride` apart; zero past the end.
+template <typename Operand, typename T>
+FLUX_INLINE Operand operand_at(const T* column, int64_t stride, int64_t i, int64_t n) {
+  if constexpr (std::is_same_v<Operand, float>) {
+    return i < n ? to_float(column[i * stride]) : 0.0f;
+  } else {
+    const uint32_t low = 2 * i < n ? column[2 * i * stride].bits : 0u;
+    const uint32_t high = 2 * i + 1 < n ? column[(2 * i + 1) * stride].bits : 0u;
+    return Pair{low | high << 16};
+  }
+}
+
+/// A packed block: the keys' panels, each [depth of head_dim][kColumns keys], then the values',
+/// each [depth of the block's keys][kColumns of head_dim]. Missing keys and columns are zero.
+template <typename T>
+struct Block {
+  using Operand = OperandOf<T>;
+
+  static int64_t key_operands(int64_t head_dim) { return kBlockKeys * depth_of<Operand>(head_dim); }
+  static int64_t value_operands(int64_t head_dim) {
+    return depth_of<Operand>(kBlockKeys) * round_up(head_dim, kColumns);
+  }
+  static int64_t bytes(int64_t head_dim) {
+    const int64_t operands = key_operands(head_dim) + value_operands(head_dim);
+    return round_up(operands * static_cast<int64_t>(sizeof(Operand)), 64);
+  }
+
+  static void pack(const T* k, int64_t k_stride, const T* v, int64_t v_stride, int64_t keys,
+                   int64_t head_dim, std::byte* block) {
+    auto* to = reinterpret_cast<Operand*>(block);
+    const int64_t depth = depth_of<Operand>(head_dim);
+    for (int64_t panel = 0; panel < keys; panel += kColumns) {
+      for (int64_t c = 0; c < kColumns; ++c) {
+        const bool real = panel + c < keys;
+        const T* key = k + (real ? panel + c : 0) * k_stride;
+        for (int64_t i = 0; i < depth; ++i) {
+          to[i * kColumns + c] = operand_at<Operand>(key, 1, i, real ? head_dim : 0);
+        }
+      }
+      to += depth * kColumns;
+    }
+    to = reinterpret_cast<Operand*>(block) + key_operands(head_dim);
+    const int64_t key_depth = depth_of<Operand>(round_up(keys, kColumns));
+    for (int64_t panel = 0; panel < head_dim; panel += kColumns) {
+      const int64_t columns = head_dim - panel < kColumns ? head_dim - panel : kColumns;
+      for (int64_t i = 0; i < key_depth; ++i, to += kColumns) {
+        for (int64_t c = 0; c < kColumns; ++c) {
+          to[c] = operand_at<Operand>(v + panel + c, v_stride, i, c < columns ? keys : 0);
+        }
+      }
+    }
+  }
+};
+
+/// Scratch of one tile.
+template <typename Operand>
+struct Scratch {
+  Operand* q;      // [kTileRows][depth of head_dim]
+  float* scores;   // [kTileRows][kBlockKeys]; the weights replace them in place
+  float* sums;     // [kTileRows][head_dim rounded up to kColumns]
+  float* largest;  // [kTileRows] each: largest score so far,
+  float* total;    // sum of weights so far,
+  float* factor;   // what the last block scaled earlier sums by
+
+  Scratch(std::byte* memory, int64_t head_dim) {
+    scores = reinterpret_cast<float*>(memory);
+    sums = scores + kTileRows * kBlockKeys;
+    largest = sums + kTileRows * round_up(head_dim, kColumns);
+    total = largest + kTileRows;
+    factor = total + kTileRows;
+    q = reinterpret_cast<Operand*>(factor + kTileRows);
+  }
+  static int64_t bytes(int64_t head_dim) {
+    const int64_t floats = kTileRows * (kBlockKeys + round_up(head_dim, kColumns) + 3);
+    return 4 * (floats + kTileRows * depth_of<Operand>(head_dim));
+  }
+};
+
+/// Which keys of a block a row sees and how its scores become exponents of 2.
+struct RowScores {
+  float* scores;
+  int64_t keys;         // the row sees; the ones after are masked
+  int64_t padded_keys;  // that the block has
+  const float* bias;    // for the block's first key, or null
+  float scale;
+};
+
+/// Turns scores into what 2 is raised to, less the largest: returns the factor that is left to
+/// apply. Masked scores become -inf.
+FLUX_INLINE float prepare_row(const RowScores& row) {
+  float factor = row.scale * kLog2E;
+  if (row.bias || !(row.scale > 0.0f)) {
+    for_each_vec(row.keys, [&](int64_t i, auto part) {
+      Vec score = load(row.scores + i, part) * row.scale;
+      if (row.bias) score += load(row.bias + i, part);
+      store(row.scores + i, score, part);
+    });
+    factor = kLog2E;
+  }
+  for (int64_t i = row.keys; i < row.padded_keys; ++i) row.scores[i] = -__builtin_inff();
+  return factor;
+}
+
+FLUX_INLINE void store_weights(float* row, int64_t i, Vec weights, float) {
+  store(row + i, weights);
+}
+#if defined(__AVX512BF16__)
+FLUX_INLINE void store_weights(float* row, int64_t i, Vec weights, Pair) {
+  // In place: two bytes for each four that have been read.
+  const __m256bh narrow = _mm512_cvtneps_pbh((__m512)weights);
+  __builtin_memcpy(reinterpret_cast<std::byte*>(row) + 2 * i, &narrow, sizeof(narrow));
+}
+#endif
+
+FLUX_INLINE Vec weight_of(Vec exponent) {
+  // Below, exp2 does not fall; masked keys must weigh nothing.
+  return exponent < -126.0f ? Vec{} : exp2(exponent);
+}
+
+/// The online softmax: scores become weights, and the row's largest, total and factor follow.
+template <typename Operand>
+FLUX_INLINE void update_row(const RowScores& row, float& largest, float& total, float& factor) {
+  const float slope = prepare_row(row);
+  Vec most[2] = {splat(largest), splat(largest)};
+  for (int64_t i = 0; i < row.padded_keys; i += 2 * kLanes) {
+    most[0] = max(most[0], load(row.scores + i));
+    most[1] = max(most[1], load(row.scores + i + kLanes));
+  }
+  const float now = flux::cpu::FLUX_ISA::largest(max(most[0], most[1]));
+  Vec sums[2] = {};
+  for (int64_t i = 0; i < row.padded_keys; i += 2 * kLanes) {
+    for (int j = 0; j < 2; ++j) {
+      const Vec weights = weight_of((load(row.scores + i + j * kLanes) - now) * slope);
+      sums[j] += weights;
+      store_weights(row.scores, i + j * kLanes, weights, Operand{});
+    }
+  }
+  factor = weight_of(splat((largest - now) * slope))[0];
+  total = total * factor + sum(sums[0] + sums[1]);
+  largest = now;
+}
+
+template <typename T>
+void run_tile(const AttentionTile<T>& tile) {
+  using Operand = OperandOf<T>;
+  const int64_t head_dim = tile.head_dim;
+  const int64_t depth = depth_of<Operand>(head_dim);
+  const int64_t width = round_up(head_dim, kColumns);
+  const int64_t rows = round_up(tile.rows, kRows);
+  Scratch<Operand> s(tile.scratch, head_dim);
+  for (int64_t row = 0; row < rows; ++row) {
+    const T* q = tile.q + (row < tile.rows ? row : 0) * tile.q_stride;
+    for (int64_t i = 0; i < depth; ++i)
+      s.q[row * depth + i] = operand_at<Operand>(q, 1, i, head_dim);
+    s.largest[row] = -__builtin_inff();
+    s.total[row] = 0.0f;
+  }
+  const int64_t last_row = tile.first_row + tile.rows - 1;
+  const int64_t seen = tile.causal && last_row + 1 < tile.k_tokens ? last_row + 1 : tile.k_tokens;
+  const std::byte* block = tile.keys_and_values;
+  for (int64_t first = 0; first < seen; first += kBlockKeys, block += Block<T>::bytes(head_dim)) {
+    const int64_t left = tile.k_tokens - first;
+    const int64_t keys = left < kBlockKeys ? left : kBlockKeys;
+    const int64_t padded_keys = round_up(keys, kColumns);
+    const auto* panel = reinterpret_cast<const Operand*>(block);
+    for (int64_t key = 0; key < keys; key += kColumns, panel += depth * kColumns) {
+      for (int64_t row = 0; row < rows; row += kRows) {
+        micro_kernel<Operand>(s.q + row * depth, depth, panel, depth, nullptr,
+                              s.scores + row * kBlockKeys + key, kBlockKeys);
+      }
+    }
+    for (int64_t row = 0; row < rows; ++row) {
+      RowScores scores = {s.scores + row * kBlockKeys, keys, padded_keys, nullptr, tile.scale};
+      const int64_t ahead = tile.first_row + row - first + 1;
+      if (tile.causal && ahead < keys) scores.keys = ahead > 0 ? ahead : 0;
+      if (tile.bias && row < tile.rows) scores.bias = tile.bias - row + first;
+      update_row<Operand>(scores, s.largest[row], s.total[row], s.factor[row]);
+    }
+    const auto* weights = reinterpret_cast<const Operand*>(s.scores);
+    panel = reinterpret_cast<const Operand*>(block) + Block<T>::key_operands(head_dim);
+    const int64_t key_depth = depth_of<Operand>(padded_keys);
+    for (int64_t column = 0; column < width; column += kColumns, panel += key_depth * kColumns) {
+      for (int64_t row = 0; row < rows; row += kRows) {
+        micro_kernel<Operand>(weights + row * kBlockKeys, kBlockKeys, panel, key_depth,
+                              first == 0 ? nullptr : s.factor + row, s.sums + row * width + column,
+                              width);
+      }
+    }
+  }
+  for (int64_t row = 0; row < tile.rows; ++row) {
+    const float factor = 1.0f / s.total[row];
+    for_each_vec(head_dim, [&](int64_t i, auto part) {
+      store(tile.out + row * tile.out_stride + i, load(s.sums + row * width + i, part) * factor,
+            part);
+    });
+  }
+}
+
+}  // namespace
+
+template <typename T>
+AttentionKernels<T> attention_kernels() {
+  return {kTileRows,      kBlockKeys, Block<T>::bytes, Scratch<OperandOf<T>>::bytes,
+          Block<T>::pack, run_tile<T>};
+}
+
+template AttentionKernels<float> attention_kernels<float>();
+template AttentionKernels<BFloat16> attention_kernels<BFloat16>();
+
+}  // namespace flux::cpu::FLUX_ISA
