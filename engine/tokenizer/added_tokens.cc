@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "support/error.h"
 #include "tokenizer/unicode.h"
@@ -53,6 +54,7 @@ AddedTokens::AddedTokens(const std::vector<AddedToken>& tokens,
     : split_special_(split_special) {
   int32_t next_id = vocabulary_size;
   std::unordered_map<int32_t, size_t> by_id;
+  std::unordered_set<std::string> special;
   for (const AddedToken& token : tokens) {
     if (token.content.empty()) continue;
     check(token.content.size() <= kMaxTokenBytes, ErrorCode::kInvalidArgument,
@@ -68,9 +70,12 @@ AddedTokens::AddedTokens(const std::vector<AddedToken>& tokens,
     const auto [same, fresh] = by_id.try_emplace(id, entries_.size());
     if (fresh) entries_.push_back({});
     entries_[same->second] = {token, id};
+    // Once special, a text stays special, whatever a later token with it says.
+    if (token.special) special.insert(token.content);
   }
   for (size_t i = 0; i < entries_.size(); ++i) {
-    const AddedToken& token = entries_[i].token;
+    AddedToken& token = entries_[i].token;
+    token.special = special.contains(token.content);
     if (token.normalized) {
       normalized_.insert(normalize(token.content), static_cast<int32_t>(i));
     } else {

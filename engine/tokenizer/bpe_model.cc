@@ -1,6 +1,7 @@
 #include "tokenizer/bpe_model.h"
 
 #include <algorithm>
+#include <bit>
 #include <functional>
 #include <queue>
 #include <tuple>
@@ -30,6 +31,10 @@ uint64_t pair_key(int32_t left, int32_t right) {
   return (static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32) | static_cast<uint32_t>(right);
 }
 
+uint32_t hash_of(std::string_view text) {
+  return static_cast<uint32_t>(std::hash<std::string_view>{}(text));
+}
+
 struct Symbol {
   int32_t id;
   int32_t previous;
@@ -41,10 +46,26 @@ struct Symbol {
 
 BpeModel::BpeModel(Pieces pieces, const Merges& merges, const std::string& unknown,
                    const std::string& source)
-    : unknown_(unknown) {
-  pieces_.reserve(pieces.size());
+    : pieces_(std::move(pieces)),
+      slots_(std::bit_ceil(pieces_.size() * 2 + 1)),
+      merges_(std::bit_ceil(merges.size() * 2 + 1)),
+      unknown_(unknown) {
+  index_pieces(source);
+  index_merges(merges, source);
+  const std::array<char32_t, 256> alphabet = byte_alphabet();
+  for (size_t b = 0; b < 256; ++b) {
+    std::string character;
+    unicode::append(character, alphabet[b]);
+    byte_ids_[b] = find(character);
+    last_byte_ids_[b] = find(character.append(kEndOfWord));
+  }
+  unknown_id_ = find(unknown);
+}
+
+void BpeModel::index_pieces(const std::string& source) {
   std::vector<bool> taken;
-  for (auto& [piece, id] : pieces) {
+  for (size_t i = 0; i < pieces_.size(); ++i) {
+    const auto& [piece, id] = pieces_[i];
     check(id >= 0 && id <= kMaxTokenId, ErrorCode::kInvalidArgument,
           "{}: id {}; allowed are 0 to {}; copy the file from the checkpoint again", source, id,
           kMaxTokenId);
@@ -55,12 +76,16 @@ BpeModel::BpeModel(Pieces pieces, const Merges& merges, const std::string& unkno
           source, id, piece);
     taken[at] = true;
     max_id_ = std::max(max_id_, id);
-    const auto [it, fresh] = pieces_.emplace(std::move(piece), id);
-    check(fresh, ErrorCode::kInvalidArgument,
+    const uint32_t hash = hash_of(piece);
+    Slot& slot = slots_[piece_slot(piece, hash)];
+    check(slot.piece < 0, ErrorCode::kInvalidArgument,
           "{}: the piece \"{}\" is there twice; copy the file from the checkpoint again", source,
-          it->first);
+          piece);
+    slot = {hash, static_cast<int32_t>(i)};
   }
-  merges_.reserve(merges.size());
+}
+
+void BpeModel::index_merges(const Merges& merges, const std::string& source) {
   std::string merged;
   for (size_t rank = 0; rank < merges.size(); ++rank) {
     const auto& [left, right] = merges[rank];
@@ -76,26 +101,37 @@ BpeModel::BpeModel(Pieces pieces, const Merges& merges, const std::string& unkno
           : i == 1 ? right
                    : merged);
     }
-    merges_.insert_or_assign(pair_key(ids[0], ids[1]), Merge{static_cast<int32_t>(rank), ids[2]});
+    // Of two merges of one pair the later counts.
+    const uint64_t pair = pair_key(ids[0], ids[1]);
+    merges_[merge_slot(pair)] = {pair, static_cast<int32_t>(rank), ids[2]};
   }
-  const std::array<char32_t, 256> alphabet = byte_alphabet();
-  for (size_t b = 0; b < 256; ++b) {
-    std::string character;
-    unicode::append(character, alphabet[b]);
-    byte_ids_[b] = find(character);
-    last_byte_ids_[b] = find(character.append(kEndOfWord));
+}
+
+size_t BpeModel::piece_slot(std::string_view piece, uint32_t hash) const {
+  const size_t mask = slots_.size() - 1;
+  size_t at = hash & mask;
+  while (slots_[at].piece >= 0 && (slots_[at].hash != hash ||
+                                   pieces_[static_cast<size_t>(slots_[at].piece)].first != piece)) {
+    at = (at + 1) & mask;
   }
-  unknown_id_ = find(unknown);
+  return at;
+}
+
+size_t BpeModel::merge_slot(uint64_t pair) const {
+  const size_t mask = merges_.size() - 1;
+  size_t at = static_cast<size_t>((pair * 0x9e3779b97f4a7c15ull) >> 32) & mask;
+  while (merges_[at].pair != kNoPair && merges_[at].pair != pair) at = (at + 1) & mask;
+  return at;
 }
 
 int32_t BpeModel::find(std::string_view piece) const {
-  const auto it = pieces_.find(piece);
-  return it == pieces_.end() ? -1 : it->second;
+  const Slot& slot = slots_[piece_slot(piece, hash_of(piece))];
+  return slot.piece < 0 ? -1 : pieces_[static_cast<size_t>(slot.piece)].second;
 }
 
 const BpeModel::Merge* BpeModel::merge_of(int32_t left, int32_t right) const {
-  const auto it = merges_.find(pair_key(left, right));
-  return it == merges_.end() ? nullptr : &it->second;
+  const Merge& merge = merges_[merge_slot(pair_key(left, right))];
+  return merge.pair == kNoPair ? nullptr : &merge;
 }
 
 void BpeModel::encode_word(std::string_view word, std::vector<int32_t>& ids) const {

@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -34,20 +33,31 @@ class BpeModel {
   void encode_word(std::string_view word, std::vector<int32_t>& ids) const;
 
  private:
+  struct Slot {
+    uint32_t hash = 0;
+    int32_t piece = -1;  // index of pieces_; -1: free
+  };
   struct Merge {
-    int32_t rank;
-    int32_t id;
+    uint64_t pair = kNoPair;  // left << 32 | right
+    int32_t rank = 0;
+    int32_t id = 0;
   };
-  struct Hash {
-    using is_transparent = void;
-    size_t operator()(std::string_view text) const { return std::hash<std::string_view>{}(text); }
-  };
-  const Merge* merge_of(int32_t left, int32_t right) const;
+  static constexpr uint64_t kNoPair = ~uint64_t{0};
 
-  std::unordered_map<std::string, int32_t, Hash, std::equal_to<>> pieces_;
-  std::unordered_map<uint64_t, Merge> merges_;  // by left << 32 | right
-  std::array<int32_t, 256> byte_ids_;           // a byte inside a word
-  std::array<int32_t, 256> last_byte_ids_;      // a byte at its end
+  // Where a piece, or a pair, is or would be.
+  size_t piece_slot(std::string_view piece, uint32_t hash) const;
+  size_t merge_slot(uint64_t pair) const;
+  const Merge* merge_of(int32_t left, int32_t right) const;
+  void index_pieces(const std::string& source);
+  void index_merges(const Merges& merges, const std::string& source);
+
+  // Both tables are open-addressing hash tables of a power of two: with a hundred thousand entries,
+  // loading time is mostly cache misses.
+  Pieces pieces_;
+  std::vector<Slot> slots_;
+  std::vector<Merge> merges_;
+  std::array<int32_t, 256> byte_ids_;       // a byte inside a word
+  std::array<int32_t, 256> last_byte_ids_;  // a byte at its end
   std::string unknown_;
   int32_t unknown_id_;
   int32_t max_id_ = -1;

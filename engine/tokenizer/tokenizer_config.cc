@@ -18,7 +18,7 @@ namespace fs = std::filesystem;
 constexpr std::array<const char*, 7> kNames = {"bos_token", "eos_token", "unk_token", "sep_token",
                                                "pad_token", "cls_token", "mask_token"};
 constexpr int kMaxExtraIds = 100000;
-constexpr size_t kMaxAddedTokens = 1 << 20;
+constexpr size_t kMaxAddedTokens = 1 << 14;
 
 bool is_standard(const std::string& name) {
   return std::find(kNames.begin(), kNames.end(), name) != kNames.end();
@@ -42,7 +42,7 @@ bool flag(const Place& place, const json& object, const char* name, bool fallbac
   return it->get<bool>();
 }
 
-AddedToken token_of(const Place& place, const json& value, bool always_special) {
+TokenValue token_of(const Place& place, const json& value, bool always_special) {
   if (!value.is_object()) wrong_type(place, value, "an object with content");
   const auto content = value.find("content");
   if (content == value.end() || !content->is_string()) {
@@ -52,26 +52,28 @@ AddedToken token_of(const Place& place, const json& value, bool always_special) 
   AddedToken token;
   token.content = content->get<std::string>();
   token.special = always_special || flag(place, value, "special", false);
+  const auto normalized = value.find("normalized");
+  const bool by_default = normalized == value.end() || normalized->is_null();
   token.normalized = flag(place, value, "normalized", !token.special);
   token.lstrip = flag(place, value, "lstrip", false);
   token.rstrip = flag(place, value, "rstrip", false);
   token.single_word = flag(place, value, "single_word", false);
-  return token;
+  return {token, false, by_default};
 }
 
 TokenValue value_of(const Place& place, const json& value, bool always_special) {
   if (value.is_string()) return TokenValue::of(value.get<std::string>());
-  return {token_of(place, value, always_special), false};
+  return token_of(place, value, always_special);
 }
 
-std::vector<TokenValue> list_of(const Place& place, const json& value) {
+std::vector<TokenValue> list_of(const Place& place, const json& value, bool always_special) {
   std::vector<TokenValue> list;
   if (value.is_null()) return list;
   if (!value.is_array()) wrong_type(place, value, "a list");
   check(value.size() <= kMaxAddedTokens, ErrorCode::kInvalidArgument,
         "{}: {} has {} entries, at most {} are supported; repair the file", place.file, place.key,
         value.size(), kMaxAddedTokens);
-  for (const json& item : value) list.push_back(value_of(place, item, true));
+  for (const json& item : value) list.push_back(value_of(place, item, always_special));
   return list;
 }
 
@@ -143,7 +145,7 @@ TokenizerConfig TokenizerConfig::read(const fs::path& directory, const json* tok
     const Place place{tokenizer_path, "added_tokens"};
     if (!list.is_array()) wrong_type(place, list, "a list");
     for (const json& value : list) {
-      AddedToken token = token_of(place, value, false);
+      TokenValue token = token_of(place, value, false);
       const json id = value.value("id", json());
       out.add_to_decoder(id_of({place.file, "added_tokens.id"}, id), std::move(token));
     }
@@ -154,7 +156,7 @@ TokenizerConfig TokenizerConfig::read(const fs::path& directory, const json* tok
   for (auto& [name, value] : out.named_) {
     if (!value) continue;
     const auto it = out.by_content_.find(value->token.content);
-    if (it != out.by_content_.end()) value = TokenValue{it->second, false};
+    if (it != out.by_content_.end()) value = it->second;
   }
   return out;
 }
@@ -167,20 +169,24 @@ void TokenizerConfig::read_config(const fs::path& path, const json& config) {
       named_[key] =
           value.is_null() ? std::nullopt : std::optional(value_of({file, key}, value, false));
     } else if (value.is_string() || (value.is_object() && value.contains("content"))) {
-      further_.emplace_back(key, value_of({file, key}, value, false));
+      // Texts come after what is read as an AddedToken, here or in special_tokens_map.json.
+      (value.is_string() ? further_texts_ : further_)
+          .push_back(value_of({file, key}, value, false));
     }
   }
   const auto extra = config.find("extra_special_tokens");
   if (extra != config.end() && extra->is_object()) {
     for (const auto& [key, value] : extra->items()) {
-      further_.emplace_back(key, value_of({file, "extra_special_tokens." + key}, value, false));
+      further_texts_.push_back(value_of({file, "extra_special_tokens." + key}, value, false));
     }
   }
-  if (config.contains("additional_special_tokens") && is_empty(config, "extra_special_tokens")) {
-    extra_special =
-        list_of({file, "additional_special_tokens"}, config["additional_special_tokens"]);
-  } else if (extra != config.end() && !extra->is_object()) {
-    extra_special = list_of({file, "extra_special_tokens"}, *extra);
+  if (extra != config.end() && !extra->is_object()) {
+    extra_special = list_of({file, "extra_special_tokens"}, *extra, false);
+  }
+  if (config.contains("additional_special_tokens")) {
+    auto& target = is_empty(config, "extra_special_tokens") ? extra_special : additional_special;
+    target =
+        list_of({file, "additional_special_tokens"}, config["additional_special_tokens"], false);
   }
   const Place place{file, "the file"};
   split_special_tokens = flag(place, config, "split_special_tokens", false);
@@ -211,10 +217,10 @@ void TokenizerConfig::read_special_tokens_map(const fs::path& path) {
   const std::string file = path.string();
   for (const auto& [key, value] : map.items()) {
     if (key == "additional_special_tokens") {
-      additional_special = list_of({file, key}, value);
+      additional_special = list_of({file, key}, value, true);
     } else if (key == "extra_special_tokens" && value.is_array()) {
       std::vector<TokenValue> list = extra_special.value_or(std::vector<TokenValue>{});
-      for (TokenValue& token : list_of({file, key}, value)) {
+      for (TokenValue& token : list_of({file, key}, value, true)) {
         const bool known = std::any_of(list.begin(), list.end(), [&](const TokenValue& other) {
           return other.bare == token.bare && other.token == token.token;
         });
@@ -225,7 +231,7 @@ void TokenizerConfig::read_special_tokens_map(const fs::path& path) {
       named_[key] =
           value.is_null() ? std::nullopt : std::optional(value_of({file, key}, value, true));
     } else if (key.ends_with("_token") && (value.is_string() || value.is_object())) {
-      further_.emplace_back(key, value_of({file, key}, value, true));
+      further_.push_back(value_of({file, key}, value, true));
     }
   }
 }
@@ -240,15 +246,19 @@ void TokenizerConfig::read_added_tokens(const fs::path& path) {
   if (extra_special) {
     for (const TokenValue& value : *extra_special) special.insert(value.token.content);
   }
-  for (const auto& [content, id] : tokens.items()) {
+  for (const auto& [content, value] : tokens.items()) {
     const bool is_special = special.contains(content);
-    add_to_decoder(id_of({path.string(), "\"" + content + "\""}, id),
-                   {.content = content, .normalized = !is_special, .special = is_special});
+    const int64_t id = id_of({path.string(), "\"" + content + "\""}, value);
+    check(!decoder_.contains(id), ErrorCode::kInvalidArgument,
+          "{}: two tokens have the id {} (one is \"{}\"); repair the file", path.string(), id,
+          content);
+    add_to_decoder(
+        id, {{.content = content, .normalized = !is_special, .special = is_special}, false, false});
   }
 }
 
-void TokenizerConfig::add_to_decoder(int64_t id, AddedToken token) {
-  by_content_[token.content] = token;
+void TokenizerConfig::add_to_decoder(int64_t id, TokenValue token) {
+  by_content_[token.token.content] = token;
   decoder_[id] = std::move(token);
 }
 
@@ -267,8 +277,8 @@ std::vector<AddedToken> TokenizerConfig::added_tokens(const std::vector<TokenVal
   std::vector<TokenValue> list;
   std::set<std::string> in_decoder;
   for (const auto& [id, token] : decoder_) {
-    list.push_back({token, false});
-    in_decoder.insert(token.content);
+    list.push_back(token);
+    in_decoder.insert(token.token.content);
   }
   std::set<std::string> bare;
   std::set<std::string> names;
@@ -292,13 +302,16 @@ std::vector<AddedToken> TokenizerConfig::added_tokens(const std::vector<TokenVal
     const auto it = named_.find(name);
     if (it != named_.end() && it->second) add_named(*it->second);
   }
-  for (const auto& [name, value] : further_) add_named(value);
+  for (const TokenValue& value : further_) add_named(value);
+  for (const TokenValue& value : further_texts_) add_named(value);
   for (const TokenValue& value : extra) add(value);
 
   std::vector<AddedToken> tokens;
   for (const TokenValue& value : list) {
     tokens.push_back(value.token);
-    if (names.contains(value.token.content)) tokens.back().special = true;
+    if (!names.contains(value.token.content)) continue;
+    tokens.back().special = true;
+    if (value.normalized_by_default) tokens.back().normalized = false;
   }
   return tokens;
 }

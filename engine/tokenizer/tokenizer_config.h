@@ -18,6 +18,7 @@ namespace flux {
 struct TokenValue {
   AddedToken token;
   bool bare = true;
+  bool normalized_by_default = true;  // the file does not say; then it is the opposite of special
 
   static TokenValue of(std::string content) {
     return {{.content = std::move(content), .special = true}, true};
@@ -59,12 +60,14 @@ class TokenizerConfig {
   void read_config(const std::filesystem::path& path, const nlohmann::json& config);
   void read_special_tokens_map(const std::filesystem::path& path);
   void read_added_tokens(const std::filesystem::path& path);
-  void add_to_decoder(int64_t id, AddedToken token);
+  void add_to_decoder(int64_t id, TokenValue token);
 
-  std::map<int64_t, AddedToken> decoder_;                    // tokens by the id the file gives
-  std::map<std::string, AddedToken> by_content_;             // the same, the latest of a content
-  std::map<std::string, std::optional<TokenValue>> named_;   // a null in the file is an empty one
-  std::vector<std::pair<std::string, TokenValue>> further_;  // other keys that end in _token
+  std::map<int64_t, TokenValue> decoder_;                   // tokens by the id the file gives
+  std::map<std::string, TokenValue> by_content_;            // the same, the latest of a content
+  std::map<std::string, std::optional<TokenValue>> named_;  // a null in the file is an empty one
+  // Other keys that end in _token, by the place where transformers adds them.
+  std::vector<TokenValue> further_;
+  std::vector<TokenValue> further_texts_;
 };
 
 }  // namespace flux
