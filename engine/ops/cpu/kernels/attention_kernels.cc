@@ -23,6 +23,8 @@ constexpr int kRows = kLanes == 16 ? 12 : kLanes == 8 ? 6 : 4;
 constexpr int kColumns = 2 * kLanes;
 constexpr int64_t kTileRows = 48;
 constexpr int64_t kBlockKeys = 256;
+/// Not a power of two, for the rows that a micro-kernel reads to lie in different cache sets.
+constexpr int64_t kScoreStride = kBlockKeys + 16;
 static_assert(kTileRows % kRows == 0 && kBlockKeys % kColumns == 0);
 
 constexpr float kLog2E = 1.44269504f;
@@ -69,29 +71,29 @@ FLUX_INLINE Vec multiply_add(Vec sum, Pair a, __m512bh b) {
 }
 #endif
 
-/// sums[kRows][kColumns] = factors[row] * sums + a b, or a b where factors is null. a: kRows rows
-/// of `depth` operands; b: a packed panel of `depth` rows.
-template <typename Operand>
-void micro_kernel(const Operand* a, int64_t a_stride, const Operand* b, int64_t depth,
-                  const float* factors, float* sums, int64_t sums_stride) {
+/// sums[kRows][kColumns] = factors[row] * sums + a b, or a b where factors is null. a: the operand
+/// of a row and a depth is at row * kRowStride + depth * kDepthStride, known to the compiler so
+/// that no registers hold addresses; b: a packed panel of `depth` rows.
+template <int kRowStride, int kDepthStride, typename Operand>
+void micro_kernel(const Operand* a, const Operand* b, int64_t depth, const float* factors,
+                  float* sums, int64_t sums_stride) {
   Vec total[kRows][2] = {};
-  for (int64_t i = 0; i < depth; ++i) {
-    const auto left = load_operands(b + i * kColumns);
-    const auto right = load_operands(b + i * kColumns + kLanes);
+  for (int64_t i = 0; i < depth; ++i, a += kDepthStride, b += kColumns) {
+    const auto left = load_operands(b);
+    const auto right = load_operands(b + kLanes);
     for (int row = 0; row < kRows; ++row) {
-      const Operand element = a[row * a_stride + i];
+      const Operand element = a[row * kRowStride];
       total[row][0] = multiply_add(total[row][0], element, left);
       total[row][1] = multiply_add(total[row][1], element, right);
     }
   }
-  for (int row = 0; row < kRows; ++row) {
-    float* to = sums + row * sums_stride;
+  for (int row = 0; row < kRows; ++row, sums += sums_stride) {
     if (factors) {
-      total[row][0] += factors[row] * load(to);
-      total[row][1] += factors[row] * load(to + kLanes);
+      total[row][0] += factors[row] * load(sums);
+      total[row][1] += factors[row] * load(sums + kLanes);
     }
-    store(to, total[row][0]);
-    store(to + kLanes, total[row][1]);
+    store(sums, total[row][0]);
+    store(sums + kLanes, total[row][1]);
   }
 }
 
@@ -131,49 +133,79 @@ struct Block {
                    int64_t head_dim, std::byte* block) {
     auto* to = reinterpret_cast<Operand*>(block);
     const int64_t depth = depth_of<Operand>(head_dim);
-    for (int64_t panel = 0; panel < keys; panel += kColumns) {
+    for (int64_t panel = 0; panel < keys; panel += kColumns, to += depth * kColumns) {
       for (int64_t c = 0; c < kColumns; ++c) {
         const bool real = panel + c < keys;
-        const T* key = k + (real ? panel + c : 0) * k_stride;
-        for (int64_t i = 0; i < depth; ++i) {
-          to[i * kColumns + c] = operand_at<Operand>(key, 1, i, real ? head_dim : 0);
-        }
+        pack_column(real ? k + (panel + c) * k_stride : k, real ? head_dim : 0, depth, to + c);
       }
-      to += depth * kColumns;
     }
     to = reinterpret_cast<Operand*>(block) + key_operands(head_dim);
     const int64_t key_depth = depth_of<Operand>(round_up(keys, kColumns));
-    for (int64_t panel = 0; panel < head_dim; panel += kColumns) {
+    for (int64_t panel = 0; panel < head_dim; panel += kColumns, to += key_depth * kColumns) {
       const int64_t columns = head_dim - panel < kColumns ? head_dim - panel : kColumns;
-      for (int64_t i = 0; i < key_depth; ++i, to += kColumns) {
-        for (int64_t c = 0; c < kColumns; ++c) {
-          to[c] = operand_at<Operand>(v + panel + c, v_stride, i, c < columns ? keys : 0);
-        }
+      pack_values(v + panel, v_stride, keys, columns, key_depth, to);
+    }
+  }
+
+ private:
+  static constexpr int64_t kDepth = kDepthOf<Operand>;
+
+  /// One key becomes a column of its panel.
+  static void pack_column(const T* key, int64_t n, int64_t depth, Operand* to) {
+    int64_t i = 0;
+    for (; (i + 1) * kDepth <= n; ++i) to[i * kColumns] = operand_at<Operand>(key, 1, i, n);
+    for (; i < depth; ++i) to[i * kColumns] = operand_at<Operand>(key, 1, i, n);
+  }
+
+  static void pack_values(const T* v, int64_t stride, int64_t keys, int64_t columns, int64_t depth,
+                          Operand* to) {
+    int64_t i = 0;
+    if (columns == kColumns) {
+      for (; (i + 1) * kDepth <= keys; ++i, to += kColumns) {
+        for (int64_t c = 0; c < kColumns; c += kLanes)
+          pack_row(v + i * kDepth * stride + c, stride, to + c);
       }
     }
+    for (; i < depth; ++i, to += kColumns) {
+      for (int64_t c = 0; c < kColumns; ++c) {
+        const bool real = c < columns;
+        to[c] = operand_at<Operand>(real ? v + c : v, stride, i, real ? keys : 0);
+      }
+    }
+  }
+
+  FLUX_INLINE static void pack_row(const T* v, int64_t, float* to) { store(to, load(v)); }
+  FLUX_INLINE static void pack_row(const T* v, int64_t stride, Pair* to) {
+    VecHalf low;
+    VecHalf high;
+    __builtin_memcpy(&low, v, sizeof(low));
+    __builtin_memcpy(&high, v + stride, sizeof(high));
+    const VecUint pairs =
+        __builtin_convertvector(low, VecUint) | (__builtin_convertvector(high, VecUint) << 16);
+    __builtin_memcpy(to, &pairs, sizeof(pairs));
   }
 };
 
 /// Scratch of one tile.
 template <typename Operand>
 struct Scratch {
-  Operand* q;      // [kTileRows][depth of head_dim]
-  float* scores;   // [kTileRows][kBlockKeys]; the weights replace them in place
+  Operand* q;      // [kTileRows / kRows][depth of head_dim][kRows]
+  float* scores;   // [kTileRows][kScoreStride]; the weights replace them in place
   float* sums;     // [kTileRows][head_dim rounded up to kColumns]
-  float* largest;  // [kTileRows] each: largest score so far,
+  float* largest;  // [kTileRows] each: largest exponent so far,
   float* total;    // sum of weights so far,
   float* factor;   // what the last block scaled earlier sums by
 
   Scratch(std::byte* memory, int64_t head_dim) {
     scores = reinterpret_cast<float*>(memory);
-    sums = scores + kTileRows * kBlockKeys;
+    sums = scores + kTileRows * kScoreStride;
     largest = sums + kTileRows * round_up(head_dim, kColumns);
     total = largest + kTileRows;
     factor = total + kTileRows;
     q = reinterpret_cast<Operand*>(factor + kTileRows);
   }
   static int64_t bytes(int64_t head_dim) {
-    const int64_t floats = kTileRows * (kBlockKeys + round_up(head_dim, kColumns) + 3);
+    const int64_t floats = kTileRows * (kScoreStride + round_up(head_dim, kColumns) + 3);
     return 4 * (floats + kTileRows * depth_of<Operand>(head_dim));
   }
 };
@@ -214,88 +246,139 @@ FLUX_INLINE void store_weights(float* row, int64_t i, Vec weights, Pair) {
 }
 #endif
 
+/// 2^exponent for an exponent that is hardly above zero. Masked keys must weigh nothing, so what
+/// is below the normal numbers becomes zero; -inf is NaN on the way there.
 FLUX_INLINE Vec weight_of(Vec exponent) {
-  // Below, exp2 does not fall; masked keys must weigh nothing.
-  return exponent < -126.0f ? Vec{} : exp2(exponent);
+  const Vec shifted = exponent + kRoundingMagic;
+  const Vec weight = exp2_parts(shifted, exponent - (shifted - kRoundingMagic));
+  return exponent < -126.0f ? Vec{} : weight;
 }
 
-/// The online softmax: scores become weights, and the row's largest, total and factor follow.
+/// The online softmax: scores become weights, and the row's largest exponent, total and factor
+/// follow. The largest exponent is rounded as one number, so its error cancels out.
 template <typename Operand>
-FLUX_INLINE void update_row(const RowScores& row, float& largest, float& total, float& factor) {
+FLUX_INLINE void update_row(const RowScores& row, float& largest_exponent, float& total,
+                            float& factor) {
   const float slope = prepare_row(row);
-  Vec most[2] = {splat(largest), splat(largest)};
+  Vec most[2] = {splat(-__builtin_inff()), splat(-__builtin_inff())};
   for (int64_t i = 0; i < row.padded_keys; i += 2 * kLanes) {
     most[0] = max(most[0], load(row.scores + i));
     most[1] = max(most[1], load(row.scores + i + kLanes));
   }
-  const float now = flux::cpu::FLUX_ISA::largest(max(most[0], most[1]));
+  const float found = largest(max(most[0], most[1])) * slope;
+  const float now = found > largest_exponent ? found : largest_exponent;
   Vec sums[2] = {};
   for (int64_t i = 0; i < row.padded_keys; i += 2 * kLanes) {
     for (int j = 0; j < 2; ++j) {
-      const Vec weights = weight_of((load(row.scores + i + j * kLanes) - now) * slope);
+      const Vec weights = weight_of(load(row.scores + i + j * kLanes) * slope - now);
       sums[j] += weights;
       store_weights(row.scores, i + j * kLanes, weights, Operand{});
     }
   }
-  factor = weight_of(splat((largest - now) * slope))[0];
+  factor = weight_of(splat(largest_exponent - now))[0];
   total = total * factor + sum(sums[0] + sums[1]);
-  largest = now;
+  largest_exponent = now;
 }
+
+/// One tile's way through the blocks.
+template <typename T>
+class TileRun {
+ public:
+  using Operand = OperandOf<T>;
+
+  explicit TileRun(const AttentionTile<T>& tile)
+      : tile_(tile),
+        rows_(round_up(tile.rows, kRows)),
+        depth_(depth_of<Operand>(tile.head_dim)),
+        width_(round_up(tile.head_dim, kColumns)),
+        scratch_(tile.scratch, tile.head_dim) {}
+
+  void run() {
+    load_queries();
+    const int64_t end = tile_.first_row + tile_.rows;
+    const int64_t seen = tile_.causal && end < tile_.k_tokens ? end : tile_.k_tokens;
+    const std::byte* block = tile_.keys_and_values;
+    for (int64_t first = 0; first < seen; first += kBlockKeys) {
+      const int64_t left = tile_.k_tokens - first;
+      const int64_t keys = left < kBlockKeys ? left : kBlockKeys;
+      const auto* panels = reinterpret_cast<const Operand*>(block);
+      multiply_keys(panels, keys);
+      weigh(first, keys);
+      add_values(panels + Block<T>::key_operands(tile_.head_dim), first, keys);
+      block += Block<T>::bytes(tile_.head_dim);
+    }
+    store_result();
+  }
+
+ private:
+  /// Rows past the tile's last repeat its first: they are computed and dropped.
+  void load_queries() {
+    for (int64_t row = 0; row < rows_; ++row) {
+      const T* q = tile_.q + (row < tile_.rows ? row : 0) * tile_.q_stride;
+      Operand* to = scratch_.q + row / kRows * kRows * depth_ + row % kRows;
+      for (int64_t i = 0; i < depth_; ++i)
+        to[i * kRows] = operand_at<Operand>(q, 1, i, tile_.head_dim);
+      scratch_.largest[row] = -__builtin_inff();
+      scratch_.total[row] = 0.0f;
+    }
+  }
+
+  /// scores = Q K^T
+  void multiply_keys(const Operand* panel, int64_t keys) {
+    for (int64_t key = 0; key < keys; key += kColumns, panel += depth_ * kColumns) {
+      for (int64_t row = 0; row < rows_; row += kRows) {
+        micro_kernel<1, kRows>(scratch_.q + row * depth_, panel, depth_, nullptr,
+                               scratch_.scores + row * kScoreStride + key, kScoreStride);
+      }
+    }
+  }
+
+  /// Scores of the block that begins at key `first` become weights.
+  void weigh(int64_t first, int64_t keys) {
+    for (int64_t row = 0; row < rows_; ++row) {
+      RowScores scores = {scratch_.scores + row * kScoreStride, keys, round_up(keys, kColumns),
+                          nullptr, tile_.scale};
+      const int64_t causal_keys = tile_.first_row + row - first + 1;
+      if (tile_.causal && causal_keys < keys) scores.keys = causal_keys > 0 ? causal_keys : 0;
+      if (tile_.bias && row < tile_.rows) scores.bias = tile_.bias - row + first;
+      update_row<Operand>(scores, scratch_.largest[row], scratch_.total[row], scratch_.factor[row]);
+    }
+  }
+
+  /// sums = factor sums + P V
+  void add_values(const Operand* panel, int64_t first, int64_t keys) {
+    const auto* weights = reinterpret_cast<const Operand*>(scratch_.scores);
+    const int64_t depth = depth_of<Operand>(round_up(keys, kColumns));
+    for (int64_t column = 0; column < width_; column += kColumns, panel += depth * kColumns) {
+      for (int64_t row = 0; row < rows_; row += kRows) {
+        micro_kernel<kScoreStride, 1>(weights + row * kScoreStride, panel, depth,
+                                      first == 0 ? nullptr : scratch_.factor + row,
+                                      scratch_.sums + row * width_ + column, width_);
+      }
+    }
+  }
+
+  void store_result() {
+    for (int64_t row = 0; row < tile_.rows; ++row) {
+      const float factor = 1.0f / scratch_.total[row];
+      const float* sums = scratch_.sums + row * width_;
+      T* out = tile_.out + row * tile_.out_stride;
+      for_each_vec(tile_.head_dim, [&](int64_t i, auto part) {
+        store(out + i, load(sums + i, part) * factor, part);
+      });
+    }
+  }
+
+  const AttentionTile<T>& tile_;
+  int64_t rows_;
+  int64_t depth_;
+  int64_t width_;
+  Scratch<Operand> scratch_;
+};
 
 template <typename T>
 void run_tile(const AttentionTile<T>& tile) {
-  using Operand = OperandOf<T>;
-  const int64_t head_dim = tile.head_dim;
-  const int64_t depth = depth_of<Operand>(head_dim);
-  const int64_t width = round_up(head_dim, kColumns);
-  const int64_t rows = round_up(tile.rows, kRows);
-  Scratch<Operand> s(tile.scratch, head_dim);
-  for (int64_t row = 0; row < rows; ++row) {
-    const T* q = tile.q + (row < tile.rows ? row : 0) * tile.q_stride;
-    for (int64_t i = 0; i < depth; ++i)
-      s.q[row * depth + i] = operand_at<Operand>(q, 1, i, head_dim);
-    s.largest[row] = -__builtin_inff();
-    s.total[row] = 0.0f;
-  }
-  const int64_t last_row = tile.first_row + tile.rows - 1;
-  const int64_t seen = tile.causal && last_row + 1 < tile.k_tokens ? last_row + 1 : tile.k_tokens;
-  const std::byte* block = tile.keys_and_values;
-  for (int64_t first = 0; first < seen; first += kBlockKeys, block += Block<T>::bytes(head_dim)) {
-    const int64_t left = tile.k_tokens - first;
-    const int64_t keys = left < kBlockKeys ? left : kBlockKeys;
-    const int64_t padded_keys = round_up(keys, kColumns);
-    const auto* panel = reinterpret_cast<const Operand*>(block);
-    for (int64_t key = 0; key < keys; key += kColumns, panel += depth * kColumns) {
-      for (int64_t row = 0; row < rows; row += kRows) {
-        micro_kernel<Operand>(s.q + row * depth, depth, panel, depth, nullptr,
-                              s.scores + row * kBlockKeys + key, kBlockKeys);
-      }
-    }
-    for (int64_t row = 0; row < rows; ++row) {
-      RowScores scores = {s.scores + row * kBlockKeys, keys, padded_keys, nullptr, tile.scale};
-      const int64_t ahead = tile.first_row + row - first + 1;
-      if (tile.causal && ahead < keys) scores.keys = ahead > 0 ? ahead : 0;
-      if (tile.bias && row < tile.rows) scores.bias = tile.bias - row + first;
-      update_row<Operand>(scores, s.largest[row], s.total[row], s.factor[row]);
-    }
-    const auto* weights = reinterpret_cast<const Operand*>(s.scores);
-    panel = reinterpret_cast<const Operand*>(block) + Block<T>::key_operands(head_dim);
-    const int64_t key_depth = depth_of<Operand>(padded_keys);
-    for (int64_t column = 0; column < width; column += kColumns, panel += key_depth * kColumns) {
-      for (int64_t row = 0; row < rows; row += kRows) {
-        micro_kernel<Operand>(weights + row * kBlockKeys, kBlockKeys, panel, key_depth,
-                              first == 0 ? nullptr : s.factor + row, s.sums + row * width + column,
-                              width);
-      }
-    }
-  }
-  for (int64_t row = 0; row < tile.rows; ++row) {
-    const float factor = 1.0f / s.total[row];
-    for_each_vec(head_dim, [&](int64_t i, auto part) {
-      store(tile.out + row * tile.out_stride + i, load(s.sums + row * width + i, part) * factor,
-            part);
-    });
-  }
+  TileRun<T>(tile).run();
 }
 
 }  // namespace

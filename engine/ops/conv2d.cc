@@ -1,0 +1,51 @@
+#include "ops/backend.h"
+#include "ops/checks.h"
+
+namespace flux {
+namespace {
+
+constexpr int64_t kMaxChannels = int64_t{1} << 20;
+constexpr int64_t kMaxKernel = 63;
+
+}  // namespace
+
+Conv2dWeights pack_conv2d(Context& ctx, const Tensor& weight, const Tensor& bias, DType dtype) {
+  check_rank("pack_conv2d", "weight", weight, 4);
+  const int64_t out = weight.size(0);
+  const int64_t in = weight.size(1);
+  const int64_t kernel = weight.size(2);
+  check(weight.defined() && is_floating_point(weight.dtype()) && weight.is_contiguous() &&
+            weight.size(3) == kernel && kernel % 2 == 1 && kernel <= kMaxKernel && in >= 1 &&
+            out >= 1 && in <= kMaxChannels && out <= kMaxChannels,
+        ErrorCode::kInternal,
+        "pack_conv2d: weight is {}, but contiguous floats [out, in, k, k] with k odd and at most "
+        "{} and at most {} channels are needed",
+        describe(weight), kMaxKernel, kMaxChannels);
+  check(bias.defined() && is_floating_point(bias.dtype()) && bias.shape() == Shape{out},
+        ErrorCode::kInternal, "pack_conv2d: bias is {}, but floats [{}] are needed", describe(bias),
+        out);
+  check(dtype == DType::kF32 || dtype == DType::kBF16, ErrorCode::kInternal,
+        "pack_conv2d: dtype {}, but f32 or bf16 is needed", name_of(dtype));
+  return {in, out, kernel, dtype, ctx.backend().pack_conv2d(ctx, weight, bias, dtype)};
+}
+
+void conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& weights,
+            const Conv2dOptions& options, const Tensor& out) {
+  check(weights.packed != nullptr, ErrorCode::kInternal, "conv2d: weights are not packed");
+  check_rank("conv2d", "x", x, 3);
+  const int64_t scale = options.upsample ? 2 : 1;
+  const Shape result{x.size(0) * scale, x.size(1) * scale, weights.out_channels};
+  check_activation("conv2d", "x", x, weights.dtype, {x.size(0), x.size(1), weights.in_channels});
+  check_activation("conv2d", "out", out, weights.dtype, result);
+  check_contiguous("conv2d", "x", x);
+  check_contiguous("conv2d", "out", out);
+  if (options.residual.defined()) {
+    check_activation("conv2d", "residual", options.residual, weights.dtype, result);
+    check_contiguous("conv2d", "residual", options.residual);
+  }
+  if (result.numel() == 0) return;
+  check(x.raw() != out.raw(), ErrorCode::kInternal, "conv2d: out must not alias x");
+  ctx.backend().conv2d(ctx, x, weights, options, out);
+}
+
+}  // namespace flux

@@ -1,0 +1,70 @@
+#include "ops/cpu/weight_memory.h"
+
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "support/error.h"
+
+namespace flux::cpu {
+namespace {
+
+constexpr int64_t kHugePage = int64_t{2} << 20;
+
+int64_t round_up(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+}  // namespace
+
+Tensor allocate_weights(int64_t bytes) {
+  // A page-table walk for each 4 KiB of a weight costs as much as reading it from the L3 cache.
+  const int64_t alignment = bytes >= 2 * kHugePage ? kHugePage : 64;
+  const int64_t size = round_up(bytes, alignment);
+  void* memory = std::aligned_alloc(static_cast<size_t>(alignment), static_cast<size_t>(size));
+  check(memory != nullptr, ErrorCode::kUnavailable,
+        "out of memory: {} bytes for packed weights; use a smaller model or bf16", size);
+  if (alignment == kHugePage) madvise(memory, static_cast<size_t>(size), MADV_HUGEPAGE);
+  return Tensor(memory, DType::kU8, Shape{size}, Device{},
+                std::shared_ptr<void>(memory, std::free));
+}
+
+void widen(const BFloat16* from, int64_t n, float* to) {
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t word = static_cast<uint32_t>(from[i].bits) << 16;
+    std::memcpy(to + i, &word, sizeof(word));
+  }
+}
+
+void narrow(const float* from, int64_t n, BFloat16* to) {
+  for (int64_t i = 0; i < n; ++i) to[i] = BFloat16(from[i]);
+}
+
+Tensor stack_biases(std::span<const Tensor> weights, std::span<const Tensor> biases) {
+  int64_t total = 0;
+  bool any = false;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    total += weights[i].size(0);
+    any = any || (i < biases.size() && biases[i].defined());
+  }
+  if (!any) return {};
+  const Tensor stacked = Tensor::allocate({total}, DType::kF32);
+  int64_t begin = 0;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const Tensor part = stacked.slice(0, begin, begin + weights[i].size(0));
+    if (biases[i].defined()) {
+      copy_convert(biases[i], part);
+    } else {
+      std::memset(part.raw(), 0, static_cast<size_t>(part.bytes()));
+    }
+    begin += weights[i].size(0);
+  }
+  return stacked;
+}
+
+Tensor per_thread_scratch(Context& ctx, int64_t slot_bytes) {
+  return ctx.workspace().allocate({ctx.threads(), round_up(slot_bytes, 64)}, DType::kU8);
+}
+
+}  // namespace flux::cpu

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "ops/context.h"
+#include "tensor/tensor.h"
+
+/// Memory for packed weights and the steps that packing linear and conv2d share.
+namespace flux::cpu {
+
+/// New u8[bytes], aligned to 64 bytes; large blocks lie on huge pages where the system has them.
+/// Throws kUnavailable when there is no memory.
+Tensor allocate_weights(int64_t bytes);
+
+/// bf16 to f32, n elements.
+void widen(const BFloat16* from, int64_t n, float* to);
+
+/// f32 to bf16 to nearest even, n elements. `to` may be the start of `from`.
+void narrow(const float* from, int64_t n, BFloat16* to);
+
+/// One f32 bias [n] out of the biases of stacked weights of these sizes; those left out count as
+/// zero. Undefined when there are none.
+Tensor stack_biases(std::span<const Tensor> weights, std::span<const Tensor> biases);
+
+/// `slot_bytes` of scratch for each thread of the context, as u8[threads, slot_bytes rounded up].
+Tensor per_thread_scratch(Context& ctx, int64_t slot_bytes);
+
+}  // namespace flux::cpu

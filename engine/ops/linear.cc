@@ -1,0 +1,66 @@
+#include "ops/backend.h"
+#include "ops/checks.h"
+
+namespace flux {
+namespace {
+
+/// Packing and the library's kernels use 32-bit sizes in places; no model comes near.
+constexpr int64_t kMaxFeatures = int64_t{1} << 24;
+
+int64_t check_weights(std::span<const Tensor> weights) {
+  check(!weights.empty(), ErrorCode::kInternal, "pack_linear: no weights given");
+  int64_t out_features = 0;
+  for (const Tensor& weight : weights) {
+    check_rank("pack_linear", "weight", weight, 2);
+    check(weight.defined() && is_floating_point(weight.dtype()) &&
+              weight.size(1) == weights[0].size(1) && weight.size(0) >= 1 && weight.size(1) >= 1,
+          ErrorCode::kInternal, "pack_linear: weight is {}, but floats [n, {}] are needed",
+          describe(weight), weights[0].size(1));
+    out_features += weight.size(0);
+  }
+  check(out_features <= kMaxFeatures && weights[0].size(1) <= kMaxFeatures, ErrorCode::kInternal,
+        "pack_linear: {} outputs of {} inputs, but at most {} are supported", out_features,
+        weights[0].size(1), kMaxFeatures);
+  return out_features;
+}
+
+void check_biases(std::span<const Tensor> weights, std::span<const Tensor> biases) {
+  check(biases.empty() || biases.size() == weights.size(), ErrorCode::kInternal,
+        "pack_linear: {} biases for {} weights", biases.size(), weights.size());
+  for (size_t i = 0; i < biases.size(); ++i) {
+    check(!biases[i].defined() || (is_floating_point(biases[i].dtype()) &&
+                                   biases[i].shape() == Shape{weights[i].size(0)}),
+          ErrorCode::kInternal, "pack_linear: bias is {}, but floats [{}] are needed",
+          describe(biases[i]), weights[i].size(0));
+  }
+}
+
+}  // namespace
+
+LinearWeights pack_linear(Context& ctx, std::span<const Tensor> weights,
+                          std::span<const Tensor> biases, DType dtype) {
+  const int64_t out_features = check_weights(weights);
+  check_biases(weights, biases);
+  check(dtype == DType::kF32 || dtype == DType::kBF16, ErrorCode::kInternal,
+        "pack_linear: dtype {}, but f32 or bf16 is needed", name_of(dtype));
+  return {weights[0].size(1), out_features, dtype,
+          ctx.backend().pack_linear(ctx, weights, biases, dtype)};
+}
+
+void linear(Context& ctx, const Tensor& x, const LinearWeights& weights, const Epilogue& epilogue,
+            const Tensor& out) {
+  check(weights.packed != nullptr, ErrorCode::kInternal, "linear: weights are not packed");
+  check_rank("linear", "x", x, 2);
+  const int64_t rows = x.size(0);
+  const Shape result{rows, weights.out_features};
+  check_activation("linear", "x", x, weights.dtype, {rows, weights.in_features});
+  check_activation("linear", "out", out, weights.dtype, result);
+  check_optional_parameter("linear", "gate", epilogue.gate, {weights.out_features});
+  if (epilogue.residual.defined()) {
+    check_activation("linear", "residual", epilogue.residual, weights.dtype, result);
+  }
+  check(rows == 0 || x.raw() != out.raw(), ErrorCode::kInternal, "linear: out must not alias x");
+  if (rows > 0) ctx.backend().linear(ctx, x, weights, epilogue, out);
+}
+
+}  // namespace flux

@@ -1,0 +1,198 @@
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "ops/product_reference.h"
+#include "support/error.h"
+
+namespace flux {
+namespace {
+
+namespace ref = product_reference;
+
+Context cpu_context(int threads) { return Context(backend_for(Device{}), threads); }
+
+struct LinearCase {
+  int64_t rows;
+  int64_t in;
+  int64_t out;
+};
+
+class LinearTest : public testing::TestWithParam<std::tuple<ref::Compute, LinearCase>> {
+ protected:
+  LinearTest() : path_(std::get<0>(GetParam()).path) {}
+
+  DType dtype() const { return std::get<0>(GetParam()).dtype; }
+  const LinearCase& shape() const { return std::get<1>(GetParam()); }
+  Tensor rows_of(int64_t n, int64_t gap, uint32_t seed) const {
+    return ref::random_rows(shape().rows, n, gap, dtype(), seed);
+  }
+  Tensor weight() const {
+    return ref::random_tensor({shape().out, shape().in}, dtype(), 1,
+                              1.0 / std::sqrt(static_cast<double>(shape().in)));
+  }
+  Tensor bias() const { return ref::random_tensor({shape().out}, DType::kF32, 2); }
+
+  static void expect_near(const Tensor& out, const std::vector<double>& expected) {
+    const ref::Difference difference = ref::compare(out, expected);
+    EXPECT_LE(difference.largest, ref::tolerance(out.dtype()) * difference.scale);
+  }
+
+ private:
+  ref::Bf16PathScope path_;
+};
+
+TEST_P(LinearTest, MatchesTheReference) {
+  Context ctx = cpu_context(2);
+  const Tensor x = rows_of(shape().in, 0, 3);
+  const Tensor out = rows_of(shape().out, 0, 4);
+  const LinearWeights weights = pack_linear(ctx, {{weight()}}, {{bias()}}, dtype());
+  linear(ctx, x, weights, {}, out);
+  expect_near(out, ref::linear(x, weight(), bias(), {}));
+}
+
+TEST_P(LinearTest, MatchesTheReferenceWithStridesGateAndResidual) {
+  Context ctx = cpu_context(3);
+  const Tensor x = rows_of(shape().in, 5, 3);
+  Epilogue epilogue;
+  epilogue.activation = Activation::kGeluTanh;
+  epilogue.gate = ref::random_tensor({shape().out}, DType::kF32, 5);
+  epilogue.residual = rows_of(shape().out, 3, 6);
+  const Tensor storage = ref::random_tensor({shape().rows, shape().out + 7}, dtype(), 4);
+  const Tensor before = to_dtype(storage, dtype());
+  const Tensor out = storage.slice(1, 0, shape().out);
+  const LinearWeights weights = pack_linear(ctx, {{weight()}}, {{bias()}}, dtype());
+  linear(ctx, x, weights, epilogue, out);
+  expect_near(out, ref::linear(x, weight(), bias(), epilogue));
+  for (int64_t i = 0; i < shape().rows; ++i) {
+    for (int64_t j = shape().out; j < shape().out + 7; ++j) {
+      ASSERT_EQ(ref::get(storage[i], j), ref::get(before[i], j)) << "the gap was written to";
+    }
+  }
+}
+
+TEST_P(LinearTest, IsTheSameForAnyNumberOfThreads) {
+  const Tensor x = rows_of(shape().in, 0, 3);
+  Epilogue epilogue;
+  epilogue.residual = rows_of(shape().out, 0, 6);
+  Tensor first;
+  for (int threads = 1; threads <= 5; ++threads) {
+    Context ctx = cpu_context(threads);
+    const Tensor out = Tensor::allocate({shape().rows, shape().out}, dtype());
+    linear(ctx, x, pack_linear(ctx, {{weight()}}, {{bias()}}, dtype()), epilogue, out);
+    if (!first.defined()) first = out;
+    EXPECT_TRUE(ref::same_bytes(out, first)) << threads << " threads";
+  }
+}
+
+TEST_P(LinearTest, ResidualMayBeTheOutput) {
+  Context ctx = cpu_context(2);
+  const Tensor x = rows_of(shape().in, 0, 3);
+  const LinearWeights weights = pack_linear(ctx, {{weight()}}, {{bias()}}, dtype());
+  Epilogue epilogue;
+  epilogue.gate = ref::random_tensor({shape().out}, DType::kF32, 5);
+  epilogue.residual = rows_of(shape().out, 0, 6);
+  const Tensor apart = Tensor::allocate({shape().rows, shape().out}, dtype());
+  linear(ctx, x, weights, epilogue, apart);
+  linear(ctx, x, weights, epilogue, epilogue.residual);
+  EXPECT_TRUE(ref::same_bytes(apart, epilogue.residual));
+}
+
+constexpr LinearCase kLinearCases[] = {
+    {1, 1, 1},      {3, 5, 7},       {17, 33, 77},  {77, 64, 64},   {129, 48, 130}, {128, 256, 384},
+    {300, 96, 128}, {40, 130, 1100}, {5, 1200, 24}, {2, 2100, 257}, {1, 256, 1537}};
+
+INSTANTIATE_TEST_SUITE_P(Shapes, LinearTest,
+                         testing::Combine(testing::ValuesIn(ref::computes()),
+                                          testing::ValuesIn(kLinearCases)),
+                         [](const auto& test) {
+                           const LinearCase& shape = std::get<1>(test.param);
+                           return fmt::format("{}_{}x{}x{}",
+                                              ref::name_of_compute(std::get<0>(test.param)),
+                                              shape.rows, shape.in, shape.out);
+                         });
+
+TEST(LinearActivations, MatchTheReference) {
+  Context ctx = cpu_context(2);
+  const Tensor weight = ref::random_tensor({50, 30}, DType::kF32, 1, 0.5);
+  const LinearWeights weights = pack_linear(ctx, {{weight}}, {}, DType::kF32);
+  const Tensor x = ref::random_tensor({20, 30}, DType::kF32, 2);
+  const Tensor out = Tensor::allocate({20, 50}, DType::kF32);
+  for (const Activation activation :
+       {Activation::kNone, Activation::kGeluTanh, Activation::kGeluErf, Activation::kQuickGelu,
+        Activation::kSilu, Activation::kRelu}) {
+    const Epilogue epilogue{activation, {}, {}};
+    linear(ctx, x, weights, epilogue, out);
+    const auto expected = ref::linear(x, weight, {}, epilogue);
+    EXPECT_LE(ref::compare(out, expected).largest, 4e-6) << static_cast<int>(activation);
+  }
+}
+
+TEST(LinearPacking, StacksWeightsOfAnyFloatType) {
+  Context ctx = cpu_context(2);
+  const Tensor whole = ref::random_tensor({300, 40}, DType::kBF16, 1);
+  const Tensor bias = ref::random_tensor({300}, DType::kF32, 2);
+  for (int64_t i = 100; i < 170; ++i) ref::set(bias, i, 0.0);
+  const std::vector<Tensor> weights = {to_dtype(whole.slice(0, 0, 100), DType::kF16),
+                                       whole.slice(0, 100, 170),
+                                       to_dtype(whole.slice(0, 170, 300), DType::kF64)};
+  const std::vector<Tensor> biases = {bias.slice(0, 0, 100), Tensor(), bias.slice(0, 170, 300)};
+  const Tensor x = ref::random_tensor({9, 40}, DType::kF32, 3);
+  const Tensor out = Tensor::allocate({9, 300}, DType::kF32);
+  linear(ctx, x, pack_linear(ctx, weights, biases, DType::kF32), {}, out);
+  const ref::Difference difference = ref::compare(out, ref::linear(x, whole, bias, {}));
+  // f16 has more digits than bf16 but a smaller range: some of `whole` may have been rounded.
+  EXPECT_LE(difference.largest, 1e-5 * difference.scale);
+}
+
+TEST(LinearPacking, Bf16WeightsStayBf16InMemory) {
+  const Tensor weight = ref::random_tensor({512, 256}, DType::kBF16, 1);
+  for (const auto path : {cpu::Bf16Path::kThroughF32, cpu::bf16_path()}) {
+    const ref::Bf16PathScope scope(path);
+    Context ctx = cpu_context(1);
+    EXPECT_EQ(pack_linear(ctx, {{weight}}, {}, DType::kBF16).packed->bytes(), weight.bytes());
+  }
+}
+
+TEST(LinearChecks, NameWhatIsWrong) {
+  Context ctx = cpu_context(1);
+  const Tensor weight = ref::random_tensor({8, 4}, DType::kF32, 1);
+  const LinearWeights weights = pack_linear(ctx, {{weight}}, {}, DType::kF32);
+  const Tensor x = ref::random_tensor({2, 4}, DType::kF32, 1);
+  const Tensor out = ref::random_tensor({2, 8}, DType::kF32, 1);
+  const auto message = [](const std::function<void()>& call) -> std::string {
+    try {
+      call();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kInternal);
+      return error.what();
+    }
+    return "nothing thrown";
+  };
+  EXPECT_EQ(message([&] { linear(ctx, x.slice(1, 0, 3), weights, {}, out); }),
+            "linear: x is f32[2, 3], but [2, 4] is needed");
+  EXPECT_EQ(message([&] { linear(ctx, x, weights, {}, out.slice(0, 0, 1)); }),
+            "linear: out is f32[1, 8], but [2, 8] is needed");
+  EXPECT_EQ(message([&] { linear(ctx, to_dtype(x, DType::kBF16), weights, {}, out); }),
+            "linear: x is bf16[2, 4], but activations must all be f32 or all bf16");
+  EXPECT_EQ(message([&] {
+              linear(ctx, x, weights, {Activation::kNone, x, {}}, out);
+            }),
+            "linear: gate is f32[2, 4], but a contiguous f32[8] is needed");
+  EXPECT_EQ(message([&] { pack_linear(ctx, {}, {}, DType::kF32); }),
+            "pack_linear: no weights given");
+  EXPECT_EQ(message([&] { pack_linear(ctx, {{weight}}, {{x}}, DType::kF32); }),
+            "pack_linear: bias is f32[2, 4], but floats [8] are needed");
+}
+
+TEST(LinearRows, NoneIsFine) {
+  Context ctx = cpu_context(2);
+  const Tensor weight = ref::random_tensor({8, 4}, DType::kF32, 1);
+  const LinearWeights weights = pack_linear(ctx, {{weight}}, {}, DType::kF32);
+  const Tensor x = ref::random_tensor({1, 4}, DType::kF32, 1).slice(0, 0, 0);
+  const Tensor out = ref::random_tensor({1, 8}, DType::kF32, 1).slice(0, 0, 0);
+  EXPECT_NO_THROW(linear(ctx, x, weights, {}, out));
+}
+
+}  // namespace
+}  // namespace flux
