@@ -32,25 +32,34 @@ FLUX_INLINE Vec as_float(VecInt value) { return (Vec)value; }
 FLUX_INLINE Vec min(Vec a, Vec b) { return a < b ? a : b; }
 FLUX_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
 
-/// The sum of the lanes, always in the same order.
+using QuarterVec = float __attribute__((vector_size(16)));
+
+/// The lanes combined to four, then to one, always in the same order.
+template <typename F>
+FLUX_INLINE float reduce(Vec v, const F& f) {
+  QuarterVec four;
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+  const auto eight = f(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7),
+                       __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
+  four = f(__builtin_shufflevector(eight, eight, 0, 1, 2, 3),
+           __builtin_shufflevector(eight, eight, 4, 5, 6, 7));
+#elif defined(__AVX2__)
+  four = f(__builtin_shufflevector(v, v, 0, 1, 2, 3), __builtin_shufflevector(v, v, 4, 5, 6, 7));
+#else
+  four = v;
+#endif
+  const QuarterVec two = f(four, __builtin_shufflevector(four, four, 2, 3, 0, 1));
+  return f(two, __builtin_shufflevector(two, two, 1, 0, 3, 2))[0];
+}
+
 FLUX_INLINE float sum(Vec value) {
-  float lanes[kLanes];
-  __builtin_memcpy(lanes, &value, sizeof(lanes));
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  }
-  return lanes[0];
+  return reduce(
+      value, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
 }
 
 FLUX_INLINE float largest(Vec value) {
-  float lanes[kLanes];
-  __builtin_memcpy(lanes, &value, sizeof(lanes));
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) {
-      lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
-    }
-  }
-  return lanes[0];
+  return reduce(
+      value, [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; });
 }
 
 /// Swaps the lanes of each pair (0, 1), (2, 3), ...
