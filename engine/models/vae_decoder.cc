@@ -180,7 +180,6 @@ void VaeDecoder::forward(Context& ctx, const Tensor& latents, const Tensor& out)
     ctx.trace(fmt::format("up_blocks.{}", i), image.image());
   }
   conv_norm_out_(ctx, image.image(), image.image());
-  ctx.trace("conv_norm_out", image.image());
   apply(conv_out_);
   if (dtype_ == DType::kBF16) {
     to_channels_first<BFloat16>(image.image(), out);

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "support/error.h"
+
 namespace flux {
 namespace {
 
@@ -46,6 +48,10 @@ Schedule make_schedule(const SchedulerConfig& config, int steps, int64_t image_t
   }
   if (config.shift_terminal) stretch_to_terminal(schedule.sigmas, *config.shift_terminal);
   for (const float sigma : schedule.sigmas) {
+    check(std::isfinite(sigma), ErrorCode::kInvalidArgument,
+          "the scheduler's config gives no finite noise levels for {} steps and {} image tokens; "
+          "draw another size or number of steps",
+          steps, image_tokens);
     schedule.timesteps.push_back(sigma * static_cast<float>(config.num_train_timesteps));
   }
   schedule.sigmas.push_back(0.0f);

@@ -16,6 +16,7 @@ struct Schedule {
 
 /// The schedule of `steps` steps for an image of `image_tokens` tokens. Sources: diffusers'
 /// FluxPipeline (sigmas, calculate_shift) and FlowMatchEulerDiscreteScheduler.set_timesteps.
+/// Throws kInvalidArgument where the config's shifts leave no finite noise levels.
 Schedule make_schedule(const SchedulerConfig& config, int steps, int64_t image_tokens);
 
 }  // namespace flux

@@ -7,6 +7,7 @@
 #include "golden.h"
 #include "pipeline/local_stages.h"
 #include "pipeline/text_to_image.h"
+#include "support/error.h"
 
 namespace flux::testing {
 namespace {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "golden.h"
+#include "support/error.h"
 #include "support/json_file.h"
 
 namespace flux::testing {
@@ -47,6 +48,15 @@ TEST(Schedule, IsDiffusers) {
 TEST(Schedule, OneStepGoesFromNoiseToImage) {
   const Schedule schedule = make_schedule(SchedulerConfig{}, 1, 16);
   EXPECT_EQ(schedule.sigmas, (std::vector<float>{1.0f, 0.0f}));
+}
+
+TEST(Schedule, RefusesShiftsThatOverflow) {
+  SchedulerConfig config;
+  config.use_dynamic_shifting = true;
+  config.base_image_seq_len = 8;
+  config.max_image_seq_len = 64;
+  EXPECT_NO_THROW(make_schedule(config, 4, 64));
+  EXPECT_THROW(make_schedule(config, 4, 100000), Error);
 }
 
 }  // namespace

@@ -68,7 +68,7 @@ TEST_P(StagesGolden, T5) {
           stages.encode_t5(prompt, golden.recipe["max_sequence_length"].get<int>(), nullptr);
       const Tensor kept = Tensor::allocate({rows.numel(), embeds.size(1)}, embeds.dtype());
       for (int64_t i = 0; i < rows.numel(); ++i) {
-        copy_convert(embeds[rows.data<int32_t>()[i]], kept[i]);
+        copy_convert(embeds[rows.data<int64_t>()[i]], kept[i]);
       }
       EXPECT_LT(relative_error(kept, expected[prompt_index++]), limit(golden.dtype))
           << golden.name << ": " << prompt.substr(0, 60);

@@ -270,6 +270,8 @@ def schedule_file():
                 "sigmas": scheduler.sigmas.tolist(),
                 "timesteps": scheduler.timesteps.tolist(),
             }
+            if not np.isfinite(values["sigmas"]).all():
+                continue  # diffusers draws nothing sensible then; the engine refuses
             made.append(
                 {"config": config, "image_tokens": tokens, "num_inference_steps": steps, **values}
             )
