@@ -77,6 +77,21 @@ std::vector<TokenValue> list_of(const Place& place, const json& value, bool alwa
   return list;
 }
 
+// Sets a key of a list, at its old place if it is there already.
+void put(std::vector<std::pair<std::string, TokenValue>>& list, const std::string& name,
+         TokenValue value) {
+  check(list.size() < kMaxAddedTokens, ErrorCode::kInvalidArgument,
+        "more than {} special tokens (\"{}\" is one); repair tokenizer_config.json",
+        kMaxAddedTokens, name);
+  const auto it =
+      std::find_if(list.begin(), list.end(), [&](const auto& item) { return item.first == name; });
+  if (it != list.end()) {
+    it->second = std::move(value);
+  } else {
+    list.emplace_back(name, std::move(value));
+  }
+}
+
 bool is_empty(const json& config, const char* name) {
   const auto it = config.find(name);
   return it == config.end() || it->is_null() || it->empty();
@@ -170,14 +185,13 @@ void TokenizerConfig::read_config(const fs::path& path, const json& config) {
           value.is_null() ? std::nullopt : std::optional(value_of({file, key}, value, false));
     } else if (value.is_string() || (value.is_object() && value.contains("content"))) {
       // Texts come after what is read as an AddedToken, here or in special_tokens_map.json.
-      (value.is_string() ? further_texts_ : further_)
-          .push_back(value_of({file, key}, value, false));
+      put(value.is_string() ? further_texts_ : further_, key, value_of({file, key}, value, false));
     }
   }
   const auto extra = config.find("extra_special_tokens");
   if (extra != config.end() && extra->is_object()) {
     for (const auto& [key, value] : extra->items()) {
-      further_texts_.push_back(value_of({file, "extra_special_tokens." + key}, value, false));
+      put(further_texts_, key, value_of({file, "extra_special_tokens." + key}, value, false));
     }
   }
   if (extra != config.end() && !extra->is_object()) {
@@ -231,7 +245,7 @@ void TokenizerConfig::read_special_tokens_map(const fs::path& path) {
       named_[key] =
           value.is_null() ? std::nullopt : std::optional(value_of({file, key}, value, true));
     } else if (key.ends_with("_token") && (value.is_string() || value.is_object())) {
-      further_.push_back(value_of({file, key}, value, true));
+      further_.emplace_back(key, value_of({file, key}, value, true));
     }
   }
 }
@@ -302,8 +316,9 @@ std::vector<AddedToken> TokenizerConfig::added_tokens(const std::vector<TokenVal
     const auto it = named_.find(name);
     if (it != named_.end() && it->second) add_named(*it->second);
   }
-  for (const TokenValue& value : further_) add_named(value);
-  for (const TokenValue& value : further_texts_) add_named(value);
+  auto further = further_;
+  for (const auto& [name, value] : further_texts_) put(further, name, value);
+  for (const auto& [name, value] : further) add_named(value);
   for (const TokenValue& value : extra) add(value);
 
   std::vector<AddedToken> tokens;

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tokenizer/added_tokens.h"
@@ -66,8 +67,8 @@ class TokenizerConfig {
   std::map<std::string, TokenValue> by_content_;            // the same, the latest of a content
   std::map<std::string, std::optional<TokenValue>> named_;  // a null in the file is an empty one
   // Other keys that end in _token, by the place where transformers adds them.
-  std::vector<TokenValue> further_;
-  std::vector<TokenValue> further_texts_;
+  std::vector<std::pair<std::string, TokenValue>> further_;
+  std::vector<std::pair<std::string, TokenValue>> further_texts_;  // replace those of the same key
 };
 
 }  // namespace flux
