@@ -172,8 +172,10 @@ def embedding(p, name, value, first):
 class Passes:
     """The three models' passes; `compiled` puts torch.compile around each kind of block."""
 
-    def __init__(self, compiled=False):
-        wrap = torch.compile if compiled else (lambda f: f)
+    def __init__(self, compiled=False, **how):
+        def wrap(f):
+            return torch.compile(f, **how) if compiled else f
+
         self.double, self.single = wrap(double_block), wrap(single_block)
         self.t5_block, self.clip_block, self.embedding = (
             wrap(t5_block),

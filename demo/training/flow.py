@@ -10,9 +10,9 @@ from . import fast
 from .optim import Clock, FlatWeights
 from .scenes import KINDS, NAMES
 
-# (height, width, text tokens, share of the steps, share of the full batch)
+# (height, width, text tokens, relative share of the steps, share of the full batch)
 SHAPES = [
-    (128, 128, 64, 0.56, 1.0),
+    (128, 128, 64, 0.9, 1.0),
     (128, 128, 128, 0.05, 0.6),
     (128, 128, 256, 0.04, 0.4),
     (128, 128, 512, 0.05, 0.2),
@@ -109,17 +109,26 @@ def put_back(weights, flat, models):
             models[key].get_parameter(rest).copy_(view)
 
 
+class Passes(fast.Passes):
+    """The models' passes and the hint heads' loss."""
+
+    def __init__(self, compiled, **how):
+        super().__init__(compiled, **how)
+        self.hints = torch.compile(hint_loss, **how) if compiled else hint_loss
+
+
 class Trainer:
     """Steps over pooled batches; on a GPU each shape's step is captured once as a CUDA graph."""
 
     def __init__(self, weights, pool, empty, batch, passes, shapes=SHAPES, high=0.4):
+        """`passes`: those of the first shape, by far the most frequent, and those of all others (not
+        compiled where a short training does not pay for it)."""
         self.weights, self.pool, self.empty, self.batch = weights, pool, empty, batch
-        self.passes, self.shapes, self.high = passes, shapes, high
+        self.all_passes, self.shapes, self.high = passes, shapes, high
         self.device = weights.master.device
         self.p = split(weights.params)
         self.hint_weight = torch.zeros((), device=self.device)
         self.sums = torch.zeros(4, device=self.device)
-        self.hints = torch.compile(hint_loss) if self.device.type == "cuda" else hint_loss
         self.graphs = {}
 
     def draw(self, height, width, length, share):
@@ -145,10 +154,11 @@ class Trainer:
         flow = F.mse_loss(out.float(), e - x0)
         keep = ~drop[:, 0]
         hint = F.linear(h, self.p["hint"]["weight"], self.p["hint"]["bias"])
-        hint = self.hints(hint * keep[:, None, None], packed, y, *grid)
+        hint = self.passes.hints(hint * keep[:, None, None], packed, y, *grid)
         return flow + self.hint_weight * hint, flow.detach(), hint.detach()
 
     def step(self, shape):
+        self.passes = self.all_passes[0 if shape is self.shapes[0] else 1]
         loss, flow, hint = self.loss(shape)
         self.weights.backward(loss)
         self.weights.step()

@@ -104,8 +104,8 @@ class FlatWeights:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def state(self, compact=False):
-        """Everything that a resumed training needs; compact: the masters alone (float32)."""
-        out = {"digest": self.digest(), "master": self.master}
+        """Everything that a resumed training needs; compact: the averaged weights alone (float32)."""
+        out = {"digest": self.digest(), "master": self.average if compact else self.master}
         if not compact:
             out.update(average=self.average, m=self.m, v=self.v, count=self.count)
         return {k: v.cpu() if torch.is_tensor(v) else v for k, v in out.items()}

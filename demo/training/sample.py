@@ -7,12 +7,17 @@ import torch
 
 from . import fast
 from .flow import fitted, shift
-from .pool import unpack_latents
+from .pool import pack_latents, unpack_latents
 
 
 def sigmas(steps, n):
     """FluxPipeline's noise levels for n picture tokens, the final 0 included."""
     return [shift(float(s), n) for s in np.linspace(1, 1 / steps, steps)] + [0.0]
+
+
+def to_pixels(y):
+    y = (y.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+    return (y * 255).round().astype(np.uint8)
 
 
 @torch.no_grad()
@@ -30,8 +35,6 @@ def draw(p, vae, tokens, empty, seeds, steps, weight, height=128, width=128, len
     noise = [
         torch.randn(shape, generator=torch.Generator().manual_seed(s), dtype=dtype) for s in seeds
     ]
-    from .pool import pack_latents
-
     x = pack_latents(torch.cat(noise)).to(device)
     levels = sigmas(steps, grid[0] * grid[1])
     for now, after in zip(levels[:-1], levels[1:]):
@@ -43,5 +46,4 @@ def draw(p, vae, tokens, empty, seeds, steps, weight, height=128, width=128, len
         x = (x.float() + (after - now) * v).to(dtype)
     z = unpack_latents(x, *grid) / vae.config.scaling_factor + vae.config.shift_factor
     y = torch.cat([vae.decode(q).sample for q in z.to(next(vae.parameters()).dtype).split(32)])
-    y = (y.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
-    return (y * 255).round().astype(np.uint8)
+    return to_pixels(y)

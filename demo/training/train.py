@@ -4,7 +4,7 @@
     python -m training.train --out shapes --state state --stage flow --seconds 1500
     python -m training.train --out shapes --state state --stage distil --seconds 200
 
-Everything is made here: pictures, prompts, both tokenizers, all five models. Each call runs one stage,
+Everything is made here: pictures, prompts, both tokenizers, all five models. Each call runs one stage or more,
 goes on from what --state holds, writes the state back, and exports the checkpoint to --out. `flow` may
 be given in several calls: --rate-start and --rate-end say how the learning rate goes within each.
 """
@@ -22,11 +22,12 @@ import torch
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from . import fast, flow, models, sample, vae  # noqa: E402
+from . import flow, models, sample, vae  # noqa: E402
 from .judge import mean, sheet  # noqa: E402
 from .evaluate import one  # noqa: E402
 from .pool import Pool, Stream, loader  # noqa: E402
-from .scenes import test_scenes  # noqa: E402
+from .render import render  # noqa: E402
+from .scenes import pack, test_scenes  # noqa: E402
 from .vocab import make_tokenizers  # noqa: E402
 
 PART = 15 << 20  # a state is written in files of at most so many bytes
@@ -64,12 +65,17 @@ def restore_vae(folder, m):
     m.register_to_config(**saved["latents"])
 
 
+@torch.no_grad()
 def check(o, workers, weights, m, tokens, empty, steps=12):
     """The undistilled model's shares of right pictures with several two-pass guidances."""
     scenes = test_scenes(o.check)
     flat = weights.average.to(weights.work.dtype)
     p = flow.split(weights.views(flat))
     tokenized = tokens([s["prompt"] for s in scenes])
+    x = render(pack(scenes), 128, 128).to(empty[0].device)
+    images = sample.to_pixels(m.decode(m.encode(x.to(m.dtype)).latent_dist.mean).sample)
+    results = workers.map(one, list(zip(images, scenes)), chunksize=2)
+    print(f"through the VAE alone: {json.dumps(mean(results))}", flush=True)
     for w in o.weights:
         images = sample.draw(p, m, tokenized, empty, range(o.check), steps, w)
         results = workers.map(one, list(zip(images, scenes)), chunksize=2)
@@ -83,13 +89,17 @@ def options():
     ap.add_argument("--out", type=Path, required=True, help="the checkpoint's folder")
     ap.add_argument("--state", type=Path, required=True, help="float32 weights and momenta")
     ap.add_argument("--compact", type=Path, help="also write the weights alone here")
-    ap.add_argument("--stage", choices=["vae", "flow", "distil"], required=True)
-    ap.add_argument("--seconds", type=float, required=True, help="of training, preparations apart")
+    ap.add_argument("--stage", choices=["vae", "flow", "distil"], nargs="+", required=True)
+    ap.add_argument(
+        "--seconds", type=float, nargs="+", required=True, help="of training, for each stage"
+    )
     ap.add_argument(
         "--until", type=float, help="stop so many seconds after the start, all included"
     )
     ap.add_argument("--batch", type=int, default=512)
     ap.add_argument("--lr", type=float, default=1.5e-3)
+    ap.add_argument("--distil-lr", type=float, default=6e-4)
+    ap.add_argument("--compile", choices=["main", "all"], default="main", help="all shapes or one")
     ap.add_argument("--rate-start", type=float, default=1.0)
     ap.add_argument("--rate-end", type=float, default=0.0)
     ap.add_argument(
@@ -112,9 +122,7 @@ def options():
     return ap.parse_args()
 
 
-def train_flow(o, m, device, data, empty, workers, stream, left):
-    m["vae"].to(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
-    m["vae"].requires_grad_(False)
+def make_pool(o, m, data, device):
     counts = {}
     for height, width, *_ in flow.SHAPES:
         area = height * width / 128 / 128
@@ -122,42 +130,60 @@ def train_flow(o, m, device, data, empty, workers, stream, left):
     begin = time.time()
     pool = Pool(m["vae"], data, counts, device)
     print(f"pools of {counts} made in {time.time() - begin:.0f} s", flush=True)
-    passes = fast.Passes(compiled=device.type == "cuda")
+    return pool
+
+
+def run(o, name, trainer, seconds, lr, rates, hint):
+    begin = time.time()
+    for shape in trainer.shapes:
+        trainer.capture(shape)
+    print(f"{len(trainer.shapes)} shapes captured in {time.time() - begin:.0f} s", flush=True)
+    trainer.run(name, seconds(), lr, *rates, hint, every=o.every, seed=o.seed)
+
+
+def train_flow(o, m, device, data, empty, workers, stream, left):
+    """The stages flow and distil, on one pool."""
+    m["vae"].to(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    m["vae"].requires_grad_(False)
+    pool = make_pool(o, m, data, device)
+    gpu = device.type == "cuda"
+    other = flow.Passes(gpu and o.compile == "all")
+    passes = (flow.Passes(gpu, dynamic=None if o.compile == "all" else False), other)
     weights = flow.make_weights(m, device)
     saved = restore(o.state, "flow")
     if saved:
         weights.load(saved)
-    begin = time.time()
-    if o.stage == "flow":
+    if "flow" in o.stage:
         trainer = flow.Trainer(weights, pool, empty, o.batch, passes, high=o.high)
-        hint = o.hint
-    else:
-        flow.put_back(weights, weights.average, m)
-        flat = weights.average.to(weights.work.dtype)
-        teacher = flow.split(weights.views(flat))
-        weights = flow.make_weights(m, device, keys=("dit",), hints=False)
-        trainer = flow.Distiller(
-            weights, teacher, pool, empty, o.batch, passes, o.strength, high=o.high
-        )
-        hint = (0.0, 0.0)
-    for shape in trainer.shapes:
-        trainer.capture(shape)
-    print(f"{len(trainer.shapes)} shapes captured in {time.time() - begin:.0f} s", flush=True)
-    trainer.run(o.stage, left(), o.lr, o.rate_start, o.rate_end, hint, every=o.every, seed=o.seed)
-    if o.stage == "flow":
+        rates = (o.rate_start, o.rate_end)
+        run(o, "flow", trainer, lambda: left("flow"), o.lr, rates, o.hint)
         save(o.state, "flow", weights.state())
         if o.compact:
             save(o.compact, "flow", weights.state(compact=True))
             save_vae(o.compact, m["vae"])
         if o.check:
             check(o, workers, weights, m["vae"], stream.tokens, empty)
-    elif o.compact:
-        save(o.compact, "distil", weights.state(compact=True))
+        del trainer
+        torch.cuda.empty_cache()
     flow.put_back(weights, weights.average, m)
+    if "distil" in o.stage:
+        teacher = flow.split(weights.views(weights.average.to(weights.work.dtype)))
+        student = flow.make_weights(m, device, keys=("dit",), hints=False)
+        saved = restore(o.state, "distil")
+        if saved:
+            student.load(saved)
+        trainer = flow.Distiller(
+            student, teacher, pool, empty, o.batch, passes, o.strength, high=o.high
+        )
+        run(o, "distil", trainer, lambda: left("distil"), o.distil_lr, (1.0, 0.0), (0.0, 0.0))
+        save(o.state, "distil", student.state())
+        flow.put_back(student, student.average, m)
 
 
 def main():
     o, begin = options(), time.time()
+    if len(o.seconds) != len(o.stage):
+        raise SystemExit("--seconds needs one number for each stage")
     # Judges run in processes made before the GPU is touched.
     workers = multiprocessing.get_context("fork").Pool(max(1, o.workers)) if o.check else None
     torch.manual_seed(o.seed)
@@ -175,16 +201,17 @@ def main():
     data = loader(stream, o.workers)
     empty = [x.to(device) for x in stream.tokens([""])]
 
-    def left():
-        spare = o.until - (time.time() - begin) if o.until else o.seconds
-        return max(1.0, min(o.seconds, spare))
+    def left(stage):
+        seconds = o.seconds[o.stage.index(stage)]
+        spare = o.until - (time.time() - begin) if o.until else seconds
+        return max(1.0, min(seconds, spare))
 
-    if o.stage == "vae":
-        vae.train(m["vae"], data, left(), max(2, o.batch // 4), device)
+    if "vae" in o.stage:
+        vae.train(m["vae"], data, left("vae"), max(2, o.batch // 4), device)
         save_vae(o.state, m["vae"])
         if o.compact:
             save_vae(o.compact, m["vae"])
-    else:
+    if o.stage != ["vae"]:
         restore_vae(o.state, m["vae"])
         m["vae"].to(device)
         for k in ("dit", "clip", "t5"):
@@ -193,7 +220,7 @@ def main():
             )
         train_flow(o, m, device, data, empty, workers, stream, left)
         models.export(o.out, m)
-    print(f"{o.stage} done after {time.time() - begin:.0f} s", flush=True)
+    print(f"{' '.join(o.stage)} done after {time.time() - begin:.0f} s", flush=True)
     os._exit(0)  # the loader's workers have nothing left to do
 
 
