@@ -51,9 +51,9 @@ std::vector<Checkpoint::Component> read_model_index(const fs::path& file) {
   return components;
 }
 
-void check_components(const fs::path& directory,
+void check_components(const ModelLayout& layout,
                       const std::vector<Checkpoint::Component>& components) {
-  const std::string index = (directory / "model_index.json").string();
+  const std::string index = layout.model_index().string();
   for (const Required& required : required_components()) {
     const auto found = std::find_if(components.begin(), components.end(),
                                     [&](const auto& c) { return c.name == required.name; });
@@ -64,19 +64,19 @@ void check_components(const fs::path& directory,
                                  found->class_name) != required.classes.end();
     check(known, ErrorCode::kInvalidArgument, "{}: component '{}' has class '{}', expected {}",
           index, required.name, found->class_name, list(required.classes));
-    check(fs::is_directory(directory / required.name), ErrorCode::kNotFound,
-          "{}: directory of component '{}' is missing", (directory / required.name).string(),
-          required.name);
+    const fs::path directory = layout.component(std::string(required.name));
+    check(fs::is_directory(directory), ErrorCode::kNotFound,
+          "{}: directory of component '{}' is missing", directory.string(), required.name);
   }
 }
 
 /// The parts must fit one another before any weight is bound.
-void check_fit(const fs::path& directory, const FluxConfig& config) {
+void check_fit(const ModelLayout& layout, const FluxConfig& config) {
   const auto expect = [&](const char* part, const char* key, int64_t found, int64_t wanted,
                           const char* because) {
     check(found == wanted, ErrorCode::kInvalidArgument,
           "{}: '{}' is {}, expected {}, which is {}; the parts are of different models",
-          (directory / part / "config.json").string(), key, found, wanted, because);
+          (layout.config(part) / "config.json").string(), key, found, wanted, because);
   };
   expect("transformer", "pooled_projection_dim", config.transformer.pooled_projection_dim,
          config.clip.hidden_size, "text_encoder's hidden_size");
@@ -86,30 +86,62 @@ void check_fit(const fs::path& directory, const FluxConfig& config) {
          4 * config.vae.latent_channels, "4 x vae's latent_channels");
 }
 
+/// The Triton model that holds a component of the checkpoint.
+std::string_view model_of(std::string_view component) {
+  if (component == "text_encoder" || component == "tokenizer") return "clip_encoder";
+  if (component == "text_encoder_2" || component == "tokenizer_2") return "t5_encoder";
+  if (component == "transformer") return "dit_transformer";
+  if (component == "vae") return "vae_decoder";
+  return "bls";
+}
+
 }  // namespace
 
-std::shared_ptr<const Checkpoint> Checkpoint::open(const fs::path& directory) {
+ModelLayout::ModelLayout(const fs::path& directory) {
   check(fs::is_directory(directory), ErrorCode::kNotFound,
-        "{}: no such directory; give the directory of a diffusers FLUX.1 checkpoint",
+        "{}: no such directory; give the directory of a diffusers FLUX.1 checkpoint or of a model "
+        "repository made from one",
         directory.string());
-  const auto checkpoint = std::make_shared<Checkpoint>();
+  root_ = directory;
+  repository_ = fs::exists(directory / "bls" / "1" / "model_index.json");
+  configs_ = repository_ ? directory / "bls" / "1" : directory;
+}
+
+fs::path ModelLayout::component(const std::string& name) const {
+  return repository_ ? root_ / model_of(name) / "1" / name : root_ / name;
+}
+
+fs::path ModelLayout::config(const std::string& name) const { return configs_ / name; }
+
+FluxConfig load_flux_config(const ModelLayout& layout) {
+  FluxConfig config;
+  config.clip = load_clip_config(layout.config("text_encoder") / "config.json");
+  config.t5 = load_t5_config(layout.config("text_encoder_2") / "config.json");
+  config.transformer = load_transformer_config(layout.config("transformer") / "config.json");
+  config.vae = load_vae_config(layout.config("vae") / "config.json");
+  config.scheduler = load_scheduler_config(layout.config("scheduler") / "scheduler_config.json");
+  check_fit(layout, config);
+  return config;
+}
+
+std::shared_ptr<const Checkpoint> Checkpoint::open(const fs::path& directory) {
   // Kept absolute, and without a trailing slash so that name() is its last part.
   const fs::path absolute = fs::absolute(directory).lexically_normal();
-  checkpoint->directory_ = absolute.has_filename() ? absolute : absolute.parent_path();
-  const fs::path& root = checkpoint->directory_;
-  checkpoint->components_ = read_model_index(root / "model_index.json");
-  check_components(root, checkpoint->components_);
-  FluxConfig& config = checkpoint->config_;
-  config.clip = load_clip_config(root / "text_encoder" / "config.json");
-  config.t5 = load_t5_config(root / "text_encoder_2" / "config.json");
-  config.transformer = load_transformer_config(root / "transformer" / "config.json");
-  config.vae = load_vae_config(root / "vae" / "config.json");
-  config.scheduler = load_scheduler_config(root / "scheduler" / "scheduler_config.json");
-  check_fit(root, config);
-  checkpoint->text_encoder_ = WeightFiles::open(root / "text_encoder", "model");
-  checkpoint->text_encoder_2_ = WeightFiles::open(root / "text_encoder_2", "model");
-  checkpoint->transformer_ = WeightFiles::open(root / "transformer", "diffusion_pytorch_model");
-  checkpoint->vae_ = WeightFiles::open(root / "vae", "diffusion_pytorch_model");
+  const fs::path root = absolute.has_filename() ? absolute : absolute.parent_path();
+  const auto checkpoint = std::make_shared<Checkpoint>();
+  checkpoint->directory_ = root;
+  checkpoint->layout_ = std::make_unique<ModelLayout>(root);
+  const ModelLayout& layout = *checkpoint->layout_;
+  checkpoint->components_ = read_model_index(layout.model_index());
+  check_components(layout, checkpoint->components_);
+  checkpoint->config_ = load_flux_config(layout);
+  const auto open_weights = [&](const char* component, const char* stem) {
+    return WeightFiles::open(layout.component(component), stem);
+  };
+  checkpoint->text_encoder_ = open_weights("text_encoder", "model");
+  checkpoint->text_encoder_2_ = open_weights("text_encoder_2", "model");
+  checkpoint->transformer_ = open_weights("transformer", "diffusion_pytorch_model");
+  checkpoint->vae_ = open_weights("vae", "diffusion_pytorch_model");
   return checkpoint;
 }
 

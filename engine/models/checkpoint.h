@@ -10,8 +10,32 @@
 
 namespace flux {
 
-/// An opened diffusers FLUX.1 checkpoint: model_index.json, the configurations, and the mapped
-/// weight files. Opening reads headers only. Immutable and shared.
+/// Where the parts of a model are: in a diffusers checkpoint beside one another; in a Triton model
+/// repository made from one (it has bls/1/model_index.json) with the model that needs them.
+class ModelLayout {
+ public:
+  /// Throws kNotFound when `directory` is none of the two.
+  explicit ModelLayout(const std::filesystem::path& directory);
+
+  /// The directory of a component of model_index.json, "transformer" say.
+  std::filesystem::path component(const std::string& name) const;
+  /// The directory of the component's config.json.
+  std::filesystem::path config(const std::string& name) const;
+  std::filesystem::path model_index() const { return configs_ / "model_index.json"; }
+  bool is_repository() const { return repository_; }
+
+ private:
+  std::filesystem::path root_;
+  std::filesystem::path configs_;
+  bool repository_ = false;
+};
+
+/// The configurations of all parts, checked to fit one another.
+FluxConfig load_flux_config(const ModelLayout& layout);
+
+/// An opened FLUX.1 model, from a diffusers checkpoint or a Triton model repository:
+/// model_index.json, the configurations, and the mapped weight files. Opening reads headers only.
+/// Immutable and shared.
 class Checkpoint {
  public:
   Checkpoint() = default;
@@ -36,14 +60,16 @@ class Checkpoint {
   const WeightFiles& text_encoder_2() const { return *text_encoder_2_; }
   const WeightFiles& transformer() const { return *transformer_; }
   const WeightFiles& vae() const { return *vae_; }
-  std::filesystem::path tokenizer_directory() const { return directory_ / "tokenizer"; }
-  std::filesystem::path tokenizer_2_directory() const { return directory_ / "tokenizer_2"; }
+  std::filesystem::path tokenizer_directory() const { return layout_->component("tokenizer"); }
+  std::filesystem::path tokenizer_2_directory() const { return layout_->component("tokenizer_2"); }
+  const ModelLayout& layout() const { return *layout_; }
 
   /// The dtype in which the transformer's weights are stored: the default to compute in.
   DType stored_dtype() const;
 
  private:
   std::filesystem::path directory_;
+  std::unique_ptr<const ModelLayout> layout_;
   std::vector<Component> components_;
   FluxConfig config_;
   std::unique_ptr<const WeightFiles> text_encoder_;

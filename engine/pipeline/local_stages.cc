@@ -2,45 +2,28 @@
 
 #include <string>
 
-#include "models/clip_encoder.h"
 #include "models/dit_transformer.h"
-#include "models/t5_encoder.h"
 #include "models/vae_decoder.h"
 #include "ops/backend.h"
+#include "pipeline/text_stages.h"
 #include "support/error.h"
-#include "tokenizer/clip_bpe.h"
-#include "tokenizer/t5_sentencepiece.h"
 
 namespace flux {
 
 struct LocalStages::Loaded {
-  Loaded(std::shared_ptr<const Checkpoint> source, const LocalOptions& settings)
-      : checkpoint(std::move(source)),
+  Loaded(std::shared_ptr<const Checkpoint> opened, const LocalOptions& settings)
+      : checkpoint(std::move(opened)),
         options(settings),
         context(backend_for(settings.device), settings.threads) {}
 
   std::shared_ptr<const Checkpoint> checkpoint;
   LocalOptions options;
   Context context;
-  std::optional<ClipTokenizer> clip_tokenizer;
-  std::optional<T5Tokenizer> t5_tokenizer;
-  std::optional<ClipEncoder> clip;
-  std::optional<T5Encoder> t5;
+  std::optional<ClipStage> clip;
+  std::optional<T5Stage> t5;
   std::optional<DitTransformer> transformer;
   std::optional<VaeDecoder> vae;
 };
-
-namespace {
-
-/// A tokenizer of another model would read beyond the embedding table.
-void check_vocabulary(const std::filesystem::path& directory, int32_t max_id, int64_t vocab_size) {
-  check(max_id < vocab_size, ErrorCode::kInvalidArgument,
-        "{}: the tokenizer gives ids up to {}, the text encoder's vocab_size is {}; they belong to "
-        "different models",
-        directory.string(), max_id, vocab_size);
-}
-
-}  // namespace
 
 LocalStages::LocalStages(std::shared_ptr<const Checkpoint> checkpoint,
                          const LocalOptions& options) {
@@ -60,23 +43,16 @@ void LocalStages::load(StageKind stage) {
   const DType dtype = l.options.dtype;
   switch (stage) {
     case StageKind::kClipEncoder:
-      if (l.clip) return;
-      l.clip_tokenizer = ClipTokenizer::load(source.tokenizer_directory());
-      check_vocabulary(source.tokenizer_directory(), l.clip_tokenizer->max_id(),
-                       config.clip.vocab_size);
-      check(l.clip_tokenizer->max_length() <= config.clip.max_position_embeddings,
-            ErrorCode::kInvalidArgument,
-            "{}: model_max_length is {}, the text encoder has {} positions",
-            (source.tokenizer_directory() / "tokenizer_config.json").string(),
-            l.clip_tokenizer->max_length(), config.clip.max_position_embeddings);
-      l.clip.emplace(l.context, config.clip, source.text_encoder(), dtype);
+      if (!l.clip) {
+        l.clip.emplace(l.context, config.clip, source.text_encoder(), source.tokenizer_directory(),
+                       dtype);
+      }
       return;
     case StageKind::kT5Encoder:
-      if (l.t5) return;
-      l.t5_tokenizer = T5Tokenizer::load(source.tokenizer_2_directory());
-      check_vocabulary(source.tokenizer_2_directory(), l.t5_tokenizer->max_id(),
-                       config.t5.vocab_size);
-      l.t5.emplace(l.context, config.t5, source.text_encoder_2(), dtype);
+      if (!l.t5) {
+        l.t5.emplace(l.context, config.t5, source.text_encoder_2(), source.tokenizer_2_directory(),
+                     dtype);
+      }
       return;
     case StageKind::kDitTransformer:
       if (!l.transformer) {
@@ -112,21 +88,19 @@ Context& LocalStages::context() { return loaded_->context; }
 
 Tensor LocalStages::encode_clip(std::string_view prompt, bool* truncated) {
   load(StageKind::kClipEncoder);
-  const TokenIds tokens = loaded_->clip_tokenizer->encode(prompt);
-  if (truncated != nullptr && tokens.truncated) *truncated = true;
   const int64_t size = loaded_->checkpoint->config().clip.hidden_size;
   Tensor pooled = Tensor::allocate({size}, loaded_->options.dtype);
-  loaded_->clip->forward(loaded_->context, tokens.ids, pooled);
+  const bool cut = loaded_->clip->encode(loaded_->context, prompt, pooled);
+  if (truncated != nullptr && cut) *truncated = true;
   return pooled;
 }
 
 Tensor LocalStages::encode_t5(std::string_view prompt, int max_sequence_length, bool* truncated) {
   load(StageKind::kT5Encoder);
-  const TokenIds tokens = loaded_->t5_tokenizer->encode(prompt, max_sequence_length);
-  if (truncated != nullptr && tokens.truncated) *truncated = true;
   const int64_t size = loaded_->checkpoint->config().t5.d_model;
-  Tensor embeds = Tensor::allocate({std::ssize(tokens.ids), size}, loaded_->options.dtype);
-  loaded_->t5->forward(loaded_->context, tokens.ids, embeds);
+  Tensor embeds = Tensor::allocate({max_sequence_length, size}, loaded_->options.dtype);
+  const bool cut = loaded_->t5->encode(loaded_->context, prompt, embeds);
+  if (truncated != nullptr && cut) *truncated = true;
   return embeds;
 }
 

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <filesystem>
+#include <string_view>
+
+#include "models/clip_encoder.h"
+#include "models/t5_encoder.h"
+#include "tokenizer/clip_bpe.h"
+#include "tokenizer/t5_sentencepiece.h"
+
+namespace flux {
+
+/// CLIP with its tokenizer: from a prompt to the pooled state. Immutable after loading; calls may
+/// run at once, each with its own Context. Source: FluxPipeline._get_clip_prompt_embeds.
+class ClipStage {
+ public:
+  /// Loads the tokenizer and binds the weights. Throws when they do not belong to one another.
+  ClipStage(Context& ctx, const ClipConfig& config, const WeightFiles& files,
+            const std::filesystem::path& tokenizer_directory, DType dtype);
+
+  /// out: [hidden_size], T. Returns whether the prompt was cut.
+  bool encode(Context& ctx, std::string_view prompt, const Tensor& out) const;
+  int64_t weight_bytes() const { return encoder_.weight_bytes(); }
+
+ private:
+  ClipTokenizer tokenizer_;
+  ClipEncoder encoder_;
+};
+
+/// T5 with its tokenizer: from a prompt to the sequence of states. As ClipStage. Source:
+/// FluxPipeline._get_t5_prompt_embeds.
+class T5Stage {
+ public:
+  T5Stage(Context& ctx, const T5Config& config, const WeightFiles& files,
+          const std::filesystem::path& tokenizer_directory, DType dtype);
+
+  /// out: [max_sequence_length, d_model], T. Returns whether the prompt was cut.
+  bool encode(Context& ctx, std::string_view prompt, const Tensor& out) const;
+  int64_t weight_bytes() const { return encoder_.weight_bytes(); }
+
+ private:
+  T5Tokenizer tokenizer_;
+  T5Encoder encoder_;
+};
+
+}  // namespace flux
