@@ -190,16 +190,34 @@ void add_bench(CLI::App& app, Action& run) {
   CLI::App* command = app.add_subcommand("bench", "times the stages and whole images");
   add_compute_options(*command, options->compute);
   command->add_option("--prompt", options->request.prompt, "what to draw")->capture_default_str();
-  command->add_option("--height", options->request.height,
-                      "pixels, a multiple of 16 [default: the checkpoint's, FLUX: 1024]");
-  command->add_option("--width", options->request.width,
-                      "pixels, a multiple of 16 [default: the checkpoint's, FLUX: 1024]");
-  command->add_option("--steps", options->request.num_inference_steps,
-                      "denoising steps [default: 28 with guidance embeddings, else 4]");
-  command->add_option("--max-sequence-length", options->request.max_sequence_length,
-                      "T5 tokens [default: 512 with guidance embeddings, else 256]");
-  command->add_option("--runs", options->runs, "timed runs")->capture_default_str();
-  command->add_option("--warmup", options->warmup, "runs before them")->capture_default_str();
+  command
+      ->add_option("--height", options->request.height,
+                   "pixels, a multiple of 16 [default: the checkpoint's, FLUX: 1024]")
+      ->transform(whole_number())
+      ->type_name("N");
+  command
+      ->add_option("--width", options->request.width,
+                   "pixels, a multiple of 16 [default: the checkpoint's, FLUX: 1024]")
+      ->transform(whole_number())
+      ->type_name("N");
+  command
+      ->add_option("--steps", options->request.num_inference_steps,
+                   "denoising steps [default: 28 with guidance embeddings, else 4]")
+      ->transform(whole_number())
+      ->type_name("N");
+  command
+      ->add_option("--max-sequence-length", options->request.max_sequence_length,
+                   "T5 tokens [default: 512 with guidance embeddings, else 256]")
+      ->transform(whole_number())
+      ->type_name("N");
+  command->add_option("--runs", options->runs, "timed runs")
+      ->transform(whole_number())
+      ->type_name("N")
+      ->capture_default_str();
+  command->add_option("--warmup", options->warmup, "runs before them")
+      ->transform(whole_number())
+      ->type_name("N")
+      ->capture_default_str();
   command->add_flag("--json", options->json, "print one JSON object, times in seconds");
   command->callback([options, &run] { run = [options] { run_bench(*options); }; });
 }

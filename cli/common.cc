@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <csignal>
@@ -51,7 +52,21 @@ void add_compute_options(CLI::App& command, ComputeOptions& options) {
       .add_option("--threads", options.threads,
                   "CPU threads; 0: one for each physical core. The result does not depend on it")
       ->type_name("N")
+      ->transform(whole_number())
       ->capture_default_str();
+}
+
+CLI::Validator whole_number() {
+  const auto normalize = [](std::string& text) -> std::string {
+    int64_t value = 0;
+    const char* end = text.data() + text.size();
+    const auto [stop, error] = std::from_chars(text.data(), end, value);
+    if (error == std::errc::result_out_of_range) return fmt::format("{}: too large", text);
+    if (error != std::errc() || stop != end) return fmt::format("'{}' is no whole number", text);
+    text = std::to_string(value);
+    return {};
+  };
+  return CLI::Validator(normalize, "", "whole_number");
 }
 
 Session open_session(const ComputeOptions& options) {

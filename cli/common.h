@@ -41,6 +41,10 @@ void add_source(CLI::App& command, std::string& source);
 /// Adds SOURCE, --dtype, --device and --threads.
 void add_compute_options(CLI::App& command, ComputeOptions& options);
 
+/// For options that take an integer: decimal, and within 64 bits. (CLI11 alone reads 010 as 8 and
+/// cuts what is too large.)
+CLI::Validator whole_number();
+
 /// A checkpoint made ready to compute.
 struct Session {
   std::shared_ptr<const Checkpoint> checkpoint;

@@ -1,3 +1,4 @@
+#include <limits>
 #include <random>
 
 #include "cli/common.h"
@@ -66,12 +67,11 @@ std::vector<ImageParams> make_rows(const GenerateOptions& options, const FluxCon
       request.negative_prompt = text_of_row(options.negative_prompts, row);
       request.seed = seed;
       rows.push_back(validate(request, config, limits));
-      int64_t first = 0;
       const auto before = static_cast<int64_t>(row) * request.num_images_per_prompt;
-      check(!__builtin_add_overflow(seed, before, &first), ErrorCode::kInvalidArgument,
-            "seed {}: too large for {} images, which count up from it", seed,
-            before + request.num_images_per_prompt);
-      rows.back().seed = first;
+      const int64_t last = before + request.num_images_per_prompt - 1;
+      check(seed <= std::numeric_limits<int64_t>::max() - last, ErrorCode::kInvalidArgument,
+            "seed {}: too large for {} images, which count up from it", seed, last + 1);
+      rows.back().seed = seed + before;
     }
   });
   return rows;
@@ -278,20 +278,37 @@ void add_image_options(CLI::App& command, ImageRequest& request) {
       .add_option("--true-cfg-scale", request.true_cfg_scale,
                   "weight against the negative prompt, >= 1")
       ->capture_default_str();
-  command.add_option("--steps", request.num_inference_steps,
-                     "denoising steps, 1 to 1000 [default: 28 with guidance embeddings, else 4]");
+  command
+      .add_option("--steps", request.num_inference_steps,
+                  "denoising steps, 1 to 1000 [default: 28 with guidance embeddings, else 4]")
+      ->transform(whole_number())
+      ->type_name("N");
   command.add_option("--guidance", request.guidance_scale, "guidance scale, 0 to 100")
       ->capture_default_str();
-  command.add_option("--height", request.height,
-                     "pixels, a multiple of 16 [default: the checkpoint's, FLUX: 1024]");
-  command.add_option("--width", request.width,
-                     "pixels, a multiple of 16 [default: the checkpoint's, FLUX: 1024]");
-  command.add_option("--seed", request.seed,
-                     "image k is drawn from seed + k [default: a random one, printed]");
+  command
+      .add_option("--height", request.height,
+                  "pixels, a multiple of 16 [default: the checkpoint's, FLUX: 1024]")
+      ->transform(whole_number())
+      ->type_name("N");
+  command
+      .add_option("--width", request.width,
+                  "pixels, a multiple of 16 [default: the checkpoint's, FLUX: 1024]")
+      ->transform(whole_number())
+      ->type_name("N");
+  command
+      .add_option("--seed", request.seed,
+                  "image k is drawn from seed + k [default: a random one, printed]")
+      ->transform(whole_number())
+      ->type_name("N");
   command.add_option("--images", request.num_images_per_prompt, "images for each prompt, 1 to 16")
+      ->transform(whole_number())
+      ->type_name("N")
       ->capture_default_str();
-  command.add_option("--max-sequence-length", request.max_sequence_length,
-                     "T5 tokens, 1 to 512 [default: 512 with guidance embeddings, else 256]");
+  command
+      .add_option("--max-sequence-length", request.max_sequence_length,
+                  "T5 tokens, 1 to 512 [default: 512 with guidance embeddings, else 256]")
+      ->transform(whole_number())
+      ->type_name("N");
 }
 
 }  // namespace

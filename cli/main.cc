@@ -26,7 +26,16 @@ int end_parsing(const CLI::App& app, const CLI::ParseError& error) {
     print_out(out.str());
     return kDone;
   }
-  report(std::string(error.what()) + "; see --help");
+  std::string message = error.what();
+  const std::vector<std::string> unknown = app.remaining();
+  if (app.get_subcommands().empty() && !unknown.empty()) {
+    std::string commands;
+    for (const CLI::App* command : app.get_subcommands({})) commands += " " + command->get_name();
+    message = fmt::format("'{}' is no {}: use one of{}", unknown.front(),
+                          unknown.front().starts_with("-") ? "option of flux-triton" : "command",
+                          unknown.front().starts_with("-") ? " --help --version" : commands);
+  }
+  report(message + "; see --help");
   return kWrongUsage;
 }
 

@@ -264,8 +264,11 @@ void add_run_stage(CLI::App& app, Action& run) {
                    "the input of a text encoder; repeat it for more rows")
       ->allow_extra_args(false)
       ->type_name("TEXT");
-  command->add_option("--max-sequence-length", options->max_sequence_length,
-                      "T5 tokens, 1 to 512 [default: 512 with guidance embeddings, else 256]");
+  command
+      ->add_option("--max-sequence-length", options->max_sequence_length,
+                   "T5 tokens, 1 to 512 [default: 512 with guidance embeddings, else 256]")
+      ->transform(whole_number())
+      ->type_name("N");
   command->callback([options, &run] { run = [options] { run_run_stage(*options); }; });
 }
 

@@ -1,0 +1,197 @@
+"""What happens to results: files, standard output, signals, full disks, lack of memory."""
+
+import json
+import os
+import pty
+import resource
+import signal
+import stat
+import subprocess
+import time
+import unittest
+
+from harness import DEV, SCHNELL, SMALL, CliTest, command, environment, run
+
+DRAW = ["generate", DEV, "--prompt", "a star", *SMALL]
+# Long enough to be interrupted on any machine.
+LONG = ["generate", DEV, "--prompt", "a star", "--height", "512", "--width", "512"]
+LONG += ["--steps", "1000", "--threads", "1"]
+WAIT = 60
+
+
+class OutputTest(CliTest):
+    def test_directory_missing(self):
+        result = run(*DRAW, "-o", self.directory / "none" / "image.png")
+        self.assert_error(result, 1, "--output .*none/image.png: the directory .*none does not exist")
+
+    def test_latents_directory_missing(self):
+        result = run(*DRAW, "-o", self.directory / "a.png", "--save-latents", "/none/l.safetensors")
+        self.assert_error(result, 1, "--save-latents /none/l.safetensors: the directory /none")
+        self.assert_no_files(self.directory)
+
+    def test_directory_not_writable(self):
+        user = {"user": 65534, "group": 65534, "extra_groups": []} if os.getuid() == 0 else {}
+        checkpoint = self.copy_checkpoint()
+        for path in checkpoint.rglob("*"):
+            path.chmod(0o755)
+        self.directory.chmod(0o755)
+        closed = self.directory / "closed"
+        closed.mkdir(0o555)
+        try:
+            draw = ["generate", checkpoint, *DRAW[2:]]
+            result = run(*draw, "-o", closed / "image.png", **user)
+        except PermissionError:
+            self.skipTest("the program cannot be run by another user")
+        self.assert_error(result, 1, "image.png: cannot be created: Permission denied")
+        self.assert_no_files(closed)
+
+    def test_output_on_full_device(self):
+        result = run(*DRAW, "-o", "/dev/full")
+        self.assert_error(result, 1, "/dev/full: cannot be written: No space left on device")
+        self.assertTrue(stat.S_ISCHR(os.stat("/dev/full").st_mode))
+
+    def test_latents_on_full_device(self):
+        result = run(*DRAW, "-o", self.directory / "image.png", "--save-latents", "/dev/full")
+        self.assert_error(result, 1, "/dev/full: cannot be written: No space left on device")
+        self.assertTrue(stat.S_ISCHR(os.stat("/dev/full").st_mode))
+        self.assert_no_files(self.directory)
+
+    def test_disk_full_in_the_middle(self):
+        """A file that may not grow beyond 500 bytes: nothing of it stays, the old one does."""
+        old = self.directory / "image.png"
+        old.write_bytes(b"old")
+
+        def limit():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+
+        result = run(*DRAW, "-o", old, preexec_fn=limit)
+        self.assert_error(result, 1, "image.png: cannot be written: File too large")
+        self.assertEqual(sorted(p.name for p in self.directory.iterdir()), ["image.png"])
+        self.assertEqual(old.read_bytes(), b"old")
+
+    def test_stdout_full(self):
+        for arguments in (["inspect", DEV], ["tokenize", DEV, "--prompt", "x"], ["--help"]):
+            with open("/dev/full", "wb") as full:
+                result = run(*arguments, stdout=full)
+            self.assert_error(result, 1, "standard output: cannot be written: No space left")
+
+    def test_stdout_closed(self):
+        """Nothing that is opened later may take the place of standard output."""
+        for arguments in ([*DRAW, "-o", self.directory / "image.png"], ["inspect", DEV, "--json"]):
+            result = run(*arguments, stdout=None, preexec_fn=lambda: os.close(1))
+            self.assert_error(result, 1, "standard output: cannot be written")
+        self.assertEqual((self.directory / "image.png").read_bytes()[:4], b"\x89PNG")
+
+    def test_stdout_reader_gone(self):
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        result = run("inspect", DEV, stdout=write_end)
+        os.close(write_end)
+        self.assert_error(result, 1, "standard output: cannot be written: Broken pipe")
+
+    def test_stderr_closed(self):
+        output = self.directory / "image.png"
+        result = run(*DRAW, "-o", output, stderr=None, preexec_fn=lambda: os.close(2))
+        self.assertEqual(result.code, 0)
+        self.assertEqual(output.read_bytes()[:4], b"\x89PNG")
+
+    def test_png_to_stdout_device(self):
+        """A special file is written to, not replaced."""
+        result = run(*DRAW, "-o", "/dev/null")
+        self.assertEqual(result.code, 0, result.err)
+        self.assertTrue(stat.S_ISCHR(os.stat("/dev/null").st_mode))
+
+    def test_out_of_memory(self):
+        """An address space too small for the picture ends in an error, not in a crash."""
+        if "asan" in command()[0]:
+            self.skipTest("sanitizers need the address space themselves")
+        size = ["--height", "2048", "--width", "2048", "--steps", "1", "--threads", "1"]
+
+        def limit():
+            resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))
+
+        result = run(
+            "generate", SCHNELL, "--prompt", "x", *size, "-o", self.directory / "image.png",
+            preexec_fn=limit,
+        )
+        self.assert_error(result, 1, "memory")
+        self.assert_no_files(self.directory)
+
+
+class InterruptionTest(CliTest):
+    def start(self, **streams):
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
+        process = subprocess.Popen(
+            command(*LONG, "-o", self.directory / "image.png"),
+            stdin=subprocess.DEVNULL, env=environment() | {"TERM": "xterm"}, **streams,
+        )
+        self.addCleanup(process.kill)
+        return process
+
+    def draw_until_a_step(self):
+        """A process whose progress bar, on a terminal, shows that it denoises."""
+        primary, secondary = pty.openpty()
+        self.addCleanup(os.close, primary)
+        process = self.start(stderr=secondary)
+        os.close(secondary)
+        seen = b""
+        deadline = time.monotonic() + WAIT
+        while b"step " not in seen:
+            self.assertLess(time.monotonic(), deadline, f"no step within {WAIT} s: {seen!r}")
+            seen += os.read(primary, 4096)
+        return process, primary
+
+    def read_rest(self, terminal) -> str:
+        text = b""
+        try:
+            while chunk := os.read(terminal, 4096):
+                text += chunk
+        except OSError:  # the other side is closed
+            pass
+        return text.decode()
+
+    def interrupt(self, number) -> None:
+        process, terminal = self.draw_until_a_step()
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=WAIT)
+        self.assertEqual(process.returncode, 130)
+        self.assertEqual(out, b"")
+        self.assertRegex(self.read_rest(terminal), r"flux-triton: error: cancelled")
+        self.assert_no_files(self.directory)
+
+    def test_interrupt_while_drawing(self):
+        self.interrupt(signal.SIGINT)
+
+    def test_terminate_while_drawing(self):
+        self.interrupt(signal.SIGTERM)
+
+    def test_second_interrupt_ends_at_once(self):
+        process, _ = self.draw_until_a_step()
+        process.send_signal(signal.SIGSTOP)  # both signals arrive before it can look
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=WAIT)
+        self.assertIn(process.returncode, (-signal.SIGINT, 130))
+        self.assert_no_files(self.directory)
+
+    def test_interrupt_at_once(self):
+        """Whenever the signal comes, no file is there afterwards."""
+        for delay in (0.0, 0.02, 0.1, 0.3):
+            process = self.start()
+            time.sleep(delay)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=WAIT)
+            # Before the program has set its handlers, the signal itself ends it.
+            self.assertIn(process.returncode, (130, -signal.SIGINT), err)
+            self.assert_no_files(self.directory)
+
+    def test_no_bar_without_terminal(self):
+        result = run(*DRAW, "-o", self.directory / "image.png", "--json")
+        self.assertEqual((result.code, result.err), (0, ""))
+        json.loads(result.out)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,135 @@
+"""Wrong command lines: exit code 2, one line that says what is allowed, no file."""
+
+import re
+import unittest
+
+from harness import DEV, SCHNELL, SMALL, CliTest, add_cases, run
+
+PROMPT = ["--prompt", "a star"]
+LONG = "word " * 14000
+
+
+def generate(*arguments):
+    """generate on the tiny checkpoint; the small size comes first, so that cases can replace it."""
+    return ["generate", DEV, *arguments]
+
+
+# (name, arguments, what the error says)
+USAGE_CASES = [
+    ("no_command", [], "subcommand"),
+    ("unknown_command", ["draw", DEV], "draw"),
+    ("unknown_option", generate(*PROMPT, "--colour", "red"), "--colour"),
+    ("no_source", ["generate", *PROMPT], "SOURCE is required"),
+    ("no_prompt", generate(*SMALL), "--prompt is required"),
+    ("no_value", generate("--prompt"), "--prompt"),
+    ("two_sources", ["inspect", DEV, DEV], "extra|not expected"),
+    ("prompt_empty", generate("--prompt", ""), "prompt is blank"),
+    ("prompt_blank", generate("--prompt", " \t\n"), "prompt is blank"),
+    ("prompt_not_utf8", generate("--prompt", b"caf\xe9"), "prompt is not valid UTF-8: byte 3"),
+    ("prompt_too_long", generate("--prompt", LONG), "prompt has 70000 bytes: at most 65536"),
+    (
+        "prompts_do_not_match",
+        generate(*PROMPT * 3, "--prompt-2", "x", "--prompt-2", "y"),
+        "--prompt-2 is given 2 times, --prompt 3 times",
+    ),
+    (
+        "negative_prompts_do_not_match",
+        generate(*PROMPT, "--negative-prompt", "x", "--negative-prompt", "y"),
+        "--negative-prompt is given 2 times, --prompt 1 times",
+    ),
+    ("steps_zero", generate(*PROMPT, "--steps", "0"), "steps is 0: must be from 1 to 1000"),
+    ("steps_negative", generate(*PROMPT, "--steps", "-3"), "steps is -3: must be from 1 to 1000"),
+    ("steps_text", generate(*PROMPT, "--steps", "many"), "--steps"),
+    ("steps_fraction", generate(*PROMPT, "--steps", "2.5"), "--steps"),
+    ("steps_overflow", generate(*PROMPT, "--steps", "9" * 30), "--steps"),
+    ("height_odd", generate(*PROMPT, "--height", "30"), "height is 30: must be a multiple of 16"),
+    ("height_zero", generate(*PROMPT, "--height", "0"), "height is 0: must be a multiple of 16"),
+    ("width_huge", generate(*PROMPT, "--width", "65536"), "width is 65536: .* to 2048"),
+    ("guidance_nan", generate(*PROMPT, "--guidance", "nan"), "guidance_scale is nan"),
+    ("guidance_infinite", generate(*PROMPT, "--guidance", "inf"), "guidance_scale is inf"),
+    ("guidance_large", generate(*PROMPT, "--guidance", "101"), "guidance_scale is 101"),
+    ("cfg_small", generate(*PROMPT, "--true-cfg-scale", "0.5"), "true_cfg_scale is 0.5"),
+    ("seed_negative", generate(*PROMPT, "--seed", "-1"), "seed is -1: must be 0 or more"),
+    ("seed_overflow", generate(*PROMPT, "--seed", str(1 << 64)), "--seed"),
+    (
+        "seed_counts_too_far",
+        generate(*PROMPT, "--seed", str((1 << 63) - 1), "--images", "2"),
+        "seed 9223372036854775807: too large",
+    ),
+    ("images_zero", generate(*PROMPT, "--images", "0"), "images_per_prompt is 0: .* 1 to 16"),
+    ("images_many", generate(*PROMPT, "--images", "17"), "images_per_prompt is 17: .* 1 to 16"),
+    ("tokens_many", generate(*PROMPT, "--max-sequence-length", "513"), "max_sequence_length is 513"),
+    ("dtype_unknown", generate(*PROMPT, "--dtype", "int4"), "int4"),
+    ("device_unknown", generate(*PROMPT, "--device", "tpu"), "device 'tpu' is not known"),
+    ("threads_negative", generate(*PROMPT, "--threads", "-1"), "--threads -1"),
+    ("threads_many", generate(*PROMPT, "--threads", "100000"), "--threads 100000"),
+    ("output_not_png", generate(*PROMPT, "-o", "image.jpg"), "image.jpg: the name must end in .png"),
+    ("output_directory", generate(*PROMPT, "-o", "/tmp"), "/tmp: is a directory"),
+    ("output_one_for_two", generate(*PROMPT, "--images", "2", "-o", "/dev/null"), "takes one image"),
+    ("stage_unknown", ["run-stage", DEV, "unet", "--output", "x"], "unet"),
+    ("stage_no_output", ["run-stage", DEV, "vae_decoder", "--input", "x"], "--output is required"),
+    ("stage_no_input", ["run-stage", DEV, "vae_decoder", "--output", "x"], "needs --input"),
+    ("stage_no_prompt", ["run-stage", DEV, "t5_encoder", "--output", "x"], "needs --prompt"),
+    (
+        "stage_input_for_text",
+        ["run-stage", DEV, "t5_encoder", *PROMPT, "--input", "x", "--output", "y"],
+        "takes --prompt TEXT, not --input",
+    ),
+    (
+        "stage_prompt_for_tensors",
+        ["run-stage", DEV, "vae_decoder", *PROMPT, "--input", "x", "--output", "y"],
+        "not --prompt",
+    ),
+    (
+        "stage_tokens_for_clip",
+        ["run-stage", DEV, "clip_encoder", *PROMPT, "--output", "y", "--max-sequence-length", "9"],
+        "takes no --max-sequence-length",
+    ),
+    ("tokenize_not_utf8", ["tokenize", DEV, "--prompt", b"\xc0\x80"], "UTF-8"),
+    ("tokenize_zero", ["tokenize", DEV, *PROMPT, "--max-sequence-length", "0"], "0: must be 1 to 512"),
+    ("bench_runs", ["bench", DEV, "--runs", "0"], "--runs 0: must be 1 to"),
+    ("bench_warmup", ["bench", DEV, "--warmup", "-1"], "--warmup -1: must be 0 to"),
+]
+
+# Understood, but not possible: exit code 1.
+IMPOSSIBLE_CASES = [
+    ("f16", generate(*PROMPT, "--dtype", "f16"), "f16"),
+    ("cuda", generate(*PROMPT, "--device", "cuda:0"), "device 'cuda:0'"),
+]
+
+
+class UsageTest(CliTest):
+    def run_case(self, arguments, pattern, code=2):
+        result = run(*arguments, cwd=self.directory)
+        self.assert_error(result, code, pattern)
+        self.assertEqual(result.out, "")
+        self.assert_no_files(self.directory)
+
+    def test_help_names_every_option_and_default(self):
+        for command in ("generate", "run-stage", "check", "tokenize", "inspect", "bench"):
+            result = run(command, "--help")
+            self.assertEqual(result.code, 0)
+            self.assertEqual(result.err, "")
+            self.assertIn("SOURCE", result.out)
+        result = run("generate", "--help")
+        for text in ("--negative-prompt", "28 with guidance", "as stored", "[3.5]", "[out.png]"):
+            self.assertIn(text.strip("[]"), result.out)
+
+    def test_version(self):
+        result = run("--version")
+        self.assertEqual(result.code, 0)
+        self.assertTrue(re.fullmatch(r"flux-triton \d+\.\d+\.\d+\n", result.out), result.out)
+
+    def test_default_length_depends_on_the_model(self):
+        for source, length in ((DEV, 512), (SCHNELL, 256)):
+            result = run("tokenize", source, *PROMPT)
+            self.assertEqual(result.code, 0, result.err)
+            self.assertEqual(result.out.split('"t5":')[1].count(",") + 1, length)
+
+
+add_cases(UsageTest, "wrong", USAGE_CASES)
+add_cases(UsageTest, "impossible", [(*case, 1) for case in IMPOSSIBLE_CASES])
+
+
+if __name__ == "__main__":
+    unittest.main()
