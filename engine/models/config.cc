@@ -174,10 +174,6 @@ T5Config load_t5_config(const std::filesystem::path& file) {
   // Explicit keys override what feed_forward_proj says.
   config.gated = reader.boolean("is_gated_act", config.gated);
   config.activation = t5_activation(reader, reader.text("dense_act_fn", name.c_str()));
-  if (config.relative_attention_num_buckets % 4 != 0) {
-    reader.refuse("relative_attention_num_buckets", config.relative_attention_num_buckets,
-                  "expected a multiple of 4");
-  }
   if (config.relative_attention_max_distance <= config.relative_attention_num_buckets / 4) {
     reader.refuse("relative_attention_max_distance", config.relative_attention_max_distance,
                   "expected more than a quarter of relative_attention_num_buckets");

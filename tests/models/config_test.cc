@@ -115,7 +115,7 @@ TEST_F(ConfigTest, RefusalsNameFileKeyValueAndWhatIsAllowed) {
       {clip, R"({"hidden_size":100,"num_attention_heads":7})", "is not a multiple of"},
       {clip, R"({"layer_norm_eps":-1})", "'layer_norm_eps' is -1: expected a number"},
       {t5, R"({"feed_forward_proj":"gated-tanh"})", "'feed_forward_proj' is \"tanh\""},
-      {t5, R"({"relative_attention_num_buckets":6})", "expected a multiple of 4"},
+      {t5, R"({"relative_attention_num_buckets":3})", "expected an integer from 4 to 65536"},
       {t5, R"({"relative_attention_max_distance":8})", "expected more than a quarter"},
       {vae, "{}", "'shift_factor' is missing"},
       {vae, R"({"shift_factor":0,"act_fn":"relu"})", "'act_fn' is \"relu\": only \"silu\""},
