@@ -178,7 +178,10 @@ class LinearCall {
   /// Chunk by chunk, all rows of each: every weight is read from memory once.
   void run_chunks(int64_t begin, int64_t end) {
     const int64_t row_tiles = (rows_ + kTileRows - 1) / kTileRows;
-    parallel_for(ctx_.threads(), (end - begin) * row_tiles, [&](int64_t task, int thread) {
+    // Reading a weight takes as long as some 16 multiplications with it.
+    const int64_t weights = packed_.depth * packed_.width(begin) * (end - begin);
+    const int threads = worthwhile_threads(ctx_.threads(), weights * std::max<int64_t>(rows_, 16));
+    parallel_for(threads, (end - begin) * row_tiles, [&](int64_t task, int thread) {
       run_tile(begin + task / row_tiles, task % row_tiles * kTileRows, thread);
     });
   }

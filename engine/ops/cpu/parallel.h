@@ -33,6 +33,11 @@ void call_task(F& f, int64_t task, int thread) {
 }
 }  // namespace internal
 
+/// Threads that `multiply_adds` are worth: waking a team takes some 10 us.
+inline int worthwhile_threads(int threads, int64_t multiply_adds) {
+  return multiply_adds < (int64_t{1} << 20) ? 1 : threads;
+}
+
 /// Runs f(task) or f(task, thread) for each task in [0, n) on up to `threads` threads, the caller
 /// among them; 0 <= thread < threads. Idle threads take the next task, so tasks may differ in
 /// cost. Which thread runs a task must not matter to the result: cut the work into tasks by its
