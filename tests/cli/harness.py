@@ -18,6 +18,7 @@ PROGRAM = os.environ.get("FLUX_TRITON", str(ROOT / "build" / "cli" / "flux-trito
 CHECKPOINTS = ROOT / "tests" / "golden" / "checkpoints"
 DEV = CHECKPOINTS / "tiny-dev"  # f32, one file a component, guidance embeddings
 SCHNELL = CHECKPOINTS / "tiny-schnell"  # bf16, sharded
+F16 = CHECKPOINTS / "tiny-f16"  # f16; a decoder without attention
 TIMEOUT = 120
 # A small picture: quick even under sanitizers.
 SMALL = ["--height", "32", "--width", "48", "--steps", "2", "--max-sequence-length", "8"]

@@ -10,7 +10,7 @@ import subprocess
 import time
 import unittest
 
-from harness import DEV, SCHNELL, SMALL, CliTest, command, environment, run
+from harness import DEV, F16, SMALL, CliTest, command, environment, run, write_tensors
 
 DRAW = ["generate", DEV, "--prompt", "a star", *SMALL]
 # Long enough to be interrupted on any machine.
@@ -105,17 +105,21 @@ class OutputTest(CliTest):
         """An address space too small for the picture ends in an error, not in a crash."""
         if "asan" in command()[0]:
             self.skipTest("sanitizers need the address space themselves")
-        size = ["--height", "2048", "--width", "2048", "--steps", "1", "--threads", "1"]
+        side = 2048
+        latents = ([1, 3, side, side], bytes(3 * side * side * 4))
+        write_tensors(self.directory / "in.safetensors", {"latents": latents})
 
         def limit():
-            resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))
+            resource.setrlimit(resource.RLIMIT_AS, (500 << 20, 500 << 20))
 
         result = run(
-            "generate", SCHNELL, "--prompt", "x", *size, "-o", self.directory / "image.png",
+            "run-stage", F16, "vae_decoder", "--dtype", "f32", "--threads", "1",
+            "--input", self.directory / "in.safetensors",
+            "--output", self.directory / "out.safetensors",
             preexec_fn=limit,
         )
-        self.assert_error(result, 1, "memory")
-        self.assert_no_files(self.directory)
+        self.assert_error(result, 1, "out of memory: .* bytes")
+        self.assertFalse((self.directory / "out.safetensors").exists())
 
 
 class InterruptionTest(CliTest):
