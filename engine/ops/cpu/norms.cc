@@ -27,9 +27,10 @@ void rms_norm_rope_rows(Context& ctx, const Tensor& x, const Tensor& weight, flo
     for (int64_t token = begin; token < end; ++token) {
       const float* token_cos = row<float>(rope.cos, token);
       const float* token_sin = row<float>(rope.sin, token);
-      for (int64_t i = 0; i < n; ++i) {
-        cos[i] = token_cos[i / 2];
-        sin[i] = i % 2 == 0 ? -token_sin[i / 2] : token_sin[i / 2];
+      for (int64_t i = 0; i < n / 2; ++i) {
+        cos[2 * i] = cos[2 * i + 1] = token_cos[i];
+        sin[2 * i] = -token_sin[i];
+        sin[2 * i + 1] = token_sin[i];
       }
       kernel(row<T>(x, token), heads, x.stride(1), n, weight.data<float>(), eps, cos, sin);
     }

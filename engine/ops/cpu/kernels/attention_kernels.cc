@@ -1,9 +1,5 @@
 #include "ops/cpu/kernels/attention_kernels.h"
 
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
-
 #include <type_traits>
 
 #include "ops/cpu/simd.h"
@@ -181,7 +177,7 @@ struct Block {
     __builtin_memcpy(&low, v, sizeof(low));
     __builtin_memcpy(&high, v + stride, sizeof(high));
     const VecUint pairs =
-        __builtin_convertvector(low, VecUint) | (__builtin_convertvector(high, VecUint) << 16);
+        widen(low) | (widen(high) << 16);
     __builtin_memcpy(to, &pairs, sizeof(pairs));
   }
 };
@@ -241,7 +237,7 @@ FLUX_INLINE void store_weights(float* row, int64_t i, Vec weights, float) {
 #if defined(__AVX512BF16__)
 FLUX_INLINE void store_weights(float* row, int64_t i, Vec weights, Pair) {
   // In place: two bytes for each four that have been read.
-  const __m256bh narrow = _mm512_cvtneps_pbh((__m512)weights);
+  const VecHalf narrow = to_bfloat16(weights);
   __builtin_memcpy(reinterpret_cast<std::byte*>(row) + 2 * i, &narrow, sizeof(narrow));
 }
 #endif

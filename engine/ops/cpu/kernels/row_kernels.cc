@@ -56,22 +56,41 @@ void rms_norm_rope(T* x, int64_t heads, int64_t stride, int64_t n, const float* 
   }
 }
 
-/// sums[c] += f(value, c) over the pixels, channel by channel.
+/// sums[c] = the sum of f(value, c) over the pixels, for kVecs vectors of channels at a time: wide
+/// enough to walk along memory, narrow enough for registers.
+template <int kVecs, typename T, typename F>
+FLUX_INLINE void sum_columns(const T* x, int64_t pixels, int64_t channels, int64_t first,
+                             float* sums, const F& f) {
+  Vec total[2 * kVecs] = {};
+  const T* value = x + first;
+  int64_t pixel = 0;
+  for (; pixel + 2 <= pixels; pixel += 2, value += 2 * channels) {
+    for (int j = 0; j < kVecs; ++j) {
+      const int64_t c = first + j * kLanes;
+      total[j] += f(load(value + j * kLanes), c, Full{});
+      total[kVecs + j] += f(load(value + channels + j * kLanes), c, Full{});
+    }
+  }
+  for (int j = 0; j < kVecs; ++j) {
+    if (pixel < pixels) total[j] += f(load(value + j * kLanes), first + j * kLanes, Full{});
+    store(sums + first + j * kLanes, total[j] + total[kVecs + j]);
+  }
+}
+
 template <typename T, typename F>
 FLUX_INLINE void sum_channels(const T* x, int64_t pixels, int64_t channels, float* sums,
                               const F& f) {
-  for_each_vec(channels, [&](int64_t c, auto part) {
-    Vec even = {};
-    Vec odd = {};
-    const T* value = x + c;
-    int64_t pixel = 0;
-    for (; pixel + 2 <= pixels; pixel += 2, value += 2 * channels) {
-      even += f(load(value, part), c, part);
-      odd += f(load(value + channels, part), c, part);
-    }
-    if (pixel < pixels) even += f(load(value, part), c, part);
-    store(sums + c, even + odd, part);
-  });
+  int64_t c = 0;
+  for (; c + 4 * kLanes <= channels; c += 4 * kLanes)
+    sum_columns<4>(x, pixels, channels, c, sums, f);
+  for (; c + kLanes <= channels; c += kLanes) sum_columns<1>(x, pixels, channels, c, sums, f);
+  if (c == channels) return;
+  const Part part{channels - c};
+  Vec total = {};
+  for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+    total += f(load(x + pixel * channels + c, part), c, part);
+  }
+  store(sums + c, total, part);
 }
 
 template <typename T>
@@ -110,13 +129,22 @@ void activate(const T* x, Activation activation, int64_t n, T* out) {
 template <typename T, typename F>
 FLUX_INLINE void scale_shift(const T* x, int64_t pixels, int64_t channels,
                              const GroupAffine& affine, T* out, const F& f) {
-  for (int64_t pixel = 0; pixel < pixels; ++pixel, x += channels, out += channels) {
-    for_each_vec(channels, [&](int64_t c, auto part) {
-      // Not x * scale + (shift - mean * scale), which cancels when the mean is large.
-      const Vec centred = load(x + c, part) - load(affine.mean + c, part);
-      const Vec y = centred * load(affine.scale + c, part) + load(affine.shift + c, part);
-      store(out + c, f(y), part);
-    });
+  const float* mean = affine.mean;
+  const float* scale = affine.scale;
+  const float* shift = affine.shift;
+  const auto apply = [&](int64_t pixel, int64_t c, auto part) {
+    // Not x * scale + (shift - mean * scale), which cancels when the mean is large.
+    const Vec centred = load(x + pixel * channels + c, part) - load(mean + c, part);
+    const Vec y = centred * load(scale + c, part) + load(shift + c, part);
+    store(out + pixel * channels + c, f(y), part);
+  };
+  const int64_t whole = channels / kLanes * kLanes;
+  for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+    for (int64_t c = 0; c < whole; c += kLanes) apply(pixel, c, Full{});
+  }
+  if (whole == channels) return;
+  for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+    apply(pixel, whole, Part{channels - whole});
   }
 }
 
