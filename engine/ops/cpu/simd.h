@@ -29,15 +29,12 @@ inline constexpr __mmask16 kAllLanes = 0xffff;
 #endif
 
 using Vec = float __attribute__((vector_size(kLanes * 4)));
-using VecInt = int32_t __attribute__((vector_size(kLanes * 4)));
 using VecUint = uint32_t __attribute__((vector_size(kLanes * 4)));
 using VecHalf = uint16_t __attribute__((vector_size(kLanes * 2)));
 
 #define FLUX_INLINE inline __attribute__((always_inline))
 
 FLUX_INLINE Vec splat(float value) { return value - Vec{}; }
-FLUX_INLINE VecInt as_int(Vec value) { return (VecInt)value; }
-FLUX_INLINE Vec as_float(VecInt value) { return (Vec)value; }
 FLUX_INLINE Vec min(Vec a, Vec b) { return a < b ? a : b; }
 FLUX_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
 
@@ -184,7 +181,8 @@ FLUX_INLINE Vec exp2_parts(Vec shifted, Vec f) {
   p = p * f + 2.40226469e-1f;
   p = p * f + 6.93147206e-1f;
   p = p * f + 1.0f;
-  return as_float(as_int(p) + (as_int(shifted) << 23));
+  // Unsigned: the exponent's sum may wrap.
+  return (Vec)((VecUint)p + ((VecUint)shifted << 23));
 }
 
 inline constexpr float kRoundingMagic = 0x1.8p23f;  // x + this has round(x) in its low bits

@@ -93,8 +93,8 @@ void micro_kernel(const Operand* a, const Operand* b, int64_t depth, const float
   }
 }
 
-FLUX_INLINE float to_float(float value) { return value; }
-FLUX_INLINE float to_float(BFloat16 value) {
+[[maybe_unused]] FLUX_INLINE float to_float(float value) { return value; }
+[[maybe_unused]] FLUX_INLINE float to_float(BFloat16 value) {
   return __builtin_bit_cast(float, static_cast<uint32_t>(value.bits) << 16);
 }
 
@@ -176,8 +176,7 @@ struct Block {
     VecHalf high;
     __builtin_memcpy(&low, v, sizeof(low));
     __builtin_memcpy(&high, v + stride, sizeof(high));
-    const VecUint pairs =
-        widen(low) | (widen(high) << 16);
+    const VecUint pairs = widen(low) | (widen(high) << 16);
     __builtin_memcpy(to, &pairs, sizeof(pairs));
   }
 };
