@@ -15,7 +15,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-FOLDERS = ("engine", "cli")
+FOLDERS = ("engine", "cli", "convert", "triton", "bench")
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
 
@@ -40,13 +40,19 @@ def fingerprint(entry: dict) -> str:
     return digest.hexdigest()
 
 
-def tidy(entry: dict, build: pathlib.Path, cache: pathlib.Path) -> str:
+def without_launcher(entry: dict) -> dict:
+    """The entry as clang-tidy understands it: the compiler comes first."""
+    command = re.sub(r"^\S*ccache\s+", "", entry["command"])
+    return entry | {"command": command}
+
+
+def tidy(entry: dict, cache: pathlib.Path) -> str:
     """What clang-tidy has to say about one file; nothing when it is clean."""
     stamp = cache / fingerprint(entry)
     if stamp.exists():
         return ""
     done = subprocess.run(
-        ["clang-tidy-14", "--quiet", "-p", build, entry["file"]],
+        ["clang-tidy-14", "--quiet", "-p", cache, entry["file"]],
         capture_output=True,
         text=True,
         check=False,
@@ -70,11 +76,12 @@ def main() -> int:
         and pathlib.Path(entry["file"]).relative_to(ROOT).parts[0] in FOLDERS
     ]
     # Sources that are compiled more than once, for several instruction sets, are looked at once.
-    entries = list({entry["file"]: entry for entry in entries}.values())
-    cache = args.build / "clang-tidy-clean"
+    entries = list({entry["file"]: without_launcher(entry) for entry in entries}.values())
+    cache = args.build / "clang-tidy"
     cache.mkdir(exist_ok=True)
+    (cache / "compile_commands.json").write_text(json.dumps(entries))
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        reports = list(pool.map(lambda entry: tidy(entry, args.build, cache), entries))
+        reports = list(pool.map(lambda entry: tidy(entry, cache), entries))
     found = [report for report in reports if report]
     print("\n".join(found) if found else f"clang-tidy: {len(entries)} files, clean")
     return 1 if found or not entries else 0

@@ -14,6 +14,11 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build-fuzz"
+# Golden files that are good inputs to begin with.
+SEEDS = {
+    "tokenizer_clip": ROOT / "tests/golden/tokenizer/clip",
+    "tokenizer_t5": ROOT / "tests/golden/tokenizer/t5",
+}
 
 
 def run_target(program: pathlib.Path, seconds: int) -> bool:
@@ -24,8 +29,7 @@ def run_target(program: pathlib.Path, seconds: int) -> bool:
     found.mkdir(parents=True, exist_ok=True)
     command = [program, own]
     kept = ROOT / "tests" / "fuzz" / "corpus" / name
-    if kept.is_dir():
-        command.append(kept)
+    command += [path for path in (kept, SEEDS.get(name)) if path and path.is_dir()]
     command += [
         f"-max_total_time={seconds}",
         f"-artifact_prefix={found}/{name}-",
