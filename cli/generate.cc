@@ -2,7 +2,7 @@
 #include <random>
 
 #include "cli/common.h"
-#include "cli/png.h"
+#include "pipeline/png.h"
 #include "cli/progress.h"
 #include "pipeline/text_to_image.h"
 #include "support/error.h"

@@ -6,7 +6,7 @@
 
 #include "tensor/tensor.h"
 
-namespace flux::cli {
+namespace flux {
 
 /// One text entry of a PNG file. `key`: 1 to 79 characters of ASCII; `text`: UTF-8.
 struct PngText {
@@ -18,4 +18,4 @@ struct PngText {
 /// can hold become tEXt chunks, others iTXt. Throws kInternal when libpng refuses.
 std::string encode_png(const Tensor& pixels, const std::vector<PngText>& texts);
 
-}  // namespace flux::cli
+}  // namespace flux

@@ -1,4 +1,4 @@
-#include "cli/png.h"
+#include "pipeline/png.h"
 
 #include <png.h>
 
@@ -8,7 +8,7 @@
 
 #include "support/error.h"
 
-namespace flux::cli {
+namespace flux {
 namespace {
 
 /// The text in Latin-1 as PNG allows it in tEXt, or nothing when it needs UTF-8.
@@ -123,4 +123,4 @@ std::string encode_png(const Tensor& pixels, const std::vector<PngText>& texts) 
   return std::move(writer.bytes);
 }
 
-}  // namespace flux::cli
+}  // namespace flux

@@ -1,0 +1,94 @@
+#include "triton/bls_model.h"
+
+#include <algorithm>
+#include <atomic>
+#include <thread>
+#include <vector>
+
+#include "models/checkpoint.h"
+#include "pipeline/text_to_image.h"
+#include "support/log.h"
+#include "triton/bls_request.h"
+#include "triton/errors.h"
+#include "triton/triton_stages.h"
+
+namespace flux::triton {
+
+BlsModel::BlsModel(const ModelSettings& settings)
+    : ServedModel(settings), config_(load_flux_config(ModelLayout(settings.directory))) {
+  limits_.default_height = settings.integer_parameter("default_height");
+  limits_.default_width = settings.integer_parameter("default_width");
+  limits_.max_pixels_per_side = settings.integer_parameter("max_side");
+}
+
+void BlsModel::execute(Instance* instance, Context& /*ctx*/,
+                       std::span<const std::unique_ptr<Request>> requests) const {
+  const uint64_t start = now_ns();
+  std::atomic<int64_t> rows = 0;
+  std::vector<std::thread> threads;
+  for (size_t i = 1; i < requests.size(); ++i) {
+    threads.emplace_back([&, i] { rows += answer(instance, *requests[i], start); });
+  }
+  rows += answer(instance, *requests[0], start);
+  for (std::thread& thread : threads) thread.join();
+  if (rows > 0) report_batch(instance, rows, start, start, now_ns());
+}
+
+int64_t BlsModel::answer(Instance* instance, Request& request, uint64_t start_ns) const noexcept {
+  try {
+    draw(request);
+    const int64_t rows = request.rows();
+    request.send(instance, start_ns, start_ns, now_ns());
+    return rows;
+  } catch (const Error& error) {
+    // A deadline ends a request in the same way as a client that went away; it is told apart here.
+    const bool late = error.code() == ErrorCode::kCancelled && request.deadline_passed();
+    const Error told(late ? ErrorCode::kUnavailable : error.code(),
+                     late ? fmt::format("the request's timeout passed: {}", error.what())
+                          : std::string(error.what()));
+    log(LogLevel::kInfo,
+        fmt::format("request '{}': {}: {}", request.id(), to_string(told.code()), told.what()));
+    request.send_error(instance, told, start_ns);
+  } catch (const std::exception& error) {
+    request.send_error(instance, error, start_ns);
+  }
+  return 0;
+}
+
+void BlsModel::draw(Request& request) const {
+  request.read();
+  const BlsRequest asked = read_bls_request(request, config_, limits_);
+  TritonStages stages(settings().server, request);
+  int done_before = 0;
+  int total = 0;
+  GenerateObserver observer;
+  observer.cancelled = [&] { return request.stopped(); };
+  observer.on_step = [&](int done, int all) {
+    metrics().add(Counter::kSteps, done - done_before);
+    done_before = done;
+    total = all;
+  };
+  try {
+    const GenerateResult result = generate(stages, config_, settings().dtype, asked.rows, observer);
+    metrics().add(Counter::kImages, static_cast<double>(result.images.size()));
+    if (std::any_of(result.images.begin(), result.images.end(),
+                    [](const GeneratedImage& image) { return image.truncated; })) {
+      log_warning("request '{}': a prompt was longer than its encoder takes and was cut",
+                  request.id());
+      request.set_flag("truncated");
+    }
+    write_bls_outputs(request, asked, result);
+    log(LogLevel::kInfo,
+        fmt::format(
+            "request '{}': {} images; seconds: encode {:.3f}, denoise {:.3f}, decode {:.3f}",
+            request.id(), result.images.size(), result.seconds.encode, result.seconds.denoise,
+            result.seconds.decode));
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kCancelled) {
+      metrics().add(Counter::kStepsCancelled, total - done_before);
+    }
+    throw;
+  }
+}
+
+}  // namespace flux::triton

@@ -1,0 +1,28 @@
+#pragma once
+
+#include "models/config.h"
+#include "pipeline/request.h"
+#include "triton/model.h"
+
+namespace flux::triton {
+
+/// The orchestrator: FluxPipeline.__call__ over the other four models. It holds no weights.
+class BlsModel final : public ServedModel {
+ public:
+  explicit BlsModel(const ModelSettings& settings);
+
+  /// Each request of a batch is drawn on a thread of its own, so that none waits for another and
+  /// the stages see all their steps at once.
+  void execute(Instance* instance, Context& ctx,
+               std::span<const std::unique_ptr<Request>> requests) const override;
+
+ private:
+  /// Draws one request and answers it. Never throws. Returns the rows drawn.
+  int64_t answer(Instance* instance, Request& request, uint64_t start_ns) const noexcept;
+  void draw(Request& request) const;
+
+  FluxConfig config_;
+  RequestLimits limits_;
+};
+
+}  // namespace flux::triton

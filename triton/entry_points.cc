@@ -1,0 +1,124 @@
+// The functions that Triton looks up in libtriton_flux.so.
+#include <memory>
+#include <string>
+
+#include "ops/backend.h"
+#include "support/log.h"
+#include "triton/errors.h"
+#include "triton/model.h"
+#include "triton/options.h"
+
+namespace flux::triton {
+namespace {
+
+/// What an instance owns; the model it serves is owned by the server's model.
+struct InstanceState {
+  explicit InstanceState(const ServedModel* served)
+      : model(served), context(backend_for(served->settings().device), options().threads) {}
+
+  const ServedModel* model;
+  Context context;
+};
+
+void log_to_server(LogLevel level, std::string_view message) {
+  const ServerLogLevel server_level = level == LogLevel::kInfo      ? ServerLogLevel::kInfo
+                                      : level == LogLevel::kWarning ? ServerLogLevel::kWarn
+                                                                    : ServerLogLevel::kError;
+  ServerError* error =
+      api().TRITONSERVER_LogMessage(server_level, "flux", 0, std::string(message).c_str());
+  if (error != nullptr) api().TRITONSERVER_ErrorDelete(error);
+}
+
+template <typename State>
+State* state_of(ServerError* (*read)(Model*, void**), Model* model) {
+  void* state = nullptr;
+  check_ok(read(model, &state));
+  return static_cast<State*>(state);
+}
+
+InstanceState* instance_state(Instance* instance) {
+  void* state = nullptr;
+  check_ok(api().TRITONBACKEND_ModelInstanceState(instance, &state));
+  return static_cast<InstanceState*>(state);
+}
+
+}  // namespace
+}  // namespace flux::triton
+
+using namespace flux::triton;  // NOLINT(google-build-using-namespace): C names below
+
+extern "C" {
+
+#define FLUX_EXPORT __attribute__((visibility("default")))
+
+FLUX_EXPORT ServerError* TRITONBACKEND_Initialize(ServerBackend* backend) {
+  try {
+    load_api();
+  } catch (const std::exception& e) {
+    // Without the interface there is no way to make a server's error: the log is what is left.
+    fmt::print(stderr, "flux backend: {}\n", e.what());
+    const auto make = api().TRITONSERVER_ErrorNew;
+    if (make != nullptr) return make(ServerErrorCode::kUnsupported, e.what());
+    std::abort();  // a server without TRITONSERVER_ErrorNew is none
+  }
+  return guard([&] {
+    flux::set_log_sink(log_to_server);
+    read_options(backend);
+    create_metric_families();
+    flux::log(flux::LogLevel::kInfo,
+              fmt::format("flux backend: {} threads on the CPU", options().threads));
+  });
+}
+
+FLUX_EXPORT ServerError* TRITONBACKEND_Finalize(ServerBackend* /*backend*/) { return nullptr; }
+
+FLUX_EXPORT ServerError* TRITONBACKEND_ModelInitialize(Model* model) {
+  return guard([&] {
+    auto served = ServedModel::load(read_settings(model));
+    check_ok(api().TRITONBACKEND_ModelSetState(
+        model, const_cast<ServedModel*>(served.get())));  // only ever read back as const
+    static_cast<void>(served.release());                  // the server's model owns it now
+  });
+}
+
+FLUX_EXPORT ServerError* TRITONBACKEND_ModelFinalize(Model* model) {
+  // Also called after a load that failed: then there is no state.
+  return guard([&] { delete state_of<const ServedModel>(api().TRITONBACKEND_ModelState, model); });
+}
+
+FLUX_EXPORT ServerError* TRITONBACKEND_ModelInstanceInitialize(Instance* instance) {
+  return guard([&] {
+    Model* model = nullptr;
+    check_ok(api().TRITONBACKEND_ModelInstanceModel(instance, &model));
+    const auto* served = state_of<const ServedModel>(api().TRITONBACKEND_ModelState, model);
+    InstanceKind kind = InstanceKind::kCpu;
+    check_ok(api().TRITONBACKEND_ModelInstanceKind(instance, &kind));
+    flux::check(kind == InstanceKind::kCpu, flux::ErrorCode::kUnsupported,
+                "model '{}': config.pbtxt asks for GPU instances: this build computes on the CPU "
+                "only, use KIND_CPU",
+                served->settings().name);
+    auto state = std::make_unique<InstanceState>(served);
+    check_ok(api().TRITONBACKEND_ModelInstanceSetState(instance, state.get()));
+    static_cast<void>(state.release());  // the server's instance owns it now
+  });
+}
+
+FLUX_EXPORT ServerError* TRITONBACKEND_ModelInstanceFinalize(Instance* instance) {
+  return guard([&] { delete instance_state(instance); });
+}
+
+FLUX_EXPORT ServerError* TRITONBACKEND_ModelInstanceExecute(Instance* instance,
+                                                            BackendRequest** requests,
+                                                            uint32_t count) {
+  // From here on every request is answered and released by its Request: no error is returned.
+  std::vector<std::unique_ptr<Request>> batch;
+  for (uint32_t i = 0; i < count; ++i) batch.push_back(std::make_unique<Request>(requests[i]));
+  ServerError* error = guard([&] {
+    InstanceState* state = instance_state(instance);
+    state->model->execute(instance, state->context, batch);
+  });
+  log_and_drop(error, "executing a batch");
+  return nullptr;
+}
+
+}  // extern "C"

@@ -1,0 +1,64 @@
+#include "triton/metrics.h"
+
+#include "triton/errors.h"
+
+namespace flux::triton {
+namespace {
+
+constexpr auto kCounters = static_cast<size_t>(Counter::kCount);
+
+constexpr const char* kNames[kCounters][2] = {
+    {"flux_stage_seconds_total", "Seconds that the model computed"},
+    {"flux_stage_rows_total", "Rows (prompts, steps of images, images) that the model computed"},
+    {"flux_stage_batches_total", "Executions of the model; rows / batches is the mean batch size"},
+    {"flux_steps_total", "Denoising steps done for images"},
+    {"flux_steps_cancelled_total", "Denoising steps that cancelled requests no longer needed"},
+    {"flux_images_total", "Images drawn"},
+};
+
+/// Null where the server was built without metrics. Never deleted: a server does not unregister
+/// families, so they live as long as the process.
+MetricFamily* g_families[kCounters] = {};
+
+}  // namespace
+
+void create_metric_families() {
+  for (size_t i = 0; i < kCounters; ++i) {
+    if (g_families[i] != nullptr) continue;
+    ServerError* error = api().TRITONSERVER_MetricFamilyNew(&g_families[i], MetricKind::kCounter,
+                                                            kNames[i][0], kNames[i][1]);
+    if (error == nullptr) continue;
+    g_families[i] = nullptr;
+    log_and_drop(error, "metrics are off");
+    return;
+  }
+}
+
+Metrics::Metrics(const std::string& model) {
+  Label* label = api().TRITONSERVER_ParameterNew("model", ParameterType::kString, model.c_str());
+  const Label* labels[] = {label};
+  for (size_t i = 0; i < kCounters; ++i) {
+    if (g_families[i] == nullptr) continue;
+    ServerError* error = api().TRITONSERVER_MetricNew(&metrics_[i], g_families[i], labels, 1);
+    if (error != nullptr) metrics_[i] = nullptr;
+    log_and_drop(error, "creating a metric");
+  }
+  api().TRITONSERVER_ParameterDelete(label);
+}
+
+Metrics::~Metrics() {
+  for (Metric* metric : metrics_) {
+    if (metric != nullptr) {
+      log_and_drop(api().TRITONSERVER_MetricDelete(metric), "deleting a metric");
+    }
+  }
+}
+
+void Metrics::add(Counter counter, double value) const {
+  Metric* metric = metrics_[static_cast<size_t>(counter)];
+  if (metric != nullptr) {
+    log_and_drop(api().TRITONSERVER_MetricIncrement(metric, value), "counting");
+  }
+}
+
+}  // namespace flux::triton

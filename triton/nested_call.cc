@@ -1,0 +1,256 @@
+#include "triton/nested_call.h"
+
+#include <chrono>
+#include <cstring>
+
+#include "triton/errors.h"
+#include "triton/request.h"
+
+namespace flux::triton {
+namespace {
+
+std::optional<DType> dtype_of(DataType type) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    if (wire_type(dtype) == type) return dtype;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+NestedCall::NestedCall(Server* server, std::string model, const std::string& id)
+    : server_(server), model_(std::move(model)) {
+  try {
+    check_ok(api().TRITONSERVER_InferenceRequestNew(&request_, server, model_.c_str(), -1));
+  } catch (const Error& e) {
+    fail(ErrorCode::kUnavailable, "stage '{}' is not loaded or the server is stopping: {}", model_,
+         e.what());
+  }
+  if (!id.empty()) {
+    log_and_drop(api().TRITONSERVER_InferenceRequestSetId(request_, id.c_str()), "naming a call");
+  }
+}
+
+NestedCall::~NestedCall() {
+  if (started_) {
+    // The other model may read inputs until it releases the request, also after its response.
+    std::unique_lock lock(mutex_);
+    if (!responded_) {
+      lock.unlock();
+      log_and_drop(api().TRITONSERVER_InferenceRequestCancel(request_), "cancelling a call");
+      lock.lock();
+    }
+    changed_.wait(lock, [&] { return released_ && responded_; });
+  }
+  if (response_ != nullptr) {
+    log_and_drop(api().TRITONSERVER_InferenceResponseDelete(response_), "dropping a response");
+  }
+  if (request_ != nullptr) {
+    log_and_drop(api().TRITONSERVER_InferenceRequestDelete(request_), "dropping a call");
+  }
+}
+
+void NestedCall::add_raw(const char* name, DataType type, const std::vector<int64_t>& shape,
+                         const void* data, size_t bytes) {
+  check_ok(api().TRITONSERVER_InferenceRequestAddInput(request_, name, type, shape.data(),
+                                                       shape.size()));
+  check_ok(api().TRITONSERVER_InferenceRequestAppendInputData(request_, name, data, bytes,
+                                                              MemoryType::kCpu, 0));
+}
+
+void NestedCall::add_input(const char* name, const Tensor& tensor) {
+  std::vector<int64_t> shape = {1};
+  for (int i = 0; i < tensor.rank(); ++i) shape.push_back(tensor.size(i));
+  add_raw(name, wire_type(tensor.dtype()), shape, tensor.raw(),
+          static_cast<size_t>(tensor.bytes()));
+}
+
+void NestedCall::add_string(const char* name, std::string_view text) {
+  const auto length = static_cast<uint32_t>(text.size());
+  std::string& bytes = owned_.emplace_back(sizeof(length), '\0');
+  std::memcpy(bytes.data(), &length, sizeof(length));
+  bytes += text;
+  add_raw(name, DataType::kBytes, {1, 1}, bytes.data(), bytes.size());
+}
+
+void NestedCall::add_integer(const char* name, int32_t value) {
+  std::string& bytes = owned_.emplace_back(sizeof(value), '\0');
+  std::memcpy(bytes.data(), &value, sizeof(value));
+  add_raw(name, DataType::kInt32, {1, 1}, bytes.data(), bytes.size());
+}
+
+void NestedCall::add_number(const char* name, float value) {
+  std::string& bytes = owned_.emplace_back(sizeof(value), '\0');
+  std::memcpy(bytes.data(), &value, sizeof(value));
+  add_raw(name, DataType::kFp32, {1, 1}, bytes.data(), bytes.size());
+}
+
+NestedCall::Target& NestedCall::target_of(const char* name) {
+  for (Target& target : targets_) {
+    if (target.name == name) return target;
+  }
+  Target& added = targets_.emplace_back();
+  added.name = name;
+  return added;
+}
+
+void NestedCall::expect_output(const char* name, const Tensor& tensor) {
+  Target& target = target_of(name);
+  target.tensor = tensor;
+  target.given = true;
+}
+
+void NestedCall::set_timeout(uint64_t microseconds) {
+  check_ok(api().TRITONSERVER_InferenceRequestSetTimeoutMicroseconds(request_, microseconds));
+}
+
+Allocator* NestedCall::allocator() {
+  // Lives as long as the process: responses name it until they are deleted.
+  static Allocator* const instance = [] {
+    Allocator* made = nullptr;
+    check_ok(api().TRITONSERVER_ResponseAllocatorNew(&made, allocate, release_buffer, nullptr));
+    return made;
+  }();
+  return instance;
+}
+
+ServerError* NestedCall::allocate(Allocator*, const char* tensor, size_t bytes, MemoryType, int64_t,
+                                  void* user, void** buffer, void** buffer_user, MemoryType* actual,
+                                  int64_t* actual_id) {
+  return guard([&] {
+    Target& target = static_cast<NestedCall*>(user)->target_of(tensor);
+    if (target.given) {
+      check(static_cast<size_t>(target.tensor.bytes()) == bytes, ErrorCode::kInternal,
+            "output {} has {} bytes, {} are expected", tensor, bytes, target.tensor.bytes());
+    } else {
+      target.tensor = Tensor::allocate({static_cast<int64_t>(bytes)}, DType::kU8);
+    }
+    *buffer = target.tensor.raw();
+    *buffer_user = nullptr;
+    *actual = MemoryType::kCpu;
+    *actual_id = 0;
+  });
+}
+
+ServerError* NestedCall::release_buffer(Allocator*, void*, void*, size_t, MemoryType, int64_t) {
+  return nullptr;  // the tensors own the memory
+}
+
+void NestedCall::on_release(NestedRequest*, uint32_t, void* user) {
+  auto* call = static_cast<NestedCall*>(user);
+  const std::scoped_lock lock(call->mutex_);
+  call->released_ = true;
+  // Under the lock: the waiter destroys the call as soon as it sees the flag.
+  call->changed_.notify_all();
+}
+
+void NestedCall::on_response(NestedResponse* response, uint32_t flags, void* user) {
+  auto* call = static_cast<NestedCall*>(user);
+  const std::scoped_lock lock(call->mutex_);
+  if (response != nullptr) call->response_ = response;
+  if ((flags & kResponseFinal) != 0) call->responded_ = true;
+  call->changed_.notify_all();
+}
+
+void NestedCall::start() {
+  check_ok(api().TRITONSERVER_InferenceRequestSetReleaseCallback(request_, on_release, this));
+  check_ok(api().TRITONSERVER_InferenceRequestSetResponseCallback(request_, allocator(), this,
+                                                                  on_response, this));
+  started_ = true;
+  ServerError* error = api().TRITONSERVER_ServerInferAsync(server_, request_, nullptr);
+  if (error == nullptr) return;
+  started_ = false;
+  try {
+    check_ok(error);
+  } catch (const Error& e) {
+    const bool gone = e.code() == ErrorCode::kNotFound || e.code() == ErrorCode::kUnavailable;
+    fail(gone ? ErrorCode::kUnavailable : e.code(), "stage '{}'{}: {}", model_,
+         gone ? " is not loaded, is full, or the server is stopping" : "", e.what());
+  }
+}
+
+void NestedCall::wait(const std::function<bool()>& stopped) {
+  constexpr auto kPollInterval = std::chrono::milliseconds(20);
+  std::unique_lock lock(mutex_);
+  bool cancelled = false;
+  while (!(released_ && responded_)) {
+    changed_.wait_for(lock, kPollInterval);
+    if (cancelled || (released_ && responded_) || !stopped()) continue;
+    cancelled = true;
+    lock.unlock();
+    log_and_drop(api().TRITONSERVER_InferenceRequestCancel(request_), "cancelling a call");
+    lock.lock();
+  }
+  lock.unlock();
+  check(!cancelled, ErrorCode::kCancelled, "cancelled");
+  check(response_ != nullptr, ErrorCode::kUnavailable, "stage '{}' gave no response", model_);
+  read_response(response_);
+}
+
+void NestedCall::read_response(NestedResponse* response) {
+  if (ServerError* error = api().TRITONSERVER_InferenceResponseError(response)) {
+    try {
+      check_ok(error);
+    } catch (const Error& e) {
+      const bool gone = e.code() == ErrorCode::kNotFound || e.code() == ErrorCode::kUnavailable;
+      fail(gone ? ErrorCode::kUnavailable : e.code(), "stage '{}': {}", model_, e.what());
+    }
+  }
+  uint32_t count = 0;
+  check_ok(api().TRITONSERVER_InferenceResponseOutputCount(response, &count));
+  for (uint32_t i = 0; i < count; ++i) {
+    const char* name = nullptr;
+    DataType type = DataType::kInvalid;
+    const int64_t* shape = nullptr;
+    uint64_t rank = 0;
+    const void* base = nullptr;
+    size_t bytes = 0;
+    MemoryType memory = MemoryType::kCpu;
+    int64_t id = 0;
+    void* user = nullptr;
+    check_ok(api().TRITONSERVER_InferenceResponseOutput(response, i, &name, &type, &shape, &rank,
+                                                        &base, &bytes, &memory, &id, &user));
+    Target& target = target_of(name);
+    const std::optional<DType> dtype = dtype_of(type);
+    check(dtype && rank >= 2 && rank <= 5 && shape[0] == 1 && target.tensor.defined(),
+          ErrorCode::kInternal, "stage '{}' answered output {} in a form that is not expected",
+          model_, name);
+    const Shape inner(shape + 1, static_cast<int>(rank) - 1);
+    if (target.given) {
+      check(target.tensor.shape() == inner && target.tensor.dtype() == *dtype, ErrorCode::kInternal,
+            "stage '{}' answered {} as {}{}, expected {}", model_, name, name_of(*dtype),
+            to_string(inner), describe(target.tensor));
+      continue;
+    }
+    check(bytes == static_cast<size_t>(inner.numel()) * size_of(*dtype), ErrorCode::kInternal,
+          "stage '{}' answered {} bytes for {} of {}", model_, bytes, name, to_string(inner));
+    // The same memory as bytes, now typed; the byte tensor inside keeps it alive.
+    const auto owner = std::make_shared<Tensor>(target.tensor);
+    target.tensor = Tensor(owner->raw(), *dtype, inner, Device{}, owner);
+  }
+  uint32_t parameters = 0;
+  check_ok(api().TRITONSERVER_InferenceResponseParameterCount(response, &parameters));
+  for (uint32_t i = 0; i < parameters; ++i) {
+    const char* name = nullptr;
+    ParameterType type = ParameterType::kString;
+    const void* value = nullptr;
+    check_ok(api().TRITONSERVER_InferenceResponseParameter(response, i, &name, &type, &value));
+    if (type == ParameterType::kBool && *static_cast<const bool*>(value)) flags_.emplace_back(name);
+  }
+}
+
+Tensor NestedCall::take_output(const char* name) const {
+  for (const Target& target : targets_) {
+    if (target.name == name && target.tensor.defined()) return target.tensor;
+  }
+  fail(ErrorCode::kInternal, "stage '{}' answered without output {}", model_, name);
+}
+
+bool NestedCall::flag(const char* name) const {
+  for (const std::string& flag : flags_) {
+    if (flag == name) return true;
+  }
+  return false;
+}
+
+}  // namespace flux::triton

@@ -1,0 +1,81 @@
+#pragma once
+
+#include <condition_variable>
+#include <functional>
+#include <list>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tensor/tensor.h"
+#include "triton/c_api.h"
+
+namespace flux::triton {
+
+/// One request from this process to another model of the same server. Inputs are handed over where
+/// they are, outputs are written by the other model where the caller wants them: no copies.
+class NestedCall {
+ public:
+  /// `model`: its name; `id`: the client's request id, so that logs belong together.
+  NestedCall(Server* server, std::string model, const std::string& id);
+  /// Waits until the server has let go of the inputs.
+  ~NestedCall();
+  NestedCall(const NestedCall&) = delete;
+  NestedCall& operator=(const NestedCall&) = delete;
+
+  /// A tensor input with a batch dimension of 1 put in front. Its memory must stay until the call
+  /// is destroyed.
+  void add_input(const char* name, const Tensor& tensor);
+  void add_string(const char* name, std::string_view text);
+  void add_integer(const char* name, int32_t value);
+  void add_number(const char* name, float value);
+  /// Where an output goes. Without it, take_output() allocates.
+  void expect_output(const char* name, const Tensor& target);
+  void set_timeout(uint64_t microseconds);
+
+  void start();
+  /// Waits for the response. `stopped` is asked every few milliseconds; true cancels the call.
+  /// Throws what the other model answered: kUnavailable when it is not loaded.
+  void wait(const std::function<bool()>& stopped);
+  /// An output without its batch dimension. After wait().
+  Tensor take_output(const char* name) const;
+  /// A boolean parameter of the response; false when it is not there.
+  bool flag(const char* name) const;
+
+ private:
+  struct Target {
+    std::string name;
+    Tensor tensor;  // given by the caller, or allocated for the response
+    std::vector<int64_t> shape;
+    bool given = false;
+  };
+  static ServerError* allocate(Allocator*, const char* tensor, size_t bytes, MemoryType wanted,
+                               int64_t wanted_id, void* user, void** buffer, void** buffer_user,
+                               MemoryType* actual, int64_t* actual_id);
+  static ServerError* release_buffer(Allocator*, void*, void*, size_t, MemoryType, int64_t);
+  static void on_release(NestedRequest*, uint32_t flags, void* user);
+  static void on_response(NestedResponse*, uint32_t flags, void* user);
+  static Allocator* allocator();
+
+  void add_raw(const char* name, DataType type, const std::vector<int64_t>& shape, const void* data,
+               size_t bytes);
+  Target& target_of(const char* name);
+  void read_response(NestedResponse* response);
+
+  Server* server_;
+  std::string model_;
+  NestedRequest* request_ = nullptr;
+  std::list<std::string> owned_;  // small inputs made here
+  std::list<Target> targets_;
+  std::vector<std::string> flags_;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool started_ = false;
+  bool released_ = false;
+  bool responded_ = false;
+  NestedResponse* response_ = nullptr;
+};
+
+}  // namespace flux::triton

@@ -1,0 +1,365 @@
+#include "triton/request.h"
+
+#include <cstring>
+#include <utility>
+
+#include "triton/errors.h"
+
+namespace flux::triton {
+namespace {
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  return fmt::format("[{}]", fmt::join(shape, ", "));
+}
+
+}  // namespace
+
+uint64_t now_ns() {
+  return static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch())
+          .count());
+}
+
+DataType wire_type(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+      return DataType::kFp32;
+    case DType::kBF16:
+      return DataType::kBf16;
+    case DType::kF16:
+      return DataType::kFp16;
+    case DType::kI64:
+      return DataType::kInt64;
+    case DType::kI32:
+      return DataType::kInt32;
+    case DType::kU8:
+      return DataType::kUint8;
+    default:
+      fail(ErrorCode::kInternal, "dtype {} is never sent", name_of(dtype));
+  }
+}
+
+Request::Request(BackendRequest* request) : request_(request) {
+  uint64_t timeout_us = 0;
+  if (ServerError* error =
+          api().TRITONBACKEND_InferenceRequestTimeoutMicroseconds(request, &timeout_us)) {
+    log_and_drop(error, "reading a request's timeout");
+  } else if (timeout_us > 0) {
+    deadline_ = Clock::now() + std::chrono::microseconds(timeout_us);
+  }
+}
+
+Request::~Request() {
+  if (request_ == nullptr) return;
+  send_error(nullptr, Error(ErrorCode::kInternal, "the request was dropped"), now_ns());
+}
+
+void Request::read() {
+  uint32_t count = 0;
+  check_ok(api().TRITONBACKEND_RequestInputCount(request_, &count));
+  bool first = true;
+  for (uint32_t i = 0; i < count; ++i) {
+    InputInfo found;
+    const char* name = nullptr;
+    const int64_t* shape = nullptr;
+    uint32_t rank = 0;
+    check_ok(api().TRITONBACKEND_RequestInputByIndex(request_, i, &found.input));
+    check_ok(api().TRITONBACKEND_InputProperties(found.input, &name, &found.type, &shape, &rank,
+                                                 &found.bytes, &found.buffers));
+    found.shape.assign(shape, shape + rank);
+    const int64_t rows = found.shape.empty() ? 0 : found.shape[0];
+    check(rows > 0, ErrorCode::kInvalidArgument, "{} has shape {}: it holds no row", name,
+          shape_text(found.shape));
+    check(first || rows == rows_, ErrorCode::kInvalidArgument,
+          "{} has {} rows: another input has {}; all need one batch size", name, rows, rows_);
+    rows_ = rows;
+    first = false;
+    inputs_.emplace(name, std::move(found));
+  }
+}
+
+bool Request::has_input(std::string_view name) const { return inputs_.contains(name); }
+
+const Request::InputInfo& Request::info(std::string_view name) const {
+  const auto found = inputs_.find(name);
+  check(found != inputs_.end(), ErrorCode::kInvalidArgument, "{} is missing: it is required", name);
+  return found->second;
+}
+
+std::span<const std::byte> Request::bytes_of(const InputInfo& input,
+                                             std::vector<std::byte>& copy) const {
+  std::span<const std::byte> whole;
+  for (uint32_t i = 0; i < input.buffers; ++i) {
+    const void* data = nullptr;
+    uint64_t bytes = 0;
+    MemoryType type = MemoryType::kCpu;
+    int64_t id = 0;
+    check_ok(api().TRITONBACKEND_InputBuffer(input.input, i, &data, &bytes, &type, &id));
+    check(type != MemoryType::kGpu, ErrorCode::kUnsupported,
+          "an input is in GPU memory: this build computes on the CPU only");
+    const auto* begin = static_cast<const std::byte*>(data);
+    if (input.buffers == 1) return {begin, bytes};
+    copy.insert(copy.end(), begin, begin + bytes);
+  }
+  return copy;
+}
+
+Tensor Request::tensor(std::string_view name, DType dtype, std::span<const int64_t> sizes) const {
+  const InputInfo& input = info(name);
+  check(input.type == wire_type(dtype), ErrorCode::kInvalidArgument, "{} is {}: must be {}", name,
+        api().TRITONSERVER_DataTypeString(input.type),
+        api().TRITONSERVER_DataTypeString(wire_type(dtype)));
+  bool fits = input.shape.size() == sizes.size() + 1 &&
+              input.shape.size() <= static_cast<size_t>(Shape::kMaxRank);
+  for (size_t i = 0; fits && i < sizes.size(); ++i) {
+    const int64_t found = input.shape[i + 1];
+    fits = sizes[i] < 0 ? found > 0 : found == sizes[i];
+  }
+  check(fits, ErrorCode::kInvalidArgument, "{} has shape {}: must be [rows, {}]", name,
+        shape_text(input.shape), fmt::join(sizes, ", "));
+  const Shape shape(input.shape.data(), static_cast<int>(input.shape.size()));
+  std::vector<std::byte> copy;
+  const std::span<const std::byte> bytes = bytes_of(input, copy);
+  check(bytes.size() == static_cast<size_t>(shape.numel()) * size_of(dtype),
+        ErrorCode::kInvalidArgument, "{} has {} bytes: its shape {} takes {}", name, bytes.size(),
+        shape_text(input.shape), static_cast<size_t>(shape.numel()) * size_of(dtype));
+  const bool aligned = reinterpret_cast<uintptr_t>(bytes.data()) % size_of(dtype) == 0;
+  if (copy.empty() && aligned) {
+    // Inputs are only read; Tensor has no read-only form.
+    return Tensor(const_cast<std::byte*>(bytes.data()), dtype, shape);
+  }
+  const Tensor own = Tensor::allocate(shape, dtype);
+  std::memcpy(own.raw(), bytes.data(), bytes.size());
+  return own;
+}
+
+void Request::expect_scalar_rows(std::string_view name, const InputInfo& input) const {
+  check(input.shape.size() == 2 && input.shape[1] == 1, ErrorCode::kInvalidArgument,
+        "{} has shape {}: must be [rows, 1]", name, shape_text(input.shape));
+}
+
+std::vector<std::string> Request::strings(std::string_view name) const {
+  const InputInfo& input = info(name);
+  check(input.type == DataType::kBytes, ErrorCode::kInvalidArgument, "{} is {}: must be BYTES",
+        name, api().TRITONSERVER_DataTypeString(input.type));
+  expect_scalar_rows(name, input);
+  std::vector<std::byte> copy;
+  std::span<const std::byte> rest = bytes_of(input, copy);
+  std::vector<std::string> texts;
+  for (int64_t row = 0; row < rows_; ++row) {
+    uint32_t length = 0;  // each text follows its length
+    check(rest.size() >= sizeof(length), ErrorCode::kInvalidArgument,
+          "{} ends within the length of row {}", name, row);
+    std::memcpy(&length, rest.data(), sizeof(length));
+    rest = rest.subspan(sizeof(length));
+    check(length <= rest.size(), ErrorCode::kInvalidArgument,
+          "{} row {} says it has {} bytes: {} follow", name, row, length, rest.size());
+    texts.emplace_back(reinterpret_cast<const char*>(rest.data()), length);
+    rest = rest.subspan(length);
+  }
+  check(rest.empty(), ErrorCode::kInvalidArgument, "{} has {} bytes too many", name, rest.size());
+  return texts;
+}
+
+std::vector<int64_t> Request::integers(std::string_view name) const {
+  const InputInfo& input = info(name);
+  const bool wide = input.type == DataType::kInt64;
+  check(wide || input.type == DataType::kInt32, ErrorCode::kInvalidArgument,
+        "{} is {}: must be INT32 or INT64", name, api().TRITONSERVER_DataTypeString(input.type));
+  expect_scalar_rows(name, input);
+  std::vector<std::byte> copy;
+  const std::span<const std::byte> bytes = bytes_of(input, copy);
+  const size_t size = wide ? sizeof(int64_t) : sizeof(int32_t);
+  check(bytes.size() == static_cast<size_t>(rows_) * size, ErrorCode::kInvalidArgument,
+        "{} has {} bytes: {} rows take {}", name, bytes.size(), rows_,
+        static_cast<size_t>(rows_) * size);
+  std::vector<int64_t> values;
+  for (size_t row = 0; row < static_cast<size_t>(rows_); ++row) {
+    int64_t value64 = 0;
+    int32_t value32 = 0;
+    std::memcpy(wide ? static_cast<void*>(&value64) : &value32, bytes.data() + row * size, size);
+    values.push_back(wide ? value64 : value32);
+  }
+  return values;
+}
+
+std::vector<double> Request::numbers(std::string_view name) const {
+  const InputInfo& input = info(name);
+  check(input.type == DataType::kFp32, ErrorCode::kInvalidArgument, "{} is {}: must be FP32", name,
+        api().TRITONSERVER_DataTypeString(input.type));
+  expect_scalar_rows(name, input);
+  std::vector<std::byte> copy;
+  const std::span<const std::byte> bytes = bytes_of(input, copy);
+  check(bytes.size() == static_cast<size_t>(rows_) * sizeof(float), ErrorCode::kInvalidArgument,
+        "{} has {} bytes: {} rows take {}", name, bytes.size(), rows_,
+        static_cast<size_t>(rows_) * sizeof(float));
+  std::vector<double> values;
+  for (size_t row = 0; row < static_cast<size_t>(rows_); ++row) {
+    float value = 0;
+    std::memcpy(&value, bytes.data() + row * sizeof(float), sizeof(float));
+    values.push_back(value);
+  }
+  return values;
+}
+
+std::optional<nlohmann::json> Request::parameter(std::string_view name) const {
+  uint32_t count = 0;
+  check_ok(api().TRITONBACKEND_RequestParameterCount(request_, &count));
+  for (uint32_t i = 0; i < count; ++i) {
+    const char* key = nullptr;
+    ParameterType type = ParameterType::kString;
+    const void* value = nullptr;
+    check_ok(api().TRITONBACKEND_RequestParameter(request_, i, &key, &type, &value));
+    if (name != key) continue;
+    switch (type) {
+      case ParameterType::kString:
+        return nlohmann::json(static_cast<const char*>(value));
+      case ParameterType::kInt:
+        return nlohmann::json(*static_cast<const int64_t*>(value));
+      case ParameterType::kBool:
+        return nlohmann::json(*static_cast<const bool*>(value));
+      case ParameterType::kDouble:
+        return nlohmann::json(*static_cast<const double*>(value));
+      case ParameterType::kBytes:
+        break;
+    }
+    fail(ErrorCode::kInvalidArgument, "parameter {} is BYTES: send a string or a number", name);
+  }
+  return std::nullopt;
+}
+
+std::string Request::id() const {
+  const char* text = nullptr;
+  ServerError* error = api().TRITONBACKEND_RequestId(request_, &text);
+  log_and_drop(error, "reading a request's id");
+  return text == nullptr ? "" : text;
+}
+
+bool Request::wants_output(std::string_view name) const {
+  uint32_t count = 0;
+  check_ok(api().TRITONBACKEND_RequestOutputCount(request_, &count));
+  for (uint32_t i = 0; i < count; ++i) {
+    const char* wanted = nullptr;
+    check_ok(api().TRITONBACKEND_RequestOutputName(request_, i, &wanted));
+    if (name == wanted) return true;
+  }
+  return false;
+}
+
+bool Request::deadline_passed() const { return deadline_ && Clock::now() >= *deadline_; }
+
+bool Request::stopped() const {
+  bool cancelled = false;
+  log_and_drop(api().TRITONBACKEND_RequestIsCancelled(request_, &cancelled),
+               "asking whether a request is cancelled");
+  return cancelled || deadline_passed();
+}
+
+std::optional<uint64_t> Request::remaining_us() const {
+  if (!deadline_) return std::nullopt;
+  const auto left =
+      std::chrono::duration_cast<std::chrono::microseconds>(*deadline_ - Clock::now()).count();
+  return left > 1 ? static_cast<uint64_t>(left) : 1;
+}
+
+BackendResponse* Request::response() {
+  if (response_ == nullptr) check_ok(api().TRITONBACKEND_ResponseNew(&response_, request_));
+  return response_;
+}
+
+void* Request::output_buffer(std::string_view name, DataType type,
+                             const std::vector<int64_t>& shape, uint64_t bytes) {
+  Output* output = nullptr;
+  check_ok(api().TRITONBACKEND_ResponseOutput(response(), &output, std::string(name).c_str(), type,
+                                              shape.data(), static_cast<uint32_t>(shape.size())));
+  void* buffer = nullptr;
+  MemoryType memory = MemoryType::kCpu;
+  int64_t id = 0;
+  check_ok(api().TRITONBACKEND_OutputBuffer(output, &buffer, bytes, &memory, &id));
+  check(memory != MemoryType::kGpu, ErrorCode::kUnsupported,
+        "output {} is wanted in GPU memory: this build computes on the CPU only", name);
+  return buffer;
+}
+
+Tensor Request::output(std::string_view name, DType dtype, const Shape& shape) {
+  std::vector<int64_t> sizes;
+  for (int i = 0; i < shape.rank(); ++i) sizes.push_back(shape[i]);
+  const auto bytes = static_cast<uint64_t>(shape.numel()) * size_of(dtype);
+  void* buffer = output_buffer(name, wire_type(dtype), sizes, bytes);
+  if (reinterpret_cast<uintptr_t>(buffer) % size_of(dtype) == 0) {
+    return Tensor(buffer, dtype, shape);
+  }
+  unaligned_.push_back({Tensor::allocate(shape, dtype), buffer});
+  return unaligned_.back().staged;
+}
+
+void Request::output_strings(std::string_view name, const std::vector<std::string>& texts,
+                             int64_t rows) {
+  uint64_t bytes = 0;
+  for (const std::string& text : texts) bytes += sizeof(uint32_t) + text.size();
+  const auto per_row = static_cast<int64_t>(texts.size()) / rows;
+  auto* buffer = static_cast<char*>(output_buffer(name, DataType::kBytes, {rows, per_row}, bytes));
+  for (const std::string& text : texts) {
+    const auto length = static_cast<uint32_t>(text.size());
+    std::memcpy(buffer, &length, sizeof(length));
+    std::memcpy(buffer + sizeof(length), text.data(), text.size());
+    buffer += sizeof(length) + text.size();
+  }
+}
+
+void Request::set_flag(const char* name) {
+  check_ok(api().TRITONBACKEND_ResponseSetBoolParameter(response(), name, true));
+}
+
+void Request::release(Instance* instance, bool success, uint64_t start_ns,
+                      uint64_t compute_start_ns, uint64_t compute_end_ns) {
+  if (instance != nullptr) {
+    log_and_drop(
+        api().TRITONBACKEND_ModelInstanceReportStatistics(
+            instance, request_, success, start_ns, compute_start_ns, compute_end_ns, now_ns()),
+        "reporting statistics");
+  }
+  log_and_drop(api().TRITONBACKEND_RequestRelease(request_, kReleaseAll), "releasing a request");
+  request_ = nullptr;
+}
+
+void Request::send(Instance* instance, uint64_t start_ns, uint64_t compute_start_ns,
+                   uint64_t compute_end_ns) noexcept {
+  ServerError* error = guard([&] {
+    for (const Unaligned& output : unaligned_) {
+      std::memcpy(output.target, output.staged.raw(), static_cast<size_t>(output.staged.bytes()));
+    }
+    response();  // a request that wants no output is answered all the same
+  });
+  if (error != nullptr) {
+    log_and_drop(error, "answering a request");
+    return;  // the destructor answers with an error
+  }
+  // Sending takes the response over, also when it fails.
+  log_and_drop(
+      api().TRITONBACKEND_ResponseSend(std::exchange(response_, nullptr), kResponseFinal, nullptr),
+      "sending a response");
+  release(instance, true, start_ns, compute_start_ns, compute_end_ns);
+}
+
+void Request::send_error(Instance* instance, const std::exception& error,
+                         uint64_t start_ns) noexcept {
+  // A response that already has outputs is dropped: an error carries none.
+  if (response_ != nullptr) {
+    log_and_drop(api().TRITONBACKEND_ResponseDelete(std::exchange(response_, nullptr)),
+                 "dropping a response");
+  }
+  ServerError* created = api().TRITONBACKEND_ResponseNew(&response_, request_);
+  if (created == nullptr) {
+    ServerError* reason = to_server_error(error);
+    log_and_drop(
+        api().TRITONBACKEND_ResponseSend(std::exchange(response_, nullptr), kResponseFinal, reason),
+        "sending an error");
+    api().TRITONSERVER_ErrorDelete(reason);
+  }
+  log_and_drop(created, "creating an error response");
+  const uint64_t now = now_ns();
+  release(instance, false, start_ns, now, now);
+}
+
+}  // namespace flux::triton

@@ -1,0 +1,104 @@
+#pragma once
+
+#include <chrono>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "support/error.h"
+#include "tensor/tensor.h"
+#include "triton/c_api.h"
+
+namespace flux::triton {
+
+using Clock = std::chrono::steady_clock;
+
+/// Nanoseconds for the server's statistics.
+uint64_t now_ns();
+
+/// The wire type of a dtype, and back. Throws kInternal for one that is never sent.
+DataType wire_type(DType dtype);
+
+/// One request to a model: its inputs, parameters, outputs wanted, and whether it still matters.
+/// Throws kInvalidArgument, naming the input, for anything that is not as asked. The request
+/// belongs to the backend until release().
+class Request {
+ public:
+  /// Only remembers the request; read() looks at it, so that what is wrong can be answered.
+  explicit Request(BackendRequest* request);
+  ~Request();
+  Request(const Request&) = delete;
+  Request& operator=(const Request&) = delete;
+
+  /// Reads what the request holds. Throws kInvalidArgument for inputs that disagree on the number
+  /// of rows.
+  void read();
+  bool has_input(std::string_view name) const;
+  /// Size of the first dimension of all inputs.
+  int64_t rows() const { return rows_; }
+
+  /// A tensor input of a floating point `dtype` and rank `sizes`.size() + 1; a size of -1 is free.
+  /// A view of the server's memory where that is whole and aligned, else a copy.
+  Tensor tensor(std::string_view name, DType dtype, std::span<const int64_t> sizes) const;
+  /// The values of a STRING [rows, 1], INT32/INT64 [rows, 1] or FP32 [rows, 1] input.
+  std::vector<std::string> strings(std::string_view name) const;
+  std::vector<int64_t> integers(std::string_view name) const;
+  std::vector<double> numbers(std::string_view name) const;
+
+  /// A request parameter as JSON (string, integer, boolean or number), or nothing.
+  std::optional<nlohmann::json> parameter(std::string_view name) const;
+
+  std::string id() const;
+  bool wants_output(std::string_view name) const;
+  /// Whether the client cancelled it or its time is over.
+  bool stopped() const;
+  bool deadline_passed() const;
+  /// Microseconds left until the deadline, at least 1; nothing when there is none.
+  std::optional<uint64_t> remaining_us() const;
+
+  /// The memory of an output. shape: with the batch dimension. Always in host memory.
+  Tensor output(std::string_view name, DType dtype, const Shape& shape);
+  /// A STRING output of shape [rows, texts per row].
+  void output_strings(std::string_view name, const std::vector<std::string>& texts, int64_t rows);
+  void set_flag(const char* name);
+
+  /// Sends the response (or the error) and releases the request, with its statistics.
+  void send(Instance* instance, uint64_t start_ns, uint64_t compute_start_ns,
+            uint64_t compute_end_ns) noexcept;
+  void send_error(Instance* instance, const std::exception& error, uint64_t start_ns) noexcept;
+
+ private:
+  struct InputInfo {
+    Input* input = nullptr;
+    DataType type = DataType::kInvalid;
+    std::vector<int64_t> shape;
+    uint64_t bytes = 0;
+    uint32_t buffers = 0;
+  };
+  const InputInfo& info(std::string_view name) const;
+  /// All bytes of an input in one piece; `whole` says that it is the server's memory.
+  std::span<const std::byte> bytes_of(const InputInfo& input, std::vector<std::byte>& copy) const;
+  void expect_scalar_rows(std::string_view name, const InputInfo& input) const;
+  BackendResponse* response();
+  void* output_buffer(std::string_view name, DataType type, const std::vector<int64_t>& shape,
+                      uint64_t bytes);
+  void release(Instance* instance, bool success, uint64_t start_ns, uint64_t compute_start_ns,
+               uint64_t compute_end_ns);
+
+  BackendRequest* request_;
+  BackendResponse* response_ = nullptr;
+  std::map<std::string, InputInfo, std::less<>> inputs_;
+  struct Unaligned {
+    Tensor staged;
+    void* target;
+  };
+  std::vector<Unaligned> unaligned_;  // outputs to copy to where the server wants them
+  int64_t rows_ = 1;
+  std::optional<Clock::time_point> deadline_;
+};
+
+}  // namespace flux::triton

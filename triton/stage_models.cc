@@ -1,0 +1,265 @@
+#include "triton/stage_models.h"
+
+#include "models/dit_transformer.h"
+#include "models/vae_decoder.h"
+#include "ops/backend.h"
+#include "pipeline/stages.h"
+#include "pipeline/text_stages.h"
+#include "triton/errors.h"
+#include "triton/options.h"
+
+namespace flux::triton {
+namespace {
+
+/// A model of one stage: what it does with one request. Requests of a batch are computed one after
+/// another, so that shapes may differ and a row's bytes never depend on its neighbours.
+class StageModel : public ServedModel {
+ public:
+  using ServedModel::ServedModel;
+
+  void execute(Instance* instance, Context& ctx,
+               std::span<const std::unique_ptr<Request>> requests) const final {
+    const uint64_t start = now_ns();
+    int64_t rows = 0;
+    uint64_t last = start;
+    for (const auto& request : requests) {
+      const uint64_t begin = now_ns();
+      try {
+        request->read();
+        check_still_wanted(*request);
+        ctx.set_cancel_check([&request] { return request->stopped(); });
+        const std::scoped_lock lock(cpu_gate());
+        run(ctx, *request);
+        rows += request->rows();
+        last = now_ns();
+        request->send(instance, start, begin, last);
+      } catch (const std::exception& error) {
+        request->send_error(instance, error, start);
+      }
+    }
+    ctx.set_cancel_check({});
+    if (rows == 0) return;
+    report_batch(instance, rows, start, start, last);
+    metrics().add(Counter::kStageSeconds, static_cast<double>(last - start) * 1e-9);
+    metrics().add(Counter::kStageRows, static_cast<double>(rows));
+    metrics().add(Counter::kStageBatches, 1);
+  }
+
+ protected:
+  /// Computes all rows of a request into its outputs.
+  virtual void run(Context& ctx, Request& request) const = 0;
+
+ private:
+  static void check_still_wanted(const Request& request) {
+    check(!request.deadline_passed(), ErrorCode::kUnavailable,
+          "the request's timeout passed before the stage began");
+    check(!request.stopped(), ErrorCode::kCancelled, "cancelled before the stage began");
+  }
+};
+
+/// A context for packing weights while a model loads.
+Context loading_context(const ModelSettings& settings) {
+  Backend& backend = backend_for(settings.device);
+  check(backend.supports(settings.dtype), ErrorCode::kUnsupported,
+        "dtype {} cannot be computed on {}: use f32 or bf16", name_of(settings.dtype),
+        to_string(settings.device));
+  return Context(backend, options().threads);
+}
+
+class ClipModel final : public StageModel {
+ public:
+  explicit ClipModel(const ModelSettings& settings)
+      : StageModel(settings),
+        config_(load_clip_config(settings.directory / "text_encoder" / "config.json")) {
+    Context ctx = loading_context(settings);
+    const auto files = WeightFiles::open(settings.directory / "text_encoder", "model");
+    stage_ = std::make_unique<ClipStage>(ctx, config_, *files, settings.directory / "tokenizer",
+                                         settings.dtype);
+  }
+
+ protected:
+  void run(Context& ctx, Request& request) const override {
+    const std::vector<std::string> prompts = request.strings("prompt");
+    const Tensor pooled = request.output("pooled_prompt_embeds", settings().dtype,
+                                         {request.rows(), config_.hidden_size});
+    bool truncated = false;
+    for (size_t row = 0; row < prompts.size(); ++row) {
+      truncated |= stage_->encode(ctx, prompts[row], pooled[static_cast<int64_t>(row)]);
+    }
+    if (truncated) request.set_flag("truncated");
+  }
+
+ private:
+  ClipConfig config_;
+  std::unique_ptr<const ClipStage> stage_;
+};
+
+class T5Model final : public StageModel {
+ public:
+  explicit T5Model(const ModelSettings& settings)
+      : StageModel(settings),
+        config_(load_t5_config(settings.directory / "text_encoder_2" / "config.json")) {
+    Context ctx = loading_context(settings);
+    const auto files = WeightFiles::open(settings.directory / "text_encoder_2", "model");
+    stage_ = std::make_unique<T5Stage>(ctx, config_, *files, settings.directory / "tokenizer_2",
+                                       settings.dtype);
+  }
+
+ protected:
+  void run(Context& ctx, Request& request) const override {
+    const std::vector<std::string> prompts = request.strings("prompt");
+    const int64_t length = sequence_length(request);
+    const Tensor embeds = request.output("prompt_embeds", settings().dtype,
+                                         {request.rows(), length, config_.d_model});
+    bool truncated = false;
+    for (size_t row = 0; row < prompts.size(); ++row) {
+      truncated |= stage_->encode(ctx, prompts[row], embeds[static_cast<int64_t>(row)]);
+    }
+    if (truncated) request.set_flag("truncated");
+  }
+
+ private:
+  static int64_t sequence_length(const Request& request) {
+    constexpr int64_t kLongest = 512;
+    if (!request.has_input("max_sequence_length")) return kLongest;
+    const std::vector<int64_t> lengths = request.integers("max_sequence_length");
+    for (const int64_t length : lengths) {
+      check(length >= 1 && length <= kLongest, ErrorCode::kInvalidArgument,
+            "max_sequence_length is {}: must be from 1 to {}", length, kLongest);
+      check(length == lengths[0], ErrorCode::kInvalidArgument,
+            "max_sequence_length differs between rows ({} and {}): send them as two requests",
+            lengths[0], length);
+    }
+    return lengths[0];
+  }
+
+  T5Config config_;
+  std::unique_ptr<const T5Stage> stage_;
+};
+
+class DitModel final : public StageModel {
+ public:
+  explicit DitModel(const ModelSettings& settings)
+      : StageModel(settings),
+        config_(load_transformer_config(settings.directory / "transformer" / "config.json")) {
+    Context ctx = loading_context(settings);
+    const auto files =
+        WeightFiles::open(settings.directory / "transformer", "diffusion_pytorch_model");
+    model_ = std::make_unique<DitTransformer>(ctx, config_, *files, settings.dtype);
+  }
+
+ protected:
+  void run(Context& ctx, Request& request) const override {
+    const DType dtype = settings().dtype;
+    const int64_t image[] = {-1, config_.in_channels};
+    const int64_t text[] = {-1, config_.joint_attention_dim};
+    const int64_t pooled_size[] = {config_.pooled_projection_dim};
+    const int64_t ids[] = {-1, 3};
+    const Tensor hidden = request.tensor("hidden_states", dtype, image);
+    const Tensor encoder = request.tensor("encoder_hidden_states", dtype, text);
+    const Tensor pooled = request.tensor("pooled_projections", dtype, pooled_size);
+    const Tensor img_ids = request.tensor("img_ids", DType::kF32, ids);
+    const Tensor txt_ids = request.tensor("txt_ids", DType::kF32, ids);
+    expect_rows("img_ids", img_ids, "hidden_states", hidden);
+    expect_rows("txt_ids", txt_ids, "encoder_hidden_states", encoder);
+    const std::vector<double> timesteps = read_timesteps(request);
+    const std::vector<double> guidance = read_guidance(request);
+    const Tensor noise_pred = request.output("noise_pred", dtype, hidden.shape());
+    for (int64_t row = 0; row < request.rows(); ++row) {
+      const auto at = static_cast<size_t>(row);
+      TransformerInput input;
+      input.hidden_states = hidden[row];
+      input.timestep = static_cast<float>(timesteps[at]);
+      if (!guidance.empty()) input.guidance = static_cast<float>(guidance[at]);
+      input.pooled_projections = pooled[row];
+      input.encoder_hidden_states = encoder[row];
+      input.img_ids = img_ids[row];
+      input.txt_ids = txt_ids[row];
+      input.noise_pred = noise_pred[row];
+      model_->forward(ctx, input);
+    }
+  }
+
+ private:
+  static void expect_rows(const char* name, const Tensor& ids, const char* of,
+                          const Tensor& states) {
+    check(ids.size(1) == states.size(1), ErrorCode::kInvalidArgument, "{} has {} tokens: {} has {}",
+          name, ids.size(1), of, states.size(1));
+  }
+
+  static std::vector<double> read_timesteps(const Request& request) {
+    std::vector<double> values = request.numbers("timestep");
+    for (const double value : values) {
+      check(value >= 0 && value <= 1, ErrorCode::kInvalidArgument,
+            "timestep is {}: must be from 0 to 1", value);
+    }
+    return values;
+  }
+
+  std::vector<double> read_guidance(const Request& request) const {
+    const bool given = request.has_input("guidance");
+    check(given == config_.guidance_embeds, ErrorCode::kInvalidArgument,
+          "guidance is {}: this model has {}guidance embeddings", given ? "given" : "missing",
+          config_.guidance_embeds ? "" : "no ");
+    if (!given) return {};
+    std::vector<double> values = request.numbers("guidance");
+    for (const double value : values) {
+      check(value >= 0 && value <= 100, ErrorCode::kInvalidArgument,
+            "guidance is {}: must be from 0 to 100", value);
+    }
+    return values;
+  }
+
+  TransformerConfig config_;
+  std::unique_ptr<const DitTransformer> model_;
+};
+
+class VaeModel final : public StageModel {
+ public:
+  explicit VaeModel(const ModelSettings& settings)
+      : StageModel(settings), config_(load_vae_config(settings.directory / "vae" / "config.json")) {
+    Context ctx = loading_context(settings);
+    const auto files = WeightFiles::open(settings.directory / "vae", "diffusion_pytorch_model");
+    model_ = std::make_unique<VaeDecoder>(ctx, config_, *files, settings.dtype);
+  }
+
+ protected:
+  void run(Context& ctx, Request& request) const override {
+    const int64_t sizes[] = {config_.latent_channels, -1, -1};
+    const Tensor latents = request.tensor("latents", settings().dtype, sizes);
+    constexpr int64_t kLargestSide = 8192;
+    const int64_t factor = config_.scale_factor();
+    const int64_t height = latents.size(2) * factor;
+    const int64_t width = latents.size(3) * factor;
+    check(height <= kLargestSide && width <= kLargestSide, ErrorCode::kInvalidArgument,
+          "latents of {} x {} give {} x {} pixels: at most {} a side", latents.size(2),
+          latents.size(3), height, width, kLargestSide);
+    const Tensor image =
+        request.output("image", DType::kF32, {request.rows(), config_.out_channels, height, width});
+    for (int64_t row = 0; row < request.rows(); ++row) {
+      model_->forward(ctx, latents[row], image[row]);
+    }
+  }
+
+ private:
+  VaeConfig config_;
+  std::unique_ptr<const VaeDecoder> model_;
+};
+
+}  // namespace
+
+std::unique_ptr<const ServedModel> load_stage_model(const ModelSettings& settings) {
+  switch (parse_stage(settings.name)) {
+    case StageKind::kClipEncoder:
+      return std::make_unique<ClipModel>(settings);
+    case StageKind::kT5Encoder:
+      return std::make_unique<T5Model>(settings);
+    case StageKind::kDitTransformer:
+      return std::make_unique<DitModel>(settings);
+    case StageKind::kVaeDecoder:
+      return std::make_unique<VaeModel>(settings);
+  }
+  fail(ErrorCode::kInternal, "stage '{}'", settings.name);
+}
+
+}  // namespace flux::triton

@@ -1,0 +1,79 @@
+#include "triton/triton_stages.h"
+
+#include <exception>
+
+#include "support/error.h"
+
+namespace flux::triton {
+
+NestedCall& TritonStages::add_call(std::list<NestedCall>& calls, StageKind stage) const {
+  NestedCall& call = calls.emplace_back(server_, std::string(name_of(stage)), request_.id());
+  if (const auto left = request_.remaining_us()) call.set_timeout(*left);
+  return call;
+}
+
+void TritonStages::wait_all(std::list<NestedCall>& calls) const {
+  std::exception_ptr first;
+  for (NestedCall& call : calls) {
+    try {
+      call.wait([&] { return first != nullptr || request_.stopped(); });
+    } catch (...) {
+      if (!first) first = std::current_exception();
+    }
+  }
+  if (first) std::rethrow_exception(first);
+}
+
+std::vector<TextEmbeddings> TritonStages::encode(std::span<const TextInput> rows) {
+  std::list<NestedCall> calls;
+  std::vector<const NestedCall*> clip;
+  std::vector<const NestedCall*> t5;
+  for (const TextInput& row : rows) {
+    NestedCall& clip_call = add_call(calls, StageKind::kClipEncoder);
+    clip_call.add_string("prompt", row.prompt);
+    clip.push_back(&clip_call);
+    NestedCall& t5_call = add_call(calls, StageKind::kT5Encoder);
+    t5_call.add_string("prompt", row.prompt_2);
+    t5_call.add_integer("max_sequence_length", row.max_sequence_length);
+    t5.push_back(&t5_call);
+  }
+  for (NestedCall& call : calls) call.start();
+  wait_all(calls);
+  std::vector<TextEmbeddings> result;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    TextEmbeddings embeddings;
+    embeddings.pooled_prompt_embeds = clip[i]->take_output("pooled_prompt_embeds");
+    embeddings.prompt_embeds = t5[i]->take_output("prompt_embeds");
+    embeddings.truncated = clip[i]->flag("truncated") || t5[i]->flag("truncated");
+    result.push_back(std::move(embeddings));
+  }
+  return result;
+}
+
+void TritonStages::transformer(std::span<const TransformerInput> rows) {
+  std::list<NestedCall> calls;
+  for (const TransformerInput& row : rows) {
+    NestedCall& call = add_call(calls, StageKind::kDitTransformer);
+    call.add_input("hidden_states", row.hidden_states);
+    call.add_number("timestep", row.timestep);
+    if (row.guidance) call.add_number("guidance", *row.guidance);
+    call.add_input("pooled_projections", row.pooled_projections);
+    call.add_input("encoder_hidden_states", row.encoder_hidden_states);
+    call.add_input("img_ids", row.img_ids);
+    call.add_input("txt_ids", row.txt_ids);
+    call.expect_output("noise_pred", row.noise_pred);
+  }
+  for (NestedCall& call : calls) call.start();
+  wait_all(calls);
+}
+
+Tensor TritonStages::decode(const Tensor& latents) {
+  std::list<NestedCall> calls;
+  NestedCall& call = add_call(calls, StageKind::kVaeDecoder);
+  call.add_input("latents", latents);
+  call.start();
+  wait_all(calls);
+  return call.take_output("image");
+}
+
+}  // namespace flux::triton
