@@ -93,5 +93,7 @@ void add_check(CLI::App& app, Action& run);
 void add_tokenize(CLI::App& app, Action& run);
 void add_inspect(CLI::App& app, Action& run);
 void add_bench(CLI::App& app, Action& run);
+void add_convert(CLI::App& app, Action& run);
+void add_serve(CLI::App& app, Action& run);
 
 }  // namespace flux::cli

@@ -51,6 +51,8 @@ int parse_and_run(int argc, char** argv) {
   add_tokenize(app, run);
   add_inspect(app, run);
   add_bench(app, run);
+  add_convert(app, run);
+  add_serve(app, run);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -1,0 +1,192 @@
+#include <charconv>
+#include <csignal>
+
+#include "cli/common.h"
+#include "cli/progress.h"
+#include "convert/repository.h"
+#include "pipeline/request.h"
+#include "support/error.h"
+
+namespace flux::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kMaxBatchSize = 1024;
+constexpr int kMaxInstances = 64;
+
+struct ConvertCommand {
+  std::string checkpoint;
+  std::string repository;
+  std::string backend = "native";
+  std::string dtype = "as stored";
+  std::string device = "auto";
+  std::string weights = "link";
+  std::string default_size;
+  int max_batch_size = 8;
+  int instances = 1;
+  bool force = false;
+};
+
+void check_range(const char* option, int value, int largest) {
+  if (value >= 1 && value <= largest) return;
+  throw UsageError(fmt::format("{} {}: must be 1 to {}", option, value, largest));
+}
+
+/// HEIGHTxWIDTH in pixels.
+std::pair<int64_t, int64_t> parse_size(const std::string& text) {
+  int64_t height = 0;
+  int64_t width = 0;
+  const char* end = text.data() + text.size();
+  const auto first = std::from_chars(text.data(), end, height);
+  if (first.ec == std::errc() && first.ptr != end && *first.ptr == 'x') {
+    const auto second = std::from_chars(first.ptr + 1, end, width);
+    if (second.ec == std::errc() && second.ptr == end) return {height, width};
+  }
+  throw UsageError(fmt::format(
+      "--default-size {}: give height and width in pixels, for example 1024x1024", text));
+}
+
+void set_sizes(const std::string& default_size, const FluxConfig& config, ServingOptions& serving) {
+  const RequestLimits limits = limits_for(config);
+  serving.default_height = limits.default_height;
+  serving.default_width = limits.default_width;
+  serving.max_side = limits.max_pixels_per_side;
+  if (default_size.empty()) return;
+  std::tie(serving.default_height, serving.default_width) = parse_size(default_size);
+  const int64_t multiple = config.size_multiple();
+  for (const int64_t side : {serving.default_height, serving.default_width}) {
+    if (side >= multiple && side <= serving.max_side && side % multiple == 0) continue;
+    throw UsageError(fmt::format("--default-size {}: {} is not a multiple of {} from {} to {}",
+                                 default_size, side, multiple, multiple, serving.max_side));
+  }
+}
+
+ConvertOptions parse_options(const ConvertCommand& command) {
+  check_range("--max-batch-size", command.max_batch_size, kMaxBatchSize);
+  check_range("--instances", command.instances, kMaxInstances);
+  if (command.repository.empty()) throw UsageError("REPOSITORY is empty: name a directory");
+  ConvertOptions options;
+  options.serving.max_batch_size = command.max_batch_size;
+  options.serving.instances = command.instances;
+  options.replace = command.force;
+  if (command.weights == "copy") options.weights = Weights::kCopy;
+  if (command.weights == "reference") options.weights = Weights::kReference;
+  as_usage([&] {
+    options.serving.device = parse_device(command.device);
+    if (command.dtype != "as stored") {
+      options.serving.dtype = parse_compute_dtype(command.dtype);
+    }
+  });
+  check(command.backend == "native", ErrorCode::kUnsupported,
+        "--backend python: not available yet; use --backend native");
+  return options;
+}
+
+/// "copying 1.2 of 23.8 GiB [###-------]  310 MiB/s".
+class CopyProgress {
+ public:
+  void update(int64_t done, int64_t total) {
+    const auto now = std::chrono::steady_clock::now();
+    if (now - drawn_ < std::chrono::milliseconds(100)) return;
+    drawn_ = now;
+    constexpr int kWidth = 28;
+    const double seconds = std::chrono::duration<double>(now - start_).count();
+    const auto filled =
+        static_cast<int>(kWidth * std::min(done, total) / std::max<int64_t>(total, 1));
+    progress_.phase(fmt::format("copying {} of {} [{:#<{}}{:-<{}}]  {}/s", format_bytes(done),
+                                format_bytes(total), "", filled, "", kWidth - filled,
+                                format_bytes(static_cast<int64_t>(done / seconds))));
+  }
+
+ private:
+  Progress progress_{Progress::Mode::kAutomatic};
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  std::chrono::steady_clock::time_point drawn_ = start_;
+};
+
+std::string report(const ConvertCommand& command, const ConvertOptions& options,
+                   const ConvertResult& result) {
+  const char* how = "linked";
+  if (options.weights == Weights::kCopy) how = "copied";
+  if (options.weights == Weights::kReference) how = "left where they are";
+  const ServingOptions& serving = options.serving;
+  return fmt::format(
+      "wrote {}: five models, {} files, {} of weights {}\n"
+      "computes in {} on {}; batches of up to {}; default size {}x{}\n"
+      "serve it: flux-triton serve {}\n",
+      one_line(result.repository.string()), result.files, format_bytes(result.weight_bytes), how,
+      name_of(serving.dtype), to_string(serving.device), serving.max_batch_size,
+      serving.default_height, serving.default_width, one_line(command.repository));
+}
+
+void run_convert(const ConvertCommand& command) {
+  ConvertOptions options = parse_options(command);
+  // A terminal that closes must not leave a half-written copy either.
+  std::signal(SIGHUP, [](int) { std::raise(SIGTERM); });
+  const auto checkpoint = Checkpoint::open(command.checkpoint);
+  if (command.dtype == "as stored") options.serving.dtype = checkpoint->stored_dtype();
+  set_sizes(command.default_size, checkpoint->config(), options.serving);
+  ConvertResult result;
+  {
+    CopyProgress progress;
+    ConvertObserver observer;
+    observer.poll = stop_if_interrupted;
+    observer.on_copy = [&](int64_t done, int64_t total) { progress.update(done, total); };
+    result = convert_checkpoint(*checkpoint, command.repository, options, observer);
+  }
+  print_out(report(command, options, result));
+}
+
+void add_options(CLI::App& command, ConvertCommand& options) {
+  command.add_option("CHECKPOINT", options.checkpoint, "directory of a diffusers FLUX checkpoint")
+      ->required();
+  command.add_option("REPOSITORY", options.repository, "the directory to write")->required();
+  command
+      .add_option("--backend", options.backend,
+                  "native: this program's engine; python: Triton's Python backend")
+      ->check(CLI::IsMember({"native", "python"}))
+      ->capture_default_str();
+  command.add_option("--dtype", options.dtype, "f32, bf16 or f16 to compute in")
+      ->type_name("DTYPE")
+      ->capture_default_str();
+  command.add_option("--device", options.device, "auto, cpu or cuda")
+      ->type_name("DEVICE")
+      ->capture_default_str();
+  command
+      .add_option("--max-batch-size", options.max_batch_size,
+                  "rows that one execution of a model may take")
+      ->transform(whole_number())
+      ->type_name("N")
+      ->capture_default_str();
+  command
+      .add_option("--instances", options.instances,
+                  "executions at once of each stage; of the pipeline four times as many")
+      ->transform(whole_number())
+      ->type_name("N")
+      ->capture_default_str();
+  command
+      .add_option("--weights", options.weights,
+                  "link: hard links, on one disk; copy: stands alone; reference: symbolic links to "
+                  "the checkpoint, which then must stay")
+      ->check(CLI::IsMember({"link", "copy", "reference"}))
+      ->capture_default_str();
+  command
+      .add_option("--default-size", options.default_size,
+                  "pixels of a picture whose size is not given [default: the checkpoint's, FLUX: "
+                  "1024x1024]")
+      ->type_name("HEIGHTxWIDTH");
+  command.add_flag("--force", options.force, "replace an existing repository");
+}
+
+}  // namespace
+
+void add_convert(CLI::App& app, Action& run) {
+  auto options = std::make_shared<ConvertCommand>();
+  CLI::App* command =
+      app.add_subcommand("convert", "writes a Triton model repository made from a checkpoint");
+  add_options(*command, *options);
+  command->callback([options, &run] { run = [options] { run_convert(*options); }; });
+}
+
+}  // namespace flux::cli

@@ -1,0 +1,62 @@
+#include "cli/server_log.h"
+
+#include <algorithm>
+
+namespace flux::cli {
+namespace {
+
+/// A line longer than this is cut: the log is somebody else's.
+constexpr size_t kMaxLine = 4096;
+
+/// The server's own lines: E1122 07:15:12.369113 27517 model_lifecycle.cc:642] "failed to ..."
+bool is_logged_error(std::string_view line) {
+  return line.size() > 5 && line[0] == 'E' &&
+         std::all_of(line.begin() + 1, line.begin() + 5,
+                     [](char c) { return c >= '0' && c <= '9'; });
+}
+
+/// The message without time, place and quotation marks.
+std::string_view message_of(std::string_view line) {
+  const size_t place = line.find("] ");
+  if (place != line.npos) line.remove_prefix(place + 2);
+  if (line.size() >= 2 && line.front() == '"' && line.back() == '"') {
+    line = line.substr(1, line.size() - 2);
+  }
+  return line;
+}
+
+}  // namespace
+
+void ServerLog::add(std::string_view bytes) {
+  while (!bytes.empty()) {
+    const size_t end = std::min(bytes.find('\n'), bytes.size());
+    const size_t room = kMaxLine - std::min(unfinished_.size(), kMaxLine);
+    unfinished_ += bytes.substr(0, std::min(end, room));
+    if (end == bytes.size()) return;
+    add_line(unfinished_);
+    unfinished_.clear();
+    bytes.remove_prefix(end + 1);
+  }
+}
+
+void ServerLog::add_line(std::string_view line) {
+  while (!line.empty() && (line.back() == '\r' || line.back() == ' ')) line.remove_suffix(1);
+  if (line.empty()) return;
+  last_ = line;
+  if (is_logged_error(line)) {
+    const std::string_view message = message_of(line);
+    if (message.starts_with("failed to load '") && model_failure_.empty()) model_failure_ = message;
+    logged_error_ = message;
+  } else if (line.starts_with("error: ") || line.starts_with("failed to start ")) {
+    error_ = line.starts_with("error: ") ? line.substr(7) : line;
+  }
+}
+
+std::string ServerLog::reason() const {
+  if (!model_failure_.empty()) return model_failure_;
+  if (!error_.empty()) return error_;
+  if (!logged_error_.empty()) return logged_error_;
+  return unfinished_.empty() ? last_ : unfinished_;
+}
+
+}  // namespace flux::cli

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+/// Where the server and the backend are on this machine.
+namespace flux::cli {
+
+struct ServerProgram {
+  std::filesystem::path program;    // tritonserver
+  std::filesystem::path libraries;  // to go on LD_LIBRARY_PATH; empty: none
+};
+
+/// `given`, or else $TRITONSERVER, or else the first of: tritonserver on PATH,
+/// /opt/tritonserver/bin, the PyPI package nvidia-pytriton of $FLUX_TRITON_VENV, of .venv-serving
+/// beside this program's build directory, of the python3 on PATH. Throws kNotFound saying how to
+/// get one.
+ServerProgram find_server(const std::string& given);
+
+/// The directory that holds flux/libtriton_flux.so: `given`, or else near this program. Throws
+/// kNotFound.
+std::filesystem::path find_backend_directory(const std::string& given);
+
+}  // namespace flux::cli

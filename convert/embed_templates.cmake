@@ -1,0 +1,28 @@
+# Writes OUTPUT, a C++ file that holds the text of each template of FILES (a list, ';' or ',').
+# Run by CMakeLists.txt at build time: the program needs no file of the source tree.
+string(REPLACE "," ";" files "${FILES}")
+set(entries "")
+foreach(file IN LISTS files)
+  get_filename_component(name "${file}" NAME)
+  string(REPLACE ".pbtxt.in" "" name "${name}")
+  file(READ "${file}" text)
+  string(FIND "${text}" ")template\"" delimiter)
+  if(NOT delimiter EQUAL -1)
+    message(FATAL_ERROR "${file}: holds the end mark of a raw string")
+  endif()
+  string(APPEND entries "    {\"${name}\", R\"template(${text})template\"},\n")
+endforeach()
+file(WRITE "${OUTPUT}.new" "// Made from convert/native/*.pbtxt.in by convert/embed_templates.cmake.
+#include \"convert/templates.h\"
+
+namespace flux {
+
+std::span<const ConfigTemplate> config_templates() {
+  static constexpr ConfigTemplate kTemplates[] = {
+${entries}  };
+  return kTemplates;
+}
+
+}  // namespace flux
+")
+file(RENAME "${OUTPUT}.new" "${OUTPUT}")

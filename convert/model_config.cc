@@ -1,0 +1,68 @@
+#include "convert/model_config.h"
+
+#include "convert/templates.h"
+#include "support/error.h"
+
+namespace flux {
+namespace {
+
+/// Instances of "bls" for each of a stage: they only wait for stages, and while one waits for the
+/// decoder others keep the transformer busy.
+constexpr int kPipelinesPerInstance = 4;
+
+std::string triton_type(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+      return "TYPE_FP32";
+    case DType::kBF16:
+      return "TYPE_BF16";
+    case DType::kF16:
+      return "TYPE_FP16";
+    default:
+      fail(ErrorCode::kInternal, "dtype {} cannot be computed in", name_of(dtype));
+  }
+}
+
+TemplateValues values_of(std::string_view model, const FluxConfig& config,
+                         const ServingOptions& options) {
+  TemplateValues values = {{"MAX_BATCH_SIZE", std::to_string(options.max_batch_size)},
+                           {"DTYPE_NAME", std::string(name_of(options.dtype))},
+                           {"DEVICE", options.device.is_cpu() ? "cpu" : "cuda"}};
+  if (model == "bls") {
+    values["INSTANCES"] = std::to_string(kPipelinesPerInstance * options.instances);
+    values["DEFAULT_HEIGHT"] = std::to_string(options.default_height);
+    values["DEFAULT_WIDTH"] = std::to_string(options.default_width);
+    values["MAX_SIDE"] = std::to_string(options.max_side);
+    return values;
+  }
+  values["DTYPE"] = triton_type(options.dtype);
+  values["INSTANCES"] = std::to_string(options.instances);
+  values["KIND"] = options.device.is_cpu() ? "KIND_CPU" : "KIND_GPU";
+  if (model == "clip_encoder" || model == "dit_transformer") {
+    values["POOLED_DIM"] = std::to_string(config.transformer.pooled_projection_dim);
+  }
+  if (model == "t5_encoder" || model == "dit_transformer") {
+    values["JOINT_DIM"] = std::to_string(config.transformer.joint_attention_dim);
+  }
+  if (model == "dit_transformer") {
+    values["IN_CHANNELS"] = std::to_string(config.transformer.in_channels);
+  }
+  if (model == "vae_decoder") {
+    values["LATENT_CHANNELS"] = std::to_string(config.vae.latent_channels);
+  }
+  return values;
+}
+
+}  // namespace
+
+std::vector<ModelConfig> make_model_configs(const FluxConfig& config,
+                                            const ServingOptions& options) {
+  std::vector<ModelConfig> configs;
+  for (const ConfigTemplate& source : config_templates()) {
+    configs.push_back(
+        {std::string(source.name), fill_template(source, values_of(source.name, config, options))});
+  }
+  return configs;
+}
+
+}  // namespace flux

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "device/device.h"
+#include "models/config.h"
+#include "tensor/dtype.h"
+
+namespace flux {
+
+/// What the config.pbtxt files say besides the checkpoint's own sizes.
+struct ServingOptions {
+  DType dtype = DType::kF32;  // f32, bf16 or f16
+  Device device;
+  int max_batch_size = 8;      // rows of one execution, >= 1
+  int instances = 1;           // of each stage, >= 1
+  int64_t default_height = 0;  // pixels
+  int64_t default_width = 0;
+  int64_t max_side = 0;
+};
+
+/// The config.pbtxt of one model.
+struct ModelConfig {
+  std::string model;  // "dit_transformer"; also the name of its directory
+  std::string text;
+};
+
+/// Those of all five models, from the templates.
+std::vector<ModelConfig> make_model_configs(const FluxConfig& config,
+                                            const ServingOptions& options);
+
+}  // namespace flux

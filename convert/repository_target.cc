@@ -1,0 +1,103 @@
+#include "convert/repository_target.h"
+
+#include <algorithm>
+
+#include "convert/templates.h"
+#include "support/error.h"
+#include "support/file.h"
+
+namespace flux {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr size_t kMaxConfigBytes = size_t{1} << 20;
+
+/// Whether `path` is `directory` or lies in it; both canonical.
+bool is_within(const fs::path& path, const fs::path& directory) {
+  return std::mismatch(directory.begin(), directory.end(), path.begin(), path.end()).first ==
+         directory.end();
+}
+
+fs::path canonical_target(const fs::path& name) {
+  fs::path absolute = fs::absolute(name).lexically_normal();
+  if (!absolute.has_filename()) absolute = absolute.parent_path();
+  check(absolute.has_filename(), ErrorCode::kInvalidArgument,
+        "{}: a repository cannot be made there; name a new directory", name.string());
+  std::error_code error;
+  if (fs::is_symlink(absolute)) {
+    fs::path target = fs::canonical(absolute, error);
+    check(!error, ErrorCode::kInvalidArgument, "{}: is a symbolic link that leads nowhere: {}",
+          absolute.string(), error.message());
+    return target;
+  }
+  const fs::path parent = fs::canonical(absolute.parent_path(), error);
+  check(!error && fs::is_directory(parent), ErrorCode::kNotFound,
+        "{}: the directory {} does not exist; make it first", name.string(),
+        absolute.parent_path().string());
+  return parent / absolute.filename();
+}
+
+/// Replacing a repository must not take away what it is to be made from.
+void check_apart(const Checkpoint& checkpoint, const fs::path& target) {
+  const fs::path source = fs::canonical(checkpoint.directory());
+  check(!is_within(target, source), ErrorCode::kInvalidArgument,
+        "{}: lies in the checkpoint {}; choose a place outside of it", target.string(),
+        source.string());
+  const auto check_source = [&](const fs::path& file) {
+    check(!is_within(fs::canonical(file), target), ErrorCode::kInvalidArgument,
+          "{}: the checkpoint's {} lies in it; choose another place", target.string(),
+          file.string());
+  };
+  check_source(source);
+  for (const Checkpoint::Component& component : checkpoint.components()) {
+    const fs::path directory = checkpoint.layout().component(component.name);
+    if (!fs::is_directory(directory)) continue;  // a part that text to image does not need
+    check_source(directory);
+    for (const fs::directory_entry& entry : fs::directory_iterator(directory)) {
+      if (entry.exists()) check_source(entry.path());
+    }
+  }
+}
+
+bool is_our_repository(const fs::path& directory) {
+  const fs::path config = directory / "bls" / "config.pbtxt";
+  if (!fs::is_regular_file(directory / "bls" / "1" / "model_index.json")) return false;
+  if (!fs::is_regular_file(config)) return false;
+  return read_text_file(config, kMaxConfigBytes).find("backend: \"flux\"") != std::string::npos;
+}
+
+void check_replaceable(const fs::path& target, bool replace) {
+  if (!fs::exists(fs::symlink_status(target))) return;
+  check(fs::is_directory(target), ErrorCode::kInvalidArgument,
+        "{}: is there and no directory; choose another name", target.string());
+  if (!fs::is_empty(target)) {
+    check(is_our_repository(target), ErrorCode::kInvalidArgument,
+          "{}: is a directory, but no model repository made from a checkpoint; it is left alone: "
+          "choose another name",
+          target.string());
+    for (const fs::directory_entry& entry : fs::directory_iterator(target)) {
+      const std::string name = entry.path().filename().string();
+      const auto models = config_templates();
+      const bool ours = std::any_of(models.begin(), models.end(), [&](const ConfigTemplate& model) {
+        return model.name == name;
+      });
+      check(ours, ErrorCode::kInvalidArgument,
+            "{}: holds '{}' besides the five models; move it away, or choose another name",
+            target.string(), name);
+    }
+  }
+  check(replace, ErrorCode::kInvalidArgument,
+        "{}: exists already; choose another name, or --force to replace it", target.string());
+}
+
+}  // namespace
+
+fs::path resolve_repository(const Checkpoint& checkpoint, const fs::path& name, bool replace) {
+  const fs::path target = canonical_target(name);
+  check_apart(checkpoint, target);
+  check_replaceable(target, replace);
+  return target;
+}
+
+}  // namespace flux

@@ -1,0 +1,88 @@
+#include "convert/weight_check.h"
+
+#include "models/dit_transformer.h"
+#include "models/vae_decoder.h"
+#include "ops/backend.h"
+#include "pipeline/text_stages.h"
+#include "support/error.h"
+
+namespace flux {
+namespace {
+
+class NoWeights final : public PackedWeights {
+ public:
+  int64_t bytes() const override { return 0; }
+};
+
+/// A backend to bind models with, not to run them: packing keeps nothing, so that binding looks at
+/// headers only.
+class BindingBackend final : public Backend {
+ public:
+  explicit BindingBackend(const Device& device) : real_(backend_for(device)) {}
+
+  Device device() const override { return real_.device(); }
+  bool supports(DType dtype) const override { return real_.supports(dtype); }
+
+  std::shared_ptr<const PackedWeights> pack_linear(Context&, std::span<const Tensor>,
+                                                   std::span<const Tensor>, DType) override {
+    return std::make_shared<NoWeights>();
+  }
+  std::shared_ptr<const PackedWeights> pack_conv2d(Context&, const Tensor&, const Tensor&,
+                                                   DType) override {
+    return std::make_shared<NoWeights>();
+  }
+
+  void linear(Context&, const Tensor&, const LinearWeights&, const Epilogue&,
+              const Tensor&) override {
+    refuse();
+  }
+  void conv2d(Context&, const Tensor&, const Conv2dWeights&, const Conv2dOptions&,
+              const Tensor&) override {
+    refuse();
+  }
+  void layer_norm(Context&, const Tensor&, const LayerNormParams&, const Tensor&) override {
+    refuse();
+  }
+  void rms_norm(Context&, const Tensor&, const Tensor&, float, const Tensor&) override { refuse(); }
+  void rms_norm_rope(Context&, const Tensor&, const Tensor&, float, const RopeTable&) override {
+    refuse();
+  }
+  void attention(Context&, const Tensor&, const Tensor&, const Tensor&, const AttentionOptions&,
+                 const Tensor&) override {
+    refuse();
+  }
+  void group_norm(Context&, const Tensor&, const GroupNormParams&, const Tensor&) override {
+    refuse();
+  }
+  void activate(Context&, const Tensor&, Activation, const Tensor&) override { refuse(); }
+  void multiply(Context&, const Tensor&, const Tensor&, const Tensor&) override { refuse(); }
+  void add(Context&, const Tensor&, const Tensor&, const Tensor&) override { refuse(); }
+  void cast(Context&, const Tensor&, const Tensor&) override { refuse(); }
+  void embedding(Context&, const Tensor&, std::span<const int32_t>, const Tensor&) override {
+    refuse();
+  }
+
+ private:
+  [[noreturn]] static void refuse() {
+    fail(ErrorCode::kInternal, "a model computes while its weights are only checked");
+  }
+
+  Backend& real_;
+};
+
+}  // namespace
+
+void check_weights(const Checkpoint& checkpoint, DType dtype, const Device& device) {
+  BindingBackend backend(device);
+  check(backend.supports(dtype), ErrorCode::kUnsupported,
+        "dtype {} cannot be computed on {}: use --dtype f32 or bf16", name_of(dtype),
+        to_string(device));
+  Context ctx(backend, 1);
+  const FluxConfig& config = checkpoint.config();
+  ClipStage(ctx, config.clip, checkpoint.text_encoder(), checkpoint.tokenizer_directory(), dtype);
+  T5Stage(ctx, config.t5, checkpoint.text_encoder_2(), checkpoint.tokenizer_2_directory(), dtype);
+  DitTransformer(ctx, config.transformer, checkpoint.transformer(), dtype);
+  VaeDecoder(ctx, config.vae, checkpoint.vae(), dtype);
+}
+
+}  // namespace flux

@@ -1,0 +1,80 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "convert/model_config.h"
+#include "convert/templates.h"
+#include "support/error.h"
+
+namespace flux {
+namespace {
+
+std::string error_of(const ConfigTemplate& source, const TemplateValues& values) {
+  try {
+    fill_template(source, values);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kInternal);
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(FillTemplate, ReplacesEveryPlaceholder) {
+  const ConfigTemplate source{"model", "a: @A@\nb: [ @B_2@, @A@ ]"};
+  EXPECT_EQ(fill_template(source, {{"A", "1"}, {"B_2", "@A@"}}), "a: 1\nb: [ @A@, 1 ]");
+  EXPECT_EQ(fill_template({"model", ""}, {}), "");
+}
+
+TEST(FillTemplate, RefusesAPlaceholderWithoutValue) {
+  EXPECT_EQ(error_of({"vae", "@A@ @B@"}, {{"A", "1"}}),
+            "template vae: there is no value for placeholder @B@");
+}
+
+TEST(FillTemplate, RefusesAValueWithoutPlaceholder) {
+  EXPECT_EQ(error_of({"vae", "@A@"}, {{"A", "1"}, {"B", "2"}}),
+            "template vae: value 2 is given for @B@, which it does not have");
+}
+
+TEST(FillTemplate, RefusesAStrayMark) {
+  for (const char* text : {"a @", "@@", "a@b.c", "@A", "@A B@"}) {
+    EXPECT_NE(error_of({"vae", text}, {{"A", "1"}}).find("begins no placeholder"),
+              std::string::npos)
+        << text;
+  }
+}
+
+TEST(ModelConfigs, AreMadeForEveryDtypeAndModel) {
+  const FluxConfig config;
+  for (const auto& [dtype, type] :
+       {std::pair(DType::kF32, "TYPE_FP32"), std::pair(DType::kBF16, "TYPE_BF16"),
+        std::pair(DType::kF16, "TYPE_FP16")}) {
+    ServingOptions options;
+    options.dtype = dtype;
+    std::vector<std::string> names;
+    for (const ModelConfig& model : make_model_configs(config, options)) {
+      names.push_back(model.model);
+      EXPECT_EQ(model.text.find('@'), std::string::npos) << model.model;
+      if (model.model == "bls") continue;
+      EXPECT_NE(model.text.find(type), std::string::npos) << model.model;
+    }
+    std::sort(names.begin(), names.end());
+    EXPECT_EQ(names, (std::vector<std::string>{"bls", "clip_encoder", "dit_transformer",
+                                               "t5_encoder", "vae_decoder"}));
+  }
+}
+
+TEST(ModelConfigs, PutTheStagesOnTheDevice) {
+  ServingOptions options;
+  options.device = {Device::Kind::kCuda, 0};
+  options.instances = 3;
+  for (const ModelConfig& model : make_model_configs(FluxConfig{}, options)) {
+    const char* group = model.model == "bls" ? "[ { count: 12 kind: KIND_CPU } ]"
+                                             : "[ { count: 3 kind: KIND_GPU } ]";
+    EXPECT_NE(model.text.find(group), std::string::npos) << model.text;
+    EXPECT_NE(model.text.find("key: \"device\" value: { string_value: \"cuda\" }"),
+              std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace flux
