@@ -57,12 +57,23 @@ def save_vae(folder, m):
     save(folder, "vae", {"weights": weights, "latents": {k: m.config[k] for k in keys}})
 
 
-def restore_vae(folder, m):
+def restore_vae(folder, m, needed=True):
     saved = restore(folder, "vae")
-    if not saved:
-        raise SystemExit(f"{folder} holds no VAE: run --stage vae first")
-    m.load_state_dict(saved["weights"])
-    m.register_to_config(**saved["latents"])
+    if saved:
+        m.load_state_dict(saved["weights"])
+        m.register_to_config(**saved["latents"])
+    elif needed:
+        raise SystemExit(f"{folder} holds no VAE: run --stage vae first, or give --start")
+
+
+def start_from(folder, m):
+    """Puts an exported checkpoint's weights into the models (bfloat16's precision)."""
+    for key, old in m.items():
+        new = type(old).from_pretrained(folder / models.FOLDER[key], torch_dtype=torch.float32)
+        old.load_state_dict(new.state_dict())
+        if key == "vae":
+            names = ("shift_factor", "scaling_factor")
+            old.register_to_config(**{k: new.config[k] for k in names})
 
 
 @torch.no_grad()
@@ -88,6 +99,15 @@ def options():
     ap = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     ap.add_argument("--out", type=Path, required=True, help="the checkpoint's folder")
     ap.add_argument("--state", type=Path, required=True, help="float32 weights and momenta")
+    ap.add_argument(
+        "--start", type=Path, help="a checkpoint to go on from where --state has nothing"
+    )
+    ap.add_argument(
+        "--vae-alone",
+        type=float,
+        default=0.5,
+        help="share of the VAE's time for its decoder alone; 1: all",
+    )
     ap.add_argument("--compact", type=Path, help="also write the weights alone here")
     ap.add_argument("--stage", choices=["vae", "flow", "distil"], nargs="+", required=True)
     ap.add_argument(
@@ -206,19 +226,24 @@ def main():
         spare = o.until - (time.time() - begin) if o.until else seconds
         return max(1.0, min(seconds, spare))
 
+    if o.start:
+        start_from(o.start, m)
     if "vae" in o.stage:
-        vae.train(m["vae"], data, left("vae"), max(2, o.batch // 4), device)
+        restore_vae(o.state, m["vae"], needed=False)
+        share = min(1.0, o.vae_alone)
+        vae.train(m["vae"], data, left("vae"), max(2, o.batch // 4), device, alone=share)
         save_vae(o.state, m["vae"])
         if o.compact:
             save_vae(o.compact, m["vae"])
     if o.stage != ["vae"]:
-        restore_vae(o.state, m["vae"])
+        restore_vae(o.state, m["vae"], needed=not o.start)
         m["vae"].to(device)
         for k in ("dit", "clip", "t5"):
             print(
                 k, f"{sum(p.numel() for p in m[k].parameters()) / 1e6:.2f} M parameters", flush=True
             )
         train_flow(o, m, device, data, empty, workers, stream, left)
+    if o.stage != ["vae"] or o.start:
         models.export(o.out, m)
     print(f"{' '.join(o.stage)} done after {time.time() - begin:.0f} s", flush=True)
     os._exit(0)  # the loader's workers have nothing left to do
