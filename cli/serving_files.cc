@@ -94,11 +94,11 @@ std::optional<fs::path> in_python(const fs::path& python) {
 }
 
 std::optional<fs::path> search_server() {
-  if (const auto file = on_path(kServerName)) return file;
+  if (auto file = on_path(kServerName)) return file;
   const fs::path container = "/opt/tritonserver/bin/tritonserver";
   if (is_program(container)) return container;
   if (const char* venv = std::getenv("FLUX_TRITON_VENV"); venv != nullptr && *venv != '\0') {
-    const auto file = in_python(fs::path(venv) / "bin" / "python3");
+    auto file = in_python(fs::path(venv) / "bin" / "python3");
     check(file.has_value(), ErrorCode::kNotFound,
           "$FLUX_TRITON_VENV {}: no Python environment with nvidia-pytriton in it", venv);
     return file;
@@ -106,7 +106,7 @@ std::optional<fs::path> search_server() {
   // build/cli/flux-triton: the project's root is a few directories up.
   fs::path root = directory_of_program();
   for (int i = 0; i < 4 && root.has_relative_path(); ++i, root = root.parent_path()) {
-    if (const auto file = in_python(root / kVenvName / "bin" / "python3")) return file;
+    if (auto file = in_python(root / kVenvName / "bin" / "python3")) return file;
   }
   const auto python = on_path("python3");
   return python ? in_python(*python) : std::nullopt;

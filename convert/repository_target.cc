@@ -94,7 +94,7 @@ void check_replaceable(const fs::path& target, bool replace) {
 }  // namespace
 
 fs::path resolve_repository(const Checkpoint& checkpoint, const fs::path& name, bool replace) {
-  const fs::path target = canonical_target(name);
+  fs::path target = canonical_target(name);
   check_apart(checkpoint, target);
   check_replaceable(target, replace);
   return target;

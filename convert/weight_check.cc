@@ -79,10 +79,12 @@ void check_weights(const Checkpoint& checkpoint, DType dtype, const Device& devi
         to_string(device));
   Context ctx(backend, 1);
   const FluxConfig& config = checkpoint.config();
-  ClipStage(ctx, config.clip, checkpoint.text_encoder(), checkpoint.tokenizer_directory(), dtype);
-  T5Stage(ctx, config.t5, checkpoint.text_encoder_2(), checkpoint.tokenizer_2_directory(), dtype);
-  DitTransformer(ctx, config.transformer, checkpoint.transformer(), dtype);
-  VaeDecoder(ctx, config.vae, checkpoint.vae(), dtype);
+  const ClipStage clip(ctx, config.clip, checkpoint.text_encoder(),
+                       checkpoint.tokenizer_directory(), dtype);
+  const T5Stage t5(ctx, config.t5, checkpoint.text_encoder_2(), checkpoint.tokenizer_2_directory(),
+                   dtype);
+  const DitTransformer transformer(ctx, config.transformer, checkpoint.transformer(), dtype);
+  const VaeDecoder vae(ctx, config.vae, checkpoint.vae(), dtype);
 }
 
 }  // namespace flux

@@ -1,0 +1,69 @@
+"""What the tests of convert share."""
+
+import os
+import pathlib
+
+from harness import CHECKPOINTS, SMALL, CliTest, run
+
+F16 = CHECKPOINTS / "tiny-f16"
+MODELS = ("bls", "clip_encoder", "dit_transformer", "t5_encoder", "vae_decoder")
+PARTS = {
+    "clip_encoder": ("text_encoder", "tokenizer"),
+    "t5_encoder": ("text_encoder_2", "tokenizer_2"),
+    "dit_transformer": ("transformer",),
+    "vae_decoder": ("vae",),
+}
+CONFIGS = ("text_encoder", "text_encoder_2", "transformer", "vae")
+WEIGHTS = "dit_transformer/1/transformer/diffusion_pytorch_model.safetensors"
+STAGING = ".flux-triton-convert-"
+
+
+def files_under(directory: pathlib.Path) -> list:
+    """Names of all files, links to directories not followed."""
+    found = []
+    for root, directories, files in os.walk(directory):
+        links = [name for name in directories if os.path.islink(os.path.join(root, name))]
+        found += [os.path.relpath(os.path.join(root, name), directory) for name in files + links]
+    return sorted(found)
+
+
+def snapshot(directory: pathlib.Path) -> dict:
+    return {name: (directory / name).read_bytes() for name in files_under(directory)}
+
+
+def expected_files(checkpoint: pathlib.Path) -> list:
+    names = [f"{model}/config.pbtxt" for model in MODELS]
+    names += ["bls/1/model_index.json", "bls/1/scheduler/scheduler_config.json"]
+    names += [f"bls/1/{part}/config.json" for part in CONFIGS]
+    for model, parts in PARTS.items():
+        for part in parts:
+            names += [f"{model}/1/{part}/{path.name}" for path in (checkpoint / part).iterdir()]
+    return sorted(names)
+
+
+class ConvertTest(CliTest):
+    def setUp(self):
+        super().setUp()
+        self.repository = self.directory / "repository"
+
+    def convert(self, source, *options, code=0, **keywords):
+        result = run("convert", source, self.repository, *options, **keywords)
+        self.assertEqual(result.code, code, result.err)
+        return result
+
+    def assert_nothing_left(self):
+        """No repository and no temporary directory."""
+        left = [name for name in os.listdir(self.directory) if name not in ("checkpoint", "old")]
+        self.assertEqual(left, [])
+
+    def assert_draws_the_same(self, checkpoint, repository):
+        images = []
+        for name, source in (("a", checkpoint), ("b", repository)):
+            latents = self.directory / f"{name}.safetensors"
+            result = run(
+                "generate", source, "--prompt", "a star", "--seed", "7", *SMALL,
+                "-o", self.directory / f"{name}.png", "--save-latents", latents,
+            )
+            self.assertEqual(result.code, 0, result.err)
+            images.append(latents.read_bytes())
+        self.assertEqual(images[0], images[1])
