@@ -1,0 +1,189 @@
+"""A real Triton server with a repository made by `flux-triton convert`, for the tests."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sysconfig
+import time
+import urllib.error
+import urllib.request
+
+import numpy as np
+import tritonclient.grpc as grpcclient
+import tritonclient.http as httpclient
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PROGRAM = pathlib.Path(os.environ.get("FLUX_TRITON", ROOT / "build/cli/flux-triton"))
+BACKENDS = pathlib.Path(os.environ.get("FLUX_BACKENDS", ROOT / "build/backends"))
+CHECKPOINTS = ROOT / "tests/golden/checkpoints"
+MODELS = ("bls", "clip_encoder", "t5_encoder", "dit_transformer", "vae_decoder")
+TYPES = {
+    "prompt": "BYTES",
+    "prompt_2": "BYTES",
+    "negative_prompt": "BYTES",
+    "output_format": "BYTES",
+    "true_cfg_scale": "FP32",
+    "guidance_scale": "FP32",
+    "num_inference_steps": "INT32",
+    "height": "INT32",
+    "width": "INT32",
+    "num_images_per_prompt": "INT32",
+    "max_sequence_length": "INT32",
+    "seed": "INT64",
+}
+NUMPY = {"BYTES": object, "FP32": np.float32, "INT32": np.int32, "INT64": np.int64}
+
+
+def program(*arguments, **options):
+    """Runs flux-triton and returns what it printed on standard output."""
+    done = subprocess.run(
+        [str(PROGRAM), *map(str, arguments)], capture_output=True, text=True, timeout=300, **options
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def convert(checkpoint, repository, *options):
+    program("convert", checkpoint, repository, "--device", "cpu", "--weights", "copy", *options)
+    return repository
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+class Server:
+    """A running tritonserver. Use it with `with`."""
+
+    def __init__(self, repository, log, *options, ready=True):
+        site = pathlib.Path(sysconfig.get_paths()["purelib"])
+        self.http, self.grpc, self.metrics_port = free_ports(3)
+        self.log_path = pathlib.Path(log)
+        command = [
+            site / "pytriton/tritonserver/bin/tritonserver",
+            f"--model-repository={repository}",
+            f"--backend-directory={BACKENDS}",
+            "--http-address=127.0.0.1",
+            "--grpc-address=127.0.0.1",
+            "--metrics-address=127.0.0.1",
+            f"--http-port={self.http}",
+            f"--grpc-port={self.grpc}",
+            f"--metrics-port={self.metrics_port}",
+            *options,
+        ]
+        environment = os.environ | {"LD_LIBRARY_PATH": str(site / "nvidia_pytriton.libs")}
+        with open(self.log_path, "w") as log_file:
+            self.process = subprocess.Popen(
+                [str(part) for part in command],
+                env=environment,
+                stdout=log_file,
+                stderr=subprocess.STDOUT,
+            )
+        if ready:
+            self.wait_ready()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.stop()
+
+    def log(self):
+        return self.log_path.read_text(errors="replace")
+
+    def get(self, path, port=None):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port or self.http}{path}", timeout=10) as r:
+            return r.read().decode()
+
+    def wait_ready(self, seconds=60):
+        end = time.time() + seconds
+        while time.time() < end:
+            assert self.process.poll() is None, f"the server ended:\n{self.log()[-4000:]}"
+            try:
+                self.get("/v2/health/ready")
+                return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.1)
+        raise AssertionError(f"the server did not get ready:\n{self.log()[-4000:]}")
+
+    def stop(self, seconds=60):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise
+        return self.process.returncode
+
+    def grpc_client(self):
+        return grpcclient.InferenceServerClient(f"127.0.0.1:{self.grpc}")
+
+    def http_client(self):
+        return httpclient.InferenceServerClient(
+            f"127.0.0.1:{self.http}", network_timeout=300, connection_timeout=300
+        )
+
+    def metric(self, name, model):
+        for line in self.get("/metrics", self.metrics_port).splitlines():
+            if line.startswith(name + "{") and f'model="{model}"' in line:
+                return float(line.rsplit(" ", 1)[1])
+        return None
+
+    def resident_bytes(self):
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        line = next(l for l in status.splitlines() if l.startswith("VmRSS"))
+        return int(line.split()[1]) * 1024
+
+    def threads(self):
+        return len(list(pathlib.Path(f"/proc/{self.process.pid}/task").iterdir()))
+
+
+def inputs(module, **values):
+    """Inputs of `bls`: a list is one value a row, anything else is repeated for the rows."""
+    prompt = values["prompt"]
+    rows = len(prompt) if isinstance(prompt, list) else 1
+    made = []
+    for name, value in values.items():
+        column = value if isinstance(value, list) else [value] * rows
+        datatype = TYPES[name]
+        if datatype == "BYTES":
+            column = [v.encode() if isinstance(v, str) else v for v in column]
+        array = np.array([[v] for v in column], NUMPY[datatype])
+        made.append(tensor(module, name, array, datatype))
+    return made
+
+
+def tensor(module, name, array, datatype):
+    made = module.InferInput(name, list(array.shape), datatype)
+    made.set_data_from_numpy(array)
+    return made
+
+
+def draw(client, module=grpcclient, options=None, **values):
+    """Asks `bls`; returns the result."""
+    return client.infer("bls", inputs(module, **values), **(options or {}))
+
+
+def generate_json(server, body):
+    """POST /v2/models/bls/generate; returns (status, parsed answer)."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{server.http}/v2/models/bls/generate",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())

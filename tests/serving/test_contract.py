@@ -1,0 +1,190 @@
+"""What bls takes and gives, over HTTP and gRPC, and that it equals `flux-triton generate`."""
+
+import base64
+import io
+import subprocess
+
+import numpy as np
+import pytest
+import server as serving
+import tritonclient.grpc as grpcclient
+import tritonclient.http as httpclient
+from PIL import Image
+
+SMALL = {"num_inference_steps": 2, "max_sequence_length": 64, "seed": 7}
+
+
+def generated(checkpoint, directory, *options):
+    """The pictures of `flux-triton generate`, as arrays."""
+    output = directory / "image.png"
+    serving.program("generate", checkpoint, "--output", output, *options)
+    return [np.array(Image.open(file)) for file in sorted(directory.glob("image*.png"))]
+
+
+def test_equals_generate_byte_by_byte(client, checkpoint, tmp_path):
+    prompts = ["a photo of a red cat", "un café à la crème, it's déjà l'été 🐱"]
+    result = serving.draw(
+        client,
+        prompt=prompts,
+        seed=[11, 13],
+        height=48,
+        width=80,
+        num_inference_steps=3,
+        guidance_scale=2.5,
+        max_sequence_length=77,
+        num_images_per_prompt=2,
+    )
+    images = result.as_numpy("images")
+    assert images.shape == (2, 2, 48, 80, 3) and images.dtype == np.uint8
+    assert result.as_numpy("seed").tolist() == [[11], [13]]
+    expected = generated(
+        checkpoint, tmp_path, "--prompt", prompts[0], "--prompt", prompts[1], "--seed", 11,
+        "--height", 48, "--width", 80, "--steps", 3, "--guidance", 2.5,
+        "--max-sequence-length", 77, "--images", 2,
+    )  # fmt: skip
+    for found, wanted in zip(images.reshape(4, 48, 80, 3), expected):
+        assert (found == wanted).all()
+
+
+def test_true_cfg_and_prompt_2_equal_generate(client, checkpoint, tmp_path):
+    values = {"prompt": "a castle", "prompt_2": "a quiet street", "negative_prompt": "dark"}
+    result = serving.draw(client, true_cfg_scale=2.5, height=32, width=48, **SMALL, **values)
+    expected = generated(
+        checkpoint, tmp_path, "--prompt", "a castle", "--prompt-2", "a quiet street",
+        "--negative-prompt", "dark", "--true-cfg-scale", 2.5, "--height", 32, "--width", 48,
+        "--steps", 2, "--max-sequence-length", 64, "--seed", 7,
+    )  # fmt: skip
+    assert (result.as_numpy("images")[0, 0] == expected[0]).all()
+
+
+def test_http_equals_grpc(server, client):
+    over_grpc = serving.draw(client, prompt="a boat", **SMALL).as_numpy("images")
+    with server.http_client() as http:
+        over_http = serving.draw(http, httpclient, prompt="a boat", **SMALL).as_numpy("images")
+    assert (over_grpc == over_http).all()
+
+
+def test_defaults(client):
+    first = serving.draw(client, prompt="a boat")
+    second = serving.draw(client, prompt="a boat")
+    assert first.as_numpy("images").shape == (1, 1, 32, 48, 3)  # the repository's default size
+    assert first.as_numpy("seed").tolist() != second.as_numpy("seed").tolist()
+    seed = int(first.as_numpy("seed")[0, 0])
+    again = serving.draw(client, prompt="a boat", seed=seed)
+    assert (again.as_numpy("images") == first.as_numpy("images")).all()
+
+
+def test_png_and_base64_hold_the_raw_pixels(client):
+    raw = serving.draw(client, prompt="a boat", **SMALL).as_numpy("images")[0, 0]
+    png = serving.draw(client, prompt="a boat", output_format="png", **SMALL)
+    text = serving.draw(client, prompt="a boat", output_format="png_base64", **SMALL)
+    assert png.as_numpy("images") is None and raw is not None
+    data = png.as_numpy("encoded_images")[0, 0]
+    assert base64.b64decode(text.as_numpy("encoded_images")[0, 0]) == data
+    assert (np.array(Image.open(io.BytesIO(data))) == raw).all()
+
+
+def test_encoded_rows_may_differ_in_size(client):
+    result = serving.draw(
+        client, prompt=["a", "b"], height=[16, 48], width=[32, 16], output_format="png", **SMALL
+    )
+    sizes = [Image.open(io.BytesIO(d)).size for d in result.as_numpy("encoded_images")[:, 0]]
+    assert sizes == [(32, 16), (16, 48)]
+
+
+def test_only_requested_outputs_are_made(client):
+    wanted = {"outputs": [grpcclient.InferRequestedOutput("seed")]}
+    result = serving.draw(client, options=wanted, prompt="a boat", **SMALL)
+    assert result.as_numpy("images") is None and result.as_numpy("seed").tolist() == [[7]]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"num_inference_steps": 2, "seed": 7, "max_sequence_length": 64, "height": 32, "width": 48},
+        {"num_inference_steps": "2", "seed": "7", "max_sequence_length": "64"},
+    ],
+)
+def test_parameters_stand_in_for_inputs(client, parameters):
+    expected = serving.draw(client, prompt="a boat", **SMALL).as_numpy("images")
+    found = serving.draw(client, options={"parameters": parameters}, prompt="a boat")
+    assert (found.as_numpy("images") == expected).all()
+
+
+def test_an_input_wins_over_a_parameter(client):
+    found = serving.draw(client, options={"parameters": {"seed": 99}}, prompt="a boat", **SMALL)
+    assert found.as_numpy("seed").tolist() == [[7]]
+
+
+def test_generate_endpoint_with_curl(server):
+    body = '{"prompt": "a boat", "num_inference_steps": 2, "output_format": "png_base64"}'
+    url = f"http://127.0.0.1:{server.http}/v2/models/bls/generate"
+    done = subprocess.run(["curl", "-s", "-d", body, url], capture_output=True, check=True)
+    import json
+
+    answer = json.loads(done.stdout)
+    assert Image.open(io.BytesIO(base64.b64decode(answer["encoded_images"]))).size == (48, 32)
+
+
+def test_rows_are_the_same_alone_and_in_company(client):
+    together = serving.draw(
+        client, prompt=["one", "two", "three"], seed=[1, 2, 3], num_inference_steps=[2, 5, 3],
+        max_sequence_length=[16, 64, 512], guidance_scale=[1.0, 3.5, 7.0],
+    )  # fmt: skip
+    for row, (prompt, seed, steps, length, guidance) in enumerate(
+        [("one", 1, 2, 16, 1.0), ("two", 2, 5, 64, 3.5), ("three", 3, 3, 512, 7.0)]
+    ):
+        alone = serving.draw(
+            client, prompt=prompt, seed=seed, num_inference_steps=steps,
+            max_sequence_length=length, guidance_scale=guidance,
+        )  # fmt: skip
+        assert (alone.as_numpy("images")[0] == together.as_numpy("images")[row]).all()
+
+
+def test_a_long_prompt_is_cut_and_says_so(client):
+    long = serving.draw(client, prompt="a red cat " * 200, **SMALL)
+    short = serving.draw(client, prompt="a cat", **SMALL)
+    assert long.get_response().parameters["truncated"].bool_param
+    assert "truncated" not in short.get_response().parameters
+
+
+def test_system_shared_memory(server, client):
+    import tritonclient.utils.shared_memory as shm
+
+    expected = serving.draw(client, prompt="a boat", **SMALL).as_numpy("images")
+    region = shm.create_shared_memory_region("pixels", f"/flux_pixels_{server.http}", expected.nbytes)
+    try:
+        client.register_system_shared_memory(
+            "pixels", f"/flux_pixels_{server.http}", expected.nbytes
+        )
+        wanted = grpcclient.InferRequestedOutput("images")
+        wanted.set_shared_memory("pixels", expected.nbytes)
+        serving.draw(client, options={"outputs": [wanted]}, prompt="a boat", **SMALL)
+        found = shm.get_contents_as_numpy(region, np.uint8, expected.shape)
+        assert (found == expected).all()
+        small = grpcclient.InferRequestedOutput("images")
+        small.set_shared_memory("pixels", 16)
+        with pytest.raises(grpcclient.InferenceServerException):
+            serving.draw(client, options={"outputs": [small]}, prompt="a boat", **SMALL)
+    finally:
+        client.unregister_system_shared_memory()
+        shm.destroy_shared_memory_region(region)
+
+
+def test_statistics_and_metrics_count(server, client):
+    def count(model):
+        stats = client.get_inference_statistics(model).model_stats[0]
+        return stats.inference_count, stats.execution_count
+
+    before = {model: count(model) for model in serving.MODELS}
+    images = server.metric("flux_images_total", "bls")
+    steps = server.metric("flux_steps_total", "bls")
+    serving.draw(client, prompt=["a", "b"], **{**SMALL, "num_inference_steps": 3})
+    for model, rows in [("bls", 2), ("clip_encoder", 2), ("t5_encoder", 2), ("vae_decoder", 2),
+                        ("dit_transformer", 6)]:  # fmt: skip
+        after = count(model)
+        assert after[0] - before[model][0] == rows, model
+        assert 1 <= after[1] - before[model][1] <= rows, model
+    assert server.metric("flux_images_total", "bls") == images + 2
+    assert server.metric("flux_steps_total", "bls") == steps + 3
+    assert server.metric("flux_stage_rows_total", "dit_transformer") >= 6

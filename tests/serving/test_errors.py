@@ -1,0 +1,159 @@
+"""Every error says the input, the value and what is allowed; none hurts the server."""
+
+import numpy as np
+import pytest
+import server as serving
+import tritonclient.grpc as grpcclient
+from server import tensor
+from tritonclient.utils import InferenceServerException
+
+LONG = "x" * 65537
+
+
+@pytest.mark.parametrize(
+    "values, says",
+    [
+        ({"prompt": " \t "}, "prompt is blank"),
+        ({"prompt": ""}, "prompt is blank"),
+        ({"prompt": b"ab\xff"}, "prompt is not valid UTF-8: byte 2 is 0xff"),
+        ({"prompt": b"a\x00b"}, "NUL"),
+        ({"prompt": LONG}, "prompt has 65537 bytes: at most 65536"),
+        ({"prompt": "x" * (1 << 20)}, "prompt has 1048576 bytes"),
+        ({"prompt": "a", "prompt_2": b"\xc0\xaf"}, "prompt_2 is not valid UTF-8"),
+        ({"prompt": "a", "negative_prompt": b"\xed\xa0\x80"}, "negative_prompt is not valid"),
+        ({"prompt": "a", "height": 100}, "height is 100: must be a multiple of 16 from 16"),
+        ({"prompt": "a", "width": 0}, "width is 0: must be a multiple of 16"),
+        ({"prompt": "a", "height": -16}, "height is -16"),
+        ({"prompt": "a", "width": 2147483632}, "width is 2147483632"),
+        ({"prompt": "a", "num_inference_steps": 0}, "num_inference_steps is 0: must be from 1"),
+        ({"prompt": "a", "num_inference_steps": 1001}, "num_inference_steps is 1001"),
+        ({"prompt": "a", "guidance_scale": float("nan")}, "guidance_scale is nan"),
+        ({"prompt": "a", "guidance_scale": float("inf")}, "guidance_scale is inf"),
+        ({"prompt": "a", "guidance_scale": -1.0}, "guidance_scale is -1"),
+        ({"prompt": "a", "true_cfg_scale": 0.5}, "true_cfg_scale is 0.5"),
+        ({"prompt": "a", "seed": -1}, "seed is -1: must be 0 or more"),
+        ({"prompt": "a", "num_images_per_prompt": 0}, "num_images_per_prompt is 0"),
+        ({"prompt": "a", "num_images_per_prompt": 17}, "num_images_per_prompt is 17"),
+        ({"prompt": "a", "max_sequence_length": 513}, "max_sequence_length is 513"),
+        ({"prompt": "a", "output_format": "jpeg"}, "output_format is 'jpeg': must be raw, png"),
+        ({"prompt": ["a", "b"], "height": [16, 32]}, "rows disagree"),
+        ({"prompt": ["a", "b"], "num_images_per_prompt": [1, 2]}, "rows disagree"),
+    ],
+)
+def test_values_out_of_range(client, values, says):
+    with pytest.raises(InferenceServerException) as error:
+        serving.draw(client, **values)
+    assert says in error.value.message()
+    assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize(
+    "parameters, says",
+    [
+        ({"height": "tall"}, "parameter height is"),
+        ({"height": True}, "parameter height is true"),
+        ({"seed": "1.5"}, "parameter seed is '1.5': must be an integer"),
+        ({"guidance_scale": "much"}, "parameter guidance_scale is"),
+        ({"prompt_2": 7}, "parameter prompt_2 is 7: must be a string"),
+        ({"num_inference_steps": 0}, "num_inference_steps is 0"),
+    ],
+)
+def test_parameters_of_the_wrong_kind(client, parameters, says):
+    with pytest.raises(InferenceServerException) as error:
+        serving.draw(client, options={"parameters": parameters}, prompt="a")
+    assert says in error.value.message()
+
+
+def test_parameters_over_http(server):
+    status, answer = serving.generate_json(server, {"prompt": "a", "height": 7})
+    assert status == 400 and "height is 7" in answer["error"]
+    status, answer = serving.generate_json(server, {"num_inference_steps": 1})
+    assert status == 400
+    body = {"prompt": "a", "num_inference_steps": 1, "guidance_scale": 2, "output_format": "png_base64"}
+    assert serving.generate_json(server, body)[0] == 200
+
+
+def dit_inputs(image=6, text=5, **changes):
+    """Inputs of tiny-dev's dit_transformer, with some replaced."""
+    arrays = {
+        "hidden_states": np.zeros((1, image, 24), np.float32),
+        "timestep": np.full((1, 1), 0.5, np.float32),
+        "guidance": np.full((1, 1), 3.5, np.float32),
+        "pooled_projections": np.zeros((1, 24), np.float32),
+        "encoder_hidden_states": np.zeros((1, text, 40), np.float32),
+        "img_ids": np.zeros((1, image, 3), np.float32),
+        "txt_ids": np.zeros((1, text, 3), np.float32),
+    }
+    arrays.update(changes)
+    return [
+        tensor(grpcclient, name, a, "INT32" if a.dtype == np.int32 else "FP32")
+        for name, a in arrays.items()
+        if a is not None
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"hidden_states": np.zeros((1, 6, 23), np.float32)}, "hidden_states"),
+        ({"hidden_states": np.zeros((1, 0, 24), np.float32)}, "hidden_states has shape [1, 0, 24]"),
+        ({"hidden_states": np.zeros((2, 6, 24), np.float32)}, ""),
+        ({"hidden_states": np.zeros((1, 6, 24), np.int32)}, "hidden_states"),
+        ({"hidden_states": np.zeros((144,), np.float32)}, ""),
+        ({"img_ids": np.zeros((1, 5, 3), np.float32)}, "img_ids has 5 tokens: hidden_states has 6"),
+        ({"txt_ids": np.zeros((1, 6, 3), np.float32)}, "txt_ids has 6 tokens"),
+        ({"timestep": np.full((1, 1), 2.0, np.float32)}, "timestep is 2: must be from 0 to 1"),
+        ({"timestep": np.full((1, 1), np.nan, np.float32)}, "timestep is nan"),
+        ({"guidance": np.full((1, 1), np.nan, np.float32)}, "guidance is nan"),
+        ({"guidance": None}, "guidance is missing: this model has guidance embeddings"),
+        ({"pooled_projections": np.zeros((1, 25), np.float32)}, "pooled_projections"),
+        ({"encoder_hidden_states": None}, "encoder_hidden_states"),
+    ],
+)
+def test_hostile_transformer_inputs(client, changes, says):
+    with pytest.raises(InferenceServerException) as error:
+        client.infer("dit_transformer", dit_inputs(**changes))
+    assert says in error.value.message()
+    client.infer("dit_transformer", dit_inputs())
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 6, 0, 2), (1, 5, 2, 2), (1, 6, 2), (9, 6, 2, 2), (1, 6, 4096, 2)]
+)
+def test_hostile_latents(client, shape):
+    with pytest.raises(InferenceServerException):
+        latents = tensor(grpcclient, "latents", np.zeros(shape, np.float32), "FP32")
+        client.infer("vae_decoder", [latents])
+
+
+def test_unknown_and_missing_inputs(client):
+    with pytest.raises(InferenceServerException):
+        client.infer("bls", [tensor(grpcclient, "nonsense", np.zeros((1, 1), np.float32), "FP32")])
+    prompt = serving.inputs(grpcclient, prompt="a")
+    extra = tensor(grpcclient, "nonsense", np.zeros((1, 1), np.float32), "FP32")
+    with pytest.raises(InferenceServerException):
+        client.infer("bls", prompt + [extra])
+    with pytest.raises(InferenceServerException):
+        serving.draw(client, prompt=["a"] * 9)  # max_batch_size is 8
+
+
+def test_t5_lengths_of_one_request_must_agree(client):
+    def encode(lengths):
+        return client.infer(
+            "t5_encoder",
+            [
+                tensor(grpcclient, "prompt", np.array([[b"a"]] * len(lengths), object), "BYTES"),
+                tensor(
+                    grpcclient,
+                    "max_sequence_length",
+                    np.array([[n] for n in lengths], np.int32),
+                    "INT32",
+                ),
+            ],
+        ).as_numpy("prompt_embeds")
+
+    assert encode([16, 16]).shape == (2, 16, 40)
+    for lengths in ([16, 17], [0], [513], [-1]):
+        with pytest.raises(InferenceServerException) as error:
+            encode(lengths)
+        assert "max_sequence_length" in error.value.message()
