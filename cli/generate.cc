@@ -2,8 +2,8 @@
 #include <random>
 
 #include "cli/common.h"
-#include "pipeline/png.h"
 #include "cli/progress.h"
+#include "pipeline/png.h"
 #include "pipeline/text_to_image.h"
 #include "support/error.h"
 #include "support/file.h"

@@ -56,7 +56,9 @@ def blank_comments_and_literals(text: str) -> str:
 
 def cxx_functions(text: str):
     """Yields (name, first line, number of lines) of every function body outside functions."""
-    text = re.sub(r"^[ \t]*#.*?(?<!\\)$", "", blank_comments_and_literals(text), flags=re.M)
+    text = blank_comments_and_literals(text)
+    directives = re.compile(r"^[ \t]*#(?:[^\n]*\\\n)*[^\n]*", re.MULTILINE)
+    text = directives.sub(lambda match: "\n" * match.group(0).count("\n"), text)
     scopes = []  # kinds of the open braces
     starts = []  # where the head of each open function begins
     head = 0  # where the current declaration begins

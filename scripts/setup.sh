@@ -9,7 +9,7 @@ packages_of() {
     build)
       # The product: compiler, build tools, and the libraries that design and README name.
       echo g++ cmake ninja-build ccache pkg-config python3 git make \
-        libdnnl-dev libsentencepiece-dev libutf8proc-dev nlohmann-json3-dev libcli11-dev \
+        libdnnl-dev libutf8proc-dev nlohmann-json3-dev libcli11-dev \
         libpng-dev libfmt-dev libgtest-dev
       ;;
     test)
