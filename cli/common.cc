@@ -37,7 +37,10 @@ void as_usage(const std::function<void()>& parse) {
 }
 
 void add_source(CLI::App& command, std::string& source) {
-  command.add_option("SOURCE", source, "directory of a diffusers FLUX checkpoint")->required();
+  command
+      .add_option("SOURCE", source,
+                  "diffusers FLUX checkpoint, or model repository made by convert")
+      ->required();
 }
 
 void add_compute_options(CLI::App& command, ComputeOptions& options) {

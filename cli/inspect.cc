@@ -70,7 +70,7 @@ nlohmann::json memory_json(const Checkpoint& checkpoint, DType dtype) {
 }
 
 nlohmann::json config_of(const Checkpoint& checkpoint, const std::string& component) {
-  const std::filesystem::path directory = checkpoint.directory() / component;
+  const std::filesystem::path directory = checkpoint.layout().config(component);
   for (const char* name : {"config.json", "scheduler_config.json"}) {
     if (std::filesystem::exists(directory / name)) return read_json_file(directory / name);
   }

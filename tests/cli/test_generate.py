@@ -283,6 +283,12 @@ class ReportTest(CliTest):
         self.assertEqual(need["f32"]["weight_bytes"], 2 * need["bf16"]["weight_bytes"])
         self.assertIn("FlowMatchEulerDiscreteScheduler", run("inspect", SCHNELL).out)
 
+    def test_inspect_shows_the_configs_of_a_repository(self):
+        repository = self.directory / "models"
+        self.assertEqual(run("convert", DEV, repository).code, 0)
+        shown = [json.loads(run("inspect", path, "--json").out) for path in (DEV, repository)]
+        self.assertEqual(shown[0]["components"], shown[1]["components"])
+
     def test_bench(self):
         arguments = ["bench", DEV, *SMALL, "--runs", "2", "--warmup", "0"]
         report = json.loads(run(*arguments, "--json").out)
