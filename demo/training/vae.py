@@ -63,6 +63,32 @@ def measure(vae, data, device, chunks=8):
     )
 
 
+class Report:
+    """The running means of loss, L1 and KL, printed every 15 seconds."""
+
+    def __init__(self, device):
+        self.sums, self.steps, self.said = torch.zeros(3, device=device), 0, 0.0
+
+    def add(self, loss, l1, k):
+        self.sums += torch.stack([loss.detach(), l1, k])
+        self.steps += 1
+
+    def say(self, clock, rate):
+        """Whether it was time to print."""
+        if clock.elapsed() - self.said <= 15 or not self.steps:
+            return False
+        self.said = clock.elapsed()
+        loss, l1, k = (self.sums / self.steps).tolist()
+        print(
+            f"vae {self.said:5.0f} s step {clock.steps} lr {float(rate):.1e} loss {loss:.4f} "
+            f"l1 {l1:.5f} kl {k:.3f}",
+            flush=True,
+        )
+        self.sums.zero_()
+        self.steps = 0
+        return True
+
+
 def train(vae, data, seconds, batch, device, kl_weight=5e-3, alone=0.5, noise=0.35, lr=1.5e-3):
     """`vae` ends with the averaged weights, in bfloat16 on a GPU. `alone`: the last share of the
     time, in which the encoder stays as it is (1: all of it; shift and scale then stay too).
@@ -91,12 +117,7 @@ def train(vae, data, seconds, batch, device, kl_weight=5e-3, alone=0.5, noise=0.
         return picture_loss(vae.decode(z).sample, target)
 
     fast_full, fast_decoder = wrap(full), wrap(decoder_only)
-    clock, said, sums, steps = (
-        Clock(seconds, lr, 1.0, 0.0, 200),
-        0.0,
-        torch.zeros(3, device=device),
-        0,
-    )
+    clock, report = Clock(seconds, lr, 1.0, 0.0, 200), Report(device)
     packed, frozen = torch.empty(0, 27), False
     while clock.progress() < 1:
         weights.lr.fill_(clock.rate())
@@ -114,7 +135,7 @@ def train(vae, data, seconds, batch, device, kl_weight=5e-3, alone=0.5, noise=0.
         p, packed = packed[:n].to(device, non_blocking=True), packed[n:]
         target = (render if other else draw)(p, height, width)
         x = target.to(dtype).to(memory_format=torch.channels_last)
-        k = sums[2] * 0
+        k = torch.zeros((), device=device)
         if frozen:
             with torch.no_grad():
                 q = moments(x)
@@ -127,19 +148,8 @@ def train(vae, data, seconds, batch, device, kl_weight=5e-3, alone=0.5, noise=0.
         torch._foreach_copy_([a for a, _ in live], list(found))
         weights.step()
         if not other:
-            sums += torch.stack([loss.detach(), l1, k])
-            steps += 1
-        if clock.elapsed() - said > 15 and steps:
-            said = clock.elapsed()
-            a = (sums / steps).tolist()
-            print(
-                f"vae {said:5.0f} s step {clock.steps} lr {float(weights.lr):.1e} loss {a[0]:.4f} "
-                f"l1 {a[1]:.5f} kl {a[2]:.3f}",
-                flush=True,
-            )
-            sums.zero_()
-            steps = 0
-        elif clock.steps % 20 == 0 and device.type == "cuda":
+            report.add(loss, l1, k)
+        if not report.say(clock, weights.lr) and clock.steps % 20 == 0 and device.type == "cuda":
             torch.cuda.synchronize()
     load_flat(vae, weights, weights.average.to(dtype))
     for p in vae.parameters():

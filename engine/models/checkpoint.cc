@@ -86,7 +86,7 @@ void check_fit(const ModelLayout& layout, const FluxConfig& config) {
          4 * config.vae.latent_channels, "4 x vae's latent_channels");
 }
 
-/// The Triton model that holds a component of the checkpoint.
+/// The served model that holds a component of the checkpoint.
 std::string_view model_of(std::string_view component) {
   if (component == "text_encoder" || component == "tokenizer") return "clip_encoder";
   if (component == "text_encoder_2" || component == "tokenizer_2") return "t5_encoder";

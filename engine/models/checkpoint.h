@@ -10,7 +10,7 @@
 
 namespace flux {
 
-/// Where the parts of a model are: in a diffusers checkpoint beside one another; in a Triton model
+/// Where the parts of a model are: in a diffusers checkpoint beside one another; in a model
 /// repository made from one (it has bls/1/model_index.json) with the model that needs them.
 class ModelLayout {
  public:
@@ -33,7 +33,7 @@ class ModelLayout {
 /// The configurations of all parts, checked to fit one another.
 FluxConfig load_flux_config(const ModelLayout& layout);
 
-/// An opened FLUX.1 model, from a diffusers checkpoint or a Triton model repository:
+/// An opened FLUX.1 model, from a diffusers checkpoint or a model repository:
 /// model_index.json, the configurations, and the mapped weight files. Opening reads headers only.
 /// Immutable and shared.
 class Checkpoint {

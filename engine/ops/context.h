@@ -25,7 +25,8 @@ class Context {
   Workspace& workspace() { return workspace_; }
 
   /// A listener for intermediate values, named like diffusers' modules and, where one gives a
-  /// tuple, the position in it ("transformer_blocks.3.1"). The tensor is only valid during the call.
+  /// tuple, the position in it ("transformer_blocks.3.1"). The tensor is only valid during the
+  /// call.
   void set_trace(Trace trace) { trace_ = std::move(trace); }
   void trace(std::string_view name, const Tensor& value) const {
     if (trace_) trace_(name, value);

@@ -10,7 +10,7 @@
 
 namespace flux {
 
-/// The parts of the pipeline that hold weights; their names are also those of the Triton models.
+/// The parts of the pipeline that hold weights; their names are also those on the wire.
 enum class StageKind { kClipEncoder, kT5Encoder, kDitTransformer, kVaeDecoder };
 
 /// All stages in the order in which an image passes them.
