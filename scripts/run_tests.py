@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""All tests: style, build, unit and golden tests, the same under sanitizers, clang-tidy, command line.
+"""All tests: style, build, unit and golden tests, command line, serving, clang-tidy, sanitizers.
 
 Every step runs even when an earlier one failed, unless it needs what that one makes. The last line
 is "N passed, N failed"; exit code 0 only when nothing failed.
@@ -107,6 +107,28 @@ def command_line_tests(directory: str, pattern: str = "test_*.py") -> Count:
     return Count(passed, failed, skipped)
 
 
+def serving_tests(directory: str) -> Count:
+    """tests/serving on the real tritonserver, from a virtual environment with pinned packages."""
+    if not run(["scripts/serving_venv.sh"]):
+        return Count(failed=1)
+    results = ROOT / directory / "test-results" / "serving.xml"
+    succeeded = run(
+        [ROOT / ".venv-serving/bin/python", "-m", "pytest", "-q", "--no-header", "tests/serving"]
+        + [f"--junit-xml={results}", "-p", "no:cacheprovider"],
+        FLUX_TRITON=str(ROOT / directory / "cli" / "flux-triton"),
+        FLUX_BACKENDS=str(ROOT / directory / "backends"),
+    )
+    total = Count()
+    if results.exists():
+        for suite in xml.etree.ElementTree.parse(results).getroot().iter("testsuite"):
+            failed = int(suite.get("failures")) + int(suite.get("errors"))
+            skipped = int(suite.get("skipped"))
+            total += Count(int(suite.get("tests")) - failed - skipped, failed, skipped)
+    if total.passed == 0 or (not succeeded and total.failed == 0):
+        total.failed += 1
+    return total
+
+
 def steps(jobs: int) -> list:
     """(name, what it needs, what it does) in order."""
     lint = [sys.executable, "scripts/lint.py", "--build", "build", "--jobs", jobs]
@@ -115,6 +137,7 @@ def steps(jobs: int) -> list:
         ("build", None, lambda: build("default", jobs)),
         ("unit and golden tests", "build", lambda: unit_tests("build")),
         ("command line", "build", lambda: command_line_tests("build")),
+        ("serving", "build", lambda: serving_tests("build")),
         ("clang-tidy", "build", lambda: one(run(lint))),
         ("build with sanitizers", None, lambda: build("asan", jobs)),
         ("unit tests under sanitizers", "build with sanitizers", lambda: unit_tests("build-asan")),

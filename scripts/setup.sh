@@ -14,7 +14,8 @@ packages_of() {
       ;;
     test)
       # Version 14 by name: other versions format and warn differently.
-      echo clang-format-14 clang-tidy-14
+      # The serving tests' packages come from PyPI (scripts/serving_venv.sh); they ask with curl too.
+      echo clang-format-14 clang-tidy-14 python3-venv curl
       ;;
     fuzz) echo clang-14 libclang-rt-14-dev ;;
     bench) echo python3-venv ;;
@@ -33,7 +34,7 @@ is_present() {
   case "$1" in
     ninja-build) command -v ninja >/dev/null ;;
     python3-venv) python3 -c 'import ensurepip, venv' 2>/dev/null ;;
-    g++ | cmake | ccache | pkg-config | python3 | git | make) command -v "$1" >/dev/null ;;
+    g++ | cmake | ccache | pkg-config | python3 | git | make | curl) command -v "$1" >/dev/null ;;
     clang-*-14 | clang-14) command -v "$1" >/dev/null ;;
     # Older packages of clang 14 carry the sanitizer runtime in libclang-common-14-dev.
     libclang-rt-14-dev) compgen -G '/usr/lib/llvm-14/lib/clang/*/lib/linux/*fuzzer*' >/dev/null ;;
