@@ -9,6 +9,9 @@
 namespace flux::cli {
 namespace {
 
+/// The program with its libraries, tokenizers and compiled kernels.
+constexpr int64_t kProgramBytes = int64_t{64} << 20;
+
 /// A component that holds weights.
 struct Part {
   const char* name;
@@ -52,13 +55,12 @@ MemoryNeed memory_need(const Checkpoint& checkpoint, DType dtype) {
   const int64_t tokens =
       limits.default_height / multiple * (limits.default_width / multiple) + text_tokens;
   const int64_t transformer = tokens * config.transformer.inner_dim() * 14 * element;
-  // The last block of the decoder holds about three feature maps of the full size, the first of
-  // them with the channels of the block before.
+  // The last block of the decoder holds about three feature maps of the full size, with the
+  // channels of the block before.
   const std::vector<int64_t>& channels = config.vae.block_out_channels;
   const int64_t widest = channels.size() > 1 ? std::max(channels[0], channels[1]) : channels[0];
-  const int64_t decoder =
-      limits.default_height * limits.default_width * (widest + 2 * channels[0]) * element;
-  need.activations = std::max(transformer, decoder);
+  const int64_t decoder = limits.default_height * limits.default_width * 3 * widest * element;
+  need.activations = std::max(transformer, decoder) + kProgramBytes;
   return need;
 }
 

@@ -9,10 +9,12 @@ namespace {
 Tensor image_ids(int64_t rows, int64_t columns) {
   Tensor ids = Tensor::allocate({rows * columns, 3}, DType::kF32);
   auto* out = ids.data<float>();
-  for (int64_t token = 0; token < rows * columns; ++token) {
-    *out++ = 0;
-    *out++ = static_cast<float>(token / columns);
-    *out++ = static_cast<float>(token % columns);
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t column = 0; column < columns; ++column) {
+      *out++ = 0;
+      *out++ = static_cast<float>(row);
+      *out++ = static_cast<float>(column);
+    }
   }
   return ids;
 }
