@@ -51,7 +51,9 @@ def main() -> int:
 
     subprocess.run([ROOT / "scripts" / "configure.sh", "fuzz"], check=True)
     subprocess.run(
-        ["cmake", "--build", "--preset", "fuzz", "-j", str(args.jobs)], cwd=ROOT, check=True
+        ["cmake", "--build", "--preset", "fuzz", "-j", str(args.jobs), "--target", "fuzzers"],
+        cwd=ROOT,
+        check=True,
     )
     programs = sorted(
         path
