@@ -88,7 +88,6 @@ const Request::InputInfo& Request::info(std::string_view name) const {
 
 std::span<const std::byte> Request::bytes_of(const InputInfo& input,
                                              std::vector<std::byte>& copy) const {
-  std::span<const std::byte> whole;
   for (uint32_t i = 0; i < input.buffers; ++i) {
     const void* data = nullptr;
     uint64_t bytes = 0;
