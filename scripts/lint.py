@@ -42,7 +42,7 @@ def fingerprint(entry: dict) -> str:
 
 def without_launcher(entry: dict) -> dict:
     """The entry as clang-tidy understands it: the compiler comes first."""
-    command = re.sub(r"^\S*ccache\s+", "", entry["command"])
+    command = re.sub(r"^(env\s+(\S+=\S*\s+)*)?\S*ccache\s+", "", entry["command"])
     return entry | {"command": command}
 
 
