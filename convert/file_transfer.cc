@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "support/error.h"
+#include "support/file_descriptor.h"
 
 namespace flux {
 namespace {
@@ -20,20 +21,6 @@ namespace fs = std::filesystem;
 constexpr int64_t kPieceBytes = int64_t{4} << 20;
 /// Flushing as we go keeps the progress honest and the wait at the end short.
 constexpr int64_t kFlushBytes = int64_t{256} << 20;
-
-class Descriptor {
- public:
-  explicit Descriptor(int value) : value_(value) {}
-  ~Descriptor() {
-    if (value_ >= 0) ::close(value_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return value_; }
-
- private:
-  int value_;
-};
 
 [[noreturn]] void refuse_target(const fs::path& target, const char* what, int error) {
   fail(ErrorCode::kUnavailable, "{}: {}: {}; make room or choose another place", target.string(),
@@ -75,13 +62,13 @@ int64_t read_some(const fs::path& source, int descriptor, char* data, int64_t si
 
 void copy_file_content(const fs::path& source, const fs::path& target,
                        const CopyObserver& observer) {
-  const Descriptor from(::open(source.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  const FileDescriptor from(::open(source.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   check(from.get() >= 0, ErrorCode::kInvalidArgument, "{}: cannot be opened: {}", source.string(),
         std::strerror(errno));
   struct stat status {};
   check(::fstat(from.get(), &status) == 0 && S_ISREG(status.st_mode), ErrorCode::kInvalidArgument,
         "{}: not a regular file", source.string());
-  const Descriptor to(open_new(target));
+  const FileDescriptor to(open_new(target));
   std::vector<char> piece(static_cast<size_t>(std::clamp<int64_t>(status.st_size, 1, kPieceBytes)));
   int64_t copied = 0;
   int64_t flushed = 0;
@@ -103,7 +90,7 @@ void copy_file_content(const fs::path& source, const fs::path& target,
 }
 
 void write_new_file(const fs::path& target, std::string_view text) {
-  const Descriptor to(open_new(target));
+  const FileDescriptor to(open_new(target));
   write_all(target, to.get(), text.data(), text.size());
   flush(target, to.get());
 }

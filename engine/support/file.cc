@@ -11,29 +11,13 @@
 #include <utility>
 
 #include "support/error.h"
+#include "support/file_descriptor.h"
 
 namespace flux {
-namespace {
-
-class Descriptor {
- public:
-  explicit Descriptor(int value) : value_(value) {}
-  ~Descriptor() {
-    if (value_ >= 0) ::close(value_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return value_; }
-
- private:
-  int value_;
-};
-
-}  // namespace
 
 MappedFile map_file(const std::filesystem::path& file) {
   // O_NONBLOCK: a FIFO put where a weight file belongs must not hang the reader.
-  const Descriptor descriptor(::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  const FileDescriptor descriptor(::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (descriptor.get() < 0) {
     const int error = errno;
     const bool missing = error == ENOENT || error == ENOTDIR;

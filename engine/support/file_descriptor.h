@@ -1,0 +1,23 @@
+#pragma once
+
+#include <unistd.h>
+
+namespace flux {
+
+/// An open file descriptor, closed with its owner; a negative one is none.
+class FileDescriptor {
+ public:
+  explicit FileDescriptor(int value) : value_(value) {}
+  ~FileDescriptor() {
+    if (value_ >= 0) ::close(value_);
+  }
+  FileDescriptor(const FileDescriptor&) = delete;
+  FileDescriptor& operator=(const FileDescriptor&) = delete;
+
+  int get() const { return value_; }
+
+ private:
+  int value_;
+};
+
+}  // namespace flux
