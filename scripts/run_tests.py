@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -154,6 +155,9 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--only", help="run the steps whose name contains this text")
     args = parser.parse_args()
+    # Whoever starts this in the background may have SIGINT ignored, which the tests that interrupt
+    # programs would inherit; one that is handled here is the default for them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     total = Count()
     failed_steps = []
