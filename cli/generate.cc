@@ -1,5 +1,4 @@
 #include <limits>
-#include <random>
 
 #include "cli/common.h"
 #include "cli/progress.h"
@@ -45,11 +44,6 @@ void check_count(const char* option, size_t count, size_t prompts) {
       fmt::format("{} is given {} times, --prompt {} times: give it once, or once for "
                   "each --prompt",
                   option, count, prompts));
-}
-
-int64_t random_seed() {
-  // 32 bits are easy to type again.
-  return static_cast<int64_t>(std::random_device{}() & 0xffffffffu);
 }
 
 /// One validated request a prompt; row r is drawn from seeds seed + r * images and up.

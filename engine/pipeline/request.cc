@@ -7,11 +7,11 @@
 
 #include "support/error.h"
 #include "support/utf8.h"
+#include "tokenizer/token_ids.h"
 
 namespace flux {
 namespace {
 
-constexpr size_t kMaxPromptBytes = size_t{64} << 10;
 constexpr int64_t kDefaultLatentSide = 128;  // FluxPipeline.default_sample_size
 
 void check_text(std::string_view name, const std::string& text, bool may_be_blank) {
@@ -46,13 +46,13 @@ int64_t check_side(std::string_view name, int64_t value, int64_t multiple, int64
   return value;
 }
 
+}  // namespace
+
 int64_t random_seed() {
   std::random_device device;
   // 32 bits: all that the noise generator uses, and short enough to be typed again.
   return static_cast<int64_t>(device());
 }
-
-}  // namespace
 
 RequestLimits limits_for(const FluxConfig& config) {
   RequestLimits limits;

@@ -34,6 +34,9 @@ struct RequestLimits {
 /// The limits of a checkpoint: the default size is diffusers' (128 latent rows and columns).
 RequestLimits limits_for(const FluxConfig& config);
 
+/// A seed for those who give none.
+int64_t random_seed();
+
 /// A request whose every value is present and allowed.
 struct ImageParams {
   std::string prompt;
