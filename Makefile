@@ -5,8 +5,8 @@ JOBS ?= $(shell nproc)
 .PHONY: help demo build test bench fuzz format lint clean
 
 help:
-	@echo 'make demo    build flux-triton and draw a picture with the demo checkpoint'
-	@echo 'make build   build flux-triton: build/cli/flux-triton'
+	@echo 'make demo    build, draw with the demo checkpoint, serve it with Triton and ask: out/'
+	@echo 'make build   build flux-triton and the Triton backend: build/cli/flux-triton, build/backends'
 	@echo 'make test    style, build, unit and golden tests, sanitizers, clang-tidy, command line'
 	@echo 'make bench   compare with diffusers on this CPU (installs torch under build/)'
 	@echo 'make fuzz    build the fuzz targets and run each for a minute (FUZZ_SECONDS=60)'
@@ -15,12 +15,13 @@ help:
 	@echo 'make clean   remove build directories'
 
 demo: build
+	@scripts/setup.sh serve
 	@scripts/demo.sh build/cli/flux-triton
 
 build:
 	@scripts/setup.sh build
 	@scripts/configure.sh default
-	@cmake --build --preset default -j $(JOBS) --target flux-triton
+	@cmake --build --preset default -j $(JOBS) --target flux-triton triton_flux
 
 test:
 	@scripts/setup.sh build test

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian or Ubuntu packages that are missing, and nothing else.
-#   scripts/setup.sh GROUP...     groups: build, test, fuzz, bench
+#   scripts/setup.sh GROUP...     groups: build, serve, test, fuzz, bench
 # Runs as root or with sudo; the second run finds everything and does nothing.
 set -euo pipefail
 
@@ -12,15 +12,17 @@ packages_of() {
         libdnnl-dev libutf8proc-dev nlohmann-json3-dev libcli11-dev \
         libpng-dev libfmt-dev libgtest-dev
       ;;
+    # The server and its clients come from PyPI (scripts/serving_venv.sh).
+    serve) echo python3-venv ;;
     test)
       # Version 14 by name: other versions format and warn differently.
-      # The serving tests' packages come from PyPI (scripts/serving_venv.sh); they ask with curl too.
-      echo clang-format-14 clang-tidy-14 python3-venv curl
+      # The serving tests ask with curl, too.
+      echo clang-format-14 clang-tidy-14 curl "$(packages_of serve)"
       ;;
     fuzz) echo clang-14 libclang-rt-14-dev ;;
     bench) echo python3-venv ;;
     *)
-      echo "scripts/setup.sh: group '$1' is not known: use build, test, fuzz or bench" >&2
+      echo "scripts/setup.sh: group '$1' is not known: use build, serve, test, fuzz or bench" >&2
       exit 2
       ;;
   esac
