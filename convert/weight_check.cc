@@ -21,6 +21,7 @@ class BindingBackend final : public Backend {
   explicit BindingBackend(const Device& device) : real_(backend_for(device)) {}
 
   Device device() const override { return real_.device(); }
+  std::shared_ptr<std::byte> allocate(size_t bytes) const override { return real_.allocate(bytes); }
   bool supports(DType dtype) const override { return real_.supports(dtype); }
 
   std::shared_ptr<const PackedWeights> pack_linear(Context&, std::span<const Tensor>,
@@ -59,6 +60,12 @@ class BindingBackend final : public Backend {
   void add(Context&, const Tensor&, const Tensor&, const Tensor&) override { refuse(); }
   void cast(Context&, const Tensor&, const Tensor&) override { refuse(); }
   void embedding(Context&, const Tensor&, std::span<const int32_t>, const Tensor&) override {
+    refuse();
+  }
+  // Small parameters are handed over as they are: nobody reads them.
+  void copy(Context&, const Tensor&, const Tensor&) override {}
+  void transpose(Context&, const Tensor&, const Tensor&) override { refuse(); }
+  void rope_angles(Context&, const Tensor&, std::span<const int64_t>, const RopeTable&) override {
     refuse();
   }
 

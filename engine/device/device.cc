@@ -1,5 +1,9 @@
 #include "device/device.h"
 
+#include <algorithm>
+#include <charconv>
+
+#include "device/cuda_library.h"
 #include "support/error.h"
 
 namespace flux {
@@ -9,12 +13,26 @@ std::string to_string(const Device& device) {
 }
 
 Device parse_device(std::string_view text) {
-  if (text == "auto" || text == "cpu") return Device{};
+  if (text == "cpu") return Device{};
+  if (text == "auto") return has_cuda() ? Device{Device::Kind::kCuda, 0} : Device{};
   const bool cuda = text == "cuda" || (text.starts_with("cuda:") && text.size() > 5 &&
                                        text.find_first_not_of("0123456789", 5) == text.npos);
   check(cuda, ErrorCode::kInvalidArgument,
         "device '{}' is not known: use auto, cpu, cuda or cuda:N", text);
-  fail(ErrorCode::kUnsupported, "device '{}': this build computes on the CPU only; use cpu", text);
+  int index = 0;
+  const std::string_view digits =
+      text.substr(std::min(text.size(), std::string_view("cuda:").size()));
+  const auto parsed = std::from_chars(digits.data(), digits.data() + digits.size(), index);
+  int devices = 0;
+  try {
+    devices = cuda_library().devices;
+  } catch (const Error& error) {
+    fail(error.code(), "device '{}': {}", text, error.what());
+  }
+  check(parsed.ec != std::errc::result_out_of_range && index < devices, ErrorCode::kUnsupported,
+        "device '{}': this machine has {} GPU{}; use cuda:0{}", text, devices,
+        devices == 1 ? "" : "s", devices == 1 ? "" : fmt::format(" to cuda:{}", devices - 1));
+  return Device{Device::Kind::kCuda, index};
 }
 
 }  // namespace flux

@@ -19,8 +19,9 @@ struct Device {
 /// "cpu" or "cuda:0".
 std::string to_string(const Device& device);
 
-/// Parses "auto", "cpu", "cuda" or "cuda:N". "auto" is the best device this build can use.
-/// Throws kInvalidArgument for another text, kUnsupported for a device this build cannot use.
+/// Parses "auto", "cpu", "cuda" (the first GPU) or "cuda:N". "auto" is the first GPU where there is
+/// one that can be used, else the CPU. Throws kInvalidArgument for another text, kUnsupported for a
+/// device that cannot be used here, saying why.
 Device parse_device(std::string_view text);
 
 }  // namespace flux

@@ -9,7 +9,7 @@ namespace flux {
 class LayerNorm {
  public:
   LayerNorm() = default;
-  LayerNorm(const WeightScope& scope, int64_t features, float eps);
+  LayerNorm(Context& ctx, const WeightScope& scope, int64_t features, float eps);
 
   /// x, out: [rows, features]; out may be x.
   void operator()(Context& ctx, const Tensor& x, const Tensor& out) const {
@@ -24,7 +24,7 @@ class LayerNorm {
 class RmsNorm {
  public:
   RmsNorm() = default;
-  RmsNorm(const WeightScope& scope, int64_t features, float eps);
+  RmsNorm(Context& ctx, const WeightScope& scope, int64_t features, float eps);
 
   /// x, out: [rows, features]; out may be x.
   void operator()(Context& ctx, const Tensor& x, const Tensor& out) const {
@@ -42,7 +42,8 @@ class RmsNorm {
 class GroupNorm {
  public:
   GroupNorm() = default;
-  GroupNorm(const WeightScope& scope, int64_t channels, int64_t groups, Activation activation);
+  GroupNorm(Context& ctx, const WeightScope& scope, int64_t channels, int64_t groups,
+            Activation activation);
 
   /// x, out: [h, w, channels] or [pixels, channels]; out may be x.
   void operator()(Context& ctx, const Tensor& x, const Tensor& out) const {

@@ -19,8 +19,7 @@ void TwoLayerEmbedding::operator()(Context& ctx, const Tensor& x, const Tensor& 
 
 Tensor embed_timestep(Context& ctx, float value, DType dtype) {
   const Tensor embedding = ctx.workspace().allocate({1, kTimestepChannels}, dtype);
-  const Workspace::Scope scope(ctx.workspace());
-  const Tensor exact = ctx.workspace().allocate({1, kTimestepChannels}, DType::kF32);
+  const Tensor exact = Tensor::allocate({1, kTimestepChannels}, DType::kF32);
   constexpr int64_t kHalf = kTimestepChannels / 2;
   const auto log_period = static_cast<float>(-std::log(10000.0));
   float* values = exact.data<float>();
@@ -30,7 +29,7 @@ Tensor embed_timestep(Context& ctx, float value, DType dtype) {
     values[i] = std::cos(angle);
     values[kHalf + i] = std::sin(angle);
   }
-  copy_convert(exact, embedding);
+  copy(ctx, to_dtype(exact, dtype), embedding);
   return embedding;
 }
 

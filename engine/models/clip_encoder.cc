@@ -35,11 +35,11 @@ ClipEncoder::ClipEncoder(Context& ctx, const ClipConfig& config, const WeightFil
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     const WeightScope scope = model / "encoder" / "layers" / i;
     Layer layer;
-    layer.layer_norm1 = LayerNorm(scope / "layer_norm1", size, config.layer_norm_eps);
+    layer.layer_norm1 = LayerNorm(ctx, scope / "layer_norm1", size, config.layer_norm_eps);
     layer.qkv = Linear(ctx, scope / "self_attn", {"q_proj", "k_proj", "v_proj"}, size, size,
                        Bias::kYes, dtype);
     layer.out_proj = Linear(ctx, scope / "self_attn" / "out_proj", size, size, Bias::kYes, dtype);
-    layer.layer_norm2 = LayerNorm(scope / "layer_norm2", size, config.layer_norm_eps);
+    layer.layer_norm2 = LayerNorm(ctx, scope / "layer_norm2", size, config.layer_norm_eps);
     layer.fc1 =
         Linear(ctx, scope / "mlp" / "fc1", size, config.intermediate_size, Bias::kYes, dtype);
     layer.fc2 =
@@ -48,7 +48,7 @@ ClipEncoder::ClipEncoder(Context& ctx, const ClipConfig& config, const WeightFil
         layer.qkv.bytes() + layer.out_proj.bytes() + layer.fc1.bytes() + layer.fc2.bytes();
     layers_.push_back(std::move(layer));
   }
-  final_layer_norm_ = LayerNorm(model / "final_layer_norm", size, config.layer_norm_eps);
+  final_layer_norm_ = LayerNorm(ctx, model / "final_layer_norm", size, config.layer_norm_eps);
   weight_bytes_ += token_embedding_.bytes() + position_embedding_.bytes();
   for (const std::string& name : root.unused(
            {"text_model.embeddings.position_ids", "embeddings.position_ids", "text_projection"})) {
@@ -76,8 +76,10 @@ void ClipEncoder::forward(Context& ctx, std::span<const int32_t> ids, const Tens
     run_layer(ctx, layers_[i], hidden);
     ctx.trace(fmt::format("encoder.layers.{}", i), hidden);
   }
+  const Tensor pooled_state = result_for(ctx, out);
   final_layer_norm_(ctx, hidden.slice(0, tokens - 1, tokens),
-                    out.reshape({1, config_.hidden_size}));
+                    pooled_state.reshape({1, config_.hidden_size}));
+  copy(ctx, pooled_state, out);
 }
 
 void ClipEncoder::run_layer(Context& ctx, const Layer& layer, const Tensor& hidden) const {

@@ -39,8 +39,8 @@ QkvProjection::QkvProjection(Context& ctx, const WeightScope& attn, const Transf
                              const std::vector<std::string_view>& linears,
                              const std::vector<std::string_view>& norms, DType dtype)
     : linear(ctx, attn, linears, config.inner_dim(), config.inner_dim(), Bias::kYes, dtype),
-      norm_q(attn / norms[0], config.attention_head_dim, kNormEps),
-      norm_k(attn / norms[1], config.attention_head_dim, kNormEps) {}
+      norm_q(ctx, attn / norms[0], config.attention_head_dim, kNormEps),
+      norm_k(ctx, attn / norms[1], config.attention_head_dim, kNormEps) {}
 
 void QkvProjection::operator()(Context& ctx, const Tensor& x, const RopeTable& rope,
                                const Tensor& out) const {

@@ -55,8 +55,8 @@ Tensor DitTransformer::embed_conditioning(Context& ctx, const TransformerInput& 
     const float guidance = scaled_to_thousand(*input.guidance, dtype_);
     guidance_embedder_(ctx, embed_timestep(ctx, guidance, dtype_), sum, sum);
   }
-  const Tensor pooled = input.pooled_projections.reshape({1, config_.pooled_projection_dim});
-  text_embedder_(ctx, pooled, sum, sum);
+  const Tensor pooled = to_workspace(ctx, input.pooled_projections);
+  text_embedder_(ctx, pooled.reshape({1, config_.pooled_projection_dim}), sum, sum);
   ctx.trace("time_text_embed", sum);
   activate(ctx, sum, Activation::kSilu, sum);
   return sum;
@@ -75,8 +75,8 @@ void DitTransformer::forward(Context& ctx, const TransformerInput& input) const 
   const JointSequence sequence{
       hidden, text_tokens, embed_conditioning(ctx, input),
       make_rope_table(ctx, {input.txt_ids, input.img_ids}, config_.axes_dims_rope)};
-  context_embedder_(ctx, input.encoder_hidden_states, text);
-  x_embedder_(ctx, input.hidden_states, image);
+  context_embedder_(ctx, to_workspace(ctx, input.encoder_hidden_states), text);
+  x_embedder_(ctx, to_workspace(ctx, input.hidden_states), image);
   ctx.trace("context_embedder", text);
   ctx.trace("x_embedder", image);
   for (size_t i = 0; i < transformer_blocks_.size(); ++i) {
@@ -97,7 +97,9 @@ void DitTransformer::forward(Context& ctx, const TransformerInput& input) const 
   params.shift = modulation[1];
   layer_norm(ctx, image, params, image);
   ctx.trace("norm_out", image);
-  proj_out_(ctx, image, input.noise_pred);
+  const Tensor noise_pred = result_for(ctx, input.noise_pred);
+  proj_out_(ctx, image, noise_pred);
+  copy(ctx, noise_pred, input.noise_pred);
 }
 
 int64_t DitTransformer::weight_bytes() const {

@@ -46,7 +46,7 @@ T5Encoder::T5Encoder(Context& ctx, const T5Config& config, const WeightFiles& fi
                      block.wi_linear.bytes() + block.wo.bytes();
   }
   final_layer_norm_ =
-      RmsNorm(encoder / "final_layer_norm", config.d_model, config.layer_norm_epsilon);
+      RmsNorm(ctx, encoder / "final_layer_norm", config.d_model, config.layer_norm_epsilon);
   for (const std::string& name : root.unused({"shared.weight", "decoder.", "lm_head."})) {
     log_warning("{}: tensor '{}' is not used", files.file_of(name).string(), name);
   }
@@ -61,11 +61,11 @@ T5Encoder::Block T5Encoder::load_block(Context& ctx, const WeightScope& scope) c
   };
   Block block;
   block.attention_norm =
-      RmsNorm(scope / "0" / "layer_norm", config_.d_model, config_.layer_norm_epsilon);
+      RmsNorm(ctx, scope / "0" / "layer_norm", config_.d_model, config_.layer_norm_epsilon);
   block.qkv = Linear(ctx, attention, {"q", "k", "v"}, config_.d_model, inner, Bias::kNo, dtype_);
   block.o = linear("o", attention, inner, config_.d_model);
   block.feed_forward_norm =
-      RmsNorm(scope / "1" / "layer_norm", config_.d_model, config_.layer_norm_epsilon);
+      RmsNorm(ctx, scope / "1" / "layer_norm", config_.d_model, config_.layer_norm_epsilon);
   block.wi = linear(config_.gated ? "wi_0" : "wi", dense, config_.d_model, config_.d_ff);
   if (config_.gated) block.wi_linear = linear("wi_1", dense, config_.d_model, config_.d_ff);
   block.wo = linear("wo", dense, config_.d_ff, config_.d_model);
@@ -74,7 +74,7 @@ T5Encoder::Block T5Encoder::load_block(Context& ctx, const WeightScope& scope) c
 
 Tensor T5Encoder::make_relative_bias(Context& ctx, int64_t tokens) const {
   const int64_t positions = 2 * tokens - 1;
-  const Tensor bias = ctx.workspace().allocate({config_.num_heads, positions}, DType::kF32);
+  const Tensor bias = Tensor::allocate({config_.num_heads, positions}, DType::kF32);
   const float* learned = relative_attention_bias_.data<float>();
   for (int64_t i = 0; i < positions; ++i) {
     const int64_t bucket =
@@ -84,7 +84,7 @@ Tensor T5Encoder::make_relative_bias(Context& ctx, int64_t tokens) const {
       bias.data<float>()[head * positions + i] = learned[bucket * config_.num_heads + head];
     }
   }
-  return bias;
+  return to_workspace(ctx, bias);
 }
 
 void T5Encoder::forward(Context& ctx, std::span<const int32_t> ids, const Tensor& out) const {
@@ -99,7 +99,9 @@ void T5Encoder::forward(Context& ctx, std::span<const int32_t> ids, const Tensor
     run_block(ctx, blocks_[i], relative_bias, hidden);
     ctx.trace(fmt::format("encoder.block.{}.layer.1", i), hidden);
   }
-  final_layer_norm_(ctx, hidden, out);
+  const Tensor result = result_for(ctx, out);
+  final_layer_norm_(ctx, hidden, result);
+  copy(ctx, result, out);
 }
 
 void T5Encoder::run_block(Context& ctx, const Block& block, const Tensor& relative_bias,

@@ -12,32 +12,6 @@ namespace {
 
 constexpr int64_t kImageChannels = 3;
 
-/// [c, h, w] -> [h, w, c] of one dtype.
-template <typename Element>
-void to_channels_last(const Tensor& from, const Tensor& to) {
-  const int64_t channels = from.size(0);
-  const int64_t pixels = from.size(1) * from.size(2);
-  const auto* source = from.data<Element>();
-  auto* target = to.data<Element>();
-  for (int64_t c = 0; c < channels; ++c) {
-    for (int64_t i = 0; i < pixels; ++i) target[i * channels + c] = source[c * pixels + i];
-  }
-}
-
-/// [h, w, c] of T -> [c, h, w] f32.
-template <typename Element>
-void to_channels_first(const Tensor& from, const Tensor& to) {
-  const int64_t channels = to.size(0);
-  const int64_t pixels = to.size(1) * to.size(2);
-  const auto* source = from.data<Element>();
-  auto* target = to.data<float>();
-  for (int64_t i = 0; i < pixels; ++i) {
-    for (int64_t c = 0; c < channels; ++c) {
-      target[c * pixels + i] = static_cast<float>(source[i * channels + c]);
-    }
-  }
-}
-
 }  // namespace
 
 struct VaeDecoder::Buffers {
@@ -86,7 +60,7 @@ VaeDecoder::VaeDecoder(Context& ctx, const VaeConfig& config, const WeightFiles&
     in = out;
   }
   conv_norm_out_ =
-      GroupNorm(decoder / "conv_norm_out", in, config.norm_num_groups, Activation::kSilu);
+      GroupNorm(ctx, decoder / "conv_norm_out", in, config.norm_num_groups, Activation::kSilu);
   conv_out_ = load_conv(ctx, decoder / "conv_out", in, kImageChannels, 3);
   for (const std::string& name : root.unused({"encoder.", "quant_conv."})) {
     log_warning("{}: tensor '{}' is not used", files.file_of(name).string(), name);
@@ -104,9 +78,9 @@ VaeDecoder::Resnet VaeDecoder::load_resnet(Context& ctx, const WeightScope& scop
                                            int64_t out) {
   const int64_t groups = config_.norm_num_groups;
   Resnet resnet;
-  resnet.norm1 = GroupNorm(scope / "norm1", in, groups, Activation::kSilu);
+  resnet.norm1 = GroupNorm(ctx, scope / "norm1", in, groups, Activation::kSilu);
   resnet.conv1 = load_conv(ctx, scope / "conv1", in, out, 3);
-  resnet.norm2 = GroupNorm(scope / "norm2", out, groups, Activation::kSilu);
+  resnet.norm2 = GroupNorm(ctx, scope / "norm2", out, groups, Activation::kSilu);
   resnet.conv2 = load_conv(ctx, scope / "conv2", out, out, 3);
   if (in != out) resnet.conv_shortcut = load_conv(ctx, scope / "conv_shortcut", in, out, 1);
   return resnet;
@@ -121,7 +95,7 @@ VaeDecoder::Attention VaeDecoder::load_attention(Context& ctx, const WeightScope
           : std::vector<std::string_view>{"to_q", "to_k", "to_v"};
   Attention attention;
   attention.group_norm =
-      GroupNorm(scope / "group_norm", channels, config_.norm_num_groups, Activation::kNone);
+      GroupNorm(ctx, scope / "group_norm", channels, config_.norm_num_groups, Activation::kNone);
   attention.qkv = Linear(ctx, scope, names, channels, channels, Bias::kYes, dtype_);
   attention.to_out = Linear(ctx, old ? scope / "proj_attn" : scope / "to_out" / "0", channels,
                             channels, Bias::kYes, dtype_);
@@ -153,11 +127,9 @@ void VaeDecoder::forward(Context& ctx, const Tensor& latents, const Tensor& out)
   const Workspace::Scope scope(ctx.workspace());
   Buffers image = make_buffers(ctx, latents.size(1), latents.size(2));
   image.channels = config_.latent_channels;
-  if (dtype_ == DType::kBF16) {
-    to_channels_last<BFloat16>(latents, image.image());
-  } else {
-    to_channels_last<float>(latents, image.image());
-  }
+  const int64_t latent_pixels = image.height * image.width;
+  transpose(ctx, to_workspace(ctx, latents).reshape({image.channels, latent_pixels}),
+            image.image().reshape({latent_pixels, image.channels}));
   const auto apply = [&](const Conv2d& conv) {  // [h, w, in] -> [h, w, out]
     conv(ctx, image.image(), image.view(1, conv.out_channels()));
     std::swap(image.memory[0], image.memory[1]);
@@ -181,11 +153,11 @@ void VaeDecoder::forward(Context& ctx, const Tensor& latents, const Tensor& out)
   }
   conv_norm_out_(ctx, image.image(), image.image());
   apply(conv_out_);
-  if (dtype_ == DType::kBF16) {
-    to_channels_first<BFloat16>(image.image(), out);
-  } else {
-    to_channels_first<float>(image.image(), out);
-  }
+  const int64_t pixels = image.height * image.width;
+  const Tensor result = result_for(ctx, out);
+  transpose(ctx, image.image().reshape({pixels, kImageChannels}),
+            result.reshape({kImageChannels, pixels}));
+  copy(ctx, result, out);
 }
 
 void VaeDecoder::run_resnet(Context& ctx, const Resnet& resnet, Buffers& image) {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstddef>
+
 #include "ops/ops.h"
 
 namespace flux {
@@ -11,6 +13,10 @@ class Backend {
   virtual ~Backend() = default;
 
   virtual Device device() const = 0;
+  /// Memory of the device, aligned to 64 bytes; null when there is not as much.
+  virtual std::shared_ptr<std::byte> allocate(size_t bytes) const = 0;
+  /// What it wants to keep for each context.
+  virtual std::unique_ptr<DeviceState> make_state() { return nullptr; }
   /// Whether activations and weights can be `dtype` here.
   virtual bool supports(DType dtype) const = 0;
 
@@ -39,6 +45,10 @@ class Backend {
   virtual void multiply(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out) = 0;
   virtual void add(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out) = 0;
   virtual void cast(Context& ctx, const Tensor& x, const Tensor& out) = 0;
+  virtual void copy(Context& ctx, const Tensor& x, const Tensor& out) = 0;
+  virtual void transpose(Context& ctx, const Tensor& x, const Tensor& out) = 0;
+  virtual void rope_angles(Context& ctx, const Tensor& positions,
+                           std::span<const int64_t> axes_dims, const RopeTable& out) = 0;
   virtual void embedding(Context& ctx, const Tensor& table, std::span<const int32_t> ids,
                          const Tensor& out) = 0;
 };

@@ -8,13 +8,19 @@
 #include <string>
 #include <utility>
 
+#include "ops/backend.h"
 #include "support/error.h"
 
 namespace flux {
 
-Context::Context(Backend& backend, int threads) : backend_(&backend), threads_(threads) {
+Context::Context(Backend& backend, int threads)
+    : backend_(&backend), threads_(threads), state_(backend.make_state()), workspace_(backend) {
   check(threads >= 1 && threads <= 1024, ErrorCode::kInvalidArgument,
         "threads = {}: must be from 1 to 1024", threads);
+}
+
+void Context::hand_out(std::string_view name, const Tensor& value) {
+  trace_(name, to_host(*this, value));
 }
 
 void Context::poll_cancel() const {

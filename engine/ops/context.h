@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string_view>
 
 #include "ops/workspace.h"
@@ -9,6 +10,12 @@
 namespace flux {
 
 class Backend;
+
+/// What a backend keeps for one context: a stream, plans of its libraries, buffers.
+class DeviceState {
+ public:
+  virtual ~DeviceState() = default;
+};
 
 /// What a forward runs with: the device's ops, scratch memory, threads, and who watches.
 /// One Context belongs to one thread at a time; weights are shared between contexts.
@@ -23,13 +30,15 @@ class Context {
   Backend& backend() const { return *backend_; }
   int threads() const { return threads_; }
   Workspace& workspace() { return workspace_; }
+  /// What Backend::make_state() gave; may be null.
+  DeviceState* state() const { return state_.get(); }
 
   /// A listener for intermediate values, named like diffusers' modules and, where one gives a
-  /// tuple, the position in it ("transformer_blocks.3.1"). The tensor is only valid during the
-  /// call.
+  /// tuple, the position in it ("transformer_blocks.3.1"). The tensor is in host memory and only
+  /// valid during the call.
   void set_trace(Trace trace) { trace_ = std::move(trace); }
-  void trace(std::string_view name, const Tensor& value) const {
-    if (trace_) trace_(name, value);
+  void trace(std::string_view name, const Tensor& value) {
+    if (trace_) hand_out(name, value);
   }
 
   /// `cancelled` is asked between blocks of a model; true makes the forward throw kCancelled.
@@ -38,8 +47,11 @@ class Context {
   void poll_cancel() const;
 
  private:
+  void hand_out(std::string_view name, const Tensor& value);
+
   Backend* backend_;
   int threads_;
+  std::unique_ptr<DeviceState> state_;
   Workspace workspace_;
   Trace trace_;
   CancelCheck cancelled_;

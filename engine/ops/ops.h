@@ -96,11 +96,20 @@ void layer_norm(Context& ctx, const Tensor& x, const LayerNormParams& params, co
 /// y = x / sqrt(mean(x^2) + eps) * weight ([n], f32). x, out: [rows, n], T; out may be x.
 void rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps, const Tensor& out);
 
+/// Base of the rotary frequencies.
+inline constexpr double kRopeTheta = 10000.0;
+
 /// Rotary position angles for one sequence.
 struct RopeTable {
   Tensor cos;  // [tokens, head_dim / 2], f32
   Tensor sin;
 };
+
+/// The angles of `positions` ([tokens, axes], f32): axis a rotates axes_dims[a] / 2 pairs, pair i
+/// by position / 10000^(2 i / axes_dims[a]), computed in f64. out: [tokens, sum of axes_dims / 2],
+/// contiguous. Source: diffusers' FluxPosEmbed; Su et al., RoFormer (2021).
+void rope_angles(Context& ctx, const Tensor& positions, std::span<const int64_t> axes_dims,
+                 const RopeTable& out);
 
 /// FLUX's query and key preparation, in place: RMSNorm over head_dim with `weight` ([head_dim],
 /// f32), then the rotation of interleaved pairs (x0, x1) -> (x0 cos - x1 sin, x1 cos + x0 sin).
@@ -142,10 +151,29 @@ void multiply(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out)
 /// out = a + b element by element; as multiply.
 void add(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out);
 
+/// Copies x to out, of the same shape and dtype, both contiguous, between the host and the
+/// context's device or within one of them. On return x may be changed, and a host `out` is there.
+/// Nothing is done where out is x.
+void copy(Context& ctx, const Tensor& x, const Tensor& out);
+
+/// x where the context computes: x itself if it is there, else a copy in the workspace.
+Tensor to_workspace(Context& ctx, const Tensor& x);
+/// The same, but the copy has memory of its own: for parameters.
+Tensor to_device(Context& ctx, const Tensor& x);
+/// x in host memory: itself if it is there, else a contiguous copy; rows may be strided.
+Tensor to_host(Context& ctx, const Tensor& x);
+/// Where to compute a result for `out`, which the caller then passes to copy(): `out` itself if it
+/// is where the context computes, else a tensor of the workspace.
+Tensor result_for(Context& ctx, const Tensor& out);
+
+/// out = x^T; x: [m, n], T; out: [n, m], T or f32; contiguous; out must not alias x.
+void transpose(Context& ctx, const Tensor& x, const Tensor& out);
+
 /// Copies x to out, rounding to out's dtype (f32 or bf16); same shape, rows may be strided.
 void cast(Context& ctx, const Tensor& x, const Tensor& out);
 
-/// Rows of `table` ([vocabulary, n], f32, bf16 or f16) picked by `ids`; out: [ids.size(), n], T.
+/// Rows of `table` ([vocabulary, n], f32, bf16 or f16, in host memory: it is read where its file is
+/// mapped) picked by `ids`; out: [ids.size(), n], T, contiguous.
 /// Ids are checked: kInternal when one is outside the table.
 void embedding(Context& ctx, const Tensor& table, std::span<const int32_t> ids, const Tensor& out);
 

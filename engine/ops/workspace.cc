@@ -1,8 +1,8 @@
 #include "ops/workspace.h"
 
 #include <algorithm>
-#include <cstdlib>
 
+#include "ops/backend.h"
 #include "support/error.h"
 
 namespace flux {
@@ -23,15 +23,16 @@ Tensor Workspace::allocate(const Shape& shape, DType dtype) {
   }
   if (block_ == blocks_.size()) {
     const size_t size = std::max(bytes, kMinimumBlock);
-    void* memory = std::aligned_alloc(kAlignment, size);
-    check(memory != nullptr, ErrorCode::kUnavailable,
-          "out of memory: {} bytes of workspace wanted, {} held; draw smaller or fewer images",
-          size, reserved_bytes());
-    blocks_.push_back(Block{{static_cast<std::byte*>(memory), std::free}, size});
+    auto memory = backend_->allocate(size);
+    check(
+        memory != nullptr, ErrorCode::kUnavailable,
+        "out of memory on {}: {} bytes of workspace wanted, {} held; draw smaller or fewer images",
+        to_string(backend_->device()), size, reserved_bytes());
+    blocks_.push_back(Block{std::move(memory), size});
   }
   void* data = blocks_[block_].memory.get() + used_;
   used_ += bytes;
-  return Tensor(data, dtype, shape);
+  return Tensor(data, dtype, shape, backend_->device());
 }
 
 size_t Workspace::reserved_bytes() const {

@@ -8,11 +8,14 @@
 
 namespace flux {
 
+class Backend;
+
 /// Scratch memory for one forward: a stack of tensors. Blocks are kept when scopes end, so after
 /// the first pass nothing is allocated. Not thread-safe: one Workspace for each caller.
 class Workspace {
  public:
-  Workspace() = default;
+  /// In the memory of `backend`, which must outlive it.
+  explicit Workspace(const Backend& backend) : backend_(&backend) {}
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
 
@@ -45,9 +48,10 @@ class Workspace {
 
  private:
   struct Block {
-    std::unique_ptr<std::byte, void (*)(void*)> memory;
+    std::shared_ptr<std::byte> memory;
     size_t size;
   };
+  const Backend* backend_;
   std::vector<Block> blocks_;
   size_t block_ = 0;  // index of the block in use
   size_t used_ = 0;   // bytes used of it

@@ -9,6 +9,7 @@ namespace flux::cpu {
 class CpuBackend final : public Backend {
  public:
   Device device() const override;
+  std::shared_ptr<std::byte> allocate(size_t bytes) const override;
   bool supports(DType dtype) const override;
 
   std::shared_ptr<const PackedWeights> pack_linear(Context& ctx, std::span<const Tensor> weights,
@@ -34,6 +35,10 @@ class CpuBackend final : public Backend {
   void multiply(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out) override;
   void add(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out) override;
   void cast(Context& ctx, const Tensor& x, const Tensor& out) override;
+  void copy(Context& ctx, const Tensor& x, const Tensor& out) override;
+  void transpose(Context& ctx, const Tensor& x, const Tensor& out) override;
+  void rope_angles(Context& ctx, const Tensor& positions, std::span<const int64_t> axes_dims,
+                   const RopeTable& out) override;
   void embedding(Context& ctx, const Tensor& table, std::span<const int32_t> ids,
                  const Tensor& out) override;
 };

@@ -1,0 +1,72 @@
+#include "ops/backend.h"
+#include "ops/checks.h"
+
+namespace flux {
+namespace {
+
+/// Whether `tensor` is in the memory that the context computes in.
+bool is_local(const Context& ctx, const Tensor& tensor) {
+  return tensor.device() == ctx.backend().device();
+}
+
+}  // namespace
+
+void copy(Context& ctx, const Tensor& x, const Tensor& out) {
+  check(x.shape() == out.shape() && x.dtype() == out.dtype(), ErrorCode::kInternal,
+        "copy: {} to {}", describe(x), describe(out));
+  check_contiguous("copy", "x", x);
+  check_contiguous("copy", "out", out);
+  for (const Tensor* tensor : {&x, &out}) {
+    check(tensor->device().is_cpu() || is_local(ctx, *tensor), ErrorCode::kInternal,
+          "copy: a tensor is on {}, the context computes on {}", to_string(tensor->device()),
+          to_string(ctx.backend().device()));
+  }
+  if (x.numel() > 0 && x.raw() != out.raw()) ctx.backend().copy(ctx, x, out);
+}
+
+Tensor to_workspace(Context& ctx, const Tensor& x) {
+  if (is_local(ctx, x)) return x;
+  const Tensor result = ctx.workspace().allocate(x.shape(), x.dtype());
+  copy(ctx, x, result);
+  return result;
+}
+
+Tensor to_device(Context& ctx, const Tensor& x) {
+  if (is_local(ctx, x)) return x;
+  const auto bytes = static_cast<size_t>(x.bytes());
+  const auto memory = ctx.backend().allocate(bytes);
+  check(memory != nullptr, ErrorCode::kUnavailable,
+        "out of memory on {}: {} bytes for a tensor {}; free memory there, or use another device",
+        to_string(ctx.backend().device()), bytes, describe(x));
+  const Tensor result(memory.get(), x.dtype(), x.shape(), ctx.backend().device(), memory);
+  copy(ctx, x, result);
+  return result;
+}
+
+Tensor to_host(Context& ctx, const Tensor& x) {
+  if (x.device().is_cpu()) return x;
+  const Tensor result = Tensor::allocate(x.shape(), x.dtype());
+  if (x.is_contiguous()) {
+    copy(ctx, x, result);
+  } else {
+    for (int64_t i = 0; i < x.size(0); ++i) copy(ctx, x[i], result[i]);
+  }
+  return result;
+}
+
+Tensor result_for(Context& ctx, const Tensor& out) {
+  return is_local(ctx, out) ? out : ctx.workspace().allocate(out.shape(), out.dtype());
+}
+
+void transpose(Context& ctx, const Tensor& x, const Tensor& out) {
+  check_rank("transpose", "x", x, 2);
+  check_activation("transpose", "x", x, x.dtype());
+  check(out.shape() == Shape{x.size(1), x.size(0)} &&
+            (out.dtype() == x.dtype() || out.dtype() == DType::kF32),
+        ErrorCode::kInternal, "transpose: {} to {}", describe(x), describe(out));
+  check_contiguous("transpose", "x", x);
+  check_contiguous("transpose", "out", out);
+  if (x.numel() > 0) ctx.backend().transpose(ctx, x, out);
+}
+
+}  // namespace flux

@@ -1,0 +1,18 @@
+#include "ops/backend.h"
+#include "ops/checks.h"
+
+namespace flux {
+
+void rope_angles(Context& ctx, const Tensor& positions, std::span<const int64_t> axes_dims,
+                 const RopeTable& out) {
+  int64_t pairs = 0;
+  for (const int64_t dim : axes_dims) pairs += dim / 2;
+  check_rank("rope_angles", "positions", positions, 2);
+  const int64_t tokens = positions.size(0);
+  check_parameter("rope_angles", "positions", positions, {tokens, std::ssize(axes_dims)});
+  check_parameter("rope_angles", "cos", out.cos, {tokens, pairs});
+  check_parameter("rope_angles", "sin", out.sin, {tokens, pairs});
+  if (tokens > 0) ctx.backend().rope_angles(ctx, positions, axes_dims, out);
+}
+
+}  // namespace flux
