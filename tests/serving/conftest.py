@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import server as serving
 
@@ -27,3 +29,17 @@ def client(server):
         yield connected
         assert connected.is_server_ready()
         assert server.process.poll() is None
+
+
+@pytest.fixture(scope="module")
+def own_server(repository, tmp_path_factory):
+    """A server for tests that unload and load its models, on a copy of the repository: explicit
+    model control. They leave all models loaded."""
+    directory = tmp_path_factory.mktemp("own")
+    copy = directory / "models"
+    shutil.copytree(repository, copy)
+    with serving.Server(
+        copy, directory / "log.txt", "--model-control-mode=explicit", "--load-model=*"
+    ) as running:
+        running.repository = copy
+        yield running

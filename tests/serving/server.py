@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import queue
 import signal
 import socket
 import subprocess
@@ -148,6 +149,12 @@ class Server:
     def threads(self):
         return len(list(pathlib.Path(f"/proc/{self.process.pid}/task").iterdir()))
 
+    def open_files(self):
+        return len(list(pathlib.Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+    def steps(self):
+        return self.metric("flux_steps_total", "bls")
+
 
 def inputs(module, **values):
     """Inputs of `bls`: a list is one value a row, anything else is repeated for the rows."""
@@ -175,10 +182,30 @@ def draw(client, module=grpcclient, options=None, **values):
     return client.infer("bls", inputs(module, **values), **(options or {}))
 
 
-def generate_json(server, body):
-    """POST /v2/models/bls/generate; returns (status, parsed answer)."""
+def start(client, **values):
+    """Sends a request to `bls` over gRPC; returns its context and a queue for (result, error)."""
+    answers = queue.Queue()
+    context = client.async_infer(
+        "bls",
+        inputs(grpcclient, **values),
+        callback=lambda result, error: answers.put((result, error)),
+    )
+    return context, answers
+
+
+def wait_until(condition, seconds=20):
+    end = time.time() + seconds
+    while time.time() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def post(server, path, body):
+    """Sends JSON over HTTP; returns (status, parsed answer)."""
     request = urllib.request.Request(
-        f"http://127.0.0.1:{server.http}/v2/models/bls/generate",
+        f"http://127.0.0.1:{server.http}{path}",
         json.dumps(body).encode(),
         {"Content-Type": "application/json"},
     )
@@ -187,3 +214,7 @@ def generate_json(server, body):
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())
+
+
+def generate_json(server, body):
+    return post(server, "/v2/models/bls/generate", body)

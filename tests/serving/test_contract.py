@@ -148,29 +148,6 @@ def test_a_long_prompt_is_cut_and_says_so(client):
     assert "truncated" not in short.get_response().parameters
 
 
-def test_system_shared_memory(server, client):
-    import tritonclient.utils.shared_memory as shm
-
-    expected = serving.draw(client, prompt="a boat", **SMALL).as_numpy("images")
-    region = shm.create_shared_memory_region("pixels", f"/flux_pixels_{server.http}", expected.nbytes)
-    try:
-        client.register_system_shared_memory(
-            "pixels", f"/flux_pixels_{server.http}", expected.nbytes
-        )
-        wanted = grpcclient.InferRequestedOutput("images")
-        wanted.set_shared_memory("pixels", expected.nbytes)
-        serving.draw(client, options={"outputs": [wanted]}, prompt="a boat", **SMALL)
-        found = shm.get_contents_as_numpy(region, np.uint8, expected.shape)
-        assert (found == expected).all()
-        small = grpcclient.InferRequestedOutput("images")
-        small.set_shared_memory("pixels", 16)
-        with pytest.raises(grpcclient.InferenceServerException):
-            serving.draw(client, options={"outputs": [small]}, prompt="a boat", **SMALL)
-    finally:
-        client.unregister_system_shared_memory()
-        shm.destroy_shared_memory_region(region)
-
-
 def test_statistics_and_metrics_count(server, client):
     def count(model):
         stats = client.get_inference_statistics(model).model_stats[0]
