@@ -182,7 +182,7 @@ void NestedCall::wait(const std::function<bool()>& stopped) {
     lock.lock();
   }
   lock.unlock();
-  check(!cancelled, ErrorCode::kCancelled, "cancelled");
+  check(!cancelled, ErrorCode::kCancelled, "cancelled in stage '{}'", model_);
   check(response_ != nullptr, ErrorCode::kUnavailable, "stage '{}' gave no response", model_);
   read_response(response_);
 }

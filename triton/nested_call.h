@@ -42,12 +42,12 @@ class NestedCall {
   Tensor take_output(const char* name) const;
   /// A boolean parameter of the response; false when it is not there.
   bool flag(const char* name) const;
+  const std::string& model() const { return model_; }
 
  private:
   struct Target {
     std::string name;
     Tensor tensor;  // given by the caller, or allocated for the response
-    std::vector<int64_t> shape;
     bool given = false;
   };
   static ServerError* allocate(Allocator*, const char* tensor, size_t bytes, MemoryType wanted,

@@ -14,14 +14,20 @@ NestedCall& TritonStages::add_call(std::list<NestedCall>& calls, StageKind stage
 
 void TritonStages::wait_all(std::list<NestedCall>& calls) const {
   std::exception_ptr first;
+  const NestedCall* failed = nullptr;
   for (NestedCall& call : calls) {
     try {
       call.wait([&] { return first != nullptr || request_.stopped(); });
     } catch (...) {
-      if (!first) first = std::current_exception();
+      if (first) continue;
+      first = std::current_exception();
+      failed = &call;
     }
   }
-  if (first) std::rethrow_exception(first);
+  if (!first) return;
+  // A stage that found the time over says so in its own way; to the client it is one thing.
+  check(!request_.stopped(), ErrorCode::kCancelled, "cancelled in stage '{}'", failed->model());
+  std::rethrow_exception(first);
 }
 
 std::vector<TextEmbeddings> TritonStages::encode(std::span<const TextInput> rows) {

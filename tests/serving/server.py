@@ -111,6 +111,7 @@ class Server:
             assert self.process.poll() is None, f"the server ended:\n{self.log()[-4000:]}"
             try:
                 self.get("/v2/health/ready")
+                self.get("/metrics", self.metrics_port)  # starts last
                 return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)
