@@ -22,15 +22,17 @@ void modulated_norm(Context& ctx, const Tensor& x, const Tensor& shift, const Te
   layer_norm(ctx, x, params, out);
 }
 
-/// qkv: [tokens, 3 heads, head_dim]; out: [tokens, inner_dim], rows may be strided.
+/// The last rows attend to all. qkv: [tokens, 3 heads, head_dim]; out: [attending rows, inner_dim],
+/// rows may be strided.
 void joint_attention(Context& ctx, const TransformerConfig& config, const Tensor& qkv,
                      const Tensor& out) {
   const int64_t heads = config.num_attention_heads;
+  const int64_t tokens = qkv.size(0);
+  const Tensor queries = qkv.slice(0, tokens - out.size(0), tokens).slice(1, 0, heads);
   AttentionOptions options;
   options.scale = 1.0f / std::sqrt(static_cast<float>(config.attention_head_dim));
-  attention(ctx, qkv.slice(1, 0, heads), qkv.slice(1, heads, 2 * heads),
-            qkv.slice(1, 2 * heads, 3 * heads), options,
-            out.split_last(heads, config.attention_head_dim));
+  attention(ctx, queries, qkv.slice(1, heads, 2 * heads), qkv.slice(1, 2 * heads, 3 * heads),
+            options, out.split_last(heads, config.attention_head_dim));
 }
 
 }  // namespace
@@ -140,22 +142,23 @@ SingleBlock::SingleBlock(Context& ctx, const WeightScope& scope, const Transform
       proj_out_(ctx, scope / "proj_out", (1 + kMlpRatio) * config.inner_dim(), config.inner_dim(),
                 Bias::kYes, dtype) {}
 
-void SingleBlock::forward(Context& ctx, const JointSequence& sequence) const {
+void SingleBlock::forward(Context& ctx, const JointSequence& sequence, int64_t first_row) const {
   const Workspace::Scope scope(ctx.workspace());
   Workspace& workspace = ctx.workspace();
-  const Tensor& hidden = sequence.hidden;
-  const int64_t tokens = hidden.size(0);
+  const int64_t tokens = sequence.hidden.size(0);
   const int64_t dim = config_.inner_dim();
-  const Tensor normed = workspace.allocate({tokens, dim}, hidden.dtype());
+  const DType dtype = sequence.hidden.dtype();
+  const Tensor hidden = sequence.hidden.slice(0, first_row, tokens);
+  const Tensor normed = workspace.allocate({tokens, dim}, dtype);
   const Tensor qkv = workspace.allocate(
-      {tokens, 3 * config_.num_attention_heads, config_.attention_head_dim}, hidden.dtype());
-  const Tensor joined = workspace.allocate({tokens, (1 + kMlpRatio) * dim}, hidden.dtype());
+      {tokens, 3 * config_.num_attention_heads, config_.attention_head_dim}, dtype);
+  const Tensor joined = workspace.allocate({hidden.size(0), (1 + kMlpRatio) * dim}, dtype);
 
   const Tensor modulation = norm_(ctx, sequence.conditioning);  // [3, inner_dim]
-  modulated_norm(ctx, hidden, modulation[0], modulation[1], normed);
+  modulated_norm(ctx, sequence.hidden, modulation[0], modulation[1], normed);
   qkv_(ctx, normed, sequence.rope, qkv);
   joint_attention(ctx, config_, qkv, joined.slice(1, 0, dim));  // [attention | MLP]
-  proj_mlp_(ctx, normed, joined.slice(1, dim, (1 + kMlpRatio) * dim),
+  proj_mlp_(ctx, normed.slice(0, first_row, tokens), joined.slice(1, dim, (1 + kMlpRatio) * dim),
             {.activation = Activation::kGeluTanh, .gate = {}, .residual = {}});
   proj_out_(ctx, joined, hidden,
             {.activation = Activation::kNone, .gate = modulation[2], .residual = hidden});

@@ -65,7 +65,9 @@ class SingleBlock {
  public:
   SingleBlock(Context& ctx, const WeightScope& scope, const TransformerConfig& config, DType dtype);
 
-  void forward(Context& ctx, const JointSequence& sequence) const;
+  /// Rows before `first_row` count as keys and values but are not brought up to date: after the
+  /// last block nobody reads the text.
+  void forward(Context& ctx, const JointSequence& sequence, int64_t first_row) const;
   int64_t bytes() const;
 
  private:

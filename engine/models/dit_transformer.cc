@@ -87,8 +87,9 @@ void DitTransformer::forward(Context& ctx, const TransformerInput& input) const 
   }
   for (size_t i = 0; i < single_transformer_blocks_.size(); ++i) {
     ctx.poll_cancel();
-    single_transformer_blocks_[i].forward(ctx, sequence);
-    ctx.trace(fmt::format("single_transformer_blocks.{}.0", i), text);
+    const bool last = i + 1 == single_transformer_blocks_.size();
+    single_transformer_blocks_[i].forward(ctx, sequence, last ? text_tokens : 0);
+    if (!last) ctx.trace(fmt::format("single_transformer_blocks.{}.0", i), text);
     ctx.trace(fmt::format("single_transformer_blocks.{}.1", i), image);
   }
   const Tensor modulation = norm_out_(ctx, sequence.conditioning);
