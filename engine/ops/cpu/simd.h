@@ -34,6 +34,13 @@ using VecHalf = uint16_t __attribute__((vector_size(kLanes * 2)));
 
 #define FLUX_INLINE inline __attribute__((always_inline))
 
+/// Unrolls the short loop that follows, whole.
+#if defined(__clang__)
+#define FLUX_UNROLL _Pragma("unroll")
+#else
+#define FLUX_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 FLUX_INLINE Vec splat(float value) { return value - Vec{}; }
 FLUX_INLINE Vec min(Vec a, Vec b) { return a < b ? a : b; }
 FLUX_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }

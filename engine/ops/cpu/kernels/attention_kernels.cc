@@ -1,22 +1,16 @@
 #include "ops/cpu/kernels/attention_kernels.h"
 
-#include <type_traits>
-
-#include "ops/cpu/simd.h"
+#include "ops/cpu/kernels/operands.h"
 
 /// Attention with an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022): a tile of
 /// query rows meets one block of keys after the other and keeps each row's largest score, its sum
 /// of weights and its weighted sum of values, rescaled when a larger score comes.
 ///
-/// Both products, Q K^T and P V, are one micro-kernel: kRows x kColumns sums in registers, the
-/// left operand's elements broadcast, the right one packed in panels of kColumns columns. Where
-/// the processor multiplies bfloat16, an Operand holds a pair of them, neighbours in depth, and
-/// the weights P are rounded to bfloat16; elsewhere everything is float.
+/// Both products, Q K^T and P V, are the micro-kernel of operands.h. Where operands are pairs of
+/// bfloat16, the weights P are rounded to bfloat16.
 namespace flux::cpu::FLUX_ISA {
 namespace {
 
-constexpr int kRows = kLanes == 16 ? 12 : kLanes == 8 ? 6 : 4;
-constexpr int kColumns = 2 * kLanes;
 constexpr int64_t kTileRows = 48;
 constexpr int64_t kBlockKeys = 256;
 /// Not a power of two, for the rows that a micro-kernel reads to lie in different cache sets.
@@ -29,89 +23,9 @@ constexpr int64_t round_up(int64_t n, int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }
 
-/// Two neighbours in depth, the first in the low half.
-struct Pair {
-  uint32_t bits;
-};
-
-#if defined(__AVX512BF16__)
-template <typename T>
-using OperandOf = std::conditional_t<sizeof(T) == sizeof(float), float, Pair>;
-#else
-template <typename T>
-using OperandOf = float;
-#endif
-
-/// Elements of depth that one operand holds.
-template <typename Operand>
-constexpr int64_t kDepthOf = std::is_same_v<Operand, Pair> ? 2 : 1;
-
-/// Operands of a depth of n elements.
-template <typename Operand>
-constexpr int64_t depth_of(int64_t n) {
-  return (n + kDepthOf<Operand> - 1) / kDepthOf<Operand>;
-}
-
-FLUX_INLINE Vec multiply_add(Vec sum, float a, Vec b) { return sum + a * b; }
-
-FLUX_INLINE Vec load_operands(const float* from) { return load(from); }
-
-#if defined(__AVX512BF16__)
-FLUX_INLINE __m512bh load_operands(const Pair* from) {
-  __m512i bits = _mm512_loadu_si512(from);
-  return (__m512bh)bits;
-}
-
-FLUX_INLINE Vec multiply_add(Vec sum, Pair a, __m512bh b) {
-  return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32((int)a.bits), b);
-}
-#endif
-
-/// sums[kRows][kColumns] = factors[row] * sums + a b, or a b where factors is null. a: the operand
-/// of a row and a depth is at row * kRowStride + depth * kDepthStride, known to the compiler so
-/// that no registers hold addresses; b: a packed panel of `depth` rows.
-template <int kRowStride, int kDepthStride, typename Operand>
-void micro_kernel(const Operand* a, const Operand* b, int64_t depth, const float* factors,
-                  float* sums, int64_t sums_stride) {
-  Vec total[kRows][2] = {};
-  for (int64_t i = 0; i < depth; ++i, a += kDepthStride, b += kColumns) {
-    const auto left = load_operands(b);
-    const auto right = load_operands(b + kLanes);
-    for (int row = 0; row < kRows; ++row) {
-      const Operand element = a[row * kRowStride];
-      total[row][0] = multiply_add(total[row][0], element, left);
-      total[row][1] = multiply_add(total[row][1], element, right);
-    }
-  }
-  for (int row = 0; row < kRows; ++row, sums += sums_stride) {
-    if (factors) {
-      total[row][0] += factors[row] * load(sums);
-      total[row][1] += factors[row] * load(sums + kLanes);
-    }
-    store(sums, total[row][0]);
-    store(sums + kLanes, total[row][1]);
-  }
-}
-
-[[maybe_unused]] FLUX_INLINE float to_float(float value) { return value; }
-[[maybe_unused]] FLUX_INLINE float to_float(BFloat16 value) {
-  return __builtin_bit_cast(float, static_cast<uint32_t>(value.bits) << 16);
-}
-
-/// The operand at depth i of a column whose elements are `stride` apart; zero past the end.
-template <typename Operand, typename T>
-FLUX_INLINE Operand operand_at(const T* column, int64_t stride, int64_t i, int64_t n) {
-  if constexpr (std::is_same_v<Operand, float>) {
-    return i < n ? to_float(column[i * stride]) : 0.0f;
-  } else {
-    const uint32_t low = 2 * i < n ? column[2 * i * stride].bits : 0u;
-    const uint32_t high = 2 * i + 1 < n ? column[(2 * i + 1) * stride].bits : 0u;
-    return Pair{low | high << 16};
-  }
-}
-
 /// A packed block: the keys' panels, each [depth of head_dim][kColumns keys], then the values',
-/// each [depth of the block's keys][kColumns of head_dim]. Missing keys and columns are zero.
+/// each [depth of the block's keys][kColumns of head_dim]. Missing values and columns are zero;
+/// missing keys repeat the last one: their scores are masked.
 template <typename T>
 struct Block {
   using Operand = OperandOf<T>;
@@ -130,9 +44,13 @@ struct Block {
     auto* to = reinterpret_cast<Operand*>(block);
     const int64_t depth = depth_of<Operand>(head_dim);
     for (int64_t panel = 0; panel < keys; panel += kColumns, to += depth * kColumns) {
-      for (int64_t c = 0; c < kColumns; ++c) {
-        const bool real = panel + c < keys;
-        pack_column(real ? k + (panel + c) * k_stride : k, real ? head_dim : 0, depth, to + c);
+      for (int64_t c = 0; c < kColumns; c += kLanes) {
+        const T* columns[kLanes];
+        for (int64_t i = 0; i < kLanes; ++i) {
+          const int64_t key = panel + c + i;
+          columns[i] = k + (key < keys ? key : keys - 1) * k_stride;
+        }
+        pack_side_by_side<kLanes>(columns, head_dim, depth, to + c, kColumns);
       }
     }
     to = reinterpret_cast<Operand*>(block) + key_operands(head_dim);
@@ -145,13 +63,6 @@ struct Block {
 
  private:
   static constexpr int64_t kDepth = kDepthOf<Operand>;
-
-  /// One key becomes a column of its panel.
-  static void pack_column(const T* key, int64_t n, int64_t depth, Operand* to) {
-    int64_t i = 0;
-    for (; (i + 1) * kDepth <= n; ++i) to[i * kColumns] = operand_at<Operand>(key, 1, i, n);
-    for (; i < depth; ++i) to[i * kColumns] = operand_at<Operand>(key, 1, i, n);
-  }
 
   static void pack_values(const T* v, int64_t stride, int64_t keys, int64_t columns, int64_t depth,
                           Operand* to) {
@@ -241,12 +152,36 @@ FLUX_INLINE void store_weights(float* row, int64_t i, Vec weights, Pair) {
 }
 #endif
 
-/// 2^exponent for an exponent that is hardly above zero. Masked keys must weigh nothing, so what
-/// is below the normal numbers becomes zero; -inf is NaN on the way there.
+/// 2^exponent for an exponent that is hardly above zero, to a relative error of 1e-7, or 1e-4
+/// where weights are rounded to bfloat16. Masked keys must weigh nothing: 2^-inf is zero.
+template <typename Operand>
 FLUX_INLINE Vec weight_of(Vec exponent) {
+#if defined(FLUX_AVX512)
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  const Vec n = (Vec)_mm512_maskz_roundscale_ps(kAllLanes, (__m512)exponent, kNearest);
+  const Vec f = exponent - n;
+  Vec p;
+  if constexpr (std::is_same_v<Operand, Pair>) {
+    p = splat(0.0551716601f);
+    p = p * f + 0.242611138f;
+    p = p * f + 0.693260989f;
+    p = p * f + 0.999928073f;
+  } else {
+    p = splat(1.3276471e-3f);
+    p = p * f + 9.6755416e-3f;
+    p = p * f + 5.55071328e-2f;
+    p = p * f + 2.40221197e-1f;
+    p = p * f + 6.93146967e-1f;
+    p = p * f + 1.0f;
+  }
+  // Where the exponent is -inf, f and p are NaN; scaled by 2^-inf they are zero by definition.
+  return (Vec)_mm512_maskz_scalef_ps(kAllLanes, (__m512)p, (__m512)n);
+#else
+  // What is below the normal numbers becomes zero; -inf is NaN on the way there.
   const Vec shifted = exponent + kRoundingMagic;
   const Vec weight = exp2_parts(shifted, exponent - (shifted - kRoundingMagic));
   return exponent < -126.0f ? Vec{} : weight;
+#endif
 }
 
 /// The online softmax: scores become weights, and the row's largest exponent, total and factor
@@ -265,12 +200,12 @@ FLUX_INLINE void update_row(const RowScores& row, float& largest_exponent, float
   Vec sums[2] = {};
   for (int64_t i = 0; i < row.padded_keys; i += 2 * kLanes) {
     for (int j = 0; j < 2; ++j) {
-      const Vec weights = weight_of(load(row.scores + i + j * kLanes) * slope - now);
+      const Vec weights = weight_of<Operand>(load(row.scores + i + j * kLanes) * slope - now);
       sums[j] += weights;
       store_weights(row.scores, i + j * kLanes, weights, Operand{});
     }
   }
-  factor = weight_of(splat(largest_exponent - now))[0];
+  factor = weight_of<Operand>(splat(largest_exponent - now))[0];
   total = total * factor + sum(sums[0] + sums[1]);
   largest_exponent = now;
 }
@@ -308,11 +243,14 @@ class TileRun {
  private:
   /// Rows past the tile's last repeat its first: they are computed and dropped.
   void load_queries() {
+    for (int64_t first = 0; first < rows_; first += kRows) {
+      const T* rows[kRows];
+      for (int64_t i = 0; i < kRows; ++i) {
+        rows[i] = tile_.q + (first + i < tile_.rows ? first + i : 0) * tile_.q_stride;
+      }
+      pack_side_by_side<kRows>(rows, tile_.head_dim, depth_, scratch_.q + first * depth_, kRows);
+    }
     for (int64_t row = 0; row < rows_; ++row) {
-      const T* q = tile_.q + (row < tile_.rows ? row : 0) * tile_.q_stride;
-      Operand* to = scratch_.q + row / kRows * kRows * depth_ + row % kRows;
-      for (int64_t i = 0; i < depth_; ++i)
-        to[i * kRows] = operand_at<Operand>(q, 1, i, tile_.head_dim);
       scratch_.largest[row] = -__builtin_inff();
       scratch_.total[row] = 0.0f;
     }
