@@ -5,6 +5,7 @@
 #include <limits>
 #include <map>
 
+#include "device/cuda_library.h"
 #include "support/error.h"
 #include "support/json_file.h"
 
@@ -42,7 +43,25 @@ Tensor GoldenCase::tensor(const std::string& key) const {
 
 bool GoldenCase::has(const std::string& key) const { return file->tensors().contains(key); }
 
-std::vector<std::string> golden_checkpoints() { return {"tiny-dev", "tiny-schnell", "tiny-f16"}; }
+std::vector<GoldenSetting> golden_settings() {
+  std::vector<GoldenSetting> settings;
+  for (const Device& device : {Device{}, Device{Device::Kind::kCuda, 0}}) {
+    for (const char* checkpoint : {"tiny-dev", "tiny-schnell", "tiny-f16"}) {
+      settings.push_back({checkpoint, device});
+    }
+  }
+  return settings;
+}
+
+std::string name_of(const GoldenSetting& setting) {
+  std::string name = setting.checkpoint + (setting.device.is_cpu() ? "_cpu" : "_cuda");
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+}
+
+void GoldenTest::SetUp() {
+  if (!device().is_cpu() && !has_cuda()) GTEST_SKIP() << "there is no GPU";
+}
 
 std::vector<GoldenCase> golden_cases(const std::string& checkpoint, const std::string& stage) {
   std::vector<GoldenCase> cases = read_cases(checkpoint);

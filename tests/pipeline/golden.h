@@ -1,5 +1,7 @@
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -25,8 +27,24 @@ struct GoldenCase {
   bool has(const std::string& name) const;
 };
 
-/// Names of the checkpoints that have golden files.
-std::vector<std::string> golden_checkpoints();
+/// A checkpoint that has golden files, and where to compute.
+struct GoldenSetting {
+  std::string checkpoint;
+  Device device;
+};
+/// All of them on all devices; tests skip those that are not there.
+std::vector<GoldenSetting> golden_settings();
+/// "tiny_dev_cpu", for names of tests.
+std::string name_of(const GoldenSetting& setting);
+
+/// Tests on one setting.
+class GoldenTest : public ::testing::TestWithParam<GoldenSetting> {
+ protected:
+  void SetUp() override;
+  const std::string& checkpoint() const { return GetParam().checkpoint; }
+  const Device& device() const { return GetParam().device; }
+};
+
 /// The cases of a checkpoint for one stage ("clip_encoder", ..., "bls"), traces left out.
 std::vector<GoldenCase> golden_cases(const std::string& checkpoint, const std::string& stage);
 /// The trace of one stage.

@@ -36,13 +36,14 @@ std::vector<ImageParams> golden_rows(const GoldenCase& golden) {
   return rows;
 }
 
-LocalStages make_stages(const GoldenCase& golden, int threads) {
+LocalStages make_stages(const GoldenCase& golden, const Device& device, int threads) {
   return LocalStages(open_golden(golden.checkpoint),
-                     {.dtype = golden.dtype, .device = {}, .threads = threads});
+                     {.dtype = golden.dtype, .device = device, .threads = threads});
 }
 
-GenerateResult draw(const GoldenCase& golden, std::span<const ImageParams> rows, int threads = 2) {
-  LocalStages stages = make_stages(golden, threads);
+GenerateResult draw(const GoldenCase& golden, const Device& device,
+                    std::span<const ImageParams> rows, int threads = 2) {
+  LocalStages stages = make_stages(golden, device, threads);
   return generate(stages, open_golden(golden.checkpoint)->config(), golden.dtype, rows, {});
 }
 
@@ -59,14 +60,14 @@ double share_within_one(const Tensor& found, const Tensor& expected) {
   return static_cast<double>(within) / static_cast<double>(found.numel());
 }
 
-class ImagesGolden : public ::testing::TestWithParam<std::string> {};
+class ImagesGolden : public GoldenTest {};
 
 TEST_P(ImagesGolden, Float32EqualsDiffusers) {
   int cases = 0;
-  for (const GoldenCase& golden : golden_cases(GetParam(), "bls")) {
+  for (const GoldenCase& golden : golden_cases(checkpoint(), "bls")) {
     if (golden.dtype != DType::kF32) continue;
     const std::vector<ImageParams> rows = golden_rows(golden);
-    const GenerateResult result = draw(golden, rows);
+    const GenerateResult result = draw(golden, device(), rows);
     const Tensor expected = golden.tensor("images");
     const Tensor latents =
         golden.tensor("latents_" + std::to_string(rows[0].num_inference_steps - 1));
@@ -84,9 +85,9 @@ TEST_P(ImagesGolden, Float32EqualsDiffusers) {
 
 TEST_P(ImagesGolden, BFloat16IsAsCloseAsDiffusers) {
   int cases = 0;
-  for (const GoldenCase& golden : golden_cases(GetParam(), "bls")) {
+  for (const GoldenCase& golden : golden_cases(checkpoint(), "bls")) {
     if (golden.dtype != DType::kBF16) continue;
-    const GenerateResult result = draw(golden, golden_rows(golden));
+    const GenerateResult result = draw(golden, device(), golden_rows(golden));
     const Tensor theirs = golden.tensor("images");
     const Tensor exact = golden.tensor("images_f32");
     ASSERT_EQ(std::ssize(result.images), theirs.size(0)) << golden.name;
@@ -105,15 +106,15 @@ TEST_P(ImagesGolden, BFloat16IsAsCloseAsDiffusers) {
 }
 
 TEST_P(ImagesGolden, SameBytesAloneAndInCompany) {
-  for (const GoldenCase& golden : golden_cases(GetParam(), "bls")) {
+  for (const GoldenCase& golden : golden_cases(checkpoint(), "bls")) {
     std::vector<ImageParams> rows = golden_rows(golden);
     if (rows.size() < 2) continue;
     // Neighbours of another size, length and number of steps.
     rows[1].height *= 2;
     rows[1].num_inference_steps += 1;
     rows[1].max_sequence_length = 33;
-    const GenerateResult together = draw(golden, rows);
-    const GenerateResult alone = draw(golden, {rows.data(), 1});
+    const GenerateResult together = draw(golden, device(), rows);
+    const GenerateResult alone = draw(golden, device(), {rows.data(), 1});
     for (size_t i = 0; i < alone.images.size(); ++i) {
       EXPECT_TRUE(same_bytes(together.images[i].pixels, alone.images[i].pixels)) << golden.name;
       EXPECT_TRUE(same_bytes(together.images[i].latents, alone.images[i].latents)) << golden.name;
@@ -121,13 +122,22 @@ TEST_P(ImagesGolden, SameBytesAloneAndInCompany) {
   }
 }
 
+TEST_P(ImagesGolden, SameBytesInEveryRun) {
+  const GoldenCase golden = golden_cases(checkpoint(), "bls").front();
+  const std::vector<ImageParams> rows = golden_rows(golden);
+  const GenerateResult first = draw(golden, device(), rows);
+  const GenerateResult second = draw(golden, device(), rows);
+  EXPECT_TRUE(same_bytes(first.images[0].latents, second.images[0].latents));
+  EXPECT_TRUE(same_bytes(first.images[0].pixels, second.images[0].pixels));
+}
+
 TEST_P(ImagesGolden, SameBytesWithAnyNumberOfThreads) {
-  for (const GoldenCase& golden : golden_cases(GetParam(), "bls")) {
+  for (const GoldenCase& golden : golden_cases(checkpoint(), "bls")) {
     if (golden.name.find("basic") == golden.name.npos) continue;
     const std::vector<ImageParams> rows = golden_rows(golden);
-    const GenerateResult one = draw(golden, rows, 1);
+    const GenerateResult one = draw(golden, device(), rows, 1);
     for (const int threads : {2, 3, 5}) {
-      const GenerateResult many = draw(golden, rows, threads);
+      const GenerateResult many = draw(golden, device(), rows, threads);
       EXPECT_TRUE(same_bytes(one.images[0].latents, many.images[0].latents))
           << golden.name << " with " << threads << " threads";
       EXPECT_TRUE(same_bytes(one.images[0].pixels, many.images[0].pixels))
@@ -139,7 +149,7 @@ TEST_P(ImagesGolden, SameBytesWithAnyNumberOfThreads) {
 TEST(Generate, StopsWithinOneStepWhenCancelled) {
   const GoldenCase golden = golden_cases("tiny-dev", "bls").front();
   const std::vector<ImageParams> rows = golden_rows(golden);
-  LocalStages stages = make_stages(golden, 1);
+  LocalStages stages = make_stages(golden, Device{}, 1);
   int steps_done = 0;
   GenerateObserver observer;
   observer.on_step = [&](int done, int) { steps_done = done; };
@@ -157,7 +167,7 @@ TEST(Generate, StopsWithinOneStepWhenCancelled) {
 TEST(Generate, CancelInsideAForwardNamesTheStep) {
   const GoldenCase golden = golden_cases("tiny-dev", "bls").front();
   const std::vector<ImageParams> rows = golden_rows(golden);
-  LocalStages stages = make_stages(golden, 1);
+  LocalStages stages = make_stages(golden, Device{}, 1);
   int polls = 0;
   int steps_done = 0;
   GenerateObserver observer;
@@ -172,12 +182,8 @@ TEST(Generate, CancelInsideAForwardNamesTheStep) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Checkpoints, ImagesGolden, ::testing::ValuesIn(golden_checkpoints()),
-                         [](const auto& test) {
-                           std::string name = test.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(Settings, ImagesGolden, ::testing::ValuesIn(golden_settings()),
+                         [](const auto& test) { return name_of(test.param); });
 
 }  // namespace
 }  // namespace flux::testing

@@ -17,18 +17,20 @@ constexpr double kBF16Limit = 6e-2;
 
 double limit(DType dtype) { return dtype == DType::kF32 ? kF32Limit : kBF16Limit; }
 
-LocalStages make_stages(const std::string& checkpoint, DType dtype) {
-  return LocalStages(open_golden(checkpoint), {.dtype = dtype, .device = {}, .threads = 2});
-}
-
-class StagesGolden : public ::testing::TestWithParam<std::string> {};
+class StagesGolden : public GoldenTest {
+ protected:
+  LocalStages make_stages(DType dtype) const {
+    return LocalStages(open_golden(checkpoint()),
+                       {.dtype = dtype, .device = device(), .threads = 2});
+  }
+};
 
 TEST_P(StagesGolden, TokenIdsAreTransformers) {
-  const auto checkpoint = open_golden(GetParam());
-  const auto clip = ClipTokenizer::load(checkpoint->tokenizer_directory());
-  const auto t5 = T5Tokenizer::load(checkpoint->tokenizer_2_directory());
+  const auto opened = open_golden(checkpoint());
+  const auto clip = ClipTokenizer::load(opened->tokenizer_directory());
+  const auto t5 = T5Tokenizer::load(opened->tokenizer_2_directory());
   for (const char* stage : {"clip_encoder", "t5_encoder"}) {
-    for (const GoldenCase& golden : golden_cases(GetParam(), stage)) {
+    for (const GoldenCase& golden : golden_cases(checkpoint(), stage)) {
       const Tensor expected = golden.tensor("input_ids");
       int64_t row = 0;
       for (const std::string prompt : golden.recipe["prompts"]) {
@@ -45,8 +47,8 @@ TEST_P(StagesGolden, TokenIdsAreTransformers) {
 }
 
 TEST_P(StagesGolden, Clip) {
-  for (const GoldenCase& golden : golden_cases(GetParam(), "clip_encoder")) {
-    LocalStages stages = make_stages(GetParam(), golden.dtype);
+  for (const GoldenCase& golden : golden_cases(checkpoint(), "clip_encoder")) {
+    LocalStages stages = make_stages(golden.dtype);
     const Tensor expected = golden.tensor("pooled_prompt_embeds");
     int64_t row = 0;
     for (const std::string prompt : golden.recipe["prompts"]) {
@@ -58,8 +60,8 @@ TEST_P(StagesGolden, Clip) {
 }
 
 TEST_P(StagesGolden, T5) {
-  for (const GoldenCase& golden : golden_cases(GetParam(), "t5_encoder")) {
-    LocalStages stages = make_stages(GetParam(), golden.dtype);
+  for (const GoldenCase& golden : golden_cases(checkpoint(), "t5_encoder")) {
+    LocalStages stages = make_stages(golden.dtype);
     const Tensor expected = golden.tensor("prompt_embeds");  // [prompts, rows, dim]
     const Tensor rows = golden.tensor("rows");               // positions that were kept
     int64_t prompt_index = 0;
@@ -96,8 +98,8 @@ TransformerInput transformer_input(const GoldenCase& golden, int64_t row) {
 }
 
 TEST_P(StagesGolden, Transformer) {
-  for (const GoldenCase& golden : golden_cases(GetParam(), "dit_transformer")) {
-    LocalStages stages = make_stages(GetParam(), golden.dtype);
+  for (const GoldenCase& golden : golden_cases(checkpoint(), "dit_transformer")) {
+    LocalStages stages = make_stages(golden.dtype);
     const Tensor expected = golden.tensor("noise_pred");
     std::vector<TransformerInput> inputs;
     for (int64_t row = 0; row < expected.size(0); ++row) {
@@ -113,8 +115,8 @@ TEST_P(StagesGolden, Transformer) {
 }
 
 TEST_P(StagesGolden, Vae) {
-  for (const GoldenCase& golden : golden_cases(GetParam(), "vae_decoder")) {
-    LocalStages stages = make_stages(GetParam(), golden.dtype);
+  for (const GoldenCase& golden : golden_cases(checkpoint(), "vae_decoder")) {
+    LocalStages stages = make_stages(golden.dtype);
     const Tensor latents = golden.tensor("latents");
     for (int64_t row = 0; row < latents.size(0); ++row) {
       const Tensor image = stages.decode(to_dtype(latents[row], golden.dtype));
@@ -165,30 +167,30 @@ class Recorder {
 };
 
 TEST_P(StagesGolden, LayersOfTheTransformer) {
-  const GoldenCase golden = golden_trace(GetParam(), "dit_transformer");
-  LocalStages stages = make_stages(GetParam(), DType::kF32);
+  const GoldenCase golden = golden_trace(checkpoint(), "dit_transformer");
+  LocalStages stages = make_stages(DType::kF32);
   const Recorder recorder(stages.context());
   const TransformerInput input = transformer_input(golden, 0);
   stages.transformer({&input, 1});
-  const TransformerConfig& config = open_golden(GetParam())->config().transformer;
+  const TransformerConfig& config = open_golden(checkpoint())->config().transformer;
   const int64_t blocks = config.num_layers + config.num_single_layers;
   recorder.expect_equal(golden, static_cast<size_t>(2 * blocks + 3));
 }
 
 TEST_P(StagesGolden, LayersOfTheVae) {
-  const GoldenCase golden = golden_trace(GetParam(), "vae_decoder");
-  LocalStages stages = make_stages(GetParam(), DType::kF32);
+  const GoldenCase golden = golden_trace(checkpoint(), "vae_decoder");
+  LocalStages stages = make_stages(DType::kF32);
   const Recorder recorder(stages.context());
   stages.decode(to_dtype(golden.tensor("latents")[0], DType::kF32));
-  const size_t blocks = open_golden(GetParam())->config().vae.block_out_channels.size();
+  const size_t blocks = open_golden(checkpoint())->config().vae.block_out_channels.size();
   recorder.expect_equal(golden, blocks + 3);
 }
 
 TEST_P(StagesGolden, LayersOfTheTextEncoders) {
-  LocalStages stages = make_stages(GetParam(), DType::kF32);
-  const FluxConfig& config = open_golden(GetParam())->config();
+  LocalStages stages = make_stages(DType::kF32);
+  const FluxConfig& config = open_golden(checkpoint())->config();
   {
-    const GoldenCase golden = golden_trace(GetParam(), "t5_encoder");
+    const GoldenCase golden = golden_trace(checkpoint(), "t5_encoder");
     const Recorder recorder(stages.context());
     stages.encode_t5(golden.recipe["prompts"][0].get<std::string>(),
                      golden.recipe["max_sequence_length"].get<int>(), nullptr);
@@ -196,12 +198,8 @@ TEST_P(StagesGolden, LayersOfTheTextEncoders) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Checkpoints, StagesGolden, ::testing::ValuesIn(golden_checkpoints()),
-                         [](const auto& test) {
-                           std::string name = test.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(Settings, StagesGolden, ::testing::ValuesIn(golden_settings()),
+                         [](const auto& test) { return name_of(test.param); });
 
 }  // namespace
 }  // namespace flux::testing

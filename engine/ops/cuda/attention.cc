@@ -1,0 +1,144 @@
+#include <algorithm>
+#include <array>
+
+#include "ops/cuda/cublas.h"
+#include "ops/cuda/cuda_backend.h"
+#include "ops/cuda/kernels/kernels.h"
+
+namespace flux::cuda {
+namespace {
+
+/// Scores that exist at a time where they are stored.
+constexpr int64_t kScores = int64_t{32} << 20;
+
+bool suits_flash(std::initializer_list<const Tensor*> tensors) {
+  return std::all_of(tensors.begin(), tensors.end(), [](const Tensor* tensor) {
+    return tensor->dtype() == DType::kBF16 && flash_supports(tensor->size(2)) &&
+           reinterpret_cast<uintptr_t>(tensor->raw()) % 16 == 0 && tensor->stride(0) % 8 == 0 &&
+           tensor->stride(1) % 8 == 0;
+  });
+}
+
+FlashAttention flash_args(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
+                          const AttentionOptions& options, const Tensor& out) {
+  return {.q = address(ctx, q),
+          .k = address(ctx, k),
+          .v = address(ctx, v),
+          .out = address(ctx, out),
+          .q_strides = {q.stride(0), q.stride(1)},
+          .k_strides = {k.stride(0), k.stride(1)},
+          .v_strides = {v.stride(0), v.stride(1)},
+          .out_strides = {out.stride(0), out.stride(1)},
+          .q_tokens = q.size(0),
+          .k_tokens = k.size(0),
+          .heads = q.size(1),
+          .dim = q.size(2),
+          .scale = options.scale,
+          .causal = options.causal,
+          .bias = optional_floats(ctx, options.relative_bias)};
+}
+
+/// With the scores of some query rows at a time in memory: for f32 and for unusual head sizes.
+class StoredAttention {
+ public:
+  StoredAttention(Context& ctx, State& state, const Tensor& q, const Tensor& k, const Tensor& v,
+                  const AttentionOptions& options, const Tensor& out)
+      : ctx_(ctx), state_(state), q_(q), k_(k), v_(v), options_(options), out_(out) {
+    constexpr int64_t kAligned = 8;
+    stride_ = (k.size(0) + kAligned - 1) / kAligned * kAligned;
+    const int64_t heads = q.size(1);
+    rows_ = std::clamp<int64_t>(kScores / (heads * stride_), 1, std::max<int64_t>(1, q.size(0)));
+    scores_ = ctx.workspace().allocate({heads, rows_, stride_}, DType::kF32);
+    weights_ = ctx.workspace().allocate({heads, rows_, stride_}, q.dtype());
+  }
+
+  void run() const {
+    for (int64_t first = 0; first < q_.size(0); first += rows_) {
+      run_rows(first, std::min(rows_, q_.size(0) - first));
+    }
+  }
+
+ private:
+  void run_rows(int64_t first, int64_t rows) const {
+    const int64_t heads = q_.size(1);
+    const Tensor q = q_.slice(0, first, first + rows);
+    Product scores;
+    scores.dtype = q.dtype();
+    scores.rows = rows;
+    scores.columns = k_.size(0);
+    scores.depth = q.size(2);
+    scores.x = address(ctx_, q);
+    scores.x_stride = q.stride(0);
+    scores.w = address(ctx_, k_);
+    scores.w_stride = k_.stride(0);
+    scores.out = scores_.raw();
+    scores.out_stride = stride_;
+    scores.batch = heads;
+    scores.x_batch_stride = q.stride(1);
+    scores.w_batch_stride = k_.stride(1);
+    scores.out_batch_stride = rows * stride_;
+    multiply(state_, scores);
+
+    softmax_rows({.scores = scores_.data<float>(),
+                  .out = weights_.raw(),
+                  .row_stride = stride_,
+                  .heads = heads,
+                  .q_rows = rows,
+                  .first_q = first,
+                  .q_tokens = q_.size(0),
+                  .k_tokens = k_.size(0),
+                  .scale = options_.scale,
+                  .causal = options_.causal,
+                  .bias = optional_floats(ctx_, options_.relative_bias)},
+                 q.dtype(), state_.stream());
+    check_launch("softmax_rows");
+
+    const Tensor out = out_.slice(0, first, first + rows);
+    Product values;
+    values.dtype = q.dtype();
+    values.out_dtype = q.dtype();
+    values.rows = rows;
+    values.columns = v_.size(2);
+    values.depth = v_.size(0);
+    values.x = weights_.raw();
+    values.x_stride = stride_;
+    values.w = address(ctx_, v_);
+    values.w_stride = v_.stride(0);
+    values.w_by_depth = true;
+    values.out = address(ctx_, out);
+    values.out_stride = out.stride(0);
+    values.batch = heads;
+    values.x_batch_stride = rows * stride_;
+    values.w_batch_stride = v_.stride(1);
+    values.out_batch_stride = out.stride(1);
+    multiply(state_, values);
+  }
+
+  Context& ctx_;
+  State& state_;
+  const Tensor& q_;
+  const Tensor& k_;
+  const Tensor& v_;
+  const AttentionOptions& options_;
+  const Tensor& out_;
+  int64_t stride_ = 0;  // between rows of scores
+  int64_t rows_ = 0;    // query rows at a time
+  Tensor scores_;       // [heads, rows, stride], f32
+  Tensor weights_;      // the same, T
+};
+
+}  // namespace
+
+void CudaBackend::attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
+                            const AttentionOptions& options, const Tensor& out) {
+  if (q.size(0) == 0) return;
+  State& state = state_of(ctx);
+  if (suits_flash({&q, &k, &v, &out})) {
+    flash_attention(flash_args(ctx, q, k, v, options, out), state.stream());
+    return check_launch("flash_attention");
+  }
+  const Workspace::Scope scope(ctx.workspace());
+  StoredAttention(ctx, state, q, k, v, options, out).run();
+}
+
+}  // namespace flux::cuda

@@ -1,0 +1,38 @@
+#include <cstring>
+
+#include "ops/cuda/cuda_backend.h"
+#include "ops/cuda/kernels/kernels.h"
+#include "ops/cuda/state.h"
+
+namespace flux::cuda {
+
+void CudaBackend::copy(Context& ctx, const Tensor& x, const Tensor& out) {
+  State& state = state_of(ctx);
+  const auto bytes = static_cast<size_t>(x.bytes());
+  if (x.device().is_cpu() && out.device().is_cpu()) {
+    std::memcpy(out.raw(), x.raw(), bytes);
+    return;
+  }
+  // Pageable host memory has been read when the call returns.
+  check_cuda(cudaMemcpyAsync(out.raw(), x.raw(), bytes, cudaMemcpyDefault, state.stream()),
+             "cudaMemcpyAsync");
+  if (out.device().is_cpu()) check_cuda(cudaStreamSynchronize(state.stream()), "the computation");
+}
+
+void CudaBackend::transpose(Context& ctx, const Tensor& x, const Tensor& out) {
+  flux::cuda::transpose(address(ctx, x), x.size(0), x.size(1), x.dtype(), address(ctx, out),
+                        out.dtype(), state_of(ctx).stream());
+  check_launch("transpose");
+}
+
+// The table stays in host memory: a few hundred rows are picked there and brought over.
+void CudaBackend::embedding(Context& ctx, const Tensor& table, std::span<const int32_t> ids,
+                            const Tensor& out) {
+  const Tensor rows = Tensor::allocate(out.shape(), out.dtype());
+  for (size_t i = 0; i < ids.size(); ++i) {
+    copy_convert(table[ids[i]], rows[static_cast<int64_t>(i)]);
+  }
+  copy(ctx, rows, out);
+}
+
+}  // namespace flux::cuda

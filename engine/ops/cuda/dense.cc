@@ -1,0 +1,126 @@
+#include "ops/cuda/dense.h"
+
+#include <algorithm>
+
+#include "ops/backend.h"
+#include "ops/cuda/cublas.h"
+#include "ops/cuda/kernels/kernels.h"
+
+namespace flux::cuda {
+namespace {
+
+/// Whether vectors of 16 bytes can be read along the rows of all of them.
+bool in_vectors(std::initializer_list<const Tensor*> tensors) {
+  return std::all_of(tensors.begin(), tensors.end(), [](const Tensor* tensor) {
+    if (!tensor->defined()) return true;
+    const auto element = static_cast<int64_t>(size_of(tensor->dtype()));
+    return reinterpret_cast<uintptr_t>(tensor->raw()) % 16 == 0 &&
+           tensor->stride(0) * element % 16 == 0 && tensor->size(1) * element % 16 == 0;
+  });
+}
+
+StoreRows store_args(Context& ctx, const DenseWeights& weights, const Epilogue& epilogue,
+                     const Tensor& out) {
+  StoreRows store{};
+  store.rows = out.size(0);
+  store.columns = out.size(1);
+  store.bias = optional_floats(ctx, weights.bias);
+  store.activation = epilogue.activation;
+  store.gate = optional_floats(ctx, epilogue.gate);
+  store.residual = optional_address(ctx, epilogue.residual);
+  if (epilogue.residual.defined()) store.residual_stride = epilogue.residual.stride(0);
+  store.out = address(ctx, out);
+  store.out_stride = out.stride(0);
+  return store;
+}
+
+Product product_of(Context& ctx, const Tensor& x, const DenseWeights& weights) {
+  Product product;
+  product.dtype = x.dtype();
+  product.out_dtype = x.dtype();
+  product.rows = x.size(0);
+  product.columns = weights.weight.size(0);
+  product.depth = x.size(1);
+  product.x = address(ctx, x);
+  product.x_stride = x.stride(0);
+  product.w = address(ctx, weights.weight);
+  product.w_stride = weights.weight.stride(0);
+  return product;
+}
+
+/// The product with all that cuBLASLt can do afterwards; `rest` keeps what is left to do.
+void fuse(const DenseWeights& weights, bool vectors, DType dtype, StoreRows& rest,
+          Product& product) {
+  const bool plain = rest.activation == Activation::kNone;
+  // In f32 its GELU is not as exact as ours.
+  const bool gelu = rest.activation == Activation::kGeluTanh && dtype == DType::kBF16 && rest.bias;
+  if (!vectors || !(plain || gelu)) return;
+  if (rest.bias) {
+    product.epilogue = gelu ? ProductEpilogue::kBiasGeluTanh : ProductEpilogue::kBias;
+    product.bias = weights.rounded_bias.raw();
+    rest.bias = nullptr;
+    rest.activation = Activation::kNone;
+  }
+  if (plain && rest.residual && !rest.gate) {
+    product.added = rest.residual;
+    product.added_stride = rest.residual_stride;
+    rest.residual = nullptr;
+  }
+}
+
+}  // namespace
+
+Tensor allocate_weights(Context& ctx, const Shape& shape, DType dtype) {
+  const auto bytes = static_cast<size_t>(shape.numel()) * size_of(dtype);
+  const auto memory = ctx.backend().allocate(bytes);
+  check(memory != nullptr, ErrorCode::kUnavailable,
+        "out of memory on {}: {} bytes for a weight {}; use a GPU with more memory, or the device "
+        "cpu",
+        to_string(ctx.backend().device()), bytes, to_string(shape));
+  return Tensor(memory.get(), dtype, shape, ctx.backend().device(), memory);
+}
+
+void set_bias(Context& ctx, std::span<const Tensor> weights, std::span<const Tensor> biases,
+              DenseWeights& packed) {
+  if (std::none_of(biases.begin(), biases.end(), [](const Tensor& b) { return b.defined(); })) {
+    return;
+  }
+  const Tensor values = Tensor::allocate({packed.weight.size(0)}, DType::kF32);
+  std::fill_n(values.data<float>(), values.numel(), 0.0f);
+  int64_t begin = 0;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const int64_t end = begin + weights[i].size(0);
+    if (biases[i].defined()) copy_convert(biases[i], values.slice(0, begin, end));
+    begin = end;
+  }
+  packed.bias = to_device(ctx, values);
+  packed.rounded_bias = to_device(ctx, to_dtype(values, packed.weight.dtype()));
+}
+
+void dense(Context& ctx, State& state, const Tensor& x, const DenseWeights& weights,
+           const Epilogue& epilogue, const Tensor& out) {
+  const Workspace::Scope scope(ctx.workspace());
+  StoreRows rest = store_args(ctx, weights, epilogue, out);
+  Product product = product_of(ctx, x, weights);
+  const bool vectors = in_vectors({&x, &out, &weights.weight, &epilogue.residual});
+  if (x.size(0) == 1 && x.size(1) % 8 == 0 && in_vectors({&x, &weights.weight})) {
+    row_product({product.x, product.w, product.depth, rest}, x.dtype(), state.stream());
+    return check_launch("row_product");
+  }
+  fuse(weights, vectors, x.dtype(), rest, product);
+  const bool done =
+      !rest.bias && rest.activation == Activation::kNone && !rest.gate && !rest.residual;
+  // What is still to be read must not be overwritten.
+  const Tensor sums =
+      rest.residual == rest.out ? ctx.workspace().allocate(out.shape(), out.dtype()) : out;
+  product.out = sums.raw();
+  product.out_stride = sums.stride(0);
+  multiply(state, product);
+  if (done) return;
+  rest.sums = sums.raw();
+  rest.sums_stride = sums.stride(0);
+  store_rows(rest, x.dtype(), state.stream());
+  check_launch("store_rows");
+}
+
+}  // namespace flux::cuda

@@ -1,0 +1,32 @@
+#pragma once
+
+#include "ops/cuda/state.h"
+#include "ops/ops.h"
+
+namespace flux::cuda {
+
+/// Weights of a product in device memory.
+class DenseWeights final : public PackedWeights {
+ public:
+  Tensor weight;        // [columns, depth], T
+  Tensor bias;          // [columns], f32; undefined without one
+  Tensor rounded_bias;  // the same in T, for cuBLASLt
+
+  int64_t bytes() const override {
+    return weight.bytes() + (bias.defined() ? bias.bytes() + rounded_bias.bytes() : 0);
+  }
+};
+
+/// New device memory for a tensor that outlives the call. Throws kUnavailable.
+Tensor allocate_weights(Context& ctx, const Shape& shape, DType dtype);
+
+/// Sets both forms of a bias from host values, one for each of `weights` (undefined: zeros).
+/// Nothing is done when there are none.
+void set_bias(Context& ctx, std::span<const Tensor> weights, std::span<const Tensor> biases,
+              DenseWeights& packed);
+
+/// out = residual + gate * activation(x W^T + b); x: [rows, depth], out: [rows, columns].
+void dense(Context& ctx, State& state, const Tensor& x, const DenseWeights& weights,
+           const Epilogue& epilogue, const Tensor& out);
+
+}  // namespace flux::cuda

@@ -1,0 +1,67 @@
+#include "ops/cuda/kernels/device.cuh"
+#include "ops/cuda/kernels/kernels.h"
+
+namespace flux::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+/// One thread N channels of one tap of one output pixel.
+template <typename T, int N>
+__global__ void __launch_bounds__(kThreads) im2col_kernel(Im2col args) {
+  const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t vectors = args.channels / N;
+  const int64_t taps = args.kernel * args.kernel;
+  const int64_t pixel = item / (vectors * taps);
+  if (pixel >= args.count) return;
+  const int64_t tap = item / vectors % taps;
+  const int64_t channel = item % vectors * N;
+  const int64_t scale = args.upsample ? 2 : 1;
+  const int64_t width = args.width * scale;
+  const int64_t y = (args.first + pixel) / width + tap / args.kernel - args.kernel / 2;
+  const int64_t x = (args.first + pixel) % width + tap % args.kernel - args.kernel / 2;
+  Pack<T, N> pack{};
+  if (y >= 0 && x >= 0 && y < args.height * scale && x < width) {
+    const int64_t from = (y / scale * args.width + x / scale) * args.channels + channel;
+    pack = Pack<T, N>::load(static_cast<const T*>(args.x) + from);
+  }
+  pack.store(static_cast<T*>(args.out) + item * N);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    reorder_kernel(const T* x, int64_t out_channels, int64_t in_channels, int64_t taps, T* out) {
+  const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (item >= out_channels * in_channels * taps) return;
+  const int64_t channel = item % in_channels;
+  const int64_t tap = item / in_channels % taps;
+  const int64_t filter = item / in_channels / taps;
+  out[item] = x[(filter * in_channels + channel) * taps + tap];
+}
+
+}  // namespace
+
+void im2col(const Im2col& args, DType dtype, cudaStream_t stream) {
+  dispatch(dtype, [&]<typename T>() {
+    constexpr int kWidest = 16 / sizeof(T);
+    const int64_t elements = args.count * args.kernel * args.kernel * args.channels;
+    if (vector_width(kWidest, sizeof(T), args.x, args.out, args.channels) == kWidest) {
+      im2col_kernel<T, kWidest>
+          <<<blocks_for(elements / kWidest, kThreads), kThreads, 0, stream>>>(args);
+    } else {
+      im2col_kernel<T, 1><<<blocks_for(elements, kThreads), kThreads, 0, stream>>>(args);
+    }
+  });
+}
+
+void reorder_filters(const void* x, int64_t out_channels, int64_t in_channels, int64_t kernel,
+                     void* out, DType dtype, cudaStream_t stream) {
+  const int64_t taps = kernel * kernel;
+  dispatch(dtype, [&]<typename T>() {
+    const unsigned blocks = blocks_for(out_channels * in_channels * taps, kThreads);
+    reorder_kernel<T><<<blocks, kThreads, 0, stream>>>(static_cast<const T*>(x), out_channels,
+                                                       in_channels, taps, static_cast<T*>(out));
+  });
+}
+
+}  // namespace flux::cuda

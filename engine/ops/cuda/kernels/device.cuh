@@ -1,0 +1,113 @@
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "ops/ops.h"
+
+/// What kernels share: vectors of activations, activation functions, sums over a block.
+namespace flux::cuda {
+
+using bf16 = __nv_bfloat16;
+
+__device__ inline float to_float(float x) { return x; }
+__device__ inline float to_float(bf16 x) { return __bfloat162float(x); }
+__device__ inline float to_float(__half x) { return __half2float(x); }
+template <typename T>
+__device__ T from_float(float x);
+template <>
+__device__ inline float from_float<float>(float x) {
+  return x;
+}
+template <>
+__device__ inline bf16 from_float<bf16>(float x) {
+  return __float2bfloat16_rn(x);
+}
+
+/// N neighbouring elements, loaded and stored at once where N x sizeof(T) is at most 16 bytes.
+template <typename T, int N>
+struct alignas(sizeof(T) * N <= 16 ? sizeof(T) * N : 16) Pack {
+  T values[N];
+
+  __device__ static Pack load(const T* from) { return *reinterpret_cast<const Pack*>(from); }
+  __device__ void store(T* to) const { *reinterpret_cast<Pack*>(to) = *this; }
+};
+
+__device__ inline float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
+
+__device__ inline float activate(Activation activation, float x) {
+  switch (activation) {
+    case Activation::kNone:
+      return x;
+    case Activation::kGeluTanh:  // (1 + tanh u) / 2 = sigmoid(2 u)
+      return x * sigmoid(x * (1.595769122f + 0.071354816f * x * x));
+    case Activation::kGeluErf:
+      return 0.5f * x * erfcf(-0.70710678f * x);
+    case Activation::kQuickGelu:
+      return x * sigmoid(1.702f * x);
+    case Activation::kSilu:
+      return x * sigmoid(x);
+    case Activation::kRelu:
+      return x < 0.0f ? 0.0f : x;
+  }
+  return x;
+}
+
+__device__ inline float warp_sum(float value) {
+  for (int lane = 16; lane > 0; lane /= 2) value += __shfl_xor_sync(0xffffffffu, value, lane);
+  return value;
+}
+
+__device__ inline float warp_max(float value) {
+  for (int lane = 16; lane > 0; lane /= 2) {
+    value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, lane));
+  }
+  return value;
+}
+
+/// Sum (or maximum) over a block of whole warps, the same in every thread. `shared`: 32 floats.
+template <bool kMax = false>
+__device__ float block_reduce(float value, float* shared) {
+  const int warps = static_cast<int>(blockDim.x) / 32;
+  value = kMax ? warp_max(value) : warp_sum(value);
+  __syncthreads();  // the values of an earlier call have been read
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
+  __syncthreads();
+  float total = shared[0];
+  for (int i = 1; i < warps; ++i) total = kMax ? fmaxf(total, shared[i]) : total + shared[i];
+  return total;
+}
+
+inline unsigned blocks_for(int64_t work, int64_t per_block) {
+  return static_cast<unsigned>((work + per_block - 1) / per_block);
+}
+
+/// Calls f.operator()<T>() with the element type of activations.
+template <typename F>
+void dispatch(DType dtype, const F& f) {
+  if (dtype == DType::kBF16) {
+    f.template operator()<bf16>();
+  } else {
+    f.template operator()<float>();
+  }
+}
+
+/// The widest vector, of at most `widest` elements, that all of these sizes and addresses allow.
+template <typename... Values>
+int vector_width(int widest, size_t element, Values... values) {
+  int width = widest;
+  const auto fits = [&](auto value) {
+    if constexpr (std::is_pointer_v<decltype(value)>) {
+      const size_t bytes = static_cast<size_t>(width) * element;
+      return reinterpret_cast<uintptr_t>(value) % (bytes < 16 ? bytes : 16) == 0;
+    } else {
+      return value % width == 0;
+    }
+  };
+  while (width > 1 && !(fits(values) && ...)) width /= 2;
+  return width;
+}
+
+}  // namespace flux::cuda

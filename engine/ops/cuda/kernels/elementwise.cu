@@ -1,0 +1,198 @@
+#include "ops/cuda/kernels/device.cuh"
+#include "ops/cuda/kernels/kernels.h"
+
+namespace flux::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+/// One thread a vector of N columns; the position of the thread's vector, false when there is none.
+template <int N>
+__device__ bool locate(int64_t rows, int64_t columns, int64_t* row, int64_t* column) {
+  const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t vectors = columns / N;
+  *row = item / vectors;
+  *column = item % vectors * N;
+  return *row < rows;
+}
+
+template <typename T, int N>
+__global__ void __launch_bounds__(kThreads) store_kernel(StoreRows args) {
+  int64_t row, column;
+  if (!locate<N>(args.rows, args.columns, &row, &column)) return;
+  const auto sums =
+      Pack<T, N>::load(static_cast<const T*>(args.sums) + row * args.sums_stride + column);
+  Pack<T, N> residual{};
+  if (args.residual) {
+    residual = Pack<T, N>::load(static_cast<const T*>(args.residual) + row * args.residual_stride +
+                                column);
+  }
+  Pack<T, N> result;
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    float y = to_float(sums.values[i]);
+    if (args.bias) y += args.bias[column + i];
+    y = activate(args.activation, y);
+    if (args.gate) y *= args.gate[column + i];
+    if (args.residual) y += to_float(residual.values[i]);
+    result.values[i] = from_float<T>(y);
+  }
+  result.store(static_cast<T*>(args.out) + row * args.out_stride + column);
+}
+
+template <typename T, int N>
+__global__ void __launch_bounds__(kThreads) binary_kernel(Binary op, BinaryRows args) {
+  int64_t row, column;
+  if (!locate<N>(args.rows, args.columns, &row, &column)) return;
+  const auto a = Pack<T, N>::load(static_cast<const T*>(args.a) + row * args.a_stride + column);
+  const auto b = Pack<T, N>::load(static_cast<const T*>(args.b) + row * args.b_stride + column);
+  Pack<T, N> result;
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    const float x = to_float(a.values[i]);
+    const float y = to_float(b.values[i]);
+    result.values[i] = from_float<T>(op == Binary::kMultiply ? x * y : x + y);
+  }
+  result.store(static_cast<T*>(args.out) + row * args.out_stride + column);
+}
+
+template <typename From, typename To>
+__global__ void __launch_bounds__(kThreads) cast_kernel(CopyRows args) {
+  int64_t row, column;
+  if (!locate<1>(args.rows, args.columns, &row, &column)) return;
+  const From value = static_cast<const From*>(args.x)[row * args.x_stride + column];
+  static_cast<To*>(args.out)[row * args.out_stride + column] = from_float<To>(to_float(value));
+}
+
+constexpr int kTile = 32;
+constexpr int kTileRows = 8;
+
+template <typename From, typename To>
+__global__ void __launch_bounds__(kTile* kTileRows)
+    transpose_kernel(const From* x, int64_t rows, int64_t columns, To* out) {
+  __shared__ float tile[kTile][kTile + 1];
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kTile;
+  const int64_t column = static_cast<int64_t>(blockIdx.y) * kTile;
+  for (int i = threadIdx.y; i < kTile; i += kTileRows) {
+    if (row + i < rows && column + threadIdx.x < columns) {
+      tile[i][threadIdx.x] = to_float(x[(row + i) * columns + column + threadIdx.x]);
+    }
+  }
+  __syncthreads();
+  for (int i = threadIdx.y; i < kTile; i += kTileRows) {
+    if (column + i < columns && row + threadIdx.x < rows) {
+      out[(column + i) * rows + row + threadIdx.x] = from_float<To>(tile[threadIdx.x][i]);
+    }
+  }
+}
+
+constexpr int kProductWarps = 4;
+
+/// One warp an output; lanes take turns at the depth, eight values at a time.
+template <typename T>
+__global__ void __launch_bounds__(kProductWarps * 32) row_product_kernel(RowProduct args) {
+  constexpr int N = 8;
+  const int64_t column = static_cast<int64_t>(blockIdx.x) * kProductWarps + threadIdx.x / 32;
+  if (column >= args.store.columns) return;
+  const auto* x = static_cast<const T*>(args.x);
+  const auto* weights = static_cast<const T*>(args.weights) + column * args.depth;
+  float total = 0.0f;
+#pragma unroll 4
+  for (int64_t at = static_cast<int64_t>(threadIdx.x % 32) * N; at < args.depth; at += 32 * N) {
+#pragma unroll
+    for (int part = 0; part < N; part += 16 / sizeof(T)) {
+      const auto a = Pack<T, 16 / sizeof(T)>::load(x + at + part);
+      const auto b = Pack<T, 16 / sizeof(T)>::load(weights + at + part);
+#pragma unroll
+      for (int i = 0; i < static_cast<int>(16 / sizeof(T)); ++i) {
+        total += to_float(a.values[i]) * to_float(b.values[i]);
+      }
+    }
+  }
+  float y = warp_sum(total);
+  if (threadIdx.x % 32 != 0) return;
+  const StoreRows& store = args.store;
+  if (store.bias) y += store.bias[column];
+  y = activate(store.activation, y);
+  if (store.gate) y *= store.gate[column];
+  if (store.residual) y += to_float(static_cast<const T*>(store.residual)[column]);
+  static_cast<T*>(store.out)[column] = from_float<T>(y);
+}
+
+/// Calls f.operator()<N>() with the widest vector of activations that fits.
+template <typename T, typename F, typename... Values>
+void with_vectors(const F& f, Values... values) {
+  constexpr int kWidest = 16 / sizeof(T);
+  if (vector_width(kWidest, sizeof(T), values...) == kWidest) {
+    f.template operator()<kWidest>();
+  } else {
+    f.template operator()<1>();
+  }
+}
+
+}  // namespace
+
+bool kernels_available() {
+  cudaFuncAttributes attributes{};
+  const bool there = cudaFuncGetAttributes(&attributes, store_kernel<bf16, 8>) == cudaSuccess;
+  (void)cudaGetLastError();
+  return there;
+}
+
+void store_rows(const StoreRows& args, DType dtype, cudaStream_t stream) {
+  if (args.rows == 0) return;
+  dispatch(dtype, [&]<typename T>() {
+    const auto launch = [&]<int N>() {
+      const unsigned blocks = blocks_for(args.rows * (args.columns / N), kThreads);
+      store_kernel<T, N><<<blocks, kThreads, 0, stream>>>(args);
+    };
+    with_vectors<T>(launch, args.sums, args.out, args.residual, args.columns, args.sums_stride,
+                    args.out_stride, args.residual_stride);
+  });
+}
+
+void row_product(const RowProduct& args, DType dtype, cudaStream_t stream) {
+  dispatch(dtype, [&]<typename T>() {
+    const unsigned blocks = blocks_for(args.store.columns, kProductWarps);
+    row_product_kernel<T><<<blocks, kProductWarps * 32, 0, stream>>>(args);
+  });
+}
+
+void binary_rows(Binary op, const BinaryRows& args, DType dtype, cudaStream_t stream) {
+  if (args.rows == 0 || args.columns == 0) return;
+  dispatch(dtype, [&]<typename T>() {
+    const auto launch = [&]<int N>() {
+      const unsigned blocks = blocks_for(args.rows * (args.columns / N), kThreads);
+      binary_kernel<T, N><<<blocks, kThreads, 0, stream>>>(op, args);
+    };
+    with_vectors<T>(launch, args.a, args.b, args.out, args.columns, args.a_stride, args.b_stride,
+                    args.out_stride);
+  });
+}
+
+void cast_rows(const CopyRows& args, DType from, DType to, cudaStream_t stream) {
+  if (args.rows == 0 || args.columns == 0) return;
+  const unsigned blocks = blocks_for(args.rows * args.columns, kThreads);
+  dispatch(to, [&]<typename To>() {
+    if (from == DType::kF16) {
+      cast_kernel<__half, To><<<blocks, kThreads, 0, stream>>>(args);
+    } else if (from == DType::kBF16) {
+      cast_kernel<bf16, To><<<blocks, kThreads, 0, stream>>>(args);
+    } else {
+      cast_kernel<float, To><<<blocks, kThreads, 0, stream>>>(args);
+    }
+  });
+}
+
+void transpose(const void* x, int64_t rows, int64_t columns, DType from, void* out, DType to,
+               cudaStream_t stream) {
+  const dim3 grid(blocks_for(rows, kTile), blocks_for(columns, kTile));
+  dispatch(from, [&]<typename From>() {
+    dispatch(to, [&]<typename To>() {
+      transpose_kernel<From, To><<<grid, dim3(kTile, kTileRows), 0, stream>>>(
+          static_cast<const From*>(x), rows, columns, static_cast<To*>(out));
+    });
+  });
+}
+
+}  // namespace flux::cuda

@@ -1,0 +1,265 @@
+#include <cfloat>
+
+#include "ops/cuda/kernels/device.cuh"
+#include "ops/cuda/kernels/kernels.h"
+
+/// bf16 attention for every GPU since Ampere. Source: Dao, FlashAttention-2 (2023). A block has
+/// kRows queries of one head, 16 a warp, and walks over the keys in tiles that the next copy hides
+/// behind.
+namespace flux::cuda {
+namespace {
+
+constexpr int kWarps = 8;
+constexpr int kThreads = kWarps * 32;
+constexpr int kRows = kWarps * 16;
+constexpr int kKeys = 64;  // of a tile
+constexpr float kLog2E = 1.44269504f;
+
+__device__ void copy_async(uint32_t to, const void* from, bool there) {
+  const int bytes = there ? 16 : 0;  // the rest is filled with zeros
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(to), "l"(from), "r"(bytes));
+}
+__device__ void commit_copies() { asm volatile("cp.async.commit_group;\n" ::); }
+template <int kPending>
+__device__ void wait_copies() {
+  asm volatile("cp.async.wait_group %0;\n" ::"n"(kPending));
+}
+
+__device__ void load_matrices(uint32_t (&r)[4], uint32_t from) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(from));
+}
+__device__ void load_matrices_transposed(uint32_t (&r)[4], uint32_t from) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(from));
+}
+/// c += a b for a 16 x 16, b 16 x 8.
+__device__ void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};\n"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ uint32_t pack(float low, float high) {
+  const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&both);
+}
+
+/// Byte offset of 16-byte chunk `chunk` of row `row` in a tile of rows of kDim; the chunks of
+/// neighbouring rows change places so that matrix loads meet no bank twice.
+template <int kDim>
+__device__ uint32_t tile_offset(int row, int chunk) {
+  return static_cast<uint32_t>(row * kDim * 2 + ((chunk ^ (row & 7)) * 16));
+}
+
+/// Copies rows [first, first + kCount) of one head to shared memory, zeros beyond `rows`.
+template <int kDim, int kCount>
+__device__ void load_tile(uint32_t to, const bf16* from, int64_t stride, int64_t first,
+                          int64_t rows) {
+  constexpr int kChunks = kDim / 8;
+  for (int i = threadIdx.x; i < kCount * kChunks; i += kThreads) {
+    const int row = i / kChunks;
+    const int chunk = i % kChunks;
+    const bool there = first + row < rows;
+    const bf16* source = from + (there ? first + row : 0) * stride + chunk * 8;
+    copy_async(to + tile_offset<kDim>(row, chunk), source, there);
+  }
+}
+
+/// The running softmax of two rows of a thread: g and g + 8 of its warp's 16.
+template <int kDim>
+struct Accumulator {
+  float out[kDim / 8][4];
+  float largest[2];
+  float total[2];  // of this thread's columns
+};
+
+/// Scores of one tile of keys: s[j] for keys 8 j + 2 t and the next.
+template <int kDim>
+__device__ void make_scores(float (&s)[kKeys / 8][4], uint32_t q, uint32_t k) {
+  const int lane = threadIdx.x % 32;
+  const int q_row = static_cast<int>(threadIdx.x) / 32 * 16 + lane % 16;
+  const int k_row = lane / 16 * 8 + lane % 8;
+#pragma unroll
+  for (int d = 0; d < kDim / 16; ++d) {
+    uint32_t a[4];
+    load_matrices(a, q + tile_offset<kDim>(q_row, 2 * d + lane / 16));
+#pragma unroll
+    for (int j = 0; j < kKeys / 16; ++j) {
+      uint32_t b[4];
+      load_matrices(b, k + tile_offset<kDim>(16 * j + k_row, 2 * d + lane / 8 % 2));
+      multiply_add(s[2 * j], a, b[0], b[1]);
+      multiply_add(s[2 * j + 1], a, b[2], b[3]);
+    }
+  }
+}
+
+/// Scales, biases and masks the scores of keys from `first_key` on, in units of log2.
+__device__ void finish_scores(float (&s)[kKeys / 8][4], const FlashAttention& args, int64_t head,
+                              int64_t first_query, int64_t first_key) {
+  const int t = static_cast<int>(threadIdx.x) % 4;
+  const float scale = args.scale * kLog2E;
+  const float* bias = nullptr;
+  if (args.bias) bias = args.bias + head * (args.q_tokens + args.k_tokens - 1) + args.q_tokens - 1;
+#pragma unroll
+  for (int j = 0; j < kKeys / 8; ++j) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int64_t query = first_query + i / 2 * 8;
+      const int64_t key = first_key + 8 * j + 2 * t + i % 2;
+      const bool seen = key < args.k_tokens && (!args.causal || key <= query);
+      float value = s[j][i] * scale;
+      if (bias && seen && query < args.q_tokens) value += bias[key - query] * kLog2E;
+      s[j][i] = seen ? value : -FLT_MAX;
+    }
+  }
+}
+
+/// Takes a tile's scores into the running softmax; they become weights.
+template <int kDim>
+__device__ void update_softmax(float (&s)[kKeys / 8][4], Accumulator<kDim>& acc) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float largest = acc.largest[half];
+#pragma unroll
+    for (int j = 0; j < kKeys / 8; ++j) {
+      largest = fmaxf(largest, fmaxf(s[j][2 * half], s[j][2 * half + 1]));
+    }
+    largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
+    largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
+    const float shrink = exp2f(acc.largest[half] - largest);
+    acc.largest[half] = largest;
+    float total = 0.0f;
+#pragma unroll
+    for (int j = 0; j < kKeys / 8; ++j) {
+#pragma unroll
+      for (int i = 2 * half; i < 2 * half + 2; ++i) {
+        s[j][i] = exp2f(s[j][i] - largest);
+        total += s[j][i];
+      }
+    }
+    acc.total[half] = acc.total[half] * shrink + total;
+#pragma unroll
+    for (int n = 0; n < kDim / 8; ++n) {
+      acc.out[n][2 * half] *= shrink;
+      acc.out[n][2 * half + 1] *= shrink;
+    }
+  }
+}
+
+template <int kDim>
+__device__ void add_values(const float (&s)[kKeys / 8][4], uint32_t v, Accumulator<kDim>& acc) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int j = 0; j < kKeys / 16; ++j) {
+    const uint32_t a[4] = {pack(s[2 * j][0], s[2 * j][1]), pack(s[2 * j][2], s[2 * j][3]),
+                           pack(s[2 * j + 1][0], s[2 * j + 1][1]),
+                           pack(s[2 * j + 1][2], s[2 * j + 1][3])};
+#pragma unroll
+    for (int n = 0; n < kDim / 16; ++n) {
+      uint32_t b[4];
+      load_matrices_transposed(b, v + tile_offset<kDim>(16 * j + lane % 16, 2 * n + lane / 16));
+      multiply_add(acc.out[2 * n], a, b[0], b[1]);
+      multiply_add(acc.out[2 * n + 1], a, b[2], b[3]);
+    }
+  }
+}
+
+template <int kDim>
+__device__ void store_result(const FlashAttention& args, int64_t head, int64_t first_query,
+                             Accumulator<kDim>& acc) {
+  auto* out = static_cast<bf16*>(args.out) + head * args.out_strides[1];
+  const int t = static_cast<int>(threadIdx.x) % 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float total = acc.total[half];
+    total += __shfl_xor_sync(0xffffffffu, total, 1);
+    total += __shfl_xor_sync(0xffffffffu, total, 2);
+    const float factor = 1.0f / total;
+    const int64_t query = first_query + half * 8;
+    if (query >= args.q_tokens) continue;
+#pragma unroll
+    for (int n = 0; n < kDim / 8; ++n) {
+      auto* to = reinterpret_cast<uint32_t*>(out + query * args.out_strides[0] + 8 * n + 2 * t);
+      *to = pack(acc.out[n][2 * half] * factor, acc.out[n][2 * half + 1] * factor);
+    }
+  }
+}
+
+template <int kDim>
+constexpr int shared_bytes() {
+  return (kRows + 4 * kKeys) * kDim * 2;
+}
+
+template <int kDim>
+__global__ void __launch_bounds__(kThreads, 1) flash_kernel(FlashAttention args) {
+  extern __shared__ __align__(128) unsigned char shared[];
+  const auto q_tile = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  constexpr uint32_t kTileBytes = kKeys * kDim * 2;
+  const auto k_tile = [&](int64_t i) { return q_tile + kRows * kDim * 2 + i % 2 * 2 * kTileBytes; };
+  const auto v_tile = [&](int64_t i) { return k_tile(i) + kTileBytes; };
+  const int64_t head = blockIdx.y;
+  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kRows;
+  const auto* q = static_cast<const bf16*>(args.q) + head * args.q_strides[1];
+  const auto* k = static_cast<const bf16*>(args.k) + head * args.k_strides[1];
+  const auto* v = static_cast<const bf16*>(args.v) + head * args.v_strides[1];
+  const int64_t keys = args.causal ? min(args.k_tokens, first_row + kRows) : args.k_tokens;
+  const int64_t tiles = (keys + kKeys - 1) / kKeys;
+  const auto load = [&](int64_t i) {
+    load_tile<kDim, kKeys>(static_cast<uint32_t>(k_tile(i)), k, args.k_strides[0], i * kKeys,
+                           args.k_tokens);
+    load_tile<kDim, kKeys>(static_cast<uint32_t>(v_tile(i)), v, args.v_strides[0], i * kKeys,
+                           args.k_tokens);
+    commit_copies();
+  };
+  load_tile<kDim, kRows>(q_tile, q, args.q_strides[0], first_row, args.q_tokens);
+  load(0);
+
+  const int lane = threadIdx.x % 32;
+  const int64_t first_query = first_row + static_cast<int64_t>(threadIdx.x) / 32 * 16 + lane / 4;
+  Accumulator<kDim> acc{};
+  acc.largest[0] = acc.largest[1] = -FLT_MAX;
+  for (int64_t i = 0; i < tiles; ++i) {
+    if (i + 1 < tiles) {
+      load(i + 1);
+      wait_copies<1>();
+    } else {
+      wait_copies<0>();
+    }
+    __syncthreads();
+    float s[kKeys / 8][4] = {};
+    make_scores<kDim>(s, q_tile, static_cast<uint32_t>(k_tile(i)));
+    finish_scores(s, args, head, first_query, i * kKeys);
+    update_softmax<kDim>(s, acc);
+    add_values<kDim>(s, static_cast<uint32_t>(v_tile(i)), acc);
+    __syncthreads();  // the tile may be overwritten
+  }
+  store_result<kDim>(args, head, first_query, acc);
+}
+
+template <int kDim>
+void run(const FlashAttention& args, cudaStream_t stream) {
+  const dim3 grid(blocks_for(args.q_tokens, kRows), static_cast<unsigned>(args.heads));
+  constexpr int kShared = shared_bytes<kDim>();
+  cudaFuncSetAttribute(flash_kernel<kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
+  flash_kernel<kDim><<<grid, kThreads, kShared, stream>>>(args);
+}
+
+}  // namespace
+
+bool flash_supports(int64_t dim) { return dim == 64 || dim == 128; }
+
+void flash_attention(const FlashAttention& args, cudaStream_t stream) {
+  if (args.q_tokens == 0) return;
+  if (args.dim == 64) {
+    run<64>(args, stream);
+  } else {
+    run<128>(args, stream);
+  }
+}
+
+}  // namespace flux::cuda

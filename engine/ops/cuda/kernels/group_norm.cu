@@ -1,0 +1,158 @@
+#include "ops/cuda/kernels/device.cuh"
+#include "ops/cuda/kernels/kernels.h"
+
+/// Group norm in three passes: the moments of every chunk of pixels, their union for each group,
+/// and the result. Sums are of distances from a value of the group itself, so that a large mean
+/// does not cost digits.
+namespace flux::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int64_t kChunk = 128;  // pixels
+
+struct Moments {
+  float count;
+  float mean;
+  float squares;  // of the distances from the mean
+
+  /// Chan, Golub and LeVeque (1983).
+  __device__ void unite(const Moments& other) {
+    const float both = count + other.count;
+    if (other.count == 0.0f) return;
+    const float distance = other.mean - mean;
+    mean += distance * (other.count / both);
+    squares += other.squares + distance * distance * (count * other.count / both);
+    count = both;
+  }
+};
+
+/// One block a chunk and slice of kThreads vectors of N channels, none of which spans two groups.
+/// Threads that have the same vector take turns at the pixels.
+template <typename T, int N>
+__global__ void __launch_bounds__(kThreads) moments_kernel(GroupNorm args, Moments* chunks) {
+  __shared__ float sums[kThreads];
+  __shared__ float squares[kThreads];
+  const auto* x = static_cast<const T*>(args.x);
+  const int size = static_cast<int>(args.channels / args.groups);
+  const int per_group = size / N;  // vectors
+  // A block has whole groups: as many as fit, at least one.
+  const int block_groups = max(1, min(static_cast<int>(args.groups), kThreads / per_group));
+  const int vectors = block_groups * per_group;
+  const int first_group = static_cast<int>(blockIdx.y) * block_groups;
+  const int turns = max(1, kThreads / vectors);
+  const int turn = static_cast<int>(threadIdx.x) / vectors;
+  const int64_t begin = static_cast<int64_t>(blockIdx.x) * kChunk;
+  const int64_t end = min(args.pixels, begin + kChunk);
+  float sum = 0.0f;
+  float square = 0.0f;
+  // More vectors than threads only in groups of thousands of channels.
+  for (int v = static_cast<int>(threadIdx.x) % vectors; v < vectors && turn < turns;
+       v += kThreads) {
+    const int group = first_group + v / per_group;
+    if (group >= args.groups) break;
+    const int64_t channel = static_cast<int64_t>(group) * size + v % per_group * N;
+    const float pivot = to_float(x[begin * args.channels + static_cast<int64_t>(group) * size]);
+    for (int64_t pixel = begin + turn; pixel < end; pixel += turns) {
+      const auto pack = Pack<T, N>::load(x + pixel * args.channels + channel);
+#pragma unroll
+      for (int i = 0; i < N; ++i) {
+        const float distance = to_float(pack.values[i]) - pivot;
+        sum += distance;
+        square += distance * distance;
+      }
+    }
+  }
+  sums[threadIdx.x] = sum;
+  squares[threadIdx.x] = square;
+  __syncthreads();
+  const int group = first_group + static_cast<int>(threadIdx.x);
+  if (static_cast<int>(threadIdx.x) >= block_groups || group >= args.groups) return;
+  float total = 0.0f;
+  float total_squares = 0.0f;
+  for (int t = 0; t < turns; ++t) {
+    for (int i = 0; i < min(per_group, kThreads); ++i) {
+      const int thread = t * vectors + static_cast<int>(threadIdx.x) * per_group + i;
+      total += sums[thread];
+      total_squares += squares[thread];
+    }
+  }
+  const auto count = static_cast<float>((end - begin) * size);
+  const float pivot = to_float(x[begin * args.channels + static_cast<int64_t>(group) * size]);
+  chunks[static_cast<int64_t>(blockIdx.x) * args.groups + group] = {
+      count, pivot + total / count, fmaxf(0.0f, total_squares - total * total / count)};
+}
+
+/// One block a group: its mean and 1 / standard deviation.
+__global__ void __launch_bounds__(kThreads)
+    unite_kernel(GroupNorm args, const Moments* chunks, int64_t count, float2* groups) {
+  __shared__ Moments shared[kThreads];
+  Moments own{};
+  for (int64_t i = threadIdx.x; i < count; i += kThreads) {
+    own.unite(chunks[i * args.groups + blockIdx.x]);
+  }
+  shared[threadIdx.x] = own;
+  for (int half = kThreads / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (static_cast<int>(threadIdx.x) < half) shared[threadIdx.x].unite(shared[threadIdx.x + half]);
+  }
+  if (threadIdx.x != 0) return;
+  const Moments all = shared[0];
+  groups[blockIdx.x] = {all.mean, rsqrtf(all.squares / all.count + args.eps)};
+}
+
+template <typename T, int N>
+__global__ void __launch_bounds__(kThreads) apply_kernel(GroupNorm args, const float2* groups) {
+  const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t vectors = args.channels / N;
+  if (item >= args.pixels * vectors) return;
+  const auto channel = static_cast<int>(item % vectors * N);
+  const int64_t at = item * N;
+  const float2 group = groups[channel / (args.channels / args.groups)];
+  auto pack = Pack<T, N>::load(static_cast<const T*>(args.x) + at);
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    const float centred = (to_float(pack.values[i]) - group.x) * group.y;
+    const float y = centred * args.weight[channel + i] + args.bias[channel + i];
+    pack.values[i] = from_float<T>(activate(args.activation, y));
+  }
+  pack.store(static_cast<T*>(args.out) + at);
+}
+
+template <typename T, int N>
+void run(const GroupNorm& args, cudaStream_t stream) {
+  const int64_t chunks = (args.pixels + kChunk - 1) / kChunk;
+  auto* groups = reinterpret_cast<float2*>(args.scratch);
+  auto* moments = reinterpret_cast<Moments*>(args.scratch + 2 * args.groups);
+  const auto per_group = static_cast<int64_t>(args.channels / args.groups / N);
+  const int64_t block_groups =
+      std::max<int64_t>(1, std::min<int64_t>(args.groups, kThreads / per_group));
+  const dim3 grid(static_cast<unsigned>(chunks), blocks_for(args.groups, block_groups));
+  moments_kernel<T, N><<<grid, kThreads, 0, stream>>>(args, moments);
+  unite_kernel<<<static_cast<unsigned>(args.groups), kThreads, 0, stream>>>(args, moments, chunks,
+                                                                            groups);
+  const int64_t items = args.pixels * (args.channels / N);
+  apply_kernel<T, N><<<blocks_for(items, kThreads), kThreads, 0, stream>>>(args, groups);
+}
+
+}  // namespace
+
+int64_t group_norm_scratch(int64_t pixels, int64_t groups) {
+  return groups * 2 + (pixels + kChunk - 1) / kChunk * groups * 3;
+}
+
+void group_norm(const GroupNorm& args, DType dtype, cudaStream_t stream) {
+  if (args.pixels == 0) return;
+  dispatch(dtype, [&]<typename T>() {
+    const int width =
+        vector_width(16 / sizeof(T), sizeof(T), args.x, args.out, args.channels / args.groups);
+    if (width == 8) {
+      if constexpr (sizeof(T) == 2) run<T, 8>(args, stream);
+    } else if (width == 4) {
+      run<T, 4>(args, stream);
+    } else {
+      run<T, 1>(args, stream);
+    }
+  });
+}
+
+}  // namespace flux::cuda

@@ -1,0 +1,188 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "ops/ops.h"
+#include "tensor/dtype.h"
+
+/// The kernels as plain functions: device addresses, sizes and strides in elements. Each puts work
+/// on a stream and returns; launch errors are found with cudaGetLastError. T is the dtype that a
+/// function is given: f32 or bf16. Arithmetic is f32; sums have an order that depends on the shape
+/// alone. These files are compiled by nvcc and know nothing of tensors.
+namespace flux::cuda {
+
+/// Whether this build has kernels for the current device.
+bool kernels_available();
+
+struct NormRows {
+  const void* x;  // [rows, n], T
+  int64_t x_stride;
+  void* out;
+  int64_t out_stride;
+  int64_t rows;
+  int64_t n;
+  bool centred;         // layer norm: the mean is subtracted; else RMS norm
+  const float* weight;  // [n] each, null where left out
+  const float* bias;
+  const float* scale;
+  const float* shift;
+  float eps;
+};
+void norm_rows(const NormRows& args, DType dtype, cudaStream_t stream);
+
+/// In place, as ops.h says of rms_norm_rope. dim is even and at most kMaxRopeDim.
+struct NormRope {
+  void* x;
+  int64_t tokens;
+  int64_t heads;
+  int64_t dim;
+  int64_t token_stride;
+  int64_t head_stride;
+  const float* weight;
+  float eps;
+  const float* cos;
+  const float* sin;
+};
+inline constexpr int64_t kMaxRopeDim = 512;
+void norm_rope(const NormRope& args, DType dtype, cudaStream_t stream);
+
+inline constexpr int kMaxRopeAxes = 8;
+struct RopeAngles {
+  const float* positions;  // [tokens, axes]
+  int64_t tokens;
+  int axes;
+  int64_t dims[kMaxRopeAxes];
+  int64_t pairs;  // of all axes
+  float* cos;
+  float* sin;
+};
+void rope_angles(const RopeAngles& args, cudaStream_t stream);
+
+/// out = residual + gate * activation(sums + bias). Null where left out; out may be sums or
+/// residual.
+struct StoreRows {
+  const void* sums;  // [rows, columns], T
+  int64_t sums_stride;
+  int64_t rows;
+  int64_t columns;
+  const float* bias;
+  Activation activation;
+  const float* gate;
+  const void* residual;
+  int64_t residual_stride;
+  void* out;
+  int64_t out_stride;
+};
+void store_rows(const StoreRows& args, DType dtype, cudaStream_t stream);
+
+/// The same for the product of one row x [depth] with weights [columns, depth], contiguous; sums is
+/// not used. x and weights are aligned to 16 bytes and depth is a multiple of 8.
+struct RowProduct {
+  const void* x;
+  const void* weights;
+  int64_t depth;
+  StoreRows store;
+};
+void row_product(const RowProduct& args, DType dtype, cudaStream_t stream);
+
+enum class Binary { kMultiply, kAdd };
+struct BinaryRows {
+  const void* a;
+  int64_t a_stride;
+  const void* b;
+  int64_t b_stride;
+  void* out;
+  int64_t out_stride;
+  int64_t rows;
+  int64_t columns;
+};
+void binary_rows(Binary op, const BinaryRows& args, DType dtype, cudaStream_t stream);
+
+struct CopyRows {
+  const void* x;
+  int64_t x_stride;
+  void* out;
+  int64_t out_stride;
+  int64_t rows;
+  int64_t columns;
+};
+/// Converts between f32, bf16 and f16 sources and f32 or bf16 results.
+void cast_rows(const CopyRows& args, DType from, DType to, cudaStream_t stream);
+/// x: [rows, columns] of `from` -> out: [columns, rows] of `to`; contiguous.
+void transpose(const void* x, int64_t rows, int64_t columns, DType from, void* out, DType to,
+               cudaStream_t stream);
+
+struct GroupNorm {
+  const void* x;  // [pixels, channels], T
+  void* out;
+  int64_t pixels;
+  int64_t channels;
+  int64_t groups;
+  const float* weight;
+  const float* bias;
+  float eps;
+  Activation activation;
+  float* scratch;  // group_norm_scratch() floats
+};
+int64_t group_norm_scratch(int64_t pixels, int64_t groups);
+void group_norm(const GroupNorm& args, DType dtype, cudaStream_t stream);
+
+/// The inputs of `count` output pixels from `first` on, row by row, for a product with the weights:
+/// out: [count, kernel x kernel x channels], T. Zero outside the image.
+struct Im2col {
+  const void* x;  // [height, width, channels] before upsampling
+  int64_t height;
+  int64_t width;
+  int64_t channels;
+  int64_t kernel;
+  bool upsample;
+  int64_t first;
+  int64_t count;
+  void* out;
+};
+void im2col(const Im2col& args, DType dtype, cudaStream_t stream);
+
+/// weights [out, in, k, k] -> [out, k, k, in] of one dtype.
+void reorder_filters(const void* x, int64_t out_channels, int64_t in_channels, int64_t kernel,
+                     void* out, DType dtype, cudaStream_t stream);
+
+/// Rows of attention weights: softmax of scale * scores (+ bias), masked where causal.
+struct SoftmaxRows {
+  const float* scores;  // [heads, q_rows, k_tokens], rows row_stride apart
+  void* out;            // the same, T
+  int64_t row_stride;
+  int64_t heads;
+  int64_t q_rows;
+  int64_t first_q;  // position of row 0
+  int64_t q_tokens;
+  int64_t k_tokens;
+  float scale;
+  bool causal;
+  const float* bias;  // null, or as ops.h says of AttentionOptions::relative_bias
+};
+void softmax_rows(const SoftmaxRows& args, DType dtype, cudaStream_t stream);
+
+/// bf16 attention as ops.h says; strides are multiples of 8 and addresses aligned to 16 bytes.
+struct FlashAttention {
+  const void* q;
+  const void* k;
+  const void* v;
+  void* out;
+  int64_t q_strides[2];  // token, head
+  int64_t k_strides[2];
+  int64_t v_strides[2];
+  int64_t out_strides[2];
+  int64_t q_tokens;
+  int64_t k_tokens;
+  int64_t heads;
+  int64_t dim;  // see flash_supports
+  float scale;
+  bool causal;
+  const float* bias;
+};
+bool flash_supports(int64_t dim);
+void flash_attention(const FlashAttention& args, cudaStream_t stream);
+
+}  // namespace flux::cuda

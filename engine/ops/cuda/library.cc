@@ -1,0 +1,88 @@
+#include <algorithm>
+#include <array>
+#include <mutex>
+
+#include "device/cuda_library.h"
+#include "ops/cuda/cuda_backend.h"
+#include "ops/cuda/kernels/kernels.h"
+#include "ops/cuda/state.h"
+
+/// What device/cuda_library.cc asks libflux_cuda.so for.
+namespace flux::cuda {
+namespace {
+
+constexpr int kMaxDevices = 64;
+
+int count_devices() {
+  int devices = 0;
+  const cudaError_t result = cudaGetDeviceCount(&devices);
+  if (result == cudaSuccess && devices > 0) return std::min(devices, kMaxDevices);
+  (void)cudaGetLastError();
+  int driver = 0;
+  (void)cudaDriverGetVersion(&driver);
+  check(driver != 0, ErrorCode::kUnsupported,
+        "there is no NVIDIA driver; install one, or use the device cpu");
+  check(result != cudaErrorInsufficientDriver, ErrorCode::kUnsupported,
+        "the NVIDIA driver is for CUDA {}.{}, this build needs {}.{}; install a newer driver, or "
+        "use the device cpu",
+        driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+  fail(ErrorCode::kUnsupported, "no NVIDIA GPU was found ({}); use the device cpu",
+       cudaGetErrorString(result == cudaSuccess ? cudaErrorNoDevice : result));
+}
+
+/// Never destroyed: CUDA may be gone before the last static object is.
+Backend& backend(int index) {
+  static std::mutex mutex;
+  static std::array<CudaBackend*, kMaxDevices> made{};
+  const std::scoped_lock lock(mutex);
+  check(index >= 0 && index < kMaxDevices, ErrorCode::kInternal, "there is no device cuda:{}",
+        index);
+  CudaBackend*& slot = made[static_cast<size_t>(index)];
+  if (slot == nullptr) slot = new CudaBackend(index);
+  return *slot;
+}
+
+}  // namespace
+
+CudaBackend::CudaBackend(int index) : index_(index), uploader_(index) {
+  check_cuda(cudaSetDevice(index), "cudaSetDevice");
+  cudaDeviceProp properties{};
+  check_cuda(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties");
+  check(kernels_available(), ErrorCode::kUnsupported,
+        "cuda:{} ({}, compute capability {}.{}): this build has no kernels for it; use the device "
+        "cpu",
+        index, properties.name, properties.major, properties.minor);
+}
+
+std::shared_ptr<std::byte> CudaBackend::allocate(size_t bytes) const {
+  void* memory = nullptr;
+  check_cuda(cudaSetDevice(index_), "cudaSetDevice");
+  const cudaError_t result = cudaMalloc(&memory, std::max<size_t>(bytes, 1));
+  if (result == cudaErrorMemoryAllocation) {
+    (void)cudaGetLastError();
+    return nullptr;
+  }
+  check_cuda(result, "cudaMalloc");
+  return {static_cast<std::byte*>(memory), [](std::byte* address) { cudaFree(address); }};
+}
+
+std::unique_ptr<DeviceState> CudaBackend::make_state() { return std::make_unique<State>(index_); }
+
+bool CudaBackend::supports(DType dtype) const {
+  return dtype == DType::kF32 || dtype == DType::kBF16;
+}
+
+}  // namespace flux::cuda
+
+extern "C" {
+
+extern const char flux_cuda_build[];
+const char flux_cuda_build[] = FLUX_ENGINE_BUILD;
+
+void flux_cuda_open(flux::CudaLibrary& library);
+void flux_cuda_open(flux::CudaLibrary& library) {
+  library.devices = flux::cuda::count_devices();
+  library.backend = flux::cuda::backend;
+}
+
+}  // extern "C"

@@ -1,0 +1,32 @@
+#include "ops/cuda/cuda_backend.h"
+#include "ops/cuda/dense.h"
+
+namespace flux::cuda {
+
+std::shared_ptr<const PackedWeights> CudaBackend::pack_linear(Context& ctx,
+                                                              std::span<const Tensor> weights,
+                                                              std::span<const Tensor> biases,
+                                                              DType dtype) {
+  auto packed = std::make_shared<DenseWeights>();
+  int64_t columns = 0;
+  for (const Tensor& weight : weights) columns += weight.size(0);
+  packed->weight = allocate_weights(ctx, {columns, weights[0].size(1)}, dtype);
+  int64_t begin = 0;
+  for (const Tensor& weight : weights) {
+    const int64_t end = begin + weight.size(0);
+    const Tensor source = weight.is_contiguous() ? weight : to_dtype(weight, weight.dtype());
+    uploader_.upload(source, packed->weight.slice(0, begin, end), ctx.threads());
+    begin = end;
+  }
+  set_bias(ctx, weights, biases, *packed);
+  return packed;
+}
+
+void CudaBackend::linear(Context& ctx, const Tensor& x, const LinearWeights& weights,
+                         const Epilogue& epilogue, const Tensor& out) {
+  State& state = state_of(ctx);
+  state.wait_for_uploads(uploader_.count(), uploader_.done());
+  dense(ctx, state, x, static_cast<const DenseWeights&>(*weights.packed), epilogue, out);
+}
+
+}  // namespace flux::cuda

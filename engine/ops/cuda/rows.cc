@@ -1,0 +1,141 @@
+#include "ops/cuda/cuda_backend.h"
+#include "ops/cuda/kernels/kernels.h"
+#include "ops/cuda/state.h"
+
+/// Norms and element-wise ops: the tensors' addresses and strides, handed to the kernels.
+namespace flux::cuda {
+namespace {
+
+NormRows norm_args(Context& ctx, const Tensor& x, const Tensor& weight, float eps,
+                   const Tensor& out) {
+  NormRows args{};
+  args.x = address(ctx, x);
+  args.x_stride = x.stride(0);
+  args.out = address(ctx, out);
+  args.out_stride = out.stride(0);
+  args.rows = x.size(0);
+  args.n = x.size(1);
+  args.weight = optional_floats(ctx, weight);
+  args.eps = eps;
+  return args;
+}
+
+BinaryRows binary_args(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out) {
+  return {address(ctx, a),   a.stride(0),   address(ctx, b), b.stride(0),
+          address(ctx, out), out.stride(0), out.size(0),     out.size(1)};
+}
+
+}  // namespace
+
+void CudaBackend::layer_norm(Context& ctx, const Tensor& x, const LayerNormParams& params,
+                             const Tensor& out) {
+  NormRows args = norm_args(ctx, x, params.weight, params.eps, out);
+  args.centred = true;
+  args.bias = optional_floats(ctx, params.bias);
+  args.scale = optional_floats(ctx, params.scale);
+  args.shift = optional_floats(ctx, params.shift);
+  norm_rows(args, x.dtype(), state_of(ctx).stream());
+  check_launch("layer_norm");
+}
+
+void CudaBackend::rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps,
+                           const Tensor& out) {
+  norm_rows(norm_args(ctx, x, weight, eps, out), x.dtype(), state_of(ctx).stream());
+  check_launch("rms_norm");
+}
+
+void CudaBackend::rms_norm_rope(Context& ctx, const Tensor& x, const Tensor& weight, float eps,
+                                const RopeTable& rope) {
+  check(x.size(2) <= kMaxRopeDim, ErrorCode::kUnsupported,
+        "attention heads of {} elements: on a GPU they may have at most {}; use the device cpu",
+        x.size(2), kMaxRopeDim);
+  norm_rope({.x = address(ctx, x),
+             .tokens = x.size(0),
+             .heads = x.size(1),
+             .dim = x.size(2),
+             .token_stride = x.stride(0),
+             .head_stride = x.stride(1),
+             .weight = optional_floats(ctx, weight),
+             .eps = eps,
+             .cos = optional_floats(ctx, rope.cos),
+             .sin = optional_floats(ctx, rope.sin)},
+            x.dtype(), state_of(ctx).stream());
+  check_launch("rms_norm_rope");
+}
+
+void CudaBackend::rope_angles(Context& ctx, const Tensor& positions,
+                              std::span<const int64_t> axes_dims, const RopeTable& out) {
+  check(axes_dims.size() <= kMaxRopeAxes, ErrorCode::kUnsupported,
+        "{} rotary axes: on a GPU at most {} are supported; use the device cpu", axes_dims.size(),
+        kMaxRopeAxes);
+  RopeAngles args{};
+  args.positions = optional_floats(ctx, positions);
+  args.tokens = positions.size(0);
+  args.axes = static_cast<int>(axes_dims.size());
+  for (size_t i = 0; i < axes_dims.size(); ++i) args.dims[i] = axes_dims[i];
+  args.pairs = out.cos.size(1);
+  args.cos = static_cast<float*>(address(ctx, out.cos));
+  args.sin = static_cast<float*>(address(ctx, out.sin));
+  flux::cuda::rope_angles(args, state_of(ctx).stream());
+  check_launch("rope_angles");
+}
+
+void CudaBackend::group_norm(Context& ctx, const Tensor& x, const GroupNormParams& params,
+                             const Tensor& out) {
+  const Workspace::Scope scope(ctx.workspace());
+  const int64_t channels = x.size(-1);
+  const int64_t pixels = x.numel() / channels;
+  const Tensor scratch =
+      ctx.workspace().allocate({group_norm_scratch(pixels, params.groups)}, DType::kF32);
+  flux::cuda::group_norm({.x = address(ctx, x),
+                          .out = address(ctx, out),
+                          .pixels = pixels,
+                          .channels = channels,
+                          .groups = params.groups,
+                          .weight = optional_floats(ctx, params.weight),
+                          .bias = optional_floats(ctx, params.bias),
+                          .eps = params.eps,
+                          .activation = params.activation,
+                          .scratch = scratch.data<float>()},
+                         x.dtype(), state_of(ctx).stream());
+  check_launch("group_norm");
+}
+
+void CudaBackend::activate(Context& ctx, const Tensor& x, Activation activation,
+                           const Tensor& out) {
+  if (x.numel() == 0) return;
+  StoreRows args{};
+  args.sums = address(ctx, x);
+  args.rows = 1;
+  args.columns = x.numel();
+  args.activation = activation;
+  args.out = address(ctx, out);
+  store_rows(args, x.dtype(), state_of(ctx).stream());
+  check_launch("activate");
+}
+
+void CudaBackend::multiply(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out) {
+  binary_rows(Binary::kMultiply, binary_args(ctx, a, b, out), out.dtype(), state_of(ctx).stream());
+  check_launch("multiply");
+}
+
+void CudaBackend::add(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out) {
+  binary_rows(Binary::kAdd, binary_args(ctx, a, b, out), out.dtype(), state_of(ctx).stream());
+  check_launch("add");
+}
+
+void CudaBackend::cast(Context& ctx, const Tensor& x, const Tensor& out) {
+  check(x.dtype() != DType::kF64 && (out.dtype() == DType::kF32 || out.dtype() == DType::kBF16),
+        ErrorCode::kUnsupported, "cast of {} to {} on a GPU: not supported", describe(x),
+        describe(out));
+  const bool rows = x.rank() == 2;
+  check(rows || (x.is_contiguous() && out.is_contiguous()), ErrorCode::kInternal,
+        "cast: {} must be rows or contiguous", describe(x));
+  const int64_t columns = rows ? x.size(1) : x.numel();
+  cast_rows({address(ctx, x), rows ? x.stride(0) : columns, address(ctx, out),
+             rows ? out.stride(0) : columns, rows ? x.size(0) : 1, columns},
+            x.dtype(), out.dtype(), state_of(ctx).stream());
+  check_launch("cast");
+}
+
+}  // namespace flux::cuda

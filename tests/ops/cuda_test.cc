@@ -1,0 +1,335 @@
+// Every op on the GPU against the CPU's, which has tests of its own. Skipped without a GPU.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <optional>
+#include <random>
+
+#include "device/cuda_library.h"
+#include "ops/backend.h"
+#include "support/error.h"
+
+namespace flux {
+namespace {
+
+constexpr Device kGpu{Device::Kind::kCuda, 0};
+
+/// A tensor in host memory and a copy of it on the GPU with the same strides.
+struct Twin {
+  Tensor cpu;
+  Tensor gpu;
+
+  Twin slice(int dim, int64_t begin, int64_t end) const {
+    return {cpu.slice(dim, begin, end), gpu.slice(dim, begin, end)};
+  }
+  Twin split_last(int64_t outer, int64_t inner) const {
+    return {cpu.split_last(outer, inner), gpu.split_last(outer, inner)};
+  }
+};
+
+class CudaOps : public testing::TestWithParam<DType> {
+ protected:
+  void SetUp() override {
+    if (!has_cuda()) GTEST_SKIP() << "there is no GPU";
+    cpu_.emplace(backend_for(Device{}), 2);
+    gpu_.emplace(backend_for(kGpu), 2);
+  }
+
+  DType dtype() const { return GetParam(); }
+
+  /// Normal numbers, new ones with each call.
+  Twin random(const Shape& shape, DType type, float mean = 0.0f, float spread = 1.0f) {
+    const Tensor values = Tensor::allocate(shape, DType::kF32);
+    std::normal_distribution<float> normal(mean, spread);
+    for (int64_t i = 0; i < values.numel(); ++i) values.data<float>()[i] = normal(generator_);
+    const Tensor host = to_dtype(values, type);
+    return {host, to_device(*gpu_, host)};
+  }
+  Twin random(const Shape& shape) { return random(shape, dtype()); }
+  /// [rows, n] with a gap of `gap` elements after each row.
+  Twin rows(int64_t count, int64_t n, int64_t gap) {
+    return random({count, n + gap}).slice(1, 0, n);
+  }
+
+  /// The GPU's values are the CPU's within the rounding of T and of sums.
+  void expect_same(const Twin& twin, const std::string& what) {
+    const Tensor found = to_dtype(to_host(*gpu_, twin.gpu), DType::kF32);
+    const Tensor expected = to_dtype(twin.cpu, DType::kF32);
+    double scale = 0;
+    double difference = 0;
+    for (int64_t i = 0; i < expected.numel(); ++i) {
+      const double want = expected.data<float>()[i];
+      const double error = std::abs(found.data<float>()[i] - want);
+      if (!(error <= difference)) difference = error;  // NaN counts
+      scale = std::max(scale, std::abs(want));
+    }
+    const double tolerance = dtype() == DType::kF32 ? 2e-5 : 1.2e-2;
+    EXPECT_LE(difference, tolerance * scale) << what << ", largest value " << scale;
+  }
+
+  std::optional<Context> cpu_;
+  std::optional<Context> gpu_;
+
+ private:
+  std::mt19937 generator_{7};
+};
+
+struct LinearCase {
+  int64_t rows, in, out, gap;
+};
+constexpr LinearCase kLinearCases[] = {{1, 256, 1537, 0},   {1, 33, 5, 0},      {1, 1, 1, 0},
+                                       {3, 5, 7, 1},        {77, 64, 64, 8},    {129, 48, 130, 3},
+                                       {300, 96, 128, 8},   {40, 130, 1100, 0}, {5, 1200, 24, 0},
+                                       {513, 768, 2304, 16}};
+
+TEST_P(CudaOps, Linear) {
+  for (const LinearCase& c : kLinearCases) {
+    const std::string name = fmt::format("{}x{}x{}", c.rows, c.in, c.out);
+    const float spread = 1.0f / std::sqrt(static_cast<float>(c.in));
+    const Twin weight = random({c.out, c.in}, dtype(), 0.0f, spread);
+    const Twin bias = random({c.out}, DType::kF32);
+    const Twin gate = random({c.out}, DType::kF32);
+    const Twin x = rows(c.rows, c.in, c.gap);
+    for (const bool biased : {false, true}) {
+      const std::vector<Tensor> biases = biased ? std::vector{bias.cpu} : std::vector<Tensor>{};
+      const LinearWeights on_cpu = pack_linear(*cpu_, {{weight.cpu}}, biases, dtype());
+      const LinearWeights on_gpu = pack_linear(*gpu_, {{weight.cpu}}, biases, dtype());
+      for (const Activation activation :
+           {Activation::kNone, Activation::kGeluTanh, Activation::kSilu}) {
+        for (const bool gated : {false, true}) {
+          for (const bool residual : {false, true}) {
+            const Twin out = rows(c.rows, c.out, c.gap);
+            Epilogue cpu{activation, {}, {}};
+            Epilogue gpu = cpu;
+            if (gated) cpu.gate = gate.cpu, gpu.gate = gate.gpu;
+            if (residual) cpu.residual = out.cpu, gpu.residual = out.gpu;
+            linear(*cpu_, x.cpu, on_cpu, cpu, out.cpu);
+            linear(*gpu_, x.gpu, on_gpu, gpu, out.gpu);
+            expect_same(out, fmt::format("{} bias {} activation {} gate {} residual {}", name,
+                                         biased, static_cast<int>(activation), gated, residual));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(CudaOps, LinearOfStackedWeightsOfOtherTypes) {
+  const Twin first = random({100, 40}, DType::kF16, 0.0f, 0.2f);
+  const Twin second = random({60, 40}, DType::kBF16, 0.0f, 0.2f);
+  const Twin bias = random({60}, DType::kF32);
+  const std::vector<Tensor> weights = {first.cpu, second.cpu};
+  const std::vector<Tensor> biases = {Tensor(), bias.cpu};
+  const Twin x = rows(9, 40, 0);
+  const Twin out = rows(9, 160, 0);
+  linear(*cpu_, x.cpu, pack_linear(*cpu_, weights, biases, dtype()), {}, out.cpu);
+  linear(*gpu_, x.gpu, pack_linear(*gpu_, weights, biases, dtype()), {}, out.gpu);
+  expect_same(out, "stacked");
+}
+
+struct ConvCase {
+  int64_t height, width, in, out, kernel;
+  bool upsample;
+};
+constexpr ConvCase kConvCases[] = {{5, 7, 3, 4, 3, false},     {8, 6, 16, 24, 3, true},
+                                   {9, 6, 32, 32, 1, false},   {16, 19, 64, 128, 3, false},
+                                   {33, 20, 128, 64, 3, true}, {40, 24, 128, 3, 3, false},
+                                   {24, 40, 16, 512, 3, false}};
+
+TEST_P(CudaOps, Convolution) {
+  for (const ConvCase& c : kConvCases) {
+    const float spread = 1.0f / std::sqrt(static_cast<float>(c.in * c.kernel * c.kernel));
+    const Twin weight = random({c.out, c.in, c.kernel, c.kernel}, dtype(), 0.0f, spread);
+    const Twin bias = random({c.out}, DType::kF32);
+    const Twin x = random({c.height, c.width, c.in});
+    const int64_t scale = c.upsample ? 2 : 1;
+    for (const bool residual : {false, true}) {
+      const Twin out = random({c.height * scale, c.width * scale, c.out});
+      const Conv2dOptions cpu{c.upsample, residual ? out.cpu : Tensor()};
+      const Conv2dOptions gpu{c.upsample, residual ? out.gpu : Tensor()};
+      conv2d(*cpu_, x.cpu, pack_conv2d(*cpu_, weight.cpu, bias.cpu, dtype()), cpu, out.cpu);
+      conv2d(*gpu_, x.gpu, pack_conv2d(*gpu_, weight.cpu, bias.cpu, dtype()), gpu, out.gpu);
+      expect_same(out, fmt::format("{}x{} {} to {} kernel {} upsample {} residual {}", c.height,
+                                   c.width, c.in, c.out, c.kernel, c.upsample, residual));
+    }
+  }
+}
+
+TEST_P(CudaOps, Norms) {
+  for (const int64_t n : {1, 5, 64, 768, 3072, 9001}) {
+    for (const int64_t gap : {0, 3}) {
+      const std::string name = fmt::format("{} columns, gap {}", n, gap);
+      const Twin x = random({19, n + gap}, dtype(), 3.0f, 2.0f).slice(1, 0, n);
+      const Twin a = random({n}, DType::kF32);
+      const Twin b = random({n}, DType::kF32);
+      const Twin out = rows(19, n, gap);
+      layer_norm(*cpu_, x.cpu, {a.cpu, b.cpu, {}, {}, 1e-5f}, out.cpu);
+      layer_norm(*gpu_, x.gpu, {a.gpu, b.gpu, {}, {}, 1e-5f}, out.gpu);
+      expect_same(out, "layer norm of " + name);
+      rms_norm(*cpu_, x.cpu, a.cpu, 1e-6f, out.cpu);
+      rms_norm(*gpu_, x.gpu, a.gpu, 1e-6f, out.gpu);
+      expect_same(out, "RMS norm of " + name);
+      layer_norm(*cpu_, x.cpu, {{}, {}, a.cpu, b.cpu, 1e-6f}, x.cpu);
+      layer_norm(*gpu_, x.gpu, {{}, {}, a.gpu, b.gpu, 1e-6f}, x.gpu);
+      expect_same(x, "modulated layer norm in place of " + name);
+    }
+  }
+}
+
+TEST_P(CudaOps, NormAndRotation) {
+  for (const int64_t dim : {2, 16, 64, 128, 250}) {
+    for (const int64_t gap : {0, 3, 8}) {
+      const int64_t heads = 3;
+      const Twin x = rows(21, heads * dim, gap).split_last(heads, dim);
+      const Twin weight = random({dim}, DType::kF32);
+      const Twin cos = random({21, dim / 2}, DType::kF32);
+      const Twin sin = random({21, dim / 2}, DType::kF32);
+      rms_norm_rope(*cpu_, x.cpu, weight.cpu, 1e-6f, {cos.cpu, sin.cpu});
+      rms_norm_rope(*gpu_, x.gpu, weight.gpu, 1e-6f, {cos.gpu, sin.gpu});
+      expect_same(x, fmt::format("heads of {}, gap {}", dim, gap));
+    }
+  }
+}
+
+TEST_P(CudaOps, RotaryAngles) {
+  const Twin positions = random({50, 3}, DType::kF32, 0.0f, 40.0f);
+  const std::vector<int64_t> axes = {16, 56, 56};
+  const Twin cos = random({50, 64}, DType::kF32);
+  const Twin sin = random({50, 64}, DType::kF32);
+  rope_angles(*cpu_, positions.cpu, axes, {cos.cpu, sin.cpu});
+  rope_angles(*gpu_, positions.gpu, axes, {cos.gpu, sin.gpu});
+  expect_same(cos, "cos");
+  expect_same(sin, "sin");
+}
+
+struct AttentionCase {
+  int64_t q, k, heads, dim;
+};
+constexpr AttentionCase kAttentionCases[] = {
+    {1, 1, 1, 8},     {7, 5, 3, 20},     {77, 77, 2, 64},    {100, 257, 1, 9},
+    {33, 130, 2, 16}, {50, 600, 1, 128}, {300, 300, 3, 128}, {13, 40, 1, 512},
+    {129, 64, 2, 64}, {512, 512, 4, 64}, {257, 385, 2, 128}, {640, 1024, 2, 128}};
+
+TEST_P(CudaOps, Attention) {
+  for (const AttentionCase& c : kAttentionCases) {
+    const int64_t width = c.heads * c.dim;
+    const Twin qkv = rows(std::max(c.q, c.k), 3 * width, 0);
+    const Twin q = qkv.slice(1, 0, width).slice(0, 0, c.q).split_last(c.heads, c.dim);
+    const Twin k = qkv.slice(1, width, 2 * width).slice(0, 0, c.k).split_last(c.heads, c.dim);
+    const Twin v = qkv.slice(1, 2 * width, 3 * width).slice(0, 0, c.k).split_last(c.heads, c.dim);
+    const Twin bias = random({c.heads, c.q + c.k - 1}, DType::kF32, 0.0f, 2.0f);
+    for (const bool causal : {false, true}) {
+      for (const bool biased : {false, true}) {
+        const Twin out = rows(c.q, width, 8).split_last(c.heads, c.dim);
+        AttentionOptions options;
+        options.scale = 1.0f / std::sqrt(static_cast<float>(c.dim));
+        options.causal = causal;
+        if (biased) options.relative_bias = bias.cpu;
+        attention(*cpu_, q.cpu, k.cpu, v.cpu, options, out.cpu);
+        if (biased) options.relative_bias = bias.gpu;
+        attention(*gpu_, q.gpu, k.gpu, v.gpu, options, out.gpu);
+        expect_same(out, fmt::format("{} x {} of {} heads of {}, causal {}, bias {}", c.q, c.k,
+                                     c.heads, c.dim, causal, biased));
+      }
+    }
+  }
+}
+
+TEST_P(CudaOps, AttentionOfLargeScores) {
+  const Twin q = random({65, 2, 128}, dtype(), 0.0f, 40.0f);
+  const Twin k = random({300, 2, 128}, dtype(), 0.0f, 40.0f);
+  const Twin v = random({300, 2, 128});
+  const Twin out = random({65, 2, 128});
+  attention(*cpu_, q.cpu, k.cpu, v.cpu, {}, out.cpu);
+  attention(*gpu_, q.gpu, k.gpu, v.gpu, {}, out.gpu);
+  expect_same(out, "scores of 1e4");
+}
+
+TEST_P(CudaOps, GroupNorm) {
+  struct Case {
+    int64_t pixels, channels, groups;
+  };
+  for (const Case& c : {Case{1, 4, 2}, Case{130, 6, 3}, Case{1000, 128, 32}, Case{777, 512, 32},
+                        Case{300, 24, 1}, Case{5, 1024, 1}, Case{1300, 96, 8}}) {
+    for (const Activation activation : {Activation::kNone, Activation::kSilu}) {
+      const Twin x = random({c.pixels, c.channels}, dtype(), 20.0f, 2.0f);
+      const Twin weight = random({c.channels}, DType::kF32);
+      const Twin bias = random({c.channels}, DType::kF32);
+      const Twin out = random({c.pixels, c.channels});
+      group_norm(*cpu_, x.cpu, {weight.cpu, bias.cpu, c.groups, 1e-6f, activation}, out.cpu);
+      group_norm(*gpu_, x.gpu, {weight.gpu, bias.gpu, c.groups, 1e-6f, activation}, out.gpu);
+      expect_same(out, fmt::format("{} x {} in {} groups", c.pixels, c.channels, c.groups));
+    }
+  }
+}
+
+TEST_P(CudaOps, Elementwise) {
+  for (const int64_t n : {1, 7, 64, 1000}) {
+    for (const int64_t gap : {0, 1, 8}) {
+      const Twin a = rows(13, n, gap);
+      const Twin b = rows(13, n, gap);
+      const Twin out = rows(13, n, gap);
+      multiply(*cpu_, a.cpu, b.cpu, out.cpu);
+      multiply(*gpu_, a.gpu, b.gpu, out.gpu);
+      expect_same(out, "multiply");
+      add(*cpu_, a.cpu, b.cpu, a.cpu);
+      add(*gpu_, a.gpu, b.gpu, a.gpu);
+      expect_same(a, "add");
+      const Twin wide = random({13, n}, DType::kF32);
+      cast(*cpu_, a.cpu, wide.cpu);
+      cast(*gpu_, a.gpu, wide.gpu);
+      expect_same(wide, "cast");
+    }
+  }
+  for (const Activation activation :
+       {Activation::kNone, Activation::kGeluTanh, Activation::kGeluErf, Activation::kQuickGelu,
+        Activation::kSilu, Activation::kRelu}) {
+    const Twin x = random({1001}, dtype(), 0.0f, 4.0f);
+    activate(*cpu_, x.cpu, activation, x.cpu);
+    activate(*gpu_, x.gpu, activation, x.gpu);
+    expect_same(x, fmt::format("activation {}", static_cast<int>(activation)));
+  }
+}
+
+TEST_P(CudaOps, TransposeAndEmbedding) {
+  const Twin x = random({37, 65});
+  for (const DType type : {dtype(), DType::kF32}) {
+    const Twin out = random({65, 37}, type);
+    transpose(*cpu_, x.cpu, out.cpu);
+    transpose(*gpu_, x.gpu, out.gpu);
+    expect_same(out, "transpose");
+  }
+  const std::vector<int32_t> ids = {3, 0, 36, 3};
+  const Twin picked = random({4, 65});
+  embedding(*cpu_, x.cpu, ids, picked.cpu);
+  embedding(*gpu_, x.cpu, ids, picked.gpu);
+  expect_same(picked, "embedding");
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, CudaOps, testing::Values(DType::kF32, DType::kBF16),
+                         [](const auto& test) { return std::string(name_of(test.param)); });
+
+TEST(CudaMemory, TooMuchIsAnErrorAndTheRestGoesOn) {
+  if (!has_cuda()) GTEST_SKIP() << "there is no GPU";
+  Context ctx(backend_for(kGpu), 1);
+  try {
+    ctx.workspace().allocate({int64_t{1} << 44}, DType::kF32);
+    FAIL() << "there is no such GPU";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kUnavailable);
+    EXPECT_NE(std::string(error.what()).find("out of memory on cuda:0"), std::string::npos);
+  }
+  const Tensor host = Tensor::allocate({4}, DType::kF32);
+  std::fill_n(host.data<float>(), 4, 2.5f);
+  EXPECT_EQ(to_host(ctx, to_device(ctx, host)).data<float>()[3], 2.5f);
+}
+
+TEST(CudaMemory, TensorsOfTheHostAreRefused) {
+  if (!has_cuda()) GTEST_SKIP() << "there is no GPU";
+  Context ctx(backend_for(kGpu), 1);
+  const Tensor host = Tensor::allocate({4}, DType::kF32);
+  EXPECT_THROW(activate(ctx, host, Activation::kSilu, host), Error);
+}
+
+}  // namespace
+}  // namespace flux
