@@ -13,6 +13,7 @@
 #include <sstream>
 
 #include "ops/context.h"
+#include "pipeline/request.h"
 #include "support/error.h"
 
 namespace flux::cli {
@@ -92,7 +93,7 @@ Session open_session(const ComputeOptions& options) {
 }
 
 int sequence_length(const std::optional<int64_t>& given, const FluxConfig& config) {
-  const int64_t length = given.value_or(config.transformer.guidance_embeds ? 512 : 256);
+  const int64_t length = given.value_or(default_sequence_length(config));
   if (length < 1 || length > kMaxSequenceLength) {
     throw UsageError(
         fmt::format("max_sequence_length {}: must be 1 to {}", length, kMaxSequenceLength));

@@ -1,6 +1,7 @@
 #include "convert/model_config.h"
 
 #include "convert/templates.h"
+#include "pipeline/request.h"
 #include "support/error.h"
 
 namespace flux {
@@ -43,6 +44,9 @@ TemplateValues values_of(std::string_view model, const FluxConfig& config,
   }
   if (model == "t5_encoder" || model == "dit_transformer") {
     values["JOINT_DIM"] = std::to_string(config.transformer.joint_attention_dim);
+  }
+  if (model == "t5_encoder") {
+    values["SEQUENCE_LENGTH"] = std::to_string(default_sequence_length(config));
   }
   if (model == "dit_transformer") {
     values["IN_CHANNELS"] = std::to_string(config.transformer.in_channels);

@@ -10,6 +10,7 @@
 #include "support/log.h"
 #include "triton/bls_request.h"
 #include "triton/errors.h"
+#include "triton/options.h"
 #include "triton/triton_stages.h"
 
 namespace flux::triton {
@@ -18,7 +19,33 @@ BlsModel::BlsModel(const ModelSettings& settings)
     : ServedModel(settings), config_(load_flux_config(ModelLayout(settings.directory))) {
   limits_.default_height = settings.integer_parameter("default_height");
   limits_.default_width = settings.integer_parameter("default_width");
-  limits_.max_pixels_per_side = settings.integer_parameter("max_side");
+  limits_.max_pixels_per_side =
+      std::min(settings.integer_parameter("max_side"), options().max_side);
+  limits_.max_steps = options().max_steps;
+  limits_.max_images_per_prompt = options().max_images;
+  check_defaults();
+}
+
+void BlsModel::check_defaults() const {
+  ImageRequest request;
+  request.prompt = "anything";
+  try {
+    validate(request, config_, limits_);
+  } catch (const Error& e) {
+    fail(e.code(),
+         "model 'bls': a request that leaves all to the defaults would be refused: {}; change "
+         "config.pbtxt or --backend-config=flux,...",
+         e.what());
+  }
+}
+
+void BlsModel::check_ready() const {
+  for (const StageKind stage : kAllStages) {
+    bool ready = false;
+    check_ok(api().TRITONSERVER_ServerModelIsReady(
+        settings().server, std::string(name_of(stage)).c_str(), -1, &ready));
+    check(ready, ErrorCode::kUnavailable, "stage '{}' is not loaded", name_of(stage));
+  }
 }
 
 void BlsModel::execute(Instance* instance, Context& /*ctx*/,
@@ -46,11 +73,9 @@ int64_t BlsModel::answer(Instance* instance, Request& request, uint64_t start_ns
     const Error told(late ? ErrorCode::kUnavailable : error.code(),
                      late ? fmt::format("the request's timeout passed: {}", error.what())
                           : std::string(error.what()));
-    log(LogLevel::kInfo,
-        fmt::format("request '{}': {}: {}", request.id(), to_string(told.code()), told.what()));
-    request.send_error(instance, told, start_ns);
+    refuse(instance, request, told, start_ns);
   } catch (const std::exception& error) {
-    request.send_error(instance, error, start_ns);
+    refuse(instance, request, error, start_ns);
   }
   return 0;
 }
@@ -73,14 +98,14 @@ void BlsModel::draw(Request& request) const {
     metrics().add(Counter::kImages, static_cast<double>(result.images.size()));
     if (std::any_of(result.images.begin(), result.images.end(),
                     [](const GeneratedImage& image) { return image.truncated; })) {
-      log_warning("request '{}': a prompt was longer than its encoder takes and was cut",
+      log_warning("bls: request '{}': a prompt was longer than its encoder takes and was cut",
                   request.id());
       request.set_flag("truncated");
     }
     write_bls_outputs(request, asked, result);
     log(LogLevel::kInfo,
         fmt::format(
-            "request '{}': {} images; seconds: encode {:.3f}, denoise {:.3f}, decode {:.3f}",
+            "bls: request '{}': {} images; seconds: encode {:.3f}, denoise {:.3f}, decode {:.3f}",
             request.id(), result.images.size(), result.seconds.encode, result.seconds.denoise,
             result.seconds.decode));
   } catch (const Error& error) {

@@ -15,11 +15,14 @@ class BlsModel final : public ServedModel {
   /// the stages see all their steps at once.
   void execute(Instance* instance, Context& ctx,
                std::span<const std::unique_ptr<Request>> requests) const override;
+  /// It is ready when the other four are.
+  void check_ready() const override;
 
  private:
   /// Draws one request and answers it. Never throws. Returns the rows drawn.
   int64_t answer(Instance* instance, Request& request, uint64_t start_ns) const noexcept;
   void draw(Request& request) const;
+  void check_defaults() const;
 
   FluxConfig config_;
   RequestLimits limits_;

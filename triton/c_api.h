@@ -102,6 +102,7 @@ using ResponseFn = void (*)(NestedResponse*, uint32_t flags, void* user);
     (NestedRequest*, ReleaseRequestFn, void*))                                                     \
   F(ServerError*, TRITONSERVER_InferenceRequestSetResponseCallback,                                \
     (NestedRequest*, Allocator*, void*, ResponseFn, void*))                                        \
+  F(ServerError*, TRITONSERVER_ServerModelIsReady, (Server*, const char*, int64_t, bool*))         \
   F(ServerError*, TRITONSERVER_ServerInferAsync, (Server*, NestedRequest*, Trace*))                \
   F(ServerError*, TRITONSERVER_ResponseAllocatorNew,                                               \
     (Allocator**, AllocateFn, ReleaseBufferFn, StartFn))                                           \

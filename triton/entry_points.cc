@@ -14,7 +14,8 @@ namespace {
 /// What an instance owns; the model it serves is owned by the server's model.
 struct InstanceState {
   explicit InstanceState(const ServedModel* served)
-      : model(served), context(backend_for(served->settings().device), options().threads) {}
+      : model(served),
+        context(backend_for(served->settings().device), static_cast<int>(options().threads)) {}
 
   const ServedModel* model;
   Context context;
@@ -66,7 +67,8 @@ FLUX_EXPORT ServerError* TRITONBACKEND_Initialize(ServerBackend* backend) {
     read_options(backend);
     create_metric_families();
     flux::log(flux::LogLevel::kInfo,
-              fmt::format("flux backend: {} threads on the CPU", options().threads));
+              fmt::format("flux backend: {} at once on the CPU, each with {} threads",
+                          options().computations, options().threads));
   });
 }
 
@@ -105,6 +107,11 @@ FLUX_EXPORT ServerError* TRITONBACKEND_ModelInstanceInitialize(Instance* instanc
 
 FLUX_EXPORT ServerError* TRITONBACKEND_ModelInstanceFinalize(Instance* instance) {
   return guard([&] { delete instance_state(instance); });
+}
+
+/// Called by servers of release 25.12 and later when somebody asks whether the model is ready.
+FLUX_EXPORT ServerError* TRITONBACKEND_ModelInstanceReady(Instance* instance) {
+  return guard([&] { instance_state(instance)->model->check_ready(); });
 }
 
 FLUX_EXPORT ServerError* TRITONBACKEND_ModelInstanceExecute(Instance* instance,

@@ -14,6 +14,7 @@ constexpr const char* kNames[kCounters][2] = {
     {"flux_steps_total", "Denoising steps done for images"},
     {"flux_steps_cancelled_total", "Denoising steps that cancelled requests no longer needed"},
     {"flux_images_total", "Images drawn"},
+    {"flux_input_bytes_copied_total", "Bytes of tensors that came in pieces or unaligned"},
 };
 
 /// Null where the server was built without metrics. Never deleted: a server does not unregister

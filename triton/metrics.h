@@ -14,6 +14,7 @@ enum class Counter {
   kSteps,           // flux_steps_total: denoising steps done
   kStepsCancelled,  // flux_steps_cancelled_total: steps that a cancelled request no longer needed
   kImages,          // flux_images_total: images drawn
+  kBytesCopied,     // flux_input_bytes_copied_total: inputs that could not be read where they were
   kCount
 };
 

@@ -1,5 +1,6 @@
 #include "triton/model.h"
 
+#include "support/log.h"
 #include "triton/bls_model.h"
 #include "triton/errors.h"
 #include "triton/stage_models.h"
@@ -53,6 +54,19 @@ ModelSettings read_settings(Model* model) {
 std::unique_ptr<const ServedModel> ServedModel::load(const ModelSettings& settings) {
   if (settings.name == "bls") return std::make_unique<BlsModel>(settings);
   return load_stage_model(settings);
+}
+
+void ServedModel::refuse(Instance* instance, Request& request, const std::exception& error,
+                         uint64_t start_ns) const noexcept {
+  log_and_drop(
+      guard([&] {
+        const auto* known = dynamic_cast<const Error*>(&error);
+        log(LogLevel::kInfo,
+            fmt::format("{}: request '{}': {}: {}", settings_.name, request.id(),
+                        to_string(known ? known->code() : ErrorCode::kInternal), error.what()));
+      }),
+      "logging an error");
+  request.send_error(instance, error, start_ns);
 }
 
 void report_batch(Instance* instance, int64_t rows, uint64_t start_ns, uint64_t compute_start_ns,

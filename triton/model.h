@@ -43,10 +43,16 @@ class ServedModel {
   virtual void execute(Instance* instance, Context& ctx,
                        std::span<const std::unique_ptr<Request>> requests) const = 0;
 
+  /// Throws kUnavailable, saying why, when a request could not be answered now.
+  virtual void check_ready() const {}
+
   const ModelSettings& settings() const { return settings_; }
 
  protected:
   const Metrics& metrics() const { return metrics_; }
+  /// Answers a request with an error, which also goes to the log with the request's id.
+  void refuse(Instance* instance, Request& request, const std::exception& error,
+              uint64_t start_ns) const noexcept;
 
  private:
   ModelSettings settings_;

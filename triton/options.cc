@@ -1,5 +1,7 @@
 #include "triton/options.h"
 
+#include <algorithm>
+#include <charconv>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
@@ -11,51 +13,88 @@
 namespace flux::triton {
 namespace {
 
+struct Setting {
+  const char* name;
+  int64_t Options::*value;
+  int64_t low;
+  int64_t high;
+};
+
+constexpr Setting kSettings[] = {
+    {"computations", &Options::computations, 1, 64}, {"threads", &Options::threads, 1, 1024},
+    {"max_side", &Options::max_side, 16, 8192},      {"max_steps", &Options::max_steps, 1, 1000},
+    {"max_images", &Options::max_images, 1, 16},
+};
+
 Options& mutable_options() {
   static Options instance;
   return instance;
 }
 
-int parse_threads(const std::string& text) {
-  const bool digits =
-      !text.empty() && text.size() <= 4 && text.find_first_not_of("0123456789") == text.npos;
-  const int value = digits ? std::stoi(text) : 0;
-  check(value >= 1 && value <= 1024, ErrorCode::kInvalidArgument,
-        "--backend-config=flux,threads={}: must be a number from 1 to 1024", text);
+std::counting_semaphore<>& cpu_turns() {
+  static std::counting_semaphore<> turns(options().computations);
+  return turns;
+}
+
+int64_t parse(const Setting& setting, const std::string& text) {
+  int64_t value = 0;
+  const char* end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, value);
+  check(error == std::errc() && rest == end && value >= setting.low && value <= setting.high,
+        ErrorCode::kInvalidArgument,
+        "--backend-config=flux,{}={}: must be a whole number from {} to {}", setting.name, text,
+        setting.low, setting.high);
   return value;
+}
+
+std::string names_of_settings() {
+  std::string names;
+  for (const Setting& setting : kSettings) {
+    names += fmt::format("{}{}", names.empty() ? "" : ", ", setting.name);
+  }
+  return names;
+}
+
+void read_setting(const std::string& key, const std::string& value, Options& read) {
+  // Settings that the server itself hands to every backend.
+  static const std::set<std::string> kServers = {"auto-complete-config", "backend-directory",
+                                                 "min-compute-capability",
+                                                 "default-max-batch-size"};
+  const auto* found = std::find_if(std::begin(kSettings), std::end(kSettings),
+                                   [&](const Setting& setting) { return key == setting.name; });
+  if (found != std::end(kSettings)) {
+    read.*(found->value) = parse(*found, value);
+  } else if (!kServers.contains(key)) {
+    // No error: settings for all backends arrive here, too.
+    log_warning("--backend-config=flux,{}: not a setting of this backend; it has {}", key,
+                names_of_settings());
+  }
 }
 
 }  // namespace
 
 void read_options(ServerBackend* backend) {
-  Options read;
-  read.threads = default_threads();
   Message* message = nullptr;
   check_ok(api().TRITONBACKEND_BackendConfig(backend, &message));
   const char* text = nullptr;
   size_t size = 0;
   check_ok(api().TRITONSERVER_MessageSerializeToJson(message, &text, &size));
   const auto config = nlohmann::json::parse(std::string(text, size));
-  // Settings that the server itself hands to every backend.
-  static const std::set<std::string> kServers = {"auto-complete-config", "backend-directory",
-                                                 "min-compute-capability",
-                                                 "default-max-batch-size"};
   const auto settings = config.value("cmdline", nlohmann::json::object());
+  Options read;
   for (const auto& [key, value] : settings.items()) {
-    if (key == "threads") {
-      read.threads = parse_threads(value.is_string() ? value.get<std::string>() : value.dump());
-    } else if (!kServers.contains(key)) {
-      log_warning("--backend-config=flux,{}: not a setting of this backend (threads is)", key);
-    }
+    read_setting(key, value.is_string() ? value.get<std::string>() : value.dump(), read);
+  }
+  if (read.threads == 0) {
+    read.threads = std::max<int64_t>(1, default_threads() / read.computations);
   }
   mutable_options() = read;
 }
 
 const Options& options() { return mutable_options(); }
 
-std::mutex& cpu_gate() {
-  static std::mutex gate;
-  return gate;
-}
+CpuTurn::CpuTurn() : turns_(cpu_turns()) { turns_.acquire(); }
+
+CpuTurn::~CpuTurn() { turns_.release(); }
 
 }  // namespace flux::triton

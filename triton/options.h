@@ -1,6 +1,7 @@
 #pragma once
 
-#include <mutex>
+#include <cstdint>
+#include <semaphore>
 
 #include "triton/c_api.h"
 
@@ -8,15 +9,29 @@ namespace flux::triton {
 
 /// What --backend-config=flux,NAME=VALUE says, for all models of the process.
 struct Options {
-  int threads = 1;  // CPU threads of a computation; default: one for each physical core
+  int64_t computations = 1;  // stages that compute on the CPU at once
+  int64_t threads = 0;       // CPU threads of each; default: the cores, divided among them
+  // What a request may ask for at most; config.pbtxt may say less.
+  int64_t max_side = 8192;  // pixels
+  int64_t max_steps = 1000;
+  int64_t max_images = 16;  // for each prompt
 };
 
 /// Reads the backend's configuration. Throws kInvalidArgument for a value that is not allowed.
 void read_options(ServerBackend* backend);
 const Options& options();
 
-/// Held while a stage computes on the CPU. Each computation uses all threads, so that two at once
-/// would only fight for the cores; the models of an image's stages share the machine in turn.
-std::mutex& cpu_gate();
+/// Held while a stage computes on the CPU: as many as `computations` at once. More would only fight
+/// for the cores.
+class CpuTurn {
+ public:
+  CpuTurn();
+  ~CpuTurn();
+  CpuTurn(const CpuTurn&) = delete;
+  CpuTurn& operator=(const CpuTurn&) = delete;
+
+ private:
+  std::counting_semaphore<>& turns_;
+};
 
 }  // namespace flux::triton

@@ -127,6 +127,7 @@ Tensor Request::tensor(std::string_view name, DType dtype, std::span<const int64
     // Inputs are only read; Tensor has no read-only form.
     return Tensor(const_cast<std::byte*>(bytes.data()), dtype, shape);
   }
+  copied_bytes_ += static_cast<int64_t>(bytes.size());
   const Tensor own = Tensor::allocate(shape, dtype);
   std::memcpy(own.raw(), bytes.data(), bytes.size());
   return own;

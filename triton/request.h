@@ -44,6 +44,8 @@ class Request {
   /// A tensor input of a floating point `dtype` and rank `sizes`.size() + 1; a size of -1 is free.
   /// A view of the server's memory where that is whole and aligned, else a copy.
   Tensor tensor(std::string_view name, DType dtype, std::span<const int64_t> sizes) const;
+  /// Bytes that tensor() had to copy so far.
+  int64_t copied_bytes() const { return copied_bytes_; }
   /// The values of a STRING [rows, 1], INT32/INT64 [rows, 1] or FP32 [rows, 1] input.
   std::vector<std::string> strings(std::string_view name) const;
   std::vector<int64_t> integers(std::string_view name) const;
@@ -98,6 +100,7 @@ class Request {
   };
   std::vector<Unaligned> unaligned_;  // outputs to copy to where the server wants them
   int64_t rows_ = 1;
+  mutable int64_t copied_bytes_ = 0;  // counted by the reading functions
   std::optional<Clock::time_point> deadline_;
 };
 

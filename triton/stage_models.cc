@@ -28,13 +28,14 @@ class StageModel : public ServedModel {
         request->read();
         check_still_wanted(*request);
         ctx.set_cancel_check([&request] { return request->stopped(); });
-        const std::scoped_lock lock(cpu_gate());
+        const CpuTurn turn;
         run(ctx, *request);
+        metrics().add(Counter::kBytesCopied, static_cast<double>(request->copied_bytes()));
         rows += request->rows();
         last = now_ns();
         request->send(instance, start, begin, last);
       } catch (const std::exception& error) {
-        request->send_error(instance, error, start);
+        refuse(instance, *request, error, start);
       }
     }
     ctx.set_cancel_check({});
@@ -63,54 +64,27 @@ Context loading_context(const ModelSettings& settings) {
   check(backend.supports(settings.dtype), ErrorCode::kUnsupported,
         "dtype {} cannot be computed on {}: use f32 or bf16", name_of(settings.dtype),
         to_string(settings.device));
-  return Context(backend, options().threads);
+  return Context(backend, static_cast<int>(options().threads));
 }
 
-class ClipModel final : public StageModel {
+/// A text encoder: `Stage` is ClipStage or T5Stage, which differ in what they read and in the shape
+/// of what they give.
+template <typename Stage, typename Config>
+class TextModel : public StageModel {
  public:
-  explicit ClipModel(const ModelSettings& settings)
-      : StageModel(settings),
-        config_(load_clip_config(settings.directory / "text_encoder" / "config.json")) {
+  TextModel(const ModelSettings& settings, const Config& config, const char* weights,
+            const char* tokenizer, const char* output)
+      : StageModel(settings), config_(config), output_(output) {
     Context ctx = loading_context(settings);
-    const auto files = WeightFiles::open(settings.directory / "text_encoder", "model");
-    stage_ = std::make_unique<ClipStage>(ctx, config_, *files, settings.directory / "tokenizer",
-                                         settings.dtype);
+    const auto files = WeightFiles::open(settings.directory / weights, "model");
+    stage_ = std::make_unique<Stage>(ctx, config_, *files, settings.directory / tokenizer,
+                                     settings.dtype);
   }
 
  protected:
-  void run(Context& ctx, Request& request) const override {
+  void run(Context& ctx, Request& request) const final {
     const std::vector<std::string> prompts = request.strings("prompt");
-    const Tensor pooled = request.output("pooled_prompt_embeds", settings().dtype,
-                                         {request.rows(), config_.hidden_size});
-    bool truncated = false;
-    for (size_t row = 0; row < prompts.size(); ++row) {
-      truncated |= stage_->encode(ctx, prompts[row], pooled[static_cast<int64_t>(row)]);
-    }
-    if (truncated) request.set_flag("truncated");
-  }
-
- private:
-  ClipConfig config_;
-  std::unique_ptr<const ClipStage> stage_;
-};
-
-class T5Model final : public StageModel {
- public:
-  explicit T5Model(const ModelSettings& settings)
-      : StageModel(settings),
-        config_(load_t5_config(settings.directory / "text_encoder_2" / "config.json")) {
-    Context ctx = loading_context(settings);
-    const auto files = WeightFiles::open(settings.directory / "text_encoder_2", "model");
-    stage_ = std::make_unique<T5Stage>(ctx, config_, *files, settings.directory / "tokenizer_2",
-                                       settings.dtype);
-  }
-
- protected:
-  void run(Context& ctx, Request& request) const override {
-    const std::vector<std::string> prompts = request.strings("prompt");
-    const int64_t length = sequence_length(request);
-    const Tensor embeds = request.output("prompt_embeds", settings().dtype,
-                                         {request.rows(), length, config_.d_model});
+    const Tensor embeds = request.output(output_, settings().dtype, output_shape(request));
     bool truncated = false;
     for (size_t row = 0; row < prompts.size(); ++row) {
       truncated |= stage_->encode(ctx, prompts[row], embeds[static_cast<int64_t>(row)]);
@@ -118,10 +92,49 @@ class T5Model final : public StageModel {
     if (truncated) request.set_flag("truncated");
   }
 
+  virtual Shape output_shape(const Request& request) const = 0;
+  const Config& config() const { return config_; }
+
  private:
-  static int64_t sequence_length(const Request& request) {
-    constexpr int64_t kLongest = 512;
-    if (!request.has_input("max_sequence_length")) return kLongest;
+  Config config_;
+  const char* output_;
+  std::unique_ptr<const Stage> stage_;
+};
+
+class ClipModel final : public TextModel<ClipStage, ClipConfig> {
+ public:
+  explicit ClipModel(const ModelSettings& settings)
+      : TextModel(settings, load_clip_config(settings.directory / "text_encoder" / "config.json"),
+                  "text_encoder", "tokenizer", "pooled_prompt_embeds") {}
+
+ protected:
+  Shape output_shape(const Request& request) const override {
+    return {request.rows(), config().hidden_size};
+  }
+};
+
+class T5Model final : public TextModel<T5Stage, T5Config> {
+ public:
+  explicit T5Model(const ModelSettings& settings)
+      : TextModel(settings, load_t5_config(settings.directory / "text_encoder_2" / "config.json"),
+                  "text_encoder_2", "tokenizer_2", "prompt_embeds"),
+        default_length_(settings.integer_parameter("default_max_sequence_length")) {
+    check(default_length_ >= 1 && default_length_ <= kLongest, ErrorCode::kInvalidArgument,
+          "model '{}': parameter 'default_max_sequence_length' of config.pbtxt is {}: must be from "
+          "1 to {}",
+          settings.name, default_length_, kLongest);
+  }
+
+ protected:
+  Shape output_shape(const Request& request) const override {
+    return {request.rows(), sequence_length(request), config().d_model};
+  }
+
+ private:
+  static constexpr int64_t kLongest = 512;
+
+  int64_t sequence_length(const Request& request) const {
+    if (!request.has_input("max_sequence_length")) return default_length_;
     const std::vector<int64_t> lengths = request.integers("max_sequence_length");
     for (const int64_t length : lengths) {
       check(length >= 1 && length <= kLongest, ErrorCode::kInvalidArgument,
@@ -133,8 +146,7 @@ class T5Model final : public StageModel {
     return lengths[0];
   }
 
-  T5Config config_;
-  std::unique_ptr<const T5Stage> stage_;
+  int64_t default_length_;
 };
 
 class DitModel final : public StageModel {
@@ -227,13 +239,13 @@ class VaeModel final : public StageModel {
   void run(Context& ctx, Request& request) const override {
     const int64_t sizes[] = {config_.latent_channels, -1, -1};
     const Tensor latents = request.tensor("latents", settings().dtype, sizes);
-    constexpr int64_t kLargestSide = 8192;
+    const int64_t largest_side = options().max_side;
     const int64_t factor = config_.scale_factor();
     const int64_t height = latents.size(2) * factor;
     const int64_t width = latents.size(3) * factor;
-    check(height <= kLargestSide && width <= kLargestSide, ErrorCode::kInvalidArgument,
+    check(height <= largest_side && width <= largest_side, ErrorCode::kInvalidArgument,
           "latents of {} x {} give {} x {} pixels: at most {} a side", latents.size(2),
-          latents.size(3), height, width, kLargestSide);
+          latents.size(3), height, width, largest_side);
     const Tensor image =
         request.output("image", DType::kF32, {request.rows(), config_.out_channels, height, width});
     for (int64_t row = 0; row < request.rows(); ++row) {

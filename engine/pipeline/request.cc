@@ -48,6 +48,10 @@ int64_t check_side(std::string_view name, int64_t value, int64_t multiple, int64
 
 }  // namespace
 
+int64_t default_sequence_length(const FluxConfig& config) {
+  return config.transformer.guidance_embeds ? 512 : 256;
+}
+
 int64_t random_seed() {
   std::random_device device;
   // 32 bits: all that the noise generator uses, and short enough to be typed again.
@@ -77,17 +81,20 @@ ImageParams validate(const ImageRequest& request, const FluxConfig& config,
     if (params.true_cfg_scale > 1) params.negative_prompt = request.negative_prompt;
   }
   params.num_inference_steps = static_cast<int>(check_range(
-      "num_inference_steps", request.num_inference_steps.value_or(guided ? 28 : 4), 1, 1000));
+      "num_inference_steps",
+      request.num_inference_steps.value_or(std::min<int64_t>(guided ? 28 : 4, limits.max_steps)), 1,
+      limits.max_steps));
   params.guidance_scale = check_number("guidance_scale", request.guidance_scale, 0, 100);
   const int64_t multiple = config.size_multiple();
   params.height = check_side("height", request.height.value_or(limits.default_height), multiple,
                              limits.max_pixels_per_side);
   params.width = check_side("width", request.width.value_or(limits.default_width), multiple,
                             limits.max_pixels_per_side);
-  params.num_images_per_prompt =
-      static_cast<int>(check_range("num_images_per_prompt", request.num_images_per_prompt, 1, 16));
-  params.max_sequence_length = static_cast<int>(check_range(
-      "max_sequence_length", request.max_sequence_length.value_or(guided ? 512 : 256), 1, 512));
+  params.num_images_per_prompt = static_cast<int>(check_range(
+      "num_images_per_prompt", request.num_images_per_prompt, 1, limits.max_images_per_prompt));
+  params.max_sequence_length = static_cast<int>(
+      check_range("max_sequence_length",
+                  request.max_sequence_length.value_or(default_sequence_length(config)), 1, 512));
   if (request.seed) {
     check(*request.seed >= 0, ErrorCode::kInvalidArgument, "seed is {}: must be 0 or more",
           *request.seed);

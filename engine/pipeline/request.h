@@ -29,10 +29,15 @@ struct RequestLimits {
   int64_t default_height = 1024;
   int64_t default_width = 1024;
   int64_t max_pixels_per_side = 2048;
+  int64_t max_steps = 1000;
+  int64_t max_images_per_prompt = 16;
 };
 
 /// The limits of a checkpoint: the default size is diffusers' (128 latent rows and columns).
 RequestLimits limits_for(const FluxConfig& config);
+
+/// T5 tokens where a request gives no number: 512 with guidance embeddings, else 256.
+int64_t default_sequence_length(const FluxConfig& config);
 
 /// A seed for those who give none.
 int64_t random_seed();

@@ -263,8 +263,14 @@ class ConfigTest(ConvertTest):
         for model, config in configs.items():
             instances = 4 * count if model == "bls" else count
             self.check_common(config, model, dtype, batch, instances)
-            extra = {"default_height", "default_width", "max_side"} if model == "bls" else set()
-            self.assertEqual(set(config["parameters"]), {"dtype", "device"} | extra)
+            extra = {
+                "bls": {"default_height", "default_width", "max_side"},
+                "t5_encoder": {"default_max_sequence_length"},
+            }
+            parameters = {"dtype", "device"} | extra.get(model, set())
+            self.assertEqual(set(config["parameters"]), parameters)
+        tokens = configs["t5_encoder"]["parameters"]["default_max_sequence_length"]
+        self.assertEqual(tokens, "256" if checkpoint == SCHNELL else "512")
         self.check_stages(configs, checkpoint, TYPES[dtype])
         self.check_bls(configs["bls"])
 

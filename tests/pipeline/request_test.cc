@@ -48,6 +48,36 @@ TEST(Request, DefaultsAreThoseOfTheModelsKind) {
   EXPECT_EQ(schnell.max_sequence_length, 256);
 }
 
+TEST(Request, LimitsOfADeploymentAreHeeded) {
+  const FluxConfig config = make_config(true);
+  RequestLimits limits = limits_for(config);
+  limits.max_steps = 30;
+  limits.max_images_per_prompt = 2;
+  limits.max_pixels_per_side = 1024;
+  ImageRequest request;
+  request.prompt = "a cat";
+  request.num_inference_steps = 30;
+  request.num_images_per_prompt = 2;
+  EXPECT_EQ(validate(request, config, limits).num_inference_steps, 30);
+  const auto refused = [&](const ImageRequest& changed) -> std::string {
+    try {
+      validate(changed, config, limits);
+      return "accepted";
+    } catch (const Error& e) {
+      return e.what();
+    }
+  };
+  ImageRequest many = request;
+  many.num_inference_steps = 31;
+  EXPECT_EQ(refused(many), "num_inference_steps is 31: must be from 1 to 30");
+  many = request;
+  many.num_images_per_prompt = 3;
+  EXPECT_EQ(refused(many), "num_images_per_prompt is 3: must be from 1 to 2");
+  many = request;
+  many.width = 1040;
+  EXPECT_EQ(refused(many), "width is 1040: must be a multiple of 16 from 16 to 1024");
+}
+
 TEST(Request, NegativePromptCountsOnlyWithTrueCfg) {
   const auto with_scale = [](double scale) {
     return validate_with([scale](ImageRequest& r) {

@@ -137,8 +137,8 @@ def test_shared_memory_that_does_not_fit(client, shared):
     serving.draw(client, prompt="a boat", **SMALL)
 
 
-def test_a_transformer_step_in_shared_memory(client, shared):
-    """Large tensors, at an address that fits no element."""
+def test_a_transformer_step_in_shared_memory(server, shared):
+    """Large tensors, at an address that fits no element: copied, and counted."""
     module, own, regions = shared
     rng = np.random.default_rng(1)
     hidden = rng.standard_normal((1, 6, 24), np.float32)
@@ -153,6 +153,7 @@ def test_a_transformer_step_in_shared_memory(client, shared):
     others = [serving.tensor(module, name, array, "FP32") for name, array in arrays.items()]
     direct = serving.tensor(module, "hidden_states", hidden, "FP32")
     expected = own.infer("dit_transformer", [direct, *others]).as_numpy("noise_pred")
+    copied = server.metric("flux_input_bytes_copied_total", "dit_transformer")
     region = regions.add("hidden", 3 + hidden.nbytes)
     shm.set_shared_memory_region(region, [np.frombuffer(hidden.tobytes(), np.uint8)], offset=3)
     odd = module.InferInput("hidden_states", list(hidden.shape), "FP32")
@@ -163,3 +164,5 @@ def test_a_transformer_step_in_shared_memory(client, shared):
     own.infer("dit_transformer", [odd, *others], outputs=[wanted])
     found = shm.get_contents_as_numpy(output, np.uint8, (1 + hidden.nbytes,))[1:]
     assert found.tobytes() == expected.tobytes()
+    copied = server.metric("flux_input_bytes_copied_total", "dit_transformer") - copied
+    assert copied >= hidden.nbytes

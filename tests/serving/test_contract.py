@@ -154,6 +154,7 @@ def test_statistics_and_metrics_count(server, client):
         return stats.inference_count, stats.execution_count
 
     before = {model: count(model) for model in serving.MODELS}
+    copied = {m: server.metric("flux_input_bytes_copied_total", m) for m in serving.MODELS}
     images = server.metric("flux_images_total", "bls")
     steps = server.metric("flux_steps_total", "bls")
     serving.draw(client, prompt=["a", "b"], **{**SMALL, "num_inference_steps": 3})
@@ -162,6 +163,8 @@ def test_statistics_and_metrics_count(server, client):
         after = count(model)
         assert after[0] - before[model][0] == rows, model
         assert 1 <= after[1] - before[model][1] <= rows, model
+        # Tensors pass from model to model where they are.
+        assert server.metric("flux_input_bytes_copied_total", model) == copied[model]
     assert server.metric("flux_images_total", "bls") == images + 2
     assert server.metric("flux_steps_total", "bls") == steps + 3
     assert server.metric("flux_stage_rows_total", "dit_transformer") >= 6
