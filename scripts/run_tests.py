@@ -133,9 +133,11 @@ def serving_tests(directory: str) -> Count:
 def steps(jobs: int) -> list:
     """(name, what it needs, what it does) in order."""
     lint = [sys.executable, "scripts/lint.py", "--build", "build", "--jobs", jobs]
+    symbols = [sys.executable, "scripts/check_symbols.py", "build/backends/flux/libtriton_flux.so"]
     return [
         ("style", None, lambda: one(run([sys.executable, "scripts/check_style.py"]))),
         ("build", None, lambda: build("default", jobs)),
+        ("symbols", "build", lambda: one(run(symbols))),
         ("unit and golden tests", "build", lambda: unit_tests("build")),
         ("command line", "build", lambda: command_line_tests("build")),
         ("serving", "build", lambda: serving_tests("build")),
