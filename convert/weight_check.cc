@@ -28,8 +28,8 @@ class BindingBackend final : public Backend {
                                                    std::span<const Tensor>, DType) override {
     return std::make_shared<NoWeights>();
   }
-  std::shared_ptr<const PackedWeights> pack_conv2d(Context&, const Tensor&, const Tensor&,
-                                                   DType) override {
+  std::shared_ptr<const PackedWeights> pack_conv2d(Context&, const Tensor&, const Tensor&, DType,
+                                                   bool) override {
     return std::make_shared<NoWeights>();
   }
 
@@ -37,7 +37,7 @@ class BindingBackend final : public Backend {
               const Tensor&) override {
     refuse();
   }
-  void conv2d(Context&, const Tensor&, const Conv2dWeights&, const Conv2dOptions&,
+  void conv2d(Context&, const Tensor&, const Conv2dWeights&, const Tensor&,
               const Tensor&) override {
     refuse();
   }

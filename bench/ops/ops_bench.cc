@@ -96,16 +96,15 @@ void bench_conv(benchmark::State& state, const ConvShape& shape, DType dtype, in
   Context ctx(backend_for(Device{}), threads);
   const Tensor weight = random_tensor({shape.out, shape.in, 3, 3}, dtype);
   const Conv2dWeights weights =
-      pack_conv2d(ctx, weight, random_tensor({shape.out}, DType::kF32), dtype);
+      pack_conv2d(ctx, weight, random_tensor({shape.out}, DType::kF32), dtype, shape.upsample);
   const int64_t out_size = shape.upsample ? 2 * shape.size : shape.size;
   const Tensor x = random_tensor({shape.size, shape.size, shape.in}, dtype);
   const Tensor out = Tensor::allocate({out_size, out_size, shape.out}, dtype);
-  Conv2dOptions options;
-  options.upsample = shape.upsample;
-  if (!shape.upsample) options.residual = random_tensor(out.shape(), dtype);
+  Tensor residual;
+  if (!shape.upsample) residual = random_tensor(out.shape(), dtype);
   // The plain convolution's arithmetic, also where taps are summed beforehand.
   const auto flops = 18.0 * static_cast<double>(out.numel() * shape.in);
-  measure(state, flops, weights.packed->bytes(), [&] { conv2d(ctx, x, weights, options, out); });
+  measure(state, flops, weights.packed->bytes(), [&] { conv2d(ctx, x, weights, residual, out); });
 }
 
 void bench_pack(benchmark::State& state, DType dtype, int threads) {

@@ -9,14 +9,14 @@ namespace flux {
 class Conv2d {
  public:
   Conv2d() = default;
-  /// kernel: 1 or 3.
+  /// kernel: 1 or 3. upsample: the input is first doubled, as diffusers' Upsample2D does.
   Conv2d(Context& ctx, const WeightScope& scope, int64_t in, int64_t out, int64_t kernel,
-         DType dtype);
+         DType dtype, bool upsample = false);
 
   /// x: [h, w, in]; out: [h', w', out]; see ops conv2d().
   void operator()(Context& ctx, const Tensor& x, const Tensor& out,
-                  const Conv2dOptions& options = {}) const {
-    conv2d(ctx, x, weights_, options, out);
+                  const Tensor& residual = {}) const {
+    conv2d(ctx, x, weights_, residual, out);
   }
   int64_t bytes() const { return weights_.packed ? weights_.packed->bytes() : 0; }
   int64_t in_channels() const { return weights_.in_channels; }

@@ -54,7 +54,7 @@ VaeDecoder::VaeDecoder(Context& ctx, const VaeConfig& config, const WeightFiles&
       block.resnets.push_back(load_resnet(ctx, scope / "resnets" / j, j == 0 ? in : out, out));
     }
     if (i + 1 < widths.size()) {
-      block.upsampler = load_conv(ctx, scope / "upsamplers" / "0" / "conv", out, out, 3);
+      block.upsampler = load_conv(ctx, scope / "upsamplers" / "0" / "conv", out, out, 3, true);
     }
     up_blocks_.push_back(std::move(block));
     in = out;
@@ -68,8 +68,8 @@ VaeDecoder::VaeDecoder(Context& ctx, const VaeConfig& config, const WeightFiles&
 }
 
 Conv2d VaeDecoder::load_conv(Context& ctx, const WeightScope& scope, int64_t in, int64_t out,
-                             int64_t kernel) {
-  Conv2d conv(ctx, scope, in, out, kernel, dtype_);
+                             int64_t kernel, bool upsample) {
+  Conv2d conv(ctx, scope, in, out, kernel, dtype_, upsample);
   weight_bytes_ += conv.bytes();
   return conv;
 }
@@ -174,7 +174,7 @@ void VaeDecoder::run_resnet(Context& ctx, const Resnet& resnet, Buffers& image) 
     (*resnet.conv_shortcut)(ctx, input, residual);
     std::swap(image.memory[0], image.memory[1]);  // the result replaces the shortcut
   }
-  resnet.conv2(ctx, hidden, residual, {.upsample = false, .residual = residual});
+  resnet.conv2(ctx, hidden, residual, residual);
   image.channels = out;
 }
 
@@ -201,7 +201,7 @@ void VaeDecoder::run_upsampler(Context& ctx, const Conv2d& conv, Buffers& image)
   const Tensor input = image.image();
   image.height *= 2;
   image.width *= 2;
-  conv(ctx, input, image.view(1, image.channels), {.upsample = true, .residual = {}});
+  conv(ctx, input, image.view(1, image.channels));
   std::swap(image.memory[0], image.memory[1]);
 }
 

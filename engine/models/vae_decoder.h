@@ -49,7 +49,8 @@ class VaeDecoder {
 
   Resnet load_resnet(Context& ctx, const WeightScope& scope, int64_t in, int64_t out);
   Attention load_attention(Context& ctx, const WeightScope& scope, int64_t channels);
-  Conv2d load_conv(Context& ctx, const WeightScope& scope, int64_t in, int64_t out, int64_t kernel);
+  Conv2d load_conv(Context& ctx, const WeightScope& scope, int64_t in, int64_t out, int64_t kernel,
+                   bool upsample = false);
   Buffers make_buffers(Context& ctx, int64_t height, int64_t width) const;
   static void run_resnet(Context& ctx, const Resnet& resnet, Buffers& image);
   void run_attention(Context& ctx, Buffers& image) const;

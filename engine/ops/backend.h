@@ -25,11 +25,12 @@ class Backend {
                                                            std::span<const Tensor> biases,
                                                            DType dtype) = 0;
   virtual std::shared_ptr<const PackedWeights> pack_conv2d(Context& ctx, const Tensor& weight,
-                                                           const Tensor& bias, DType dtype) = 0;
+                                                           const Tensor& bias, DType dtype,
+                                                           bool upsample) = 0;
   virtual void linear(Context& ctx, const Tensor& x, const LinearWeights& weights,
                       const Epilogue& epilogue, const Tensor& out) = 0;
   virtual void conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& weights,
-                      const Conv2dOptions& options, const Tensor& out) = 0;
+                      const Tensor& residual, const Tensor& out) = 0;
   virtual void layer_norm(Context& ctx, const Tensor& x, const LayerNormParams& params,
                           const Tensor& out) = 0;
   virtual void rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps,

@@ -9,7 +9,8 @@ constexpr int64_t kMaxKernel = 63;
 
 }  // namespace
 
-Conv2dWeights pack_conv2d(Context& ctx, const Tensor& weight, const Tensor& bias, DType dtype) {
+Conv2dWeights pack_conv2d(Context& ctx, const Tensor& weight, const Tensor& bias, DType dtype,
+                          bool upsample) {
   check_rank("pack_conv2d", "weight", weight, 4);
   const int64_t out = weight.size(0);
   const int64_t in = weight.size(1);
@@ -26,26 +27,27 @@ Conv2dWeights pack_conv2d(Context& ctx, const Tensor& weight, const Tensor& bias
         out);
   check(dtype == DType::kF32 || dtype == DType::kBF16, ErrorCode::kInternal,
         "pack_conv2d: dtype {}, but f32 or bf16 is needed", name_of(dtype));
-  return {in, out, kernel, dtype, ctx.backend().pack_conv2d(ctx, weight, bias, dtype)};
+  return {in,    out,      kernel,
+          dtype, upsample, ctx.backend().pack_conv2d(ctx, weight, bias, dtype, upsample)};
 }
 
-void conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& weights,
-            const Conv2dOptions& options, const Tensor& out) {
+void conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& weights, const Tensor& residual,
+            const Tensor& out) {
   check(weights.packed != nullptr, ErrorCode::kInternal, "conv2d: weights are not packed");
   check_rank("conv2d", "x", x, 3);
-  const int64_t scale = options.upsample ? 2 : 1;
+  const int64_t scale = weights.upsample ? 2 : 1;
   const Shape result{x.size(0) * scale, x.size(1) * scale, weights.out_channels};
   check_activation("conv2d", "x", x, weights.dtype, {x.size(0), x.size(1), weights.in_channels});
   check_activation("conv2d", "out", out, weights.dtype, result);
   check_contiguous("conv2d", "x", x);
   check_contiguous("conv2d", "out", out);
-  if (options.residual.defined()) {
-    check_activation("conv2d", "residual", options.residual, weights.dtype, result);
-    check_contiguous("conv2d", "residual", options.residual);
+  if (residual.defined()) {
+    check_activation("conv2d", "residual", residual, weights.dtype, result);
+    check_contiguous("conv2d", "residual", residual);
   }
   if (result.numel() == 0) return;
   check(x.raw() != out.raw(), ErrorCode::kInternal, "conv2d: out must not alias x");
-  ctx.backend().conv2d(ctx, x, weights, options, out);
+  ctx.backend().conv2d(ctx, x, weights, residual, out);
 }
 
 }  // namespace flux

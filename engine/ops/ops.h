@@ -66,20 +66,18 @@ struct Conv2dWeights {
   int64_t out_channels = 0;
   int64_t kernel = 0;
   DType dtype = DType::kF32;
+  bool upsample = false;  // the input is first doubled in height and width, nearest neighbour
   std::shared_ptr<const PackedWeights> packed;
 };
 
 /// weight: [out, in, k, k] of any float dtype; bias: [out].
-Conv2dWeights pack_conv2d(Context& ctx, const Tensor& weight, const Tensor& bias, DType dtype);
-
-struct Conv2dOptions {
-  bool upsample = false;  // the input is first doubled in height and width, nearest neighbour
-  Tensor residual;        // optional, added to the result; shaped like out; may alias it
-};
+Conv2dWeights pack_conv2d(Context& ctx, const Tensor& weight, const Tensor& bias, DType dtype,
+                          bool upsample = false);
 
 /// x: [h, w, in], T, channels last; out: [h', w', out_channels], T; h' = h or 2 h with upsample.
-void conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& weights,
-            const Conv2dOptions& options, const Tensor& out);
+/// residual: optional, added to the result; shaped like out; may alias it.
+void conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& weights, const Tensor& residual,
+            const Tensor& out);
 
 /// y = (x - mean) / sqrt(var + eps) over the last dimension, then * weight + bias (affine, each
 /// optional [n] f32) and then * (1 + scale) + shift (modulation, both or none, [n] f32).

@@ -28,18 +28,19 @@ class Conv2dTest : public testing::TestWithParam<std::tuple<ref::Compute, ConvCa
     bias = ref::random_tensor({shape.out}, DType::kF32, 3);
     const int64_t scale = shape.upsample ? 2 : 1;
     result = {shape.height * scale, shape.width * scale, shape.out};
-    options.upsample = shape.upsample;
+    upsample = shape.upsample;
   }
 
   DType dtype() const { return std::get<0>(GetParam()).dtype; }
   Tensor run(int threads, const Tensor& out) const {
     Context ctx(backend_for(Device{}), threads);
-    conv2d(ctx, x, pack_conv2d(ctx, weight, bias, dtype()), options, out);
+    conv2d(ctx, x, pack_conv2d(ctx, weight, bias, dtype(), upsample), residual, out);
     return out;
   }
   void expect_reference() const {
     const Tensor out = run(2, ref::random_tensor(result, dtype(), 4));
-    const ref::Difference difference = ref::compare(out, ref::conv2d(x, weight, bias, options));
+    const ref::Difference difference =
+        ref::compare(out, ref::conv2d(x, weight, bias, upsample, residual));
     EXPECT_LE(difference.largest, ref::tolerance(dtype()) * difference.scale);
   }
 
@@ -47,7 +48,8 @@ class Conv2dTest : public testing::TestWithParam<std::tuple<ref::Compute, ConvCa
   Tensor weight;
   Tensor bias;
   Shape result;
-  Conv2dOptions options;
+  bool upsample = false;
+  Tensor residual;
 
  private:
   ref::Bf16PathScope path_;
@@ -56,14 +58,14 @@ class Conv2dTest : public testing::TestWithParam<std::tuple<ref::Compute, ConvCa
 TEST_P(Conv2dTest, MatchesTheReference) { expect_reference(); }
 
 TEST_P(Conv2dTest, AddsTheResidual) {
-  options.residual = ref::random_tensor(result, dtype(), 5);
+  residual = ref::random_tensor(result, dtype(), 5);
   expect_reference();
 }
 
 TEST_P(Conv2dTest, ResidualMayBeTheOutput) {
-  options.residual = ref::random_tensor(result, dtype(), 5);
+  residual = ref::random_tensor(result, dtype(), 5);
   const Tensor apart = run(2, Tensor::allocate(result, dtype()));
-  EXPECT_TRUE(ref::same_bytes(run(2, options.residual), apart));
+  EXPECT_TRUE(ref::same_bytes(run(2, residual), apart));
 }
 
 TEST_P(Conv2dTest, IsTheSameForAnyNumberOfThreads) {
@@ -79,7 +81,9 @@ constexpr ConvCase kConvCases[] = {
     {17, 35, 20, 3, 3, false}, {10, 40, 8, 140, 3, false},   {8, 32, 17, 16, 1, false},
     {6, 9, 5, 6, 5, false},    {12, 34, 130, 130, 1, false}, {1, 1, 2, 2, 3, true},
     {5, 17, 6, 7, 3, true},    {9, 34, 16, 130, 3, true},    {6, 5, 4, 3, 5, true},
-    {4, 3, 4, 4, 7, true},     {3, 4, 5, 6, 1, true},        {5, 6, 520, 8, 3, false}};
+    {4, 3, 4, 4, 7, true},     {3, 4, 5, 6, 1, true},        {5, 6, 520, 8, 3, false},
+    {7, 33, 16, 16, 3, false}, {13, 70, 40, 150, 3, false},  {5, 6, 300, 24, 3, false},
+    {8, 9, 32, 40, 3, true}};
 
 INSTANTIATE_TEST_SUITE_P(Shapes, Conv2dTest,
                          testing::Combine(testing::ValuesIn(ref::computes()),
@@ -97,17 +101,18 @@ TEST(Conv2dChecks, NameWhatIsWrong) {
   const Tensor weight = ref::random_tensor({4, 3, 3, 3}, DType::kF32, 1);
   const Tensor bias = ref::random_tensor({4}, DType::kF32, 1);
   const Conv2dWeights weights = pack_conv2d(ctx, weight, bias, DType::kF32);
+  const Conv2dWeights doubling = pack_conv2d(ctx, weight, bias, DType::kF32, true);
   const Tensor x = ref::random_tensor({6, 5, 3}, DType::kF32, 1);
   const Tensor out = ref::random_tensor({6, 5, 4}, DType::kF32, 1);
   try {
-    conv2d(ctx, x, weights, {.upsample = true, .residual = {}}, out);
+    conv2d(ctx, x, doubling, {}, out);
     FAIL() << "nothing thrown";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kInternal);
     EXPECT_STREQ(error.what(), "conv2d: out is f32[6, 5, 4], but [12, 10, 4] is needed");
   }
   EXPECT_THROW(conv2d(ctx, out, weights, {}, out), Error);
-  EXPECT_THROW(conv2d(ctx, x, weights, {.upsample = false, .residual = x}, out), Error);
+  EXPECT_THROW(conv2d(ctx, x, weights, x, out), Error);
   EXPECT_THROW(
       pack_conv2d(ctx, ref::random_tensor({4, 3, 2, 2}, DType::kF32, 1), bias, DType::kF32), Error);
   EXPECT_THROW(pack_conv2d(ctx, weight, ref::random_tensor({3}, DType::kF32, 1), DType::kF32),

@@ -145,10 +145,12 @@ TEST_P(CudaOps, Convolution) {
     const int64_t scale = c.upsample ? 2 : 1;
     for (const bool residual : {false, true}) {
       const Twin out = random({c.height * scale, c.width * scale, c.out});
-      const Conv2dOptions cpu{c.upsample, residual ? out.cpu : Tensor()};
-      const Conv2dOptions gpu{c.upsample, residual ? out.gpu : Tensor()};
-      conv2d(*cpu_, x.cpu, pack_conv2d(*cpu_, weight.cpu, bias.cpu, dtype()), cpu, out.cpu);
-      conv2d(*gpu_, x.gpu, pack_conv2d(*gpu_, weight.cpu, bias.cpu, dtype()), gpu, out.gpu);
+      const auto run = [&](Context& ctx, const Tensor& from, const Tensor& to) {
+        const auto weights = pack_conv2d(ctx, weight.cpu, bias.cpu, dtype(), c.upsample);
+        conv2d(ctx, from, weights, residual ? to : Tensor(), to);
+      };
+      run(*cpu_, x.cpu, out.cpu);
+      run(*gpu_, x.gpu, out.gpu);
       expect_same(out, fmt::format("{}x{} {} to {} kernel {} upsample {} residual {}", c.height,
                                    c.width, c.in, c.out, c.kernel, c.upsample, residual));
     }

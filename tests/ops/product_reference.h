@@ -82,8 +82,8 @@ inline std::vector<double> linear(const Tensor& x, const Tensor& weight, const T
 
 /// The convolution of x [h, w, in] with weight [out, in, k, k] and zeros around the image.
 inline std::vector<double> conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
-                                  const Conv2dOptions& options) {
-  const int64_t scale = options.upsample ? 2 : 1;
+                                  bool upsample, const Tensor& residual) {
+  const int64_t scale = upsample ? 2 : 1;
   const int64_t height = x.size(0) * scale;
   const int64_t width = x.size(1) * scale;
   const int64_t in = x.size(2);
@@ -103,7 +103,7 @@ inline std::vector<double> conv2d(const Tensor& x, const Tensor& weight, const T
         sum += get(x, pixel + c) * get(weight, (channel * in + c) * k * k + tap);
       }
     }
-    if (options.residual.defined()) sum += get(options.residual, element);
+    if (residual.defined()) sum += get(residual, element);
     result.push_back(sum);
   }
   return result;

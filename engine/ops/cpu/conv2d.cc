@@ -1,12 +1,13 @@
 #include <algorithm>
 #include <cstring>
-#include <mutex>
+#include <vector>
 
 #include "ops/cpu/cpu_backend.h"
 #include "ops/cpu/isa.h"
 #include "ops/cpu/onednn.h"
 #include "ops/cpu/rows.h"
 #include "ops/cpu/weight_memory.h"
+#include "ops/cpu/winograd.h"
 
 /// A convolution is cut into tiles of one fixed size for each weight, whatever the image and the
 /// number of threads. A tile's input is copied with its border, zeros outside the image, so one
@@ -25,6 +26,7 @@ struct WeightSet {
   int64_t out = 0;
   int64_t kernel = 0;
   int64_t tile_height = 0;
+  bool winograd = false;
   DType stored = DType::kF32;
   DType compute = DType::kF32;
   int64_t chunk_elements = 0;
@@ -42,6 +44,12 @@ struct WeightSet {
   ConvolutionShape shape(int64_t channels) const {
     return {compute, tile_height, kTileWidth, in, channels, kernel};
   }
+  std::unique_ptr<WeightPacker> packer(int64_t channels) const {
+    return winograd ? winograd_weight_packer(shape(channels)) : weight_packer(shape(channels));
+  }
+  std::shared_ptr<const TileKernel> tile(int64_t channels) const {
+    return winograd ? winograd_tile_kernel(shape(channels)) : tile_kernel(shape(channels));
+  }
 };
 
 int64_t tile_height(int64_t in, int64_t kernel, DType compute) {
@@ -55,11 +63,10 @@ template <typename F>
 void pack_set(Context& ctx, WeightSet& set, const F& plain) {
   const auto size = static_cast<int64_t>(size_of(set.compute));
   const int64_t last = set.width(set.chunks() - 1);
-  const auto last_packer = weight_packer(set.shape(last));
+  const auto last_packer = set.packer(last);
   set.last_chunk_elements = last_packer->packed_bytes() / size;
-  auto full_packer = last < kChunkChannels && set.chunks() > 1
-                         ? weight_packer(set.shape(kChunkChannels))
-                         : nullptr;
+  const auto full_packer =
+      last < kChunkChannels && set.chunks() > 1 ? set.packer(kChunkChannels) : nullptr;
   set.chunk_elements = full_packer ? full_packer->packed_bytes() / size : set.last_chunk_elements;
   set.memory =
       allocate_weights(((set.chunks() - 1) * set.chunk_elements + set.last_chunk_elements) *
@@ -87,53 +94,38 @@ struct Taps {
   static int64_t count(int64_t kernel) { return kernel / 2 + 1; }
 };
 
+/// The set of one kernel, or, where taps are summed, the sets of phases (y, x) in their order.
 class PackedConv2d final : public PackedWeights {
  public:
-  WeightSet plain;
+  std::vector<WeightSet> sets;
   Tensor bias;  // [out], f32
 
-  int64_t bytes() const override { return plain.memory.bytes() + bias.bytes(); }
-
-  /// The four sets of summed taps, in the order of phases (y, x); made on first use.
-  const WeightSet* phases(Context& ctx) const {
-    std::call_once(made_, [&] {
-      for (int64_t phase = 0; phase < 4; ++phase) {
-        WeightSet& set = phases_[phase];
-        set = plain;
-        set.kernel = Taps::count(plain.kernel);
-        set.tile_height = tile_height(set.in, set.kernel, set.compute);
-        pack_set(ctx, set, [&](int64_t i) { return summed_taps(i, phase / 2, phase % 2); });
-      }
-    });
-    return phases_;
+  int64_t bytes() const override {
+    int64_t bytes = bias.bytes();
+    for (const WeightSet& set : sets) bytes += set.memory.bytes();
+    return bytes;
   }
+};
 
- private:
-  Tensor summed_taps(int64_t chunk, int64_t phase_y, int64_t phase_x) const {
-    const int64_t k = plain.kernel;
-    const int64_t taps = Taps::count(k);
-    const int64_t filters = plain.width(chunk) * plain.in;
-    const Tensor from = Tensor::allocate({filters, k, k}, DType::kF32);
-    weight_packer(plain.shape(plain.width(chunk)))->unpack(plain.address(chunk), from.raw());
-    const Tensor to = Tensor::allocate({filters, taps, taps}, DType::kF32);
-    std::memset(to.raw(), 0, static_cast<size_t>(to.bytes()));
-    for (int64_t filter = 0; filter < filters; ++filter) {
-      const auto* source = row<float>(from, filter);
-      auto* target = row<float>(to, filter);
-      for (int64_t y = 0; y < k; ++y) {
-        const int64_t to_y = Taps::offset(phase_y, y, k) - Taps::offset(phase_y, 0, k);
-        for (int64_t x = 0; x < k; ++x) {
-          const int64_t to_x = Taps::offset(phase_x, x, k) - Taps::offset(phase_x, 0, k);
-          target[to_y * taps + to_x] += source[y * k + x];
-        }
+/// [filters, k, k] f32 -> [filters, taps, taps] of a phase.
+Tensor sum_taps(const Tensor& from, int64_t phase_y, int64_t phase_x) {
+  const int64_t k = from.size(1);
+  const int64_t taps = Taps::count(k);
+  const Tensor to = Tensor::allocate({from.size(0), taps, taps}, DType::kF32);
+  std::memset(to.raw(), 0, static_cast<size_t>(to.bytes()));
+  for (int64_t filter = 0; filter < from.size(0); ++filter) {
+    const auto* source = row<float>(from, filter);
+    auto* target = row<float>(to, filter);
+    for (int64_t y = 0; y < k; ++y) {
+      const int64_t to_y = Taps::offset(phase_y, y, k) - Taps::offset(phase_y, 0, k);
+      for (int64_t x = 0; x < k; ++x) {
+        const int64_t to_x = Taps::offset(phase_x, x, k) - Taps::offset(phase_x, 0, k);
+        target[to_y * taps + to_x] += source[y * k + x];
       }
     }
-    return to;
   }
-
-  mutable std::once_flag made_;
-  mutable WeightSet phases_[4];
-};
+  return to;
+}
 
 /// One convolution over an image: which pixels its first tap reads and where its results go.
 struct Pass {
@@ -160,8 +152,8 @@ class ConvCall {
     const WeightSet& set = *passes[0].set;
     const int64_t side = kTileWidth + set.kernel - 1;
     input_width_ = side;
-    kernel_ = tile_kernel(set.shape(set.width(0)));
-    last_kernel_ = tile_kernel(set.shape(set.width(set.chunks() - 1)));
+    kernel_ = set.tile(set.width(0));
+    last_kernel_ = set.tile(set.width(set.chunks() - 1));
     scratch_ =
         per_thread_scratch(ctx_, std::max(kernel_->scratch_bytes(), last_kernel_->scratch_bytes()));
     inputs_ = per_thread_scratch(
@@ -276,65 +268,82 @@ class ConvCall {
 };
 
 template <typename T, typename C>
-void run_conv(Context& ctx, const Tensor& x, const PackedConv2d& packed,
-              const Conv2dOptions& options, const Tensor& out) {
-  ConvCall<T, C> call(ctx, x, packed, options.residual, out);
-  const int64_t border = packed.plain.kernel / 2;
-  // Summed taps need 4/9 of the work of a 3x3 kernel. In bf16 they would be rounded once more
-  // than the weights are.
-  if (options.upsample && packed.plain.stored == DType::kF32) {
-    const WeightSet* sets = packed.phases(ctx);
-    Pass passes[4];
-    for (int64_t phase = 0; phase < 4; ++phase) {
-      const int64_t y = phase / 2;
-      const int64_t x_phase = phase % 2;
-      passes[phase] = {sets + phase,
-                       Taps::offset(y, 0, packed.plain.kernel),
-                       Taps::offset(x_phase, 0, packed.plain.kernel),
-                       1,
-                       x.size(0),
-                       x.size(1),
-                       2,
-                       y,
-                       x_phase};
-    }
-    return call.run(passes);
+void run_conv(Context& ctx, const Tensor& x, const Conv2dWeights& weights, const Tensor& residual,
+              const Tensor& out) {
+  const auto& packed = static_cast<const PackedConv2d&>(*weights.packed);
+  const int64_t border = weights.kernel / 2;
+  ConvCall<T, C> call(ctx, x, packed, residual, out);
+  if (packed.sets.size() == 1) {
+    const int64_t scale = weights.upsample ? 2 : 1;
+    const Pass pass = {packed.sets.data(), -border, -border, scale, out.size(0),
+                       out.size(1),        1,       0,       0};
+    return call.run({&pass, 1});
   }
-  const Pass pass = {
-      &packed.plain, -border, -border, options.upsample ? 2 : 1, out.size(0), out.size(1), 1, 0, 0};
-  call.run({&pass, 1});
+  Pass passes[4];
+  for (int64_t phase = 0; phase < 4; ++phase) {
+    const int64_t phase_y = phase / 2;
+    const int64_t phase_x = phase % 2;
+    passes[phase] = {&packed.sets[static_cast<size_t>(phase)],
+                     Taps::offset(phase_y, 0, weights.kernel),
+                     Taps::offset(phase_x, 0, weights.kernel),
+                     1,
+                     x.size(0),
+                     x.size(1),
+                     2,
+                     phase_y,
+                     phase_x};
+  }
+  call.run(passes);
 }
 
 }  // namespace
 
 std::shared_ptr<const PackedWeights> CpuBackend::pack_conv2d(Context& ctx, const Tensor& weight,
-                                                             const Tensor& bias, DType dtype) {
+                                                             const Tensor& bias, DType dtype,
+                                                             bool upsample) {
   auto packed = std::make_shared<PackedConv2d>();
   packed->bias = to_dtype(bias, DType::kF32);
-  WeightSet& set = packed->plain;
+  WeightSet set;
   set.out = weight.size(0);
   set.in = weight.size(1);
   set.kernel = weight.size(2);
   set.stored = dtype;
   set.compute = bf16_path() == Bf16Path::kNative ? dtype : DType::kF32;
-  set.tile_height = tile_height(set.in, set.kernel, set.compute);
-  pack_set(ctx, set, [&](int64_t i) {
+  // Both ways of saving products round weights once more, which bf16 cannot bear.
+  const bool exact = dtype == DType::kF32;
+  const auto chunk_of = [&](int64_t i) {
     const int64_t begin = i * kChunkChannels;
     const Tensor part = weight.slice(0, begin, begin + set.width(i));
     return part.dtype() == set.compute ? part : to_dtype(part, set.compute);
-  });
+  };
+  if (upsample && exact) {
+    const int64_t kernel = set.kernel;
+    set.kernel = Taps::count(kernel);
+    set.tile_height = tile_height(set.in, set.kernel, set.compute);
+    for (int64_t phase = 0; phase < 4; ++phase) {
+      pack_set(ctx, packed->sets.emplace_back(set), [&](int64_t i) {
+        const Tensor filters = chunk_of(i).reshape({set.width(i) * set.in, kernel, kernel});
+        return sum_taps(filters, phase / 2, phase % 2);
+      });
+    }
+    return packed;
+  }
+  set.winograd = exact && winograd_suits(set.shape(set.width(set.chunks() - 1)));
+  set.tile_height =
+      set.winograd ? winograd_tile_height() : tile_height(set.in, set.kernel, set.compute);
+  pack_set(ctx, packed->sets.emplace_back(set), chunk_of);
   return packed;
 }
 
 void CpuBackend::conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& weights,
-                        const Conv2dOptions& options, const Tensor& out) {
-  const auto& packed = static_cast<const PackedConv2d&>(*weights.packed);
+                        const Tensor& residual, const Tensor& out) {
   const Workspace::Scope scope(ctx.workspace());
-  if (out.dtype() == DType::kF32) return run_conv<float, float>(ctx, x, packed, options, out);
-  if (packed.plain.compute == DType::kBF16) {
-    return run_conv<BFloat16, BFloat16>(ctx, x, packed, options, out);
+  if (out.dtype() == DType::kF32) return run_conv<float, float>(ctx, x, weights, residual, out);
+  const auto& packed = static_cast<const PackedConv2d&>(*weights.packed);
+  if (packed.sets[0].compute == DType::kBF16) {
+    return run_conv<BFloat16, BFloat16>(ctx, x, weights, residual, out);
   }
-  run_conv<BFloat16, float>(ctx, x, packed, options, out);
+  run_conv<BFloat16, float>(ctx, x, weights, residual, out);
 }
 
 }  // namespace flux::cpu

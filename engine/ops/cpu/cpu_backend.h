@@ -16,11 +16,12 @@ class CpuBackend final : public Backend {
                                                    std::span<const Tensor> biases,
                                                    DType dtype) override;
   std::shared_ptr<const PackedWeights> pack_conv2d(Context& ctx, const Tensor& weight,
-                                                   const Tensor& bias, DType dtype) override;
+                                                   const Tensor& bias, DType dtype,
+                                                   bool upsample) override;
   void linear(Context& ctx, const Tensor& x, const LinearWeights& weights, const Epilogue& epilogue,
               const Tensor& out) override;
-  void conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& weights,
-              const Conv2dOptions& options, const Tensor& out) override;
+  void conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& weights, const Tensor& residual,
+              const Tensor& out) override;
   void layer_norm(Context& ctx, const Tensor& x, const LayerNormParams& params,
                   const Tensor& out) override;
   void rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps,

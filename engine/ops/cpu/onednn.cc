@@ -219,15 +219,6 @@ class ReorderPacker final : public WeightPacker {
     translated(shape_, [&] { execute(pack_, plain_, plain, packed_, packed); });
   }
 
-  void unpack(const void* packed, void* plain) const override {
-    translated(shape_, [&] {
-      const SingleThreadScope single;
-      const dnnl::reorder unpack(
-          dnnl::reorder::primitive_desc(cpu_engine(), packed_, cpu_engine(), plain_));
-      execute(unpack, packed_, packed, plain_, plain);
-    });
-  }
-
  private:
   static void execute(const dnnl::reorder& reorder, const memory::desc& from_layout,
                       const void* from, const memory::desc& to_layout, void* to) {

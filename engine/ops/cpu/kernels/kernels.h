@@ -99,12 +99,33 @@ struct AttentionKernels {
   void (*run)(const AttentionTile<T>& tile);
 };
 
+/// One tile of a 3x3 convolution by Winograd's minimal filtering, f32.
+struct WinogradTile {
+  const float* input;    // [tile_height + 2, tile_width + 2, in]
+  const float* weights;  // packed
+  int64_t in;
+  int64_t out;
+  float* sums;     // [tile_height, tile_width, out]
+  float* scratch;  // scratch_floats(in), aligned to 64 bytes
+};
+
+struct WinogradKernels {
+  int64_t tile_height;
+  int64_t tile_width;
+  int64_t (*packed_floats)(int64_t in, int64_t out);
+  int64_t (*scratch_floats)(int64_t in);
+  /// plain: [out, in, 3, 3].
+  void (*pack)(const float* plain, int64_t in, int64_t out, float* packed);
+  void (*run)(const WinogradTile& tile);
+};
+
 struct Kernels {
   const char* name;
   RowKernels<float> rows_f32;
   RowKernels<BFloat16> rows_bf16;
   AttentionKernels<float> attention_f32;
   AttentionKernels<BFloat16> attention_bf16;
+  WinogradKernels winograd;
 
   template <typename T>
   const RowKernels<T>& rows() const {

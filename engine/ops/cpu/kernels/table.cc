@@ -1,6 +1,7 @@
 #include "ops/cpu/kernels/attention_kernels.h"
 #include "ops/cpu/kernels/kernels.h"
 #include "ops/cpu/kernels/row_kernels.h"
+#include "ops/cpu/kernels/winograd_kernels.h"
 
 #define FLUX_NAME_OF(isa) #isa
 #define FLUX_NAME(isa) FLUX_NAME_OF(isa)
@@ -10,8 +11,9 @@ namespace flux::cpu::FLUX_ISA {
 const Kernels& kernels();
 
 const Kernels& kernels() {
-  static const Kernels table = {FLUX_NAME(FLUX_ISA), row_kernels<float>(), row_kernels<BFloat16>(),
-                                attention_kernels<float>(), attention_kernels<BFloat16>()};
+  static const Kernels table = {FLUX_NAME(FLUX_ISA),           row_kernels<float>(),
+                                row_kernels<BFloat16>(),       attention_kernels<float>(),
+                                attention_kernels<BFloat16>(), winograd_kernels()};
   return table;
 }
 
