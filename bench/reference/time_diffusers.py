@@ -13,12 +13,18 @@ from diffusers import FluxPipeline
 
 
 def measure(call, runs: int, warmup: int) -> dict:
+    def wait():
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
     for _ in range(warmup):
         call()
     seconds = []
     for _ in range(runs):
+        wait()
         start = time.perf_counter()
         call()
+        wait()
         seconds.append(time.perf_counter() - start)
     return {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
 
@@ -30,21 +36,21 @@ def stage_calls(pipe, args) -> dict:
     rows, columns = args.height // factor, args.width // factor
     channels = pipe.transformer.config.in_channels
     latents, image_ids = pipe.prepare_latents(
-        1, channels // 4, args.height, args.width, dtype, "cpu", torch.Generator().manual_seed(1)
+        1, channels // 4, args.height, args.width, dtype, args.device, torch.Generator().manual_seed(1)
     )
     pooled = pipe._get_clip_prompt_embeds(args.prompt)
     embeds = pipe._get_t5_prompt_embeds(args.prompt, max_sequence_length=args.max_sequence_length)
     transformer_inputs = {
         "hidden_states": latents,
-        "timestep": torch.full((1,), 0.5, dtype=dtype),
-        "guidance": torch.full((1,), 3.5),
+        "timestep": torch.full((1,), 0.5, dtype=dtype, device=args.device),
+        "guidance": torch.full((1,), 3.5, device=args.device),
         "pooled_projections": pooled,
         "encoder_hidden_states": embeds,
-        "txt_ids": torch.zeros(embeds.shape[1], 3, dtype=dtype),
+        "txt_ids": torch.zeros(embeds.shape[1], 3, dtype=dtype, device=args.device),
         "img_ids": image_ids,
         "return_dict": False,
     }
-    decoder_input = torch.randn(1, channels // 4, rows, columns, dtype=dtype)
+    decoder_input = torch.randn(1, channels // 4, rows, columns, dtype=dtype, device=args.device)
     return {
         "clip_encoder": lambda: pipe._get_clip_prompt_embeds(args.prompt),
         "t5_encoder": lambda: pipe._get_t5_prompt_embeds(
@@ -64,6 +70,7 @@ def peak_memory_bytes() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--prompt", default="a red circle above a blue square")
     parser.add_argument("--dtype", choices=["f32", "bf16"], required=True)
     parser.add_argument("--height", type=int, required=True)
@@ -77,7 +84,7 @@ def main() -> None:
 
     torch.set_num_threads(args.threads)
     dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[args.dtype]
-    pipe = FluxPipeline.from_pretrained(args.checkpoint, torch_dtype=dtype)
+    pipe = FluxPipeline.from_pretrained(args.checkpoint, torch_dtype=dtype).to(args.device)
     pipe.set_progress_bar_config(disable=True)
 
     def draw():

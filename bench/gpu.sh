@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Tests on a GPU, then its times; logs in LOGS. Run it on a machine that has the GPU, with a build.
+#   bench/gpu.sh BUILD LOGS [tests] [sanitizer] [checkpoint] [times] [profile] [diffusers]
+# Without steps named: all. FULL is where the 33 GB checkpoint is, or is made.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+build=$1
+logs=$2
+shift 2
+steps="${*:-tests sanitizer checkpoint times profile diffusers}"
+full=${FULL:-/dev/shm/flux-full}
+python=${FLUX_REFERENCE_PYTHON:-python3}
+flux=$build/cli/flux-triton
+tiny=tests/golden/checkpoints
+mkdir -p "$logs"
+
+has_step() { [[ " $steps " == *" $1 "* ]]; }
+# Runs a command into a log of its own; says how it ended and how long it took.
+logged() {
+  local name=$1 start=$SECONDS
+  shift
+  timeout "${LIMIT:-240}" "$@" >"$logs/$name.log" 2>&1
+  echo "$name: exit code $?, $((SECONDS - start)) s"
+}
+
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
+if has_step tests; then
+  logged ops "$build/tests/ops_test" --gtest_filter='*Cuda*' --gtest_brief=1
+  logged golden "$build/tests/pipeline_test" --gtest_filter='*_cuda' --gtest_brief=1
+  grep -hE "Failure|FAILED|PASSED" "$logs/ops.log" "$logs/golden.log" | sort | uniq -c | tail -40
+fi
+if has_step sanitizer; then
+  draw=("$flux" generate "$tiny/tiny-dev" --device cuda --prompt x --steps 2 -o /tmp/flux.png)
+  for tool in memcheck racecheck; do
+    logged "$tool" compute-sanitizer --tool $tool "${draw[@]}" --seed 1 --height 64 --width 64
+    tail -n 1 "$logs/$tool.log"
+  done
+fi
+if has_step checkpoint && [[ ! -e $full/model_index.json ]]; then
+  rm -rf "$full"
+  logged checkpoint "$python" bench/reference/make_full_checkpoint.py --tokenizers demo/shapes \
+    --output "$full"
+fi
+if has_step times; then
+  for case in "1024 28 3" "1024 4 5" "512 28 5" "256 4 5"; do
+    read -r size count runs <<<"$case"
+    logged "time-$size-$count" "$flux" bench "$full" --device cuda --dtype bf16 --runs "$runs" \
+      --height "$size" --width "$size" --steps "$count" --max-sequence-length 512
+    cat "$logs/time-$size-$count.log"
+  done
+fi
+if has_step profile; then
+  logged profile ncu --clock-control none --metrics gpu__time_duration.sum --csv "$flux" generate \
+    "$full" --device cuda --dtype bf16 --prompt "a star" --seed 1 --steps 1 -o /tmp/flux.png
+  "$python" bench/kernel_profile.py "$logs/profile.log" | tee "$logs/profile.txt"
+  rm -f "$logs/profile.log"
+fi
+if has_step diffusers; then
+  logged diffusers "$python" bench/reference/time_diffusers.py "$full" --device cuda --dtype bf16 \
+    --height 1024 --width 1024 --steps 28 --runs 3 --threads 8
+  cat "$logs/diffusers.log"
+fi
