@@ -43,7 +43,7 @@ void CudaBackend::conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& wei
   const Tensor result = as_rows(out);
   const Tensor residual = as_rows(added);
   if (weights.kernel == 1 && !weights.upsample) {
-    const Epilogue epilogue{.activation = Activation::kNone, .gate = {}, .residual = added};
+    const Epilogue epilogue{.activation = Activation::kNone, .gate = {}, .residual = residual};
     return dense(ctx, state, as_rows(x), packed, epilogue, result);
   }
   const Workspace::Scope scope(ctx.workspace());
@@ -65,7 +65,7 @@ void CudaBackend::conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& wei
            x.dtype(), state.stream());
     check_launch("im2col");
     Epilogue epilogue;
-    if (added.defined()) epilogue.residual = added.slice(0, first, end);
+    if (residual.defined()) epilogue.residual = residual.slice(0, first, end);
     dense(ctx, state, columns.slice(0, 0, end - first), packed, epilogue,
           result.slice(0, first, end));
   }
