@@ -2,6 +2,7 @@
 
 #include "cli/common.h"
 #include "cli/progress.h"
+#include "pipeline/latents.h"
 #include "pipeline/png.h"
 #include "pipeline/text_to_image.h"
 #include "support/error.h"
@@ -21,6 +22,7 @@ struct GenerateOptions {
   std::vector<std::string> prompts_2;
   std::vector<std::string> negative_prompts;
   std::string output = "out.png";
+  std::string latents;
   std::string save_latents;
   bool json = false;
 };
@@ -71,6 +73,32 @@ std::vector<ImageParams> make_rows(const GenerateOptions& options, const FluxCon
   return rows;
 }
 
+/// Gives each row its part of the file's latents.
+void read_latents(const std::string& file, const Session& session, std::vector<ImageParams>& rows) {
+  const auto opened = SafetensorsFile::open(file);
+  const ImageParams& first = rows.front();
+  const LatentSize size = latent_size(session.checkpoint->config(), first.height, first.width);
+  const int64_t images = first.num_images_per_prompt;
+  const Shape expected = {static_cast<int64_t>(rows.size()) * images, size.tokens(),
+                          4 * size.channels};
+  const auto found = opened->tensors().find("latents");
+  check(found != opened->tensors().end(), ErrorCode::kNotFound,
+        "--latents {}: tensor 'latents' is missing; {} is expected", file, to_string(expected));
+  const Tensor& stored = found->second;
+  check(is_floating_point(stored.dtype()) && stored.shape() == expected,
+        ErrorCode::kInvalidArgument,
+        "--latents {}: tensor 'latents' is {}; a floating point dtype and {} are expected, "
+        "images x image tokens x channels",
+        file, describe(stored), to_string(expected));
+  const Tensor all = to_dtype(stored, session.options.dtype);
+  check(all_finite(all), ErrorCode::kInvalidArgument,
+        "--latents {}: tensor 'latents' holds values that are not finite", file);
+  for (size_t row = 0; row < rows.size(); ++row) {
+    const auto begin = static_cast<int64_t>(row) * images;
+    rows[row].latents = all.slice(0, begin, begin + images);
+  }
+}
+
 /// FILE.png for one image, FILE_0.png, FILE_1.png, ... for more. Checks what can be known before
 /// the drawing begins.
 std::vector<fs::path> output_files(const std::string& output, size_t images) {
@@ -112,7 +140,7 @@ std::vector<PngText> describe_image(const ImageParams& row, const GeneratedImage
     texts.push_back({"negative_prompt", *row.negative_prompt});
     texts.push_back({"true_cfg_scale", fmt::format("{}", row.true_cfg_scale)});
   }
-  texts.push_back({"seed", fmt::format("{}", image.seed)});
+  if (!row.latents.defined()) texts.push_back({"seed", fmt::format("{}", image.seed)});
   texts.push_back({"steps", fmt::format("{}", row.num_inference_steps)});
   texts.push_back({"guidance", fmt::format("{}", row.guidance_scale)});
   texts.push_back({"size", fmt::format("{}x{}", row.width, row.height)});
@@ -164,12 +192,13 @@ nlohmann::json report_json(const std::vector<fs::path>& files, const GenerateRes
   for (size_t i = 0; i < files.size(); ++i) {
     const GeneratedImage& image = result.images[i];
     names.push_back(files[i].string());
-    seeds.push_back(image.seed);
     images.push_back({{"file", files[i].string()},
                       {"prompt", rows[image.row].prompt},
                       {"row", image.row},
-                      {"seed", image.seed},
                       {"truncated", image.truncated}});
+    if (rows[image.row].latents.defined()) continue;  // no seed had a part in it
+    seeds.push_back(image.seed);
+    images.back()["seed"] = image.seed;
   }
   const ImageParams& row = rows.front();
   return {{"files", names},
@@ -192,9 +221,10 @@ std::string report_text(const std::vector<fs::path>& files, const GenerateResult
   for (size_t i = 0; i < files.size(); ++i) {
     const GeneratedImage& image = result.images[i];
     const ImageParams& row = rows[image.row];
-    text +=
-        fmt::format("prompt: {}\nfile: {}  seed {}, {}x{}, {} steps\n", one_line(row.prompt),
-                    files[i].string(), image.seed, row.width, row.height, row.num_inference_steps);
+    const std::string start =
+        row.latents.defined() ? "given latents" : fmt::format("seed {}", image.seed);
+    text += fmt::format("prompt: {}\nfile: {}  {}, {}x{}, {} steps\n", one_line(row.prompt),
+                        files[i].string(), start, row.width, row.height, row.num_inference_steps);
   }
   text += fmt::format(
       "seconds: load {:.2f}, encode {:.2f}, denoise {:.2f}, decode {:.2f}, write {:.2f}\n"
@@ -226,11 +256,12 @@ GenerateResult draw(Session& session, const std::vector<ImageParams>& rows, Timi
 
 void run_generate(const GenerateOptions& options) {
   Session session = open_session(options.compute);
-  const std::vector<ImageParams> rows = make_rows(options, session.checkpoint->config());
+  std::vector<ImageParams> rows = make_rows(options, session.checkpoint->config());
   const auto images_per_row = static_cast<size_t>(rows.front().num_images_per_prompt);
   const std::vector<fs::path> files = output_files(options.output, rows.size() * images_per_row);
   check_directory_of("--output", files.front());
   if (!options.save_latents.empty()) check_directory_of("--save-latents", options.save_latents);
+  if (!options.latents.empty()) read_latents(options.latents, session, rows);
 
   Timing timing;
   const GenerateResult result = draw(session, rows, timing);
@@ -318,6 +349,12 @@ void add_generate(CLI::App& app, Action& run) {
                    "the file to write; more than one image: FILE_0.png, FILE_1.png, ...")
       ->type_name("FILE.png")
       ->capture_default_str();
+  command
+      ->add_option("--latents", options->latents,
+                   "start from these packed latents [images, tokens, channels], in tensor "
+                   "'latents', not from a seed's noise")
+      ->type_name("FILE.safetensors")
+      ->excludes("--seed");
   command
       ->add_option("--save-latents", options->save_latents,
                    "also write the packed latents at the end of the loop [default: no]")

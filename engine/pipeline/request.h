@@ -5,6 +5,7 @@
 #include <string>
 
 #include "models/config.h"
+#include "tensor/tensor.h"
 
 namespace flux {
 
@@ -55,6 +56,9 @@ struct ImageParams {
   int64_t seed = 0;
   int num_images_per_prompt = 1;
   int max_sequence_length = 0;
+  /// FluxPipeline's `latents`: [num_images_per_prompt, image tokens, channels], host memory of any
+  /// floating point dtype, packed, that the loop starts from; where undefined, noise of the seed.
+  Tensor latents;
 };
 
 /// Checks a request and fills its gaps. Throws kInvalidArgument naming the input, the value found

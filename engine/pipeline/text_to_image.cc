@@ -72,9 +72,10 @@ std::vector<DenoiseImage> prepare_images(const FluxConfig& config, DType dtype,
     image.img_ids = make_image_ids(size);
     image.txt_ids = make_text_ids(image.text->prompt_embeds.size(0));
     for (int j = 0; j < row.num_images_per_prompt; ++j) {
-      const uint64_t seed = seed_of(row, j);
-      image.latents =
-          pack_latents(draw_noise(seed, {size.channels, size.height, size.width}, dtype));
+      const Shape noise = {size.channels, size.height, size.width};
+      image.latents = row.latents.defined()
+                          ? to_dtype(row.latents[j], dtype)
+                          : pack_latents(draw_noise(seed_of(row, j), noise, dtype));
       images.push_back(image);
     }
   }

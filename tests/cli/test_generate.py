@@ -147,6 +147,43 @@ class GenerateTest(CliTest):
         self.assertEqual(header["latents"]["dtype"], "F32")
         self.assertEqual(len(data), 2 * 6 * 24 * 4)
 
+    def test_given_latents(self):
+        """A loop starts where it is told to, with each image's own latents."""
+        noise = [float((7 * i) % 11 - 5) / 3 for i in range(3 * 6 * 24)]
+        header, data = {}, floats([3, 6, 24], noise)[1]
+        for name, shape, part in (
+            ("all", [3, 6, 24], data),
+            ("second", [1, 6, 24], data[len(data) // 3 : 2 * len(data) // 3]),
+        ):
+            header = {"latents": {"dtype": "F32", "shape": shape, "data_offsets": [0, len(part)]}}
+            write_safetensors(self.directory / f"{name}.safetensors", header, part)
+        prompts = ["--prompt", "a star", "--prompt", "a ring", "--prompt", "a star"]
+        report = self.draw(*prompts, "--latents", "all.safetensors", "-o", "many.png")
+        self.assertEqual(report["seeds"], [])
+        self.draw("--prompt", "a ring", "--latents", "second.safetensors", "-o", "one.png")
+        many = [read_png(self.directory / f"many_{i}.png") for i in range(3)]
+        self.assertEqual(many[1][2], read_png(self.directory / "one.png")[2])
+        self.assertNotEqual(many[0][2], many[2][2])
+        self.assertNotIn("seed", many[0][3])
+
+    def test_wrong_latents(self):
+        nan = struct.pack("<f", float("nan")) * 144
+        for name, dtype, shape, data, says in (
+            ("noise", "F32", [1, 6, 24], bytes(576), r"'latents' is missing; \[1, 6, 24\]"),
+            ("latents", "F32", [1, 24, 6], bytes(576), r"f32\[1, 24, 6\]; .* \[1, 6, 24\] are"),
+            ("latents", "F32", [2, 6, 24], bytes(1152), r"f32\[2, 6, 24\]; .* \[1, 6, 24\] are"),
+            ("latents", "I32", [1, 6, 24], bytes(576), r"i32\[1, 6, 24\]; a floating point dtype"),
+            ("latents", "F32", [1, 6, 24], nan, "values that are not finite"),
+        ):
+            header = {name: {"dtype": dtype, "shape": shape, "data_offsets": [0, len(data)]}}
+            write_safetensors(self.directory / "l.safetensors", header, data)
+            draw = ["generate", DEV, *SMALL, "--prompt", "a", "-o", self.directory / "a.png"]
+            result = run(*draw, "--latents", self.directory / "l.safetensors")
+            self.assert_error(result, 1, f"--latents .*l.safetensors: tensor.*{says}")
+            self.assertFalse((self.directory / "a.png").exists())
+        result = run(*draw, "--latents", self.directory / "l.safetensors", "--seed", "1")
+        self.assert_error(result, 2, "--seed excludes --latents")
+
     def test_long_prompt_is_cut_with_a_warning(self):
         result = run("generate", DEV, *SMALL, "--prompt", "star " * 200, "-o",
                      self.directory / "a.png")
