@@ -30,9 +30,9 @@ class StageModel : public ServedModel {
         ctx.set_cancel_check([&request] { return request->stopped(); });
         const CpuTurn turn;
         run(ctx, *request);
-        metrics().add(Counter::kBytesCopied, static_cast<double>(request->copied_bytes()));
-        rows += request->rows();
         last = now_ns();
+        count(*request, last - begin, rows == 0);
+        rows += request->rows();
         request->send(instance, start, begin, last);
       } catch (const std::exception& error) {
         refuse(instance, *request, error, start);
@@ -41,9 +41,6 @@ class StageModel : public ServedModel {
     ctx.set_cancel_check({});
     if (rows == 0) return;
     report_batch(instance, rows, start, start, last);
-    metrics().add(Counter::kStageSeconds, static_cast<double>(last - start) * 1e-9);
-    metrics().add(Counter::kStageRows, static_cast<double>(rows));
-    metrics().add(Counter::kStageBatches, 1);
   }
 
  protected:
@@ -51,6 +48,14 @@ class StageModel : public ServedModel {
   virtual void run(Context& ctx, Request& request) const = 0;
 
  private:
+  /// Before the answer goes out: who has it finds it counted.
+  void count(const Request& request, uint64_t nanoseconds, bool first_of_batch) const {
+    metrics().add(Counter::kStageSeconds, static_cast<double>(nanoseconds) * 1e-9);
+    metrics().add(Counter::kStageRows, static_cast<double>(request.rows()));
+    metrics().add(Counter::kBytesCopied, static_cast<double>(request.copied_bytes()));
+    if (first_of_batch) metrics().add(Counter::kStageBatches, 1);
+  }
+
   static void check_still_wanted(const Request& request) {
     check(!request.deadline_passed(), ErrorCode::kUnavailable,
           "the request's timeout passed before the stage began");

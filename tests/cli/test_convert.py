@@ -182,9 +182,13 @@ class ConfigTest(ConvertTest):
         self.assertEqual(config["instance_group"], [{"count": count, "kind": "KIND_CPU"}])
         self.assertEqual(config["parameters"]["dtype"], dtype)
         self.assertEqual(config["parameters"]["device"], "cpu")
-        policy = dict(config["dynamic_batching"]["default_queue_policy"])
-        self.assertGreater(policy.pop("max_queue_size"), 0)
-        self.assertEqual(policy, QUEUE)
+        batching = dict(config["dynamic_batching"])
+        self.assertEqual(batching.pop("max_queue_delay_microseconds"), 0)
+        if model == "bls":
+            policy = dict(batching.pop("default_queue_policy"))
+            self.assertGreater(policy.pop("max_queue_size"), 0)
+            self.assertEqual(policy, QUEUE)
+        self.assertEqual(batching, {})
         self.assertNotIn("response_cache", config)
         self.assertNotIn("model_warmup", config)
 
@@ -261,7 +265,7 @@ class ConfigTest(ConvertTest):
         self.convert(checkpoint, *options)
         configs = {model: config_of(self.repository, model) for model in MODELS}
         for model, config in configs.items():
-            instances = 4 * count if model == "bls" else count
+            instances = 8 * count if model == "bls" else count
             self.check_common(config, model, dtype, batch, instances)
             extra = {
                 "bls": {"default_height", "default_width", "max_side"},
@@ -291,7 +295,7 @@ class ConfigTest(ConvertTest):
             lines = (self.repository / model / "config.pbtxt").read_text().splitlines()
             self.assertTrue(lines[0].startswith("# "), "says what the model is")
             for setting in ("max_batch_size", "instance_group", "dynamic_batching",
-                            "  max_queue_delay_microseconds", "    max_queue_size"):
+                            "  max_queue_delay_microseconds"):
                 at = next(i for i, line in enumerate(lines) if line.startswith(setting))
                 self.assertTrue(lines[at - 1].lstrip().startswith("# "), f"{model}: {setting}")
 
