@@ -41,7 +41,9 @@ class Conv2dTest : public testing::TestWithParam<std::tuple<ref::Compute, ConvCa
     const Tensor out = run(2, ref::random_tensor(result, dtype(), 4));
     const ref::Difference difference =
         ref::compare(out, ref::conv2d(x, weight, bias, upsample, residual));
-    EXPECT_LE(difference.largest, ref::tolerance(dtype()) * difference.scale);
+    // Minimal filtering loses a digit of what summing in f32 leaves.
+    const double tolerance = dtype() == DType::kF32 ? 1e-5 : ref::tolerance(dtype());
+    EXPECT_LE(difference.largest, tolerance * difference.scale);
   }
 
   Tensor x;

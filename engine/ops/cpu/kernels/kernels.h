@@ -99,23 +99,32 @@ struct AttentionKernels {
   void (*run)(const AttentionTile<T>& tile);
 };
 
-/// One tile of a 3x3 convolution by Winograd's minimal filtering, f32.
+/// Results in one row of a tile of a convolution.
+inline constexpr int64_t kConvTileWidth = 32;
+
+/// One tile of a 3x3 convolution by Winograd's minimal filtering, in f32.
 struct WinogradTile {
-  const float* input;    // [tile_height + 2, tile_width + 2, in]
-  const float* weights;  // packed
+  const float* input;    // [tile_height + 2, kConvTileWidth + 2, in]
+  const float* kernels;  // transformed
   int64_t in;
   int64_t out;
-  float* sums;     // [tile_height, tile_width, out]
+  bool doubled;    // the input is a part of an image doubled by nearest neighbour
+  float* sums;     // [tile_height, kConvTileWidth, out]
   float* scratch;  // scratch_floats(in), aligned to 64 bytes
 };
 
+/// Kernels are packed as taps in panels of `columns` output channels and transformed before use.
 struct WinogradKernels {
   int64_t tile_height;
-  int64_t tile_width;
-  int64_t (*packed_floats)(int64_t in, int64_t out);
+  int64_t columns;
+  int64_t (*tap_elements)(int64_t in, int64_t out);
+  int64_t (*kernel_floats)(int64_t in, int64_t out);
   int64_t (*scratch_floats)(int64_t in);
   /// plain: [out, in, 3, 3].
-  void (*pack)(const float* plain, int64_t in, int64_t out, float* packed);
+  void (*pack_f32)(const float* plain, int64_t in, int64_t out, float* taps);
+  void (*pack_bf16)(const BFloat16* plain, int64_t in, int64_t out, BFloat16* taps);
+  void (*transform_f32)(const float* taps, int64_t in, int64_t out, float* kernels);
+  void (*transform_bf16)(const BFloat16* taps, int64_t in, int64_t out, float* kernels);
   void (*run)(const WinogradTile& tile);
 };
 

@@ -2,18 +2,23 @@
 
 #include "ops/cpu/kernels/operands.h"
 
-/// Convolution with 3x3 kernels as F(2x2, 3x3) of Lavin and Gray (2016): each 2x2 patch of results
-/// comes from a 4x4 patch of the input by 16 products for each pair of channels instead of 36.
-/// Input patches, kernels and results are transformed so that the work in between is 16 matrix
-/// products, one for each position in the 4x4 patch.
+/// Convolution with 3x3 kernels as F(4x4, 3x3) of Lavin and Gray (2016): each 4x4 patch of results
+/// comes from a 6x6 patch of the input by 36 products for each pair of channels instead of 144.
+/// Input patches, kernels and results are transformed (the paper's B^T d B, G g G^T and A^T m A),
+/// so that the work in between is 36 matrix products, one for each position in the input patch.
+///
+/// A patch of an image doubled by nearest neighbour has equal rows 1 and 2 and equal rows 3 and 4,
+/// so that row 2 of B^T d vanishes, and column 2 likewise: 25 products are left.
 namespace flux::cpu::FLUX_ISA {
 namespace {
 
-constexpr int64_t kPositions = 16;
-constexpr int64_t kTileHeight = 6;
-constexpr int64_t kTileWidth = 32;
-constexpr int64_t kPatchesAcross = kTileWidth / 2;
-constexpr int64_t kPatches = kTileHeight / 2 * kPatchesAcross;
+constexpr int kPatch = 4;
+constexpr int kSide = kPatch + 2;
+constexpr int kPositions = kSide * kSide;
+constexpr int64_t kTaps = 9;
+constexpr int64_t kTileHeight = 12;
+constexpr int64_t kPatchesAcross = kConvTileWidth / kPatch;
+constexpr int64_t kPatches = kTileHeight / kPatch * kPatchesAcross;
 constexpr int64_t kDepth = 128;  // input channels multiplied together
 /// Between patches. Not a power of two, for the rows that a micro-kernel reads to lie in different
 /// cache sets.
@@ -21,170 +26,244 @@ constexpr int64_t kPatchStride = kDepth + 16;
 constexpr int64_t kGroup = 64;  // output channels transformed back together
 static_assert(kPatches % kRows == 0 && kGroup % kColumns == 0);
 
-constexpr int64_t ceil_div(int64_t n, int64_t divisor) { return (n + divisor - 1) / divisor; }
-
-/// Packed kernels: [panels of kColumns output channels][kPositions][in][kColumns].
-int64_t panel_floats(int64_t in) { return kPositions * in * kColumns; }
-
-int64_t packed_floats(int64_t in, int64_t out) {
-  return ceil_div(out, kColumns) * panel_floats(in);
+constexpr bool vanishes(bool doubled, int position) {
+  return doubled && (position / kSide == 2 || position % kSide == 2);
 }
 
-/// Transformed input: [blocks of kDepth channels][kPositions][kPatches][kPatchStride]; then the
-/// products of a group: [kPositions][kPatches][kGroup].
-int64_t input_floats(int64_t in) {
-  return ceil_div(in, kDepth) * kPositions * kPatches * kPatchStride;
+int64_t panels(int64_t out) { return (out + kColumns - 1) / kColumns; }
+int64_t blocks(int64_t in) { return (in + kDepth - 1) / kDepth; }
+int64_t block_channels(int64_t in, int64_t begin) {
+  return in - begin < kDepth ? in - begin : kDepth;
 }
 
+/// Taps: [panels of kColumns output channels][kTaps][in][kColumns]; columns past the last are zero.
+int64_t tap_elements(int64_t in, int64_t out) { return panels(out) * kTaps * in * kColumns; }
+
+/// Transformed: [panels][kPositions][in][kColumns].
+int64_t kernel_floats(int64_t in, int64_t out) { return panels(out) * kPositions * in * kColumns; }
+
+/// Of a tile. Transformed input: [blocks of kDepth channels][kPositions][kPatches][kPatchStride];
+/// then the products of a group: [kPositions][kPatches][kGroup].
+int64_t input_floats(int64_t in) { return blocks(in) * kPositions * kPatches * kPatchStride; }
 int64_t scratch_floats(int64_t in) { return input_floats(in) + kPositions * kPatches * kGroup; }
 
-/// G g G^T for one 3x3 kernel, in double for one rounding in all.
-void transform_kernel(const float* g, double (&u)[kPositions]) {
-  double half[4][3];
-  for (int x = 0; x < 3; ++x) {
-    const double a = g[x];
-    const double b = g[3 + x];
-    const double c = g[6 + x];
-    half[0][x] = a;
-    half[1][x] = 0.5 * (a + b + c);
-    half[2][x] = 0.5 * (a - b + c);
-    half[3][x] = c;
-  }
-  for (int y = 0; y < 4; ++y) {
-    const auto& [a, b, c] = half[y];
-    u[4 * y] = a;
-    u[4 * y + 1] = 0.5 * (a + b + c);
-    u[4 * y + 2] = 0.5 * (a - b + c);
-    u[4 * y + 3] = c;
-  }
-}
-
-void pack(const float* plain, int64_t in, int64_t out, float* packed) {
-  for (int64_t i = 0; i < packed_floats(in, out); ++i) packed[i] = 0.0f;
+template <typename T>
+void pack(const T* plain, int64_t in, int64_t out, T* taps) {
+  for (int64_t i = 0; i < tap_elements(in, out); ++i) taps[i] = T{};
   for (int64_t o = 0; o < out; ++o) {
-    float* column = packed + o / kColumns * panel_floats(in) + o % kColumns;
+    T* column = taps + o / kColumns * kTaps * in * kColumns + o % kColumns;
     for (int64_t i = 0; i < in; ++i) {
-      double u[kPositions];
-      transform_kernel(plain + (o * in + i) * 9, u);
-      for (int64_t position = 0; position < kPositions; ++position) {
-        column[(position * in + i) * kColumns] = static_cast<float>(u[position]);
+      for (int64_t tap = 0; tap < kTaps; ++tap) {
+        column[(tap * in + i) * kColumns] = plain[(o * in + i) * kTaps + tap];
       }
     }
   }
 }
 
-/// B^T d over four vectors, `step` apart.
-FLUX_INLINE void transform_four(Vec* d, int step) {
-  const Vec a = d[0] - d[2 * step];
-  const Vec b = d[step] + d[2 * step];
-  const Vec c = d[2 * step] - d[step];
-  const Vec e = d[step] - d[3 * step];
-  d[0] = a;
-  d[step] = b;
-  d[2 * step] = c;
-  d[3 * step] = e;
+/// G g: three vectors become kSide.
+FLUX_INLINE void transform_taps(const Vec (&g)[3], Vec (&u)[kSide]) {
+  const Vec ends = g[0] + g[2];
+  const Vec far = g[0] + g[2] * 4.0f;
+  u[0] = g[0] * 0.25f;
+  u[1] = (ends + g[1]) * (-1.0f / 6.0f);
+  u[2] = (ends - g[1]) * (-1.0f / 6.0f);
+  u[3] = (far + g[1] * 2.0f) * (1.0f / 24.0f);
+  u[4] = (far - g[1] * 2.0f) * (1.0f / 24.0f);
+  u[5] = g[2];
+}
+
+/// G g G^T for kLanes output channels.
+template <typename T>
+FLUX_INLINE void transform_kernel(const T* taps, int64_t tap_stride, float* to,
+                                  int64_t position_stride) {
+  Vec half[kSide][3];
+  FLUX_UNROLL
+  for (int x = 0; x < 3; ++x) {
+    const Vec g[3] = {load(taps + x * tap_stride), load(taps + (3 + x) * tap_stride),
+                      load(taps + (6 + x) * tap_stride)};
+    Vec u[kSide];
+    transform_taps(g, u);
+    FLUX_UNROLL
+    for (int y = 0; y < kSide; ++y) half[y][x] = u[y];
+  }
+  FLUX_UNROLL
+  for (int y = 0; y < kSide; ++y) {
+    Vec u[kSide];
+    transform_taps(half[y], u);
+    FLUX_UNROLL
+    for (int x = 0; x < kSide; ++x) store(to + (y * kSide + x) * position_stride, u[x]);
+  }
+}
+
+template <typename T>
+void transform_kernels(const T* taps, int64_t in, int64_t out, float* kernels) {
+  const int64_t plane = in * kColumns;
+  for (int64_t panel = 0; panel < panels(out); ++panel) {
+    for (int64_t i = 0; i < plane; i += kLanes) {
+      transform_kernel(taps + i, plane, kernels + i, plane);
+    }
+    taps += kTaps * plane;
+    kernels += kPositions * plane;
+  }
+}
+
+/// B^T d, in place, over kSide vectors that are `step` apart.
+FLUX_INLINE void transform_line(Vec* d, int step) {
+  const Vec first = d[0] * 4.0f - d[2 * step] * 5.0f + d[4 * step];
+  const Vec last = d[step] * 4.0f - d[3 * step] * 5.0f + d[5 * step];
+  const Vec even = d[4 * step] - d[2 * step] * 4.0f;
+  const Vec odd = d[3 * step] - d[step] * 4.0f;
+  const Vec even_near = d[4 * step] - d[2 * step];
+  const Vec odd_near = (d[3 * step] - d[step]) * 2.0f;
+  d[0] = first;
+  d[step] = even + odd;
+  d[2 * step] = even - odd;
+  d[3 * step] = even_near + odd_near;
+  d[4 * step] = even_near - odd_near;
+  d[5 * step] = last;
 }
 
 /// B^T d B of the patch whose first pixel is `from`, for the channels of a block.
+template <bool kDoubled>
 FLUX_INLINE void transform_patch(const float* from, int64_t in, int64_t channels, float* to) {
   for_each_vec(channels, [&](int64_t c, auto part) {
     Vec d[kPositions];
     FLUX_UNROLL
-    for (int i = 0; i < kPositions; ++i) {
-      d[i] = load(from + ((i / 4) * (kTileWidth + 2) + i % 4) * in + c, part);
+    for (int x = 0; x < kSide; ++x) {
+      FLUX_UNROLL
+      for (int y = 0; y < kSide; ++y) {
+        d[y * kSide + x] = load(from + (y * (kConvTileWidth + 2) + x) * in + c, part);
+      }
+      transform_line(d + x, kSide);
     }
     FLUX_UNROLL
-    for (int i = 0; i < 4; ++i) transform_four(d + i, 4);
-    FLUX_UNROLL
-    for (int i = 0; i < 4; ++i) transform_four(d + 4 * i, 1);
-    FLUX_UNROLL
-    for (int i = 0; i < kPositions; ++i) store(to + i * kPatches * kPatchStride + c, d[i], part);
+    for (int y = 0; y < kSide; ++y) {
+      transform_line(d + kSide * y, 1);
+      FLUX_UNROLL
+      for (int x = 0; x < kSide; ++x) {
+        const int i = y * kSide + x;
+        if (!vanishes(kDoubled, i)) store(to + i * kPatches * kPatchStride + c, d[i], part);
+      }
+    }
   });
 }
 
+template <bool kDoubled>
 void transform_input(const WinogradTile& tile) {
   float* to = tile.scratch;
   for (int64_t begin = 0; begin < tile.in; begin += kDepth) {
-    const int64_t channels = tile.in - begin < kDepth ? tile.in - begin : kDepth;
     for (int64_t patch = 0; patch < kPatches; ++patch) {
-      const int64_t y = 2 * (patch / kPatchesAcross);
-      const int64_t x = 2 * (patch % kPatchesAcross);
-      const float* from = tile.input + (y * (kTileWidth + 2) + x) * tile.in + begin;
-      transform_patch(from, tile.in, channels, to + patch * kPatchStride);
+      const int64_t y = patch / kPatchesAcross * kPatch;
+      const int64_t x = patch % kPatchesAcross * kPatch;
+      transform_patch<kDoubled>(tile.input + (y * (kConvTileWidth + 2) + x) * tile.in + begin,
+                                tile.in, block_channels(tile.in, begin), to + patch * kPatchStride);
     }
     to += kPositions * kPatches * kPatchStride;
   }
 }
 
-/// The 16 products of all patches with one panel of kernels.
+/// The products of all patches with one panel of kernels, position by position.
+template <bool kDoubled>
 void multiply(const WinogradTile& tile, const float* panel, float* products) {
-  static constexpr auto kOnes = [] {
-    struct {
-      float value[kRows];
-    } ones{};
-    for (float& one : ones.value) one = 1.0f;
-    return ones;
-  }();
-  for (int64_t position = 0; position < kPositions; ++position) {
+  float ones[kRows];
+  for (float& one : ones) one = 1.0f;
+  for (int position = 0; position < kPositions; ++position, products += kPatches * kGroup) {
+    if (vanishes(kDoubled, position)) continue;
     const float* input = tile.scratch + position * kPatches * kPatchStride;
+    const float* kernel = panel + position * tile.in * kColumns;
     for (int64_t begin = 0; begin < tile.in; begin += kDepth) {
-      const int64_t channels = tile.in - begin < kDepth ? tile.in - begin : kDepth;
       for (int64_t patch = 0; patch < kPatches; patch += kRows) {
-        micro_kernel<kPatchStride, 1>(input + patch * kPatchStride, panel, channels,
-                                      begin == 0 ? nullptr : kOnes.value, products + patch * kGroup,
-                                      kGroup);
+        micro_kernel<kPatchStride, 1>(input + patch * kPatchStride, kernel + begin * kColumns,
+                                      block_channels(tile.in, begin), begin == 0 ? nullptr : ones,
+                                      products + patch * kGroup, kGroup);
       }
       input += kPositions * kPatches * kPatchStride;
-      panel += channels * kColumns;
     }
-    products += kPatches * kGroup;
   }
 }
 
+/// A^T m: kSide vectors become kPatch.
+FLUX_INLINE void transform_products(const Vec (&m)[kSide], Vec (&y)[kPatch]) {
+  const Vec sum = m[1] + m[2];
+  const Vec difference = m[1] - m[2];
+  const Vec far_sum = m[3] + m[4];
+  const Vec far_difference = m[3] - m[4];
+  y[0] = m[0] + sum + far_sum;
+  y[1] = difference + far_difference * 2.0f;
+  y[2] = sum + far_sum * 4.0f;
+  y[3] = difference + far_difference * 8.0f + m[5];
+}
+
 /// A^T m A of one patch, for the channels of a group.
+template <bool kDoubled>
 FLUX_INLINE void transform_back(const float* products, int64_t channels, int64_t out, float* to) {
   for_each_vec(channels, [&](int64_t c, auto part) {
-    Vec half[2][4];
+    Vec half[kPatch][kSide];
     FLUX_UNROLL
-    for (int x = 0; x < 4; ++x) {
-      Vec m[4];
+    for (int x = 0; x < kSide; ++x) {
+      Vec m[kSide];
       FLUX_UNROLL
-      for (int y = 0; y < 4; ++y) m[y] = load(products + (4 * y + x) * kPatches * kGroup + c);
-      half[0][x] = m[0] + m[1] + m[2];
-      half[1][x] = m[1] - m[2] - m[3];
+      for (int y = 0; y < kSide; ++y) {
+        const int i = y * kSide + x;
+        m[y] = vanishes(kDoubled, i) ? Vec{} : load(products + i * kPatches * kGroup + c);
+      }
+      Vec column[kPatch];
+      transform_products(m, column);
+      FLUX_UNROLL
+      for (int y = 0; y < kPatch; ++y) half[y][x] = column[y];
     }
     FLUX_UNROLL
-    for (int y = 0; y < 2; ++y) {
-      const Vec* h = half[y];
-      store(to + y * kTileWidth * out + c, h[0] + h[1] + h[2], part);
-      store(to + (y * kTileWidth + 1) * out + c, h[1] - h[2] - h[3], part);
+    for (int y = 0; y < kPatch; ++y) {
+      Vec line[kPatch];
+      transform_products(half[y], line);
+      FLUX_UNROLL
+      for (int x = 0; x < kPatch; ++x)
+        store(to + (y * kConvTileWidth + x) * out + c, line[x], part);
     }
   });
 }
 
-void run(const WinogradTile& tile) {
-  transform_input(tile);
+template <bool kDoubled>
+void run_tile(const WinogradTile& tile) {
+  transform_input<kDoubled>(tile);
   float* products = tile.scratch + input_floats(tile.in);
-  const float* panel = tile.weights;
+  const float* panel = tile.kernels;
   for (int64_t begin = 0; begin < tile.out; begin += kGroup) {
     const int64_t channels = tile.out - begin < kGroup ? tile.out - begin : kGroup;
     for (int64_t column = 0; column < channels; column += kColumns) {
-      multiply(tile, panel, products + column);
-      panel += panel_floats(tile.in);
+      multiply<kDoubled>(tile, panel, products + column);
+      panel += kPositions * tile.in * kColumns;
     }
     for (int64_t patch = 0; patch < kPatches; ++patch) {
-      const int64_t y = 2 * (patch / kPatchesAcross);
-      const int64_t x = 2 * (patch % kPatchesAcross);
-      transform_back(products + patch * kGroup, channels, tile.out,
-                     tile.sums + (y * kTileWidth + x) * tile.out + begin);
+      const int64_t y = patch / kPatchesAcross * kPatch;
+      const int64_t x = patch % kPatchesAcross * kPatch;
+      transform_back<kDoubled>(products + patch * kGroup, channels, tile.out,
+                               tile.sums + (y * kConvTileWidth + x) * tile.out + begin);
     }
+  }
+}
+
+void run(const WinogradTile& tile) {
+  if (tile.doubled) {
+    run_tile<true>(tile);
+  } else {
+    run_tile<false>(tile);
   }
 }
 
 }  // namespace
 
 WinogradKernels winograd_kernels() {
-  return {kTileHeight, kTileWidth, packed_floats, scratch_floats, pack, run};
+  return {kTileHeight,
+          kColumns,
+          tap_elements,
+          kernel_floats,
+          scratch_floats,
+          pack<float>,
+          pack<BFloat16>,
+          transform_kernels<float>,
+          transform_kernels<BFloat16>,
+          run};
 }
 
 }  // namespace flux::cpu::FLUX_ISA

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "ops/cpu/kernels/kernels.h"
+#include "ops/cpu/tile_kernel.h"
+#include "ops/ops.h"
+
+/// The weights of a convolution on the CPU and the two ways of computing with them.
+namespace flux::cpu {
+
+/// Weights in chunks of output channels. A tile is tile_height x kConvTileWidth results of one
+/// chunk.
+class PackedConv2d : public PackedWeights {
+ public:
+  static constexpr int64_t kChunkChannels = 128;
+
+  int64_t in = 0;
+  int64_t out = 0;
+  int64_t kernel = 0;
+  int64_t tile_height = 0;
+  DType stored = DType::kF32;
+  DType compute = DType::kF32;  // of the tiles' inputs
+  Tensor memory;                // of the weights
+  Tensor bias;                  // [out], f32
+
+  int64_t bytes() const override { return memory.bytes() + bias.bytes(); }
+  int64_t chunks() const { return (out + kChunkChannels - 1) / kChunkChannels; }
+  int64_t width(int64_t i) const { return std::min(kChunkChannels, out - i * kChunkChannels); }
+
+  /// What computes a tile of `channels` output channels.
+  virtual std::shared_ptr<const TileKernel> tile(int64_t channels) const = 0;
+  /// Each chunk's weights as its tiles take them: as they are stored, or in the workspace.
+  virtual std::vector<const void*> expand(Context& ctx) const = 0;
+};
+
+/// weight: [out, in, k, k] of any float dtype.
+std::shared_ptr<PackedConv2d> pack_direct_conv2d(Context& ctx, const Tensor& weight, DType dtype);
+
+/// 3x3 kernels by Winograd's minimal filtering, in f32 also for bf16: a quarter of the products of
+/// a direct convolution, less where the input counts as doubled. Sums are off by some 2e-6 of
+/// their size. Kernels are stored as they are and transformed in each call, which needs 4 times
+/// the room of their f32 values. Null for a shape that it is not made for.
+std::shared_ptr<PackedConv2d> pack_winograd_conv2d(Context& ctx, const Tensor& weight, DType dtype,
+                                                   bool doubled);
+
+}  // namespace flux::cpu

@@ -1,0 +1,99 @@
+#include "ops/cpu/conv2d_weights.h"
+#include "ops/cpu/isa.h"
+#include "ops/cpu/rows.h"
+#include "ops/cpu/weight_memory.h"
+
+namespace flux::cpu {
+namespace {
+
+/// With fewer, transforming costs more than it saves.
+constexpr int64_t kLeastChannels = 16;
+
+class WinogradTileKernel final : public TileKernel {
+ public:
+  WinogradTileKernel(const WinogradKernels& kernels, int64_t in, int64_t out, bool doubled)
+      : kernels_(kernels), in_(in), out_(out), doubled_(doubled) {}
+
+  int64_t scratch_bytes() const override {
+    return kernels_.scratch_floats(in_) * static_cast<int64_t>(sizeof(float));
+  }
+
+  void run(const void* x, const void* weights, float* sums, void* scratch) const override {
+    kernels_.run({static_cast<const float*>(x), static_cast<const float*>(weights), in_, out_,
+                  doubled_, sums, static_cast<float*>(scratch)});
+  }
+
+ private:
+  const WinogradKernels& kernels_;
+  int64_t in_;
+  int64_t out_;
+  bool doubled_;
+};
+
+class WinogradConv2d final : public PackedConv2d {
+ public:
+  WinogradConv2d(Context& ctx, const Tensor& weight, DType dtype, bool doubled)
+      : kernels_(kernels().winograd), doubled_(doubled) {
+    out = weight.size(0);
+    in = weight.size(1);
+    kernel = weight.size(2);
+    tile_height = kernels_.tile_height;
+    stored = dtype;
+    const auto size = static_cast<int64_t>(size_of(dtype));
+    memory = allocate_weights(kernels_.tap_elements(in, out) * size);
+    const int64_t chunk_bytes = kernels_.tap_elements(in, kChunkChannels) * size;
+    parallel_for(ctx.threads(), chunks(), [&](int64_t i) {
+      const int64_t begin = i * kChunkChannels;
+      const Tensor part = weight.slice(0, begin, begin + width(i));
+      const Tensor plain = part.dtype() == dtype ? part : to_dtype(part, dtype);
+      std::byte* to = memory.data<std::byte>() + i * chunk_bytes;
+      if (dtype == DType::kBF16) {
+        kernels_.pack_bf16(plain.data<BFloat16>(), in, width(i), reinterpret_cast<BFloat16*>(to));
+      } else {
+        kernels_.pack_f32(plain.data<float>(), in, width(i), reinterpret_cast<float*>(to));
+      }
+    });
+  }
+
+  std::shared_ptr<const TileKernel> tile(int64_t channels) const override {
+    return std::make_shared<WinogradTileKernel>(kernels_, in, channels, doubled_);
+  }
+
+  std::vector<const void*> expand(Context& ctx) const override {
+    const int64_t panels = (out + kernels_.columns - 1) / kernels_.columns;
+    const int64_t taps = kernels_.tap_elements(in, kernels_.columns);
+    const Tensor expanded = ctx.workspace().allocate(
+        {panels, kernels_.kernel_floats(in, kernels_.columns)}, DType::kF32);
+    parallel_for(ctx.threads(), panels, [&](int64_t i) {
+      float* to = row<float>(expanded, i);
+      if (stored == DType::kBF16) {
+        const auto* from = reinterpret_cast<const BFloat16*>(memory.raw()) + i * taps;
+        kernels_.transform_bf16(from, in, kernels_.columns, to);
+      } else {
+        const auto* from = reinterpret_cast<const float*>(memory.raw()) + i * taps;
+        kernels_.transform_f32(from, in, kernels_.columns, to);
+      }
+    });
+    std::vector<const void*> addresses;
+    for (int64_t i = 0; i < chunks(); ++i) {
+      addresses.push_back(row<float>(expanded, i * (kChunkChannels / kernels_.columns)));
+    }
+    return addresses;
+  }
+
+ private:
+  const WinogradKernels& kernels_;  // those in use when it is made: the layout fits no others
+  bool doubled_;
+};
+
+}  // namespace
+
+std::shared_ptr<PackedConv2d> pack_winograd_conv2d(Context& ctx, const Tensor& weight, DType dtype,
+                                                   bool doubled) {
+  if (weight.size(0) < kLeastChannels || weight.size(1) < kLeastChannels || weight.size(2) != 3) {
+    return nullptr;
+  }
+  return std::make_shared<WinogradConv2d>(ctx, weight, dtype, doubled);
+}
+
+}  // namespace flux::cpu
