@@ -8,8 +8,8 @@ namespace flux {
 namespace {
 
 /// Instances of "bls" for each of a stage: they only wait for stages, and while one waits for the
-/// decoder others keep the transformer busy. Enough to fill a batch of the transformer; where all are
-/// busy, a request may wait half a second too long (see the stages' templates).
+/// decoder others keep the transformer busy. Enough to fill a batch of the transformer; where all
+/// are busy, a request may wait half a second too long (see the stages' templates).
 constexpr int kPipelinesPerInstance = 8;
 
 std::string triton_type(DType dtype) {

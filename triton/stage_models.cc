@@ -23,13 +23,11 @@ class StageModel : public ServedModel {
     int64_t rows = 0;
     uint64_t last = start;
     for (const auto& request : requests) {
-      const uint64_t begin = now_ns();
       try {
         request->read();
         check_still_wanted(*request);
         ctx.set_cancel_check([&request] { return request->stopped(); });
-        const CpuTurn turn;
-        run(ctx, *request);
+        const uint64_t begin = compute(ctx, *request);
         last = now_ns();
         count(*request, last - begin, rows == 0);
         rows += request->rows();
@@ -48,6 +46,14 @@ class StageModel : public ServedModel {
   virtual void run(Context& ctx, Request& request) const = 0;
 
  private:
+  /// Returns when it began, which was as soon as the CPU was free.
+  uint64_t compute(Context& ctx, Request& request) const {
+    const CpuTurn turn;
+    const uint64_t begin = now_ns();
+    run(ctx, request);
+    return begin;
+  }
+
   /// Before the answer goes out: who has it finds it counted.
   void count(const Request& request, uint64_t nanoseconds, bool first_of_batch) const {
     metrics().add(Counter::kStageSeconds, static_cast<double>(nanoseconds) * 1e-9);
