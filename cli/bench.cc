@@ -42,23 +42,38 @@ Measurement measure(std::string name, int calls, const BenchOptions& options,
   return {std::move(name), calls, median, seconds.front(), seconds.back()};
 }
 
+/// The tensors of a step where the stages want them. A stage's time ends when a row of its result
+/// is in host memory: a GPU is asynchronous.
+TransformerInput on_device(Context& ctx, TransformerInput input) {
+  for (Tensor* tensor : {&input.hidden_states, &input.pooled_projections,
+                         &input.encoder_hidden_states, &input.img_ids, &input.txt_ids}) {
+    *tensor = to_device(ctx, *tensor);
+  }
+  input.noise_pred = new_tensor(ctx, input.noise_pred.shape(), input.noise_pred.dtype());
+  return input;
+}
+
 std::vector<Measurement> measure_stages(Session& session, const ImageParams& params,
                                         const BenchOptions& options, Progress& progress) {
   const FluxConfig& config = session.checkpoint->config();
   const DType dtype = session.options.dtype;
   LocalStages& stages = *session.stages;
   const PictureSize size{params.height, params.width, params.max_sequence_length};
-  const TransformerInput step = made_transformer_input(config, dtype, size);
-  const Tensor latents = made_latents(config, dtype, size);
+  Context& ctx = stages.context();
+  const TransformerInput step = on_device(ctx, made_transformer_input(config, dtype, size));
+  const Tensor latents = to_device(ctx, made_latents(config, dtype, size));
   const std::pair<StageKind, std::function<void()>> calls[] = {
-      {StageKind::kClipEncoder, [&] { stages.encode_clip(params.prompt, nullptr); }},
+      {StageKind::kClipEncoder, [&] { to_host(ctx, stages.encode_clip(params.prompt, nullptr)); }},
       {StageKind::kT5Encoder,
-       [&] { stages.encode_t5(params.prompt_2, params.max_sequence_length, nullptr); }},
+       [&] {
+         to_host(ctx, stages.encode_t5(params.prompt_2, params.max_sequence_length, nullptr)[0]);
+       }},
       {StageKind::kDitTransformer,
        [&] {
          stages.transformer({&step, 1});
+         to_host(ctx, step.noise_pred[0]);
        }},
-      {StageKind::kVaeDecoder, [&] { stages.decode(latents); }},
+      {StageKind::kVaeDecoder, [&] { to_host(ctx, stages.decode(latents)[0][0]); }},
   };
   std::vector<Measurement> measurements;
   for (const auto& [stage, work] : calls) {

@@ -23,12 +23,12 @@ StageResult run_stage(StageKind stage, Session& session, const PictureSize& size
   switch (stage) {
     case StageKind::kClipEncoder:
       return {"pooled_prompt_embeds",
-              stages.encode_clip(kPrompt, nullptr),
+              to_host(stages.context(), stages.encode_clip(kPrompt, nullptr)),
               {config.transformer.pooled_projection_dim},
               dtype};
     case StageKind::kT5Encoder:
       return {"prompt_embeds",
-              stages.encode_t5(kPrompt, size.text_tokens, nullptr),
+              to_host(stages.context(), stages.encode_t5(kPrompt, size.text_tokens, nullptr)),
               {size.text_tokens, config.transformer.joint_attention_dim},
               dtype};
     case StageKind::kDitTransformer: {
@@ -41,7 +41,7 @@ StageResult run_stage(StageKind stage, Session& session, const PictureSize& size
     }
     case StageKind::kVaeDecoder:
       return {"image",
-              stages.decode(made_latents(config, dtype, size)),
+              to_host(stages.context(), stages.decode(made_latents(config, dtype, size))),
               {3, size.height, size.width},
               DType::kF32};
   }

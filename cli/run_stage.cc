@@ -168,7 +168,7 @@ NamedTensor run_decoder(Session& session, const RunStageOptions& options) {
   Tensor images;
   for (int64_t i = 0; i < latents.size(0); ++i) {
     stop_if_interrupted();
-    const Tensor image = session.stages->decode(latents[i]);
+    const Tensor image = to_host(session.stages->context(), session.stages->decode(latents[i]));
     if (!images.defined()) {
       images = Tensor::allocate({latents.size(0), image.size(0), image.size(1), image.size(2)},
                                 DType::kF32);
@@ -185,8 +185,9 @@ NamedTensor run_text_encoder(Session& session, const RunStageOptions& options, S
   for (const std::string& prompt : options.prompts) {
     stop_if_interrupted();
     bool truncated = false;
-    rows.push_back(clip ? session.stages->encode_clip(prompt, &truncated)
-                        : session.stages->encode_t5(prompt, length, &truncated));
+    const Tensor row = clip ? session.stages->encode_clip(prompt, &truncated)
+                            : session.stages->encode_t5(prompt, length, &truncated);
+    rows.push_back(to_host(session.stages->context(), row));
     if (truncated) {
       log_warning("prompt {} was cut to what {} takes", rows.size() - 1, name_of(stage));
     }

@@ -68,6 +68,9 @@ class BindingBackend final : public Backend {
   void rope_angles(Context&, const Tensor&, std::span<const int64_t>, const RopeTable&) override {
     refuse();
   }
+  void euler_step(Context&, const Tensor&, const EulerStep&) override { refuse(); }
+  void unpack_tokens(Context&, const Tensor&, float, float, const Tensor&) override { refuse(); }
+  void to_bytes(Context&, const Tensor&, const Tensor&) override { refuse(); }
 
  private:
   [[noreturn]] static void refuse() {

@@ -3,6 +3,7 @@
 #include <functional>
 #include <string>
 
+#include "ops/backend.h"
 #include "pipeline/stages.h"
 #include "triton/nested_call.h"
 #include "triton/request.h"
@@ -15,8 +16,10 @@ class TritonStages final : public Stages {
  public:
   /// `request`: on whose behalf; its cancellation and deadline reach the nested requests. Must
   /// outlive the stages.
-  TritonStages(Server* server, const Request& request) : server_(server), request_(request) {}
+  TritonStages(Server* server, const Request& request)
+      : server_(server), request_(request), context_(backend_for(Device{}), 1) {}
 
+  Context& context() override { return context_; }
   std::vector<TextEmbeddings> encode(std::span<const TextInput> rows) override;
   void transformer(std::span<const TransformerInput> rows) override;
   Tensor decode(const Tensor& latents) override;
@@ -28,6 +31,7 @@ class TritonStages final : public Stages {
 
   Server* server_;
   const Request& request_;
+  Context context_;  // latents between the stages are in host memory
 };
 
 }  // namespace flux::triton

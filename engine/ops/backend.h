@@ -50,6 +50,10 @@ class Backend {
   virtual void transpose(Context& ctx, const Tensor& x, const Tensor& out) = 0;
   virtual void rope_angles(Context& ctx, const Tensor& positions,
                            std::span<const int64_t> axes_dims, const RopeTable& out) = 0;
+  virtual void euler_step(Context& ctx, const Tensor& latents, const EulerStep& step) = 0;
+  virtual void unpack_tokens(Context& ctx, const Tensor& packed, float divisor, float shift,
+                             const Tensor& out) = 0;
+  virtual void to_bytes(Context& ctx, const Tensor& x, const Tensor& out) = 0;
   virtual void embedding(Context& ctx, const Tensor& table, std::span<const int32_t> ids,
                          const Tensor& out) = 0;
 };

@@ -31,14 +31,20 @@ Tensor to_workspace(Context& ctx, const Tensor& x) {
   return result;
 }
 
-Tensor to_device(Context& ctx, const Tensor& x) {
-  if (is_local(ctx, x)) return x;
-  const auto bytes = static_cast<size_t>(x.bytes());
+Tensor new_tensor(Context& ctx, const Shape& shape, DType dtype) {
+  const auto bytes = static_cast<size_t>(shape.numel()) * size_of(dtype);
+  const Device device = ctx.backend().device();
   const auto memory = ctx.backend().allocate(bytes);
   check(memory != nullptr, ErrorCode::kUnavailable,
-        "out of memory on {}: {} bytes for a tensor {}; free memory there, or use another device",
-        to_string(ctx.backend().device()), bytes, describe(x));
-  const Tensor result(memory.get(), x.dtype(), x.shape(), ctx.backend().device(), memory);
+        "out of memory on {}: {} bytes wanted for a tensor {}; free memory there, draw smaller or "
+        "fewer images, or use another device",
+        to_string(device), bytes, to_string(shape));
+  return Tensor(memory.get(), dtype, shape, device, memory);
+}
+
+Tensor to_device(Context& ctx, const Tensor& x) {
+  if (is_local(ctx, x)) return x;
+  const Tensor result = new_tensor(ctx, x.shape(), x.dtype());
   copy(ctx, x, result);
   return result;
 }

@@ -140,6 +140,27 @@ struct GroupNormParams {
 /// x, out: [pixels, channels] or [h, w, channels], T, contiguous; out may be x.
 void group_norm(Context& ctx, const Tensor& x, const GroupNormParams& params, const Tensor& out);
 
+/// What moves latents from one noise level to the next. Sources: diffusers'
+/// FlowMatchEulerDiscreteScheduler.step, FluxPipeline.__call__.
+struct EulerStep {
+  float delta = 0;    // sigma_next - sigma
+  Tensor prediction;  // shaped as the latents, T
+  Tensor negative;    // optional: the prediction for the negative prompt (true CFG)
+  float cfg_scale = 1.0f;
+};
+/// latents += delta x noise in place, where noise is the prediction, or with a negative one
+/// negative + cfg_scale x (prediction - negative); delta and every result are rounded to T.
+void euler_step(Context& ctx, const Tensor& latents, const EulerStep& step);
+
+/// out = packed / divisor + shift, each rounded to T. packed: [h / 2 x w / 2, 4 channels], a token
+/// for 2 x 2 latents; out: [channels, h, w]. Source: FluxPipeline._unpack_latents and __call__.
+void unpack_tokens(Context& ctx, const Tensor& packed, float divisor, float shift,
+                   const Tensor& out);
+
+/// (x / 2 + 0.5) clamped to [0, 1], times 255, rounded half to even. x: [3, h, w], f32; out:
+/// [h, w, 3], u8. NaN becomes 0. Source: diffusers' VaeImageProcessor.
+void to_bytes(Context& ctx, const Tensor& x, const Tensor& out);
+
 /// out = activation(x); any shape, contiguous; out may be x.
 void activate(Context& ctx, const Tensor& x, Activation activation, const Tensor& out);
 
@@ -156,7 +177,9 @@ void copy(Context& ctx, const Tensor& x, const Tensor& out);
 
 /// x where the context computes: x itself if it is there, else a copy in the workspace.
 Tensor to_workspace(Context& ctx, const Tensor& x);
-/// The same, but the copy has memory of its own: for parameters.
+/// Uninitialised memory of its own where the context computes. Throws kUnavailable.
+Tensor new_tensor(Context& ctx, const Shape& shape, DType dtype);
+/// As to_workspace, but the copy is a new_tensor: for parameters and what outlives a forward.
 Tensor to_device(Context& ctx, const Tensor& x);
 /// x in host memory: itself if it is there, else a contiguous copy; rows may be strided.
 Tensor to_host(Context& ctx, const Tensor& x);

@@ -30,39 +30,28 @@ TransformerInput make_input(const DenoiseImage& image, const TextEmbeddings& tex
           .noise_pred = noise_pred};
 }
 
-/// latents += (sigma_next - sigma) x prediction, with the roundings that torch does in T: of the
-/// difference, of the product and of the sum; and before, those of true CFG.
-template <typename Element>
-void euler_step(const DenoiseImage& image, const Predictions& predictions, int step) {
-  const DType dtype = image.latents.dtype();
-  const auto rounded = [dtype](float value) { return round_to(dtype, value); };
+void advance(Context& ctx, const DenoiseImage& image, const Predictions& predictions, int step) {
   const auto at = static_cast<size_t>(step);
-  const float delta = rounded(image.schedule.sigmas[at + 1] - image.schedule.sigmas[at]);
-  auto* latents = image.latents.data<Element>();
-  const auto* positive = predictions.positive.data<Element>();
-  const auto* negative =
-      predictions.negative.defined() ? predictions.negative.data<Element>() : nullptr;
-  for (int64_t i = 0; i < image.latents.numel(); ++i) {
-    auto noise = static_cast<float>(positive[i]);
-    if (negative != nullptr) {
-      const auto base = static_cast<float>(negative[i]);
-      noise = rounded(base + rounded(image.true_cfg_scale * rounded(noise - base)));
-    }
-    latents[i] = Element(static_cast<float>(latents[i]) + rounded(delta * noise));
-  }
+  euler_step(ctx, image.latents,
+             {.delta = image.schedule.sigmas[at + 1] - image.schedule.sigmas[at],
+              .prediction = predictions.positive,
+              .negative = predictions.negative,
+              .cfg_scale = image.true_cfg_scale});
 }
 
 }  // namespace
 
 void denoise(Stages& stages, std::span<DenoiseImage> images, const StepWatcher& watch) {
+  Context& ctx = stages.context();
   int total = 0;
   std::vector<Predictions> predictions;
   for (const DenoiseImage& image : images) {
     total = std::max(total, image.schedule.steps());
-    Predictions own{Tensor::allocate(image.latents.shape(), image.latents.dtype()), {}};
-    if (image.negative != nullptr) {
-      own.negative = Tensor::allocate(image.latents.shape(), image.latents.dtype());
-    }
+    const auto like_latents = [&] {
+      return new_tensor(ctx, image.latents.shape(), image.latents.dtype());
+    };
+    Predictions own{like_latents(), {}};
+    if (image.negative != nullptr) own.negative = like_latents();
     predictions.push_back(own);
   }
   std::vector<TransformerInput> inputs;
@@ -81,11 +70,7 @@ void denoise(Stages& stages, std::span<DenoiseImage> images, const StepWatcher& 
     for (size_t i = 0; i < images.size(); ++i) {
       const DenoiseImage& image = images[i];
       if (step >= image.schedule.steps()) continue;
-      if (image.latents.dtype() == DType::kBF16) {
-        euler_step<BFloat16>(image, predictions[i], step);
-      } else {
-        euler_step<float>(image, predictions[i], step);
-      }
+      advance(ctx, image, predictions[i], step);
     }
   }
   watch(total, total);

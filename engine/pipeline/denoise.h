@@ -10,7 +10,9 @@ namespace flux {
 
 /// One image on its way from noise to latents.
 struct DenoiseImage {
-  Tensor latents;  // [tokens, in_channels], T: noise at first, changed in place
+  /// [tokens, in_channels], T, where the stages' context computes: noise at first, changed in
+  /// place.
+  Tensor latents;
   Schedule schedule;
   std::optional<float> guidance;  // for models with guidance embeddings
   float true_cfg_scale = 1.0f;    // used when `negative` is there

@@ -146,19 +146,13 @@ Tensor pack_latents(const Tensor& latents) {
   return packed;
 }
 
-Tensor unpack_latents(const Tensor& packed, const LatentSize& size, const VaeConfig& config) {
+Tensor unpack_latents(Context& ctx, const Tensor& packed, const LatentSize& size,
+                      const VaeConfig& config) {
   const DType dtype = packed.dtype();
-  Tensor latents = Tensor::allocate({size.channels, size.height, size.width}, dtype);
+  const Tensor latents = new_tensor(ctx, {size.channels, size.height, size.width}, dtype);
   // A python number added to a tensor is first rounded to the tensor's dtype; a divisor is not.
-  const float shift = round_to(dtype, config.shift_factor);
-  for_element_type(dtype, [&](auto element) {
-    using Element = decltype(element);
-    for_each_latent(size, [&](int64_t plain, int64_t at) {
-      const auto value = static_cast<float>(packed.data<Element>()[at]);
-      const float scaled = round_to(dtype, value / config.scaling_factor);
-      latents.data<Element>()[plain] = Element(scaled + shift);
-    });
-  });
+  unpack_tokens(ctx, to_device(ctx, packed), config.scaling_factor,
+                round_to(dtype, config.shift_factor), latents);
   return latents;
 }
 
@@ -181,21 +175,10 @@ Tensor make_text_ids(int64_t tokens) {
   return ids;
 }
 
-Tensor to_pixels(const Tensor& image) {
-  const int64_t height = image.size(1);
-  const int64_t width = image.size(2);
-  const int64_t plane = height * width;
-  Tensor pixels = Tensor::allocate({height, width, 3}, DType::kU8);
-  const auto* values = image.data<float>();
-  auto* target = pixels.data<uint8_t>();
-  for (int64_t i = 0; i < plane; ++i) {
-    for (int64_t c = 0; c < 3; ++c) {
-      const float unit = values[c * plane + i] * 0.5f + 0.5f;
-      const float clamped = unit > 0.0f ? std::min(unit, 1.0f) : 0.0f;  // NaN too
-      *target++ = static_cast<uint8_t>(std::nearbyint(clamped * 255.0f));
-    }
-  }
-  return pixels;
+Tensor to_pixels(Context& ctx, const Tensor& image) {
+  const Tensor pixels = new_tensor(ctx, {image.size(1), image.size(2), 3}, DType::kU8);
+  to_bytes(ctx, to_device(ctx, image), pixels);
+  return to_host(ctx, pixels);
 }
 
 }  // namespace flux

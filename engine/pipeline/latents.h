@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "models/config.h"
+#include "ops/ops.h"
 #include "tensor/tensor.h"
 
 namespace flux {
@@ -31,7 +32,8 @@ Tensor pack_latents(const Tensor& latents);
 
 /// The inverse of pack_latents, then latents / scaling_factor + shift_factor, each rounded to the
 /// dtype. Sources: FluxPipeline._unpack_latents and __call__.
-Tensor unpack_latents(const Tensor& packed, const LatentSize& size, const VaeConfig& config);
+Tensor unpack_latents(Context& ctx, const Tensor& packed, const LatentSize& size,
+                      const VaeConfig& config);
 
 /// [tokens, 3], f32: (0, row, column). Source: FluxPipeline._prepare_latent_image_ids.
 Tensor make_image_ids(const LatentSize& size);
@@ -41,6 +43,6 @@ Tensor make_text_ids(int64_t tokens);
 
 /// image: [3, H, W], f32, [-1, 1] -> [H, W, 3], u8. Values are moved to [0, 1], clamped, scaled to
 /// 255 and rounded half to even; NaN becomes 0. Source: VaeImageProcessor.postprocess.
-Tensor to_pixels(const Tensor& image);
+Tensor to_pixels(Context& ctx, const Tensor& image);
 
 }  // namespace flux

@@ -89,7 +89,7 @@ Context& LocalStages::context() { return loaded_->context; }
 Tensor LocalStages::encode_clip(std::string_view prompt, bool* truncated) {
   load(StageKind::kClipEncoder);
   const int64_t size = loaded_->checkpoint->config().clip.hidden_size;
-  Tensor pooled = Tensor::allocate({size}, loaded_->options.dtype);
+  const Tensor pooled = new_tensor(loaded_->context, {size}, loaded_->options.dtype);
   const bool cut = loaded_->clip->encode(loaded_->context, prompt, pooled);
   if (truncated != nullptr && cut) *truncated = true;
   return pooled;
@@ -98,7 +98,8 @@ Tensor LocalStages::encode_clip(std::string_view prompt, bool* truncated) {
 Tensor LocalStages::encode_t5(std::string_view prompt, int max_sequence_length, bool* truncated) {
   load(StageKind::kT5Encoder);
   const int64_t size = loaded_->checkpoint->config().t5.d_model;
-  Tensor embeds = Tensor::allocate({max_sequence_length, size}, loaded_->options.dtype);
+  const Tensor embeds =
+      new_tensor(loaded_->context, {max_sequence_length, size}, loaded_->options.dtype);
   const bool cut = loaded_->t5->encode(loaded_->context, prompt, embeds);
   if (truncated != nullptr && cut) *truncated = true;
   return embeds;
@@ -127,8 +128,9 @@ Tensor LocalStages::decode(const Tensor& latents) {
   load(StageKind::kVaeDecoder);
   const VaeConfig& config = loaded_->checkpoint->config().vae;
   const int64_t factor = config.scale_factor();
-  Tensor image = Tensor::allocate(
-      {config.out_channels, latents.size(1) * factor, latents.size(2) * factor}, DType::kF32);
+  const Tensor image = new_tensor(
+      loaded_->context, {config.out_channels, latents.size(1) * factor, latents.size(2) * factor},
+      DType::kF32);
   loaded_->vae->forward(loaded_->context, latents, image);
   return image;
 }

@@ -39,8 +39,8 @@ class LocalStages final : public Stages {
   Tensor encode_clip(std::string_view prompt, bool* truncated);
   Tensor encode_t5(std::string_view prompt, int max_sequence_length, bool* truncated);
 
-  /// Cancellation and tracing of the forwards.
-  Context& context();
+  /// That of all forwards: cancellation and tracing are set here.
+  Context& context() override;
 
  private:
   struct Loaded;

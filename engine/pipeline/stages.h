@@ -35,10 +35,14 @@ struct TextEmbeddings {
 };
 
 /// Where the four models run: in this process (LocalStages) or behind a server. A call may throw
-/// kCancelled. Tensors are host memory; T is the compute dtype.
+/// kCancelled. Tensors given and returned are in host memory or on the device of context(); T is
+/// the compute dtype.
 class Stages {
  public:
   virtual ~Stages() = default;
+
+  /// What the arithmetic between the stages runs with.
+  virtual Context& context() = 0;
 
   /// Both text encoders. Source: FluxPipeline.encode_prompt.
   virtual std::vector<TextEmbeddings> encode(std::span<const TextInput> rows) = 0;

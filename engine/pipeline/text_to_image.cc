@@ -54,7 +54,7 @@ RowEmbeddings encode_prompts(Stages& stages, std::span<const ImageParams> rows) 
 }
 
 /// The noise and everything else that the loop needs, image by image.
-std::vector<DenoiseImage> prepare_images(const FluxConfig& config, DType dtype,
+std::vector<DenoiseImage> prepare_images(Context& ctx, const FluxConfig& config, DType dtype,
                                          std::span<const ImageParams> rows,
                                          const RowEmbeddings& embeddings) {
   std::vector<DenoiseImage> images;
@@ -69,13 +69,13 @@ std::vector<DenoiseImage> prepare_images(const FluxConfig& config, DType dtype,
     if (embeddings.negative[r] != RowEmbeddings::kNone) {
       image.negative = &embeddings.all[embeddings.negative[r]];
     }
-    image.img_ids = make_image_ids(size);
-    image.txt_ids = make_text_ids(image.text->prompt_embeds.size(0));
+    image.img_ids = to_device(ctx, make_image_ids(size));
+    image.txt_ids = to_device(ctx, make_text_ids(image.text->prompt_embeds.size(0)));
     for (int j = 0; j < row.num_images_per_prompt; ++j) {
       const Shape noise = {size.channels, size.height, size.width};
-      image.latents = row.latents.defined()
-                          ? to_dtype(row.latents[j], dtype)
-                          : pack_latents(draw_noise(seed_of(row, j), noise, dtype));
+      image.latents = to_device(ctx, row.latents.defined()
+                                         ? to_dtype(row.latents[j], dtype)
+                                         : pack_latents(draw_noise(seed_of(row, j), noise, dtype)));
       images.push_back(image);
     }
   }
@@ -90,12 +90,14 @@ GenerateResult generate(Stages& stages, const FluxConfig& config, DType dtype,
     if (!observer.cancelled || !observer.cancelled()) return;
     fail(ErrorCode::kCancelled, "cancelled after step {} of {}", done, total);
   };
+  Context& ctx = stages.context();
   GenerateResult result;
   Stopwatch stopwatch;
   const RowEmbeddings embeddings = encode_prompts(stages, rows);
   result.seconds.encode = stopwatch.lap();
 
-  std::vector<DenoiseImage> images = prepare_images(config, dtype, rows, embeddings);
+  std::vector<DenoiseImage> images = prepare_images(ctx, config, dtype, rows, embeddings);
+  std::vector<Tensor> latents;  // the results, in host memory
   int steps_done = 0;
   int steps_total = 0;
   const auto watch = [&](int done, int total) {
@@ -106,6 +108,7 @@ GenerateResult generate(Stages& stages, const FluxConfig& config, DType dtype,
   };
   try {
     denoise(stages, images, watch);
+    for (DenoiseImage& image : images) latents.push_back(to_host(ctx, image.latents));
   } catch (const Error& e) {
     // A stage that was stopped in the middle of a step does not know which step it was.
     if (e.code() == ErrorCode::kCancelled) {
@@ -120,11 +123,12 @@ GenerateResult generate(Stages& stages, const FluxConfig& config, DType dtype,
     const ImageParams& row = rows[r];
     const LatentSize size = latent_size(config, row.height, row.width);
     for (int j = 0; j < row.num_images_per_prompt; ++j) {
-      const Tensor& latents = images[next++].latents;
       stop_if_cancelled(steps_done, steps_total);
-      const Tensor decoded = stages.decode(unpack_latents(latents, size, config.vae));
+      const Tensor decoded =
+          stages.decode(unpack_latents(ctx, images[next].latents, size, config.vae));
       const bool truncated = embeddings.all[embeddings.positive[r]].truncated;
-      result.images.push_back({to_pixels(decoded), latents, seed_of(row, j), r, truncated});
+      result.images.push_back(
+          {to_pixels(ctx, decoded), latents[next++], seed_of(row, j), r, truncated});
     }
   }
   result.seconds.decode = stopwatch.lap();

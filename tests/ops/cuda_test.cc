@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
+#include <limits>
 #include <optional>
 #include <random>
 
@@ -306,6 +308,36 @@ TEST_P(CudaOps, TransposeAndEmbedding) {
   embedding(*cpu_, x.cpu, ids, picked.cpu);
   embedding(*gpu_, x.cpu, ids, picked.gpu);
   expect_same(picked, "embedding");
+}
+
+/// What a picture is made of between the stages must not differ by a bit.
+TEST_P(CudaOps, LatentsAreTheSameBytes) {
+  const auto expect_equal = [&](const Twin& twin, const char* what) {
+    const Tensor found = to_host(*gpu_, twin.gpu);
+    EXPECT_EQ(std::memcmp(found.raw(), twin.cpu.raw(), static_cast<size_t>(found.bytes())), 0)
+        << what;
+  };
+  const Twin latents = random({24, 64});
+  const Twin prediction = random({24, 64});
+  const Twin negative = random({24, 64});
+  euler_step(*cpu_, latents.cpu, {-0.037f, prediction.cpu, {}, 1.0f});
+  euler_step(*gpu_, latents.gpu, {-0.037f, prediction.gpu, {}, 1.0f});
+  expect_equal(latents, "a step");
+  euler_step(*cpu_, latents.cpu, {-0.11f, prediction.cpu, negative.cpu, 3.7f});
+  euler_step(*gpu_, latents.gpu, {-0.11f, prediction.gpu, negative.gpu, 3.7f});
+  expect_equal(latents, "a step with true guidance");
+  const Twin unpacked = random({16, 8, 12});
+  unpack_tokens(*cpu_, latents.cpu, 0.3611f, 0.1159f, unpacked.cpu);
+  unpack_tokens(*gpu_, latents.gpu, 0.3611f, 0.1159f, unpacked.gpu);
+  expect_equal(unpacked, "unpacking");
+  const Twin image = random({3, 9, 7}, DType::kF32);
+  image.cpu.data<float>()[5] = std::numeric_limits<float>::quiet_NaN();
+  copy(*gpu_, image.cpu, image.gpu);
+  const Twin pixels{Tensor::allocate({9, 7, 3}, DType::kU8),
+                    new_tensor(*gpu_, {9, 7, 3}, DType::kU8)};
+  to_bytes(*cpu_, image.cpu, pixels.cpu);
+  to_bytes(*gpu_, image.gpu, pixels.gpu);
+  expect_equal(pixels, "pixels");
 }
 
 INSTANTIATE_TEST_SUITE_P(Types, CudaOps, testing::Values(DType::kF32, DType::kBF16),

@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "golden.h"
+#include "ops/backend.h"
 
 namespace flux::testing {
 namespace {
@@ -50,6 +51,7 @@ TEST(Noise, KeepsTheLow32BitsOfASeed) {
 }
 
 TEST(Latents, PackAndUnpackAreInverse) {
+  Context ctx(backend_for(Device{}), 1);
   const LatentSize size{3, 4, 6};
   Tensor latents = Tensor::allocate({3, 4, 6}, DType::kF32);
   for (int64_t i = 0; i < latents.numel(); ++i) latents.data<float>()[i] = static_cast<float>(i);
@@ -60,7 +62,7 @@ TEST(Latents, PackAndUnpackAreInverse) {
   VaeConfig config;
   config.scaling_factor = 0.5f;
   config.shift_factor = 0.25f;
-  const Tensor unpacked = unpack_latents(packed, size, config);
+  const Tensor unpacked = unpack_latents(ctx, packed, size, config);
   for (int64_t i = 0; i < latents.numel(); ++i) {
     EXPECT_EQ(unpacked.data<float>()[i], static_cast<float>(i) * 2 + 0.25f);
   }
@@ -75,11 +77,12 @@ TEST(Latents, ImageIdsAreRowsAndColumns) {
 }
 
 TEST(Pixels, AreClampedAndRoundedHalfToEven) {
+  Context ctx(backend_for(Device{}), 1);
   const float nan = std::numeric_limits<float>::quiet_NaN();
   std::vector<float> values = {-1.0f, 1.0f, -2.0f, 7.0f, nan, 0.0f,
                                // 0.5/255, 1.5/255 and 2.5/255 of the way up
                                -1.0f + 1.0f / 255, -1.0f + 3.0f / 255, -1.0f + 5.0f / 255, 0, 0, 0};
-  const Tensor pixels = to_pixels(Tensor(values.data(), DType::kF32, {3, 2, 2}));
+  const Tensor pixels = to_pixels(ctx, Tensor(values.data(), DType::kF32, {3, 2, 2}));
   ASSERT_EQ(pixels.shape(), (Shape{2, 2, 3}));
   const auto channel = [&](int c, int i) { return pixels.data<uint8_t>()[i * 3 + c]; };
   EXPECT_EQ(channel(0, 0), 0);

@@ -52,7 +52,7 @@ TEST_P(StagesGolden, Clip) {
     const Tensor expected = golden.tensor("pooled_prompt_embeds");
     int64_t row = 0;
     for (const std::string prompt : golden.recipe["prompts"]) {
-      const Tensor pooled = stages.encode_clip(prompt, nullptr);
+      const Tensor pooled = to_host(stages.context(), stages.encode_clip(prompt, nullptr));
       EXPECT_LT(relative_error(pooled, expected[row++]), limit(golden.dtype))
           << golden.name << ": " << prompt.substr(0, 60);
     }
@@ -66,8 +66,9 @@ TEST_P(StagesGolden, T5) {
     const Tensor rows = golden.tensor("rows");               // positions that were kept
     int64_t prompt_index = 0;
     for (const std::string prompt : golden.recipe["prompts"]) {
-      const Tensor embeds =
-          stages.encode_t5(prompt, golden.recipe["max_sequence_length"].get<int>(), nullptr);
+      const Tensor embeds = to_host(
+          stages.context(),
+          stages.encode_t5(prompt, golden.recipe["max_sequence_length"].get<int>(), nullptr));
       const Tensor kept = Tensor::allocate({rows.numel(), embeds.size(1)}, embeds.dtype());
       for (int64_t i = 0; i < rows.numel(); ++i) {
         copy_convert(embeds[rows.data<int64_t>()[i]], kept[i]);
@@ -119,7 +120,8 @@ TEST_P(StagesGolden, Vae) {
     LocalStages stages = make_stages(golden.dtype);
     const Tensor latents = golden.tensor("latents");
     for (int64_t row = 0; row < latents.size(0); ++row) {
-      const Tensor image = stages.decode(to_dtype(latents[row], golden.dtype));
+      const Tensor image =
+          to_host(stages.context(), stages.decode(to_dtype(latents[row], golden.dtype)));
       EXPECT_LT(relative_error(image, golden.tensor("image")[row]), limit(golden.dtype))
           << golden.name << " row " << row;
     }

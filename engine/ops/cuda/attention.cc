@@ -134,7 +134,12 @@ void CudaBackend::attention(Context& ctx, const Tensor& q, const Tensor& k, cons
   if (q.size(0) == 0) return;
   State& state = state_of(ctx);
   if (suits_flash({&q, &k, &v, &out})) {
-    flash_attention(flash_args(ctx, q, k, v, options, out), state.stream());
+    const FlashAttention args = flash_args(ctx, q, k, v, options, out);
+    if (state.traits().hopper && hopper_attention_supports(args)) {
+      return check_cuda(hopper_attention(args, state.traits().multiprocessors, state.stream()),
+                        "hopper_attention");
+    }
+    flash_attention(args, state.stream());
     return check_launch("flash_attention");
   }
   const Workspace::Scope scope(ctx.workspace());

@@ -10,43 +10,69 @@ namespace {
 /// Inputs of output pixels that exist side by side at a time.
 constexpr int64_t kColumnBytes = int64_t{128} << 20;
 
-}  // namespace
+class PackedConv2d final : public PackedWeights {
+ public:
+  DenseWeights taps;  // [out, k x k x in]
+  Tensor phases;  // [4, out, 2 x 2 x in], for Hopper's convolution of a doubled input; or undefined
 
-std::shared_ptr<const PackedWeights> CudaBackend::pack_conv2d(Context& ctx, const Tensor& weight,
-                                                              const Tensor& bias, DType dtype,
-                                                              bool) {
-  const int64_t out = weight.size(0);
-  const int64_t in = weight.size(1);
-  const int64_t kernel = weight.size(2);
-  auto packed = std::make_shared<DenseWeights>();
-  packed->weight = allocate_weights(ctx, {out, kernel * kernel * in}, dtype);
-  const Tensor plain = allocate_weights(ctx, weight.shape(), dtype);
-  uploader_.upload(weight, plain, ctx.threads());
-  State& state = state_of(ctx);
-  state.wait_for_uploads(uploader_.count(), uploader_.done());
-  reorder_filters(plain.raw(), out, in, kernel, packed->weight.raw(), dtype, state.stream());
-  check_launch("reorder_filters");
-  const Tensor filters = weight.reshape({out, weight.numel() / out});
-  set_bias(ctx, {&filters, 1}, {&bias, 1}, *packed);
-  check_cuda(cudaStreamSynchronize(state.stream()), "reorder_filters");  // `plain` goes
-  return packed;
+  int64_t bytes() const override { return taps.bytes() + (phases.defined() ? phases.bytes() : 0); }
+};
+
+/// Whether Hopper's own kernel computes it.
+bool suits_hopper(const State& state, const Conv2dWeights& weights, int64_t pixels) {
+  constexpr int64_t kMostPixels = int64_t{1} << 30;  // it counts in 32 bits
+  return state.traits().hopper && weights.dtype == DType::kBF16 && weights.kernel == 3 &&
+         hopper_convolution_supports(weights.in_channels) && pixels <= kMostPixels;
 }
 
-void CudaBackend::conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& weights,
-                         const Tensor& added, const Tensor& out) {
-  State& state = state_of(ctx);
-  const auto& packed = static_cast<const DenseWeights&>(*weights.packed);
-  const int64_t pixels = out.size(0) * out.size(1);
-  const auto as_rows = [&](const Tensor& image) {
-    return image.defined() ? image.reshape({pixels, image.size(2)}) : image;
-  };
-  const Tensor result = as_rows(out);
-  const Tensor residual = as_rows(added);
-  if (weights.kernel == 1 && !weights.upsample) {
-    const Epilogue epilogue{.activation = Activation::kNone, .gate = {}, .residual = residual};
-    return dense(ctx, state, as_rows(x), packed, epilogue, result);
+/// The pixels that the taps of a filter see, from the top left; `phase`: 0 or 1 for the two that
+/// output rows or columns of a doubled image see, -1 for all three.
+void set_taps(HopperConvolution& conv, int phase_y, int phase_x) {
+  const int side = phase_y < 0 ? 3 : 2;
+  conv.taps = side * side;
+  for (int tap = 0; tap < conv.taps; ++tap) {
+    conv.dy[tap] = tap / side - (phase_y == 1 ? 0 : 1);
+    conv.dx[tap] = tap % side - (phase_x == 1 ? 0 : 1);
   }
+}
+
+void convolve_on_hopper(Context& ctx, const State& state, const Tensor& x,
+                        const PackedConv2d& packed, const Tensor& added, const Tensor& out) {
+  HopperConvolution conv{};
+  conv.x = address(ctx, x);
+  conv.height = static_cast<int>(x.size(0));
+  conv.width = static_cast<int>(x.size(1));
+  conv.channels = static_cast<int>(x.size(2));
+  conv.bias = optional_floats(ctx, packed.taps.bias);
+  conv.residual = optional_address(ctx, added);
+  conv.out = address(ctx, out);
+  conv.out_channels = static_cast<int>(out.size(2));
+  const auto run = [&] {
+    check_cuda(hopper_convolution(conv, state.traits().multiprocessors, state.stream()),
+               "hopper_convolution");
+  };
+  if (!packed.phases.defined()) {
+    conv.weights = packed.taps.weight.raw();
+    conv.out_step = 1;
+    set_taps(conv, -1, -1);
+    return run();
+  }
+  conv.out_step = 2;
+  for (int phase = 0; phase < 4; ++phase) {
+    conv.weights = packed.phases[phase].raw();
+    conv.out_y = phase / 2;
+    conv.out_x = phase % 2;
+    set_taps(conv, conv.out_y, conv.out_x);
+    run();
+  }
+}
+
+/// Any convolution, as the product of the weights with a copy of each pixel's inputs.
+void convolve_by_columns(Context& ctx, State& state, const Tensor& x, const Conv2dWeights& weights,
+                         const Tensor& residual, const Tensor& out) {
+  const auto& packed = static_cast<const PackedConv2d&>(*weights.packed).taps;
   const Workspace::Scope scope(ctx.workspace());
+  const int64_t pixels = out.size(0);
   const int64_t depth = packed.weight.size(1);
   const auto element = static_cast<int64_t>(size_of(x.dtype()));
   const int64_t at_once = std::clamp<int64_t>(kColumnBytes / (depth * element), 1, pixels);
@@ -66,9 +92,60 @@ void CudaBackend::conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& wei
     check_launch("im2col");
     Epilogue epilogue;
     if (residual.defined()) epilogue.residual = residual.slice(0, first, end);
-    dense(ctx, state, columns.slice(0, 0, end - first), packed, epilogue,
-          result.slice(0, first, end));
+    dense(ctx, state, columns.slice(0, 0, end - first), packed, epilogue, out.slice(0, first, end));
   }
+}
+
+}  // namespace
+
+std::shared_ptr<const PackedWeights> CudaBackend::pack_conv2d(Context& ctx, const Tensor& weight,
+                                                              const Tensor& bias, DType dtype,
+                                                              bool upsample) {
+  const int64_t out = weight.size(0);
+  const int64_t in = weight.size(1);
+  const int64_t kernel = weight.size(2);
+  State& state = state_of(ctx);
+  auto packed = std::make_shared<PackedConv2d>();
+  const auto on_gpu = [&](DType type) {
+    const Tensor plain = new_tensor(ctx, weight.shape(), type);
+    uploader_.upload(weight, plain, ctx.threads());
+    state.wait_for_uploads(uploader_.count(), uploader_.done());
+    return plain;
+  };
+  packed->taps.weight = new_tensor(ctx, {out, kernel * kernel * in}, dtype);
+  const Tensor plain = on_gpu(dtype);
+  reorder_filters(plain.raw(), out, in, kernel, packed->taps.weight.raw(), dtype, state.stream());
+  check_launch("reorder_filters");
+  const Tensor filters = weight.reshape({out, weight.numel() / out});
+  set_bias(ctx, {&filters, 1}, {&bias, 1}, packed->taps);
+  Tensor exact;
+  if (upsample && suits_hopper(state, {in, out, kernel, dtype, upsample, nullptr}, 0)) {
+    exact = on_gpu(DType::kF32);
+    packed->phases = new_tensor(ctx, {4, out, 4 * in}, dtype);
+    make_phase_filters(exact.data<float>(), out, in, packed->phases.raw(), state.stream());
+    check_launch("make_phase_filters");
+  }
+  check_cuda(cudaStreamSynchronize(state.stream()), "packing");  // `plain` and `exact` go
+  return packed;
+}
+
+void CudaBackend::conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& weights,
+                         const Tensor& added, const Tensor& out) {
+  State& state = state_of(ctx);
+  const auto& packed = static_cast<const PackedConv2d&>(*weights.packed);
+  const int64_t pixels = out.size(0) * out.size(1);
+  if (suits_hopper(state, weights, pixels)) {
+    return convolve_on_hopper(ctx, state, x, packed, added, out);
+  }
+  const auto as_rows = [&](const Tensor& image) {
+    return image.defined() ? image.reshape({pixels, image.size(2)}) : image;
+  };
+  if (weights.kernel == 1 && !weights.upsample) {
+    return dense(ctx, state, as_rows(x), packed.taps,
+                 {.activation = Activation::kNone, .gate = {}, .residual = as_rows(added)},
+                 as_rows(out));
+  }
+  convolve_by_columns(ctx, state, x, weights, as_rows(added), as_rows(out));
 }
 
 }  // namespace flux::cuda

@@ -46,6 +46,10 @@ class CudaBackend final : public Backend {
   void transpose(Context& ctx, const Tensor& x, const Tensor& out) override;
   void rope_angles(Context& ctx, const Tensor& positions, std::span<const int64_t> axes_dims,
                    const RopeTable& out) override;
+  void euler_step(Context& ctx, const Tensor& latents, const EulerStep& step) override;
+  void unpack_tokens(Context& ctx, const Tensor& packed, float divisor, float shift,
+                     const Tensor& out) override;
+  void to_bytes(Context& ctx, const Tensor& x, const Tensor& out) override;
   void embedding(Context& ctx, const Tensor& table, std::span<const int32_t> ids,
                  const Tensor& out) override;
 

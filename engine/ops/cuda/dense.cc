@@ -68,17 +68,33 @@ void fuse(const DenseWeights& weights, bool vectors, DType dtype, StoreRows& res
   }
 }
 
-}  // namespace
-
-Tensor allocate_weights(Context& ctx, const Shape& shape, DType dtype) {
-  const auto bytes = static_cast<size_t>(shape.numel()) * size_of(dtype);
-  const auto memory = ctx.backend().allocate(bytes);
-  check(memory != nullptr, ErrorCode::kUnavailable,
-        "out of memory on {}: {} bytes for a weight {}; use a GPU with more memory, or the device "
-        "cpu",
-        to_string(ctx.backend().device()), bytes, to_string(shape));
-  return Tensor(memory.get(), dtype, shape, ctx.backend().device(), memory);
+/// The whole of residual + gate * (x W^T + b) by cuBLASLt: the gate scales the product's columns,
+/// and the bias beforehand. False, and nothing is done, where it cannot.
+bool gated_product(Context& ctx, State& state, const DenseWeights& weights, const StoreRows& rest,
+                   Product product) {
+  if (!rest.gate || !rest.residual || rest.activation != Activation::kNone) return false;
+  if (rest.bias) {
+    const Tensor bias = ctx.workspace().allocate({rest.columns}, product.dtype);
+    StoreRows scaled{};
+    scaled.sums = weights.rounded_bias.raw();
+    scaled.rows = 1;
+    scaled.columns = rest.columns;
+    scaled.gate = rest.gate;
+    scaled.out = bias.raw();
+    store_rows(scaled, product.dtype, state.stream());
+    check_launch("store_rows");
+    product.epilogue = ProductEpilogue::kBias;
+    product.bias = bias.raw();
+  }
+  product.scale = rest.gate;
+  product.added = rest.residual;
+  product.added_stride = rest.residual_stride;
+  product.out = rest.out;
+  product.out_stride = rest.out_stride;
+  return try_multiply(state, product);
 }
+
+}  // namespace
 
 void set_bias(Context& ctx, std::span<const Tensor> weights, std::span<const Tensor> biases,
               DenseWeights& packed) {
@@ -107,6 +123,7 @@ void dense(Context& ctx, State& state, const Tensor& x, const DenseWeights& weig
     row_product({product.x, product.w, product.depth, rest}, x.dtype(), state.stream());
     return check_launch("row_product");
   }
+  if (vectors && gated_product(ctx, state, weights, rest, product)) return;
   fuse(weights, vectors, x.dtype(), rest, product);
   const bool done =
       !rest.bias && rest.activation == Activation::kNone && !rest.gate && !rest.residual;

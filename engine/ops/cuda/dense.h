@@ -17,9 +17,6 @@ class DenseWeights final : public PackedWeights {
   }
 };
 
-/// New device memory for a tensor that outlives the call. Throws kUnavailable.
-Tensor allocate_weights(Context& ctx, const Shape& shape, DType dtype);
-
 /// Sets both forms of a bias from host values, one for each of `weights` (undefined: zeros).
 /// Nothing is done when there are none.
 void set_bias(Context& ctx, std::span<const Tensor> weights, std::span<const Tensor> biases,

@@ -10,7 +10,7 @@ std::shared_ptr<const PackedWeights> CudaBackend::pack_linear(Context& ctx,
   auto packed = std::make_shared<DenseWeights>();
   int64_t columns = 0;
   for (const Tensor& weight : weights) columns += weight.size(0);
-  packed->weight = allocate_weights(ctx, {columns, weights[0].size(1)}, dtype);
+  packed->weight = new_tensor(ctx, {columns, weights[0].size(1)}, dtype);
   int64_t begin = 0;
   for (const Tensor& weight : weights) {
     const int64_t end = begin + weight.size(0);

@@ -17,6 +17,7 @@ void check_launch(const char* op) { check_cuda(cudaGetLastError(), op); }
 
 State::State(int device) : device_(device) {
   check_cuda(cudaSetDevice(device), "cudaSetDevice");
+  traits_ = gpu_traits();
   check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   const cublasStatus_t made = cublasLtCreate(&cublas_);
   if (made != CUBLAS_STATUS_SUCCESS) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "ops/context.h"
+#include "ops/cuda/kernels/kernels.h"
 #include "support/error.h"
 
 namespace flux::cuda {
@@ -34,6 +35,7 @@ class State final : public DeviceState {
   int device() const { return device_; }
   cudaStream_t stream() const { return stream_; }
   cublasLtHandle_t cublas() const { return cublas_; }
+  const GpuTraits& traits() const { return traits_; }
 
   static constexpr size_t kProductBytes = size_t{32} << 20;
   /// kProductBytes of scratch for cuBLASLt.
@@ -48,6 +50,7 @@ class State final : public DeviceState {
 
  private:
   int device_;
+  GpuTraits traits_;
   cudaStream_t stream_ = nullptr;
   cublasLtHandle_t cublas_ = nullptr;
   void* product_workspace_ = nullptr;

@@ -39,7 +39,36 @@ __global__ void __launch_bounds__(kThreads)
   out[item] = x[(filter * in_channels + channel) * taps + tap];
 }
 
+/// Whether row (or column) `tap` of a 3 x 3 filter falls on row `part` of the 2 that a phase sees.
+__device__ bool falls_on(int phase, int part, int tap) {
+  return phase == 0 ? (tap > 0) == (part > 0) : (tap > 1) == (part > 0);
+}
+
+__global__ void __launch_bounds__(kThreads)
+    phase_kernel(const float* x, int64_t out_channels, int64_t in_channels, bf16* out) {
+  const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (item >= 16 * out_channels * in_channels) return;
+  const int64_t channel = item % in_channels;
+  const auto part = static_cast<int>(item / in_channels % 4);
+  const int64_t filter = item / in_channels / 4 % out_channels;
+  const auto phase = static_cast<int>(item / in_channels / 4 / out_channels);
+  float sum = 0.0f;
+  for (int tap = 0; tap < 9; ++tap) {
+    if (falls_on(phase / 2, part / 2, tap / 3) && falls_on(phase % 2, part % 2, tap % 3)) {
+      sum += x[(filter * in_channels + channel) * 9 + tap];
+    }
+  }
+  out[item] = from_float<bf16>(sum);
+}
+
 }  // namespace
+
+void make_phase_filters(const float* weights, int64_t out_channels, int64_t in_channels, void* out,
+                        cudaStream_t stream) {
+  const unsigned blocks = blocks_for(16 * out_channels * in_channels, kThreads);
+  phase_kernel<<<blocks, kThreads, 0, stream>>>(weights, out_channels, in_channels,
+                                                static_cast<bf16*>(out));
+}
 
 void im2col(const Im2col& args, DType dtype, cudaStream_t stream) {
   dispatch(dtype, [&]<typename T>() {

@@ -16,6 +16,13 @@ namespace flux::cuda {
 /// Whether this build has kernels for the current device.
 bool kernels_available();
 
+struct GpuTraits {
+  bool hopper = false;  // and this build has kernels for it alone
+  int multiprocessors = 1;
+};
+/// Of the current device.
+GpuTraits gpu_traits();
+
 struct NormRows {
   const void* x;  // [rows, n], T
   int64_t x_stride;
@@ -114,6 +121,32 @@ void cast_rows(const CopyRows& args, DType from, DType to, cudaStream_t stream);
 void transpose(const void* x, int64_t rows, int64_t columns, DType from, void* out, DType to,
                cudaStream_t stream);
 
+/// As ops.h says of euler_step; delta is rounded to T.
+struct EulerValues {
+  void* latents;
+  int64_t count;
+  float delta;
+  const void* prediction;
+  const void* negative;  // null where left out
+  float cfg_scale;
+};
+void euler_values(const EulerValues& args, DType dtype, cudaStream_t stream);
+
+/// As ops.h says of unpack_tokens.
+struct UnpackValues {
+  const void* packed;
+  int64_t channels;
+  int64_t height;
+  int64_t width;
+  float divisor;
+  float shift;
+  void* out;
+};
+void unpack_values(const UnpackValues& args, DType dtype, cudaStream_t stream);
+
+/// As ops.h says of to_bytes, for `plane` pixels.
+void byte_pixels(const float* x, int64_t plane, uint8_t* out, cudaStream_t stream);
+
 struct GroupNorm {
   const void* x;  // [pixels, channels], T
   void* out;
@@ -143,6 +176,36 @@ struct Im2col {
   void* out;
 };
 void im2col(const Im2col& args, DType dtype, cudaStream_t stream);
+
+/// A bf16 convolution as a product over taps, or one phase of one whose input is doubled.
+struct HopperConvolution {
+  const void* x;  // [height, width, channels]
+  int height;
+  int width;
+  int channels;
+  const void* weights;  // [out_channels, taps, channels]
+  int taps;
+  int dy[9];  // where each tap reads, relative to the pixel
+  int dx[9];
+  const float* bias;     // [out_channels]
+  const void* residual;  // null, or shaped as out; may be out
+  /// [height x out_step, width x out_step, out_channels]; pixel (y, x) goes to (y out_step + out_y,
+  /// x out_step + out_x).
+  void* out;
+  int out_channels;
+  int out_step;
+  int out_y;
+  int out_x;
+};
+bool hopper_convolution_supports(int64_t channels);
+cudaError_t hopper_convolution(const HopperConvolution& conv, int multiprocessors,
+                               cudaStream_t stream);
+
+/// A 3 x 3 filter over an image doubled to its nearest neighbours sees only 2 x 2 pixels of the
+/// original; which ones, and with which sums of weights, depends on the phase (y % 2, x % 2) of the
+/// output pixel. weights [out, in, 3, 3], f32 -> out: [4 phases, out, 2 x 2, in], bf16.
+void make_phase_filters(const float* weights, int64_t out_channels, int64_t in_channels, void* out,
+                        cudaStream_t stream);
 
 /// weights [out, in, k, k] -> [out, k, k, in] of one dtype.
 void reorder_filters(const void* x, int64_t out_channels, int64_t in_channels, int64_t kernel,
@@ -184,5 +247,9 @@ struct FlashAttention {
 };
 bool flash_supports(int64_t dim);
 void flash_attention(const FlashAttention& args, cudaStream_t stream);
+
+/// The same, faster, on Hopper for arguments that it supports.
+bool hopper_attention_supports(const FlashAttention& args);
+cudaError_t hopper_attention(const FlashAttention& args, int multiprocessors, cudaStream_t stream);
 
 }  // namespace flux::cuda

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "ops/cuda/kernels/device.cuh"
 #include "ops/cuda/kernels/kernels.h"
 
@@ -5,109 +7,156 @@ namespace flux::cuda {
 namespace {
 
 constexpr int kNormThreads = 128;
-constexpr int kHeld = 4;  // vectors of a row that a thread keeps in registers
 
-/// One block a row. Rows of up to kHeld vectors a thread are read once, longer ones again.
+/// What a norm does to one column, as y = x * factor + offset.
+struct Column {
+  float factor;
+  float offset;
+};
+
+__device__ Column column_of(const NormRows& args, int column) {
+  const float weight = args.weight ? args.weight[column] : 1.0f;
+  const float bias = args.bias ? args.bias[column] : 0.0f;
+  if (!args.scale) return {weight, bias};
+  const float scale = 1.0f + args.scale[column];
+  return {weight * scale, bias * scale + args.shift[column]};
+}
+
+/// Rows of exactly kVectors vectors a thread; a block keeps the columns' parameters in registers
+/// and takes every gridDim.x-th row.
+template <typename T, int N, int kVectors>
+__global__ void __launch_bounds__(kNormThreads) held_norm_kernel(NormRows args) {
+  __shared__ float shared[32];
+  Column columns[kVectors][N];
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+      columns[i][j] = column_of(args, (threadIdx.x + i * kNormThreads) * N + j);
+    }
+  }
+  const auto n = static_cast<float>(args.n);
+  for (int64_t row = blockIdx.x; row < args.rows; row += gridDim.x) {
+    const auto* x = static_cast<const T*>(args.x) + row * args.x_stride;
+    auto* out = static_cast<T*>(args.out) + row * args.out_stride;
+    Pack<T, N> held[kVectors];
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      held[i] = Pack<T, N>::load(x + (threadIdx.x + i * kNormThreads) * N);
+    }
+#pragma unroll
+    for (int i = 0; i < kVectors * N; ++i) sum += to_float(held[i / N].values[i % N]);
+    const float mean = args.centred ? block_reduce(sum, shared) / n : 0.0f;
+    float square = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kVectors * N; ++i) {
+      const float distance = to_float(held[i / N].values[i % N]) - mean;
+      square += distance * distance;
+    }
+    const float factor = rsqrtf(block_reduce(square, shared) / n + args.eps);
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+#pragma unroll
+      for (int j = 0; j < N; ++j) {
+        const float y = (to_float(held[i].values[j]) - mean) * factor;
+        held[i].values[j] = from_float<T>(y * columns[i][j].factor + columns[i][j].offset);
+      }
+      held[i].store(out + (threadIdx.x + i * kNormThreads) * N);
+    }
+  }
+}
+
+/// Rows of any length, read three times: one block a row.
 template <typename T, int N>
 __global__ void __launch_bounds__(kNormThreads) norm_kernel(NormRows args) {
   __shared__ float shared[32];
   const auto* x = static_cast<const T*>(args.x) + blockIdx.x * args.x_stride;
   auto* out = static_cast<T*>(args.out) + blockIdx.x * args.out_stride;
   const int vectors = static_cast<int>(args.n / N);
-  Pack<T, N> held[kHeld];
-#pragma unroll
-  for (int i = 0; i < kHeld; ++i) {
-    const int at = threadIdx.x + i * kNormThreads;
-    if (at < vectors) held[i] = Pack<T, N>::load(x + at * N);
-  }
+  const auto n = static_cast<float>(args.n);
   const auto sum = [&](auto&& f) {
     float total = 0.0f;
-#pragma unroll
-    for (int i = 0; i < kHeld; ++i) {
-      if (static_cast<int>(threadIdx.x) + i * kNormThreads < vectors) {
-#pragma unroll
-        for (int j = 0; j < N; ++j) total += f(to_float(held[i].values[j]));
-      }
-    }
-    for (int at = threadIdx.x + kHeld * kNormThreads; at < vectors; at += kNormThreads) {
+    for (int at = threadIdx.x; at < vectors; at += kNormThreads) {
       const auto pack = Pack<T, N>::load(x + at * N);
+#pragma unroll
       for (int j = 0; j < N; ++j) total += f(to_float(pack.values[j]));
     }
     return block_reduce(total, shared);
   };
-  const auto n = static_cast<float>(args.n);
   float mean = 0.0f;
   if (args.centred) mean = sum([](float value) { return value; }) / n;
   const float square = sum([mean](float value) { return (value - mean) * (value - mean); }) / n;
   const float factor = rsqrtf(square + args.eps);
-  const auto store = [&](int at, const Pack<T, N>& pack) {
-    Pack<T, N> result;
+  for (int at = threadIdx.x; at < vectors; at += kNormThreads) {
+    auto pack = Pack<T, N>::load(x + at * N);
 #pragma unroll
     for (int j = 0; j < N; ++j) {
-      const int column = at * N + j;
-      float y = (to_float(pack.values[j]) - mean) * factor;
-      if (args.weight) y *= args.weight[column];
-      if (args.bias) y += args.bias[column];
-      if (args.scale) y = y * (1.0f + args.scale[column]) + args.shift[column];
-      result.values[j] = from_float<T>(y);
+      const Column column = column_of(args, at * N + j);
+      const float y = (to_float(pack.values[j]) - mean) * factor;
+      pack.values[j] = from_float<T>(y * column.factor + column.offset);
     }
-    result.store(out + at * N);
-  };
-#pragma unroll
-  for (int i = 0; i < kHeld; ++i) {
-    const int at = threadIdx.x + i * kNormThreads;
-    if (at < vectors) store(at, held[i]);
-  }
-  for (int at = threadIdx.x + kHeld * kNormThreads; at < vectors; at += kNormThreads) {
-    store(at, Pack<T, N>::load(x + at * N));
+    pack.store(out + at * N);
   }
 }
 
 constexpr int kRopeWarps = 8;
 
-/// One warp a token and head; lane l has the pairs l, l + 32, ... kPairs is an upper bound.
+constexpr int kRopeHeads = 6;  // of a token that a warp takes one after the other
+
+/// One warp a token and some heads; lane l has the pairs l, l + 32, ... kPairs is an upper bound.
 template <typename T, int kPairs, int kVector>
 __global__ void __launch_bounds__(kRopeWarps * 32) norm_rope_kernel(NormRope args) {
+  const int64_t turns = (args.heads + kRopeHeads - 1) / kRopeHeads;
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kRopeWarps + threadIdx.x / 32;
-  if (item >= args.tokens * args.heads) return;
-  const int64_t token = item / args.heads;
-  auto* x =
-      static_cast<T*>(args.x) + token * args.token_stride + item % args.heads * args.head_stride;
+  if (item >= args.tokens * turns) return;
+  const int64_t token = item / turns;
+  const int64_t first = item % turns * kRopeHeads;
   const int pairs = static_cast<int>(args.dim / 2);
   const int lane = threadIdx.x % 32;
-  Pack<T, 2> held[kPairs];
-  float squares = 0.0f;
+  float cos[kPairs], sin[kPairs], weight[kPairs][2];
 #pragma unroll
   for (int i = 0; i < kPairs; ++i) {
-    const int pair = lane + i * 32;
-    if (pair >= pairs) continue;
-#pragma unroll
-    for (int j = 0; j < 2; j += kVector) {
-      const auto part = Pack<T, kVector>::load(x + 2 * pair + j);
-#pragma unroll
-      for (int k = 0; k < kVector; ++k) held[i].values[j + k] = part.values[k];
-    }
-    const float a = to_float(held[i].values[0]);
-    const float b = to_float(held[i].values[1]);
-    squares += a * a + b * b;
+    const int pair = min(lane + i * 32, pairs - 1);
+    cos[i] = args.cos[token * pairs + pair];
+    sin[i] = args.sin[token * pairs + pair];
+    weight[i][0] = args.weight[2 * pair];
+    weight[i][1] = args.weight[2 * pair + 1];
   }
-  const float factor = rsqrtf(warp_sum(squares) / static_cast<float>(args.dim) + args.eps);
+  auto* x = static_cast<T*>(args.x) + token * args.token_stride + first * args.head_stride;
+  const int64_t count = min(args.heads - first, static_cast<int64_t>(kRopeHeads));
+#pragma unroll 2
+  for (int64_t head = 0; head < count; ++head, x += args.head_stride) {
+    float values[kPairs][2];
+    float squares = 0.0f;
 #pragma unroll
-  for (int i = 0; i < kPairs; ++i) {
-    const int pair = lane + i * 32;
-    if (pair >= pairs) continue;
-    const float cos = args.cos[token * pairs + pair];
-    const float sin = args.sin[token * pairs + pair];
-    const float a = to_float(held[i].values[0]) * factor * args.weight[2 * pair];
-    const float b = to_float(held[i].values[1]) * factor * args.weight[2 * pair + 1];
-    held[i].values[0] = from_float<T>(a * cos - b * sin);
-    held[i].values[1] = from_float<T>(b * cos + a * sin);
+    for (int i = 0; i < kPairs; ++i) {
+      const int pair = lane + i * 32;
+      if (pair >= pairs) continue;
 #pragma unroll
-    for (int j = 0; j < 2; j += kVector) {
-      Pack<T, kVector> part;
+      for (int j = 0; j < 2; j += kVector) {
+        const auto part = Pack<T, kVector>::load(x + 2 * pair + j);
 #pragma unroll
-      for (int k = 0; k < kVector; ++k) part.values[k] = held[i].values[j + k];
-      part.store(x + 2 * pair + j);
+        for (int k = 0; k < kVector; ++k) values[i][j + k] = to_float(part.values[k]);
+      }
+      squares += values[i][0] * values[i][0] + values[i][1] * values[i][1];
+    }
+    const float factor = rsqrtf(warp_sum(squares) / static_cast<float>(args.dim) + args.eps);
+#pragma unroll
+    for (int i = 0; i < kPairs; ++i) {
+      const int pair = lane + i * 32;
+      if (pair >= pairs) continue;
+      const float a = values[i][0] * factor * weight[i][0];
+      const float b = values[i][1] * factor * weight[i][1];
+      const T rotated[2] = {from_float<T>(a * cos[i] - b * sin[i]),
+                            from_float<T>(b * cos[i] + a * sin[i])};
+#pragma unroll
+      for (int j = 0; j < 2; j += kVector) {
+        Pack<T, kVector> part;
+#pragma unroll
+        for (int k = 0; k < kVector; ++k) part.values[k] = rotated[j + k];
+        part.store(x + 2 * pair + j);
+      }
     }
   }
 }
@@ -126,24 +175,38 @@ __global__ void rope_angles_kernel(RopeAngles args) {
   args.sin[item] = static_cast<float>(sin(angle));
 }
 
+template <typename T, int N>
+void run_norm(const NormRows& args, cudaStream_t stream) {
+  constexpr int64_t kBlocks = 132 * 5;  // that run at a time on a large GPU
+  const auto blocks = static_cast<unsigned>(std::min(args.rows, kBlocks));
+  const int64_t vectors = args.n / N;
+  if (vectors == 3 * kNormThreads) {
+    held_norm_kernel<T, N, 3><<<blocks, kNormThreads, 0, stream>>>(args);
+  } else if (vectors == 4 * kNormThreads) {
+    held_norm_kernel<T, N, 4><<<blocks, kNormThreads, 0, stream>>>(args);
+  } else {
+    norm_kernel<T, N><<<static_cast<unsigned>(args.rows), kNormThreads, 0, stream>>>(args);
+  }
+}
+
 }  // namespace
 
 void norm_rows(const NormRows& args, DType dtype, cudaStream_t stream) {
   if (args.rows == 0) return;
   dispatch(dtype, [&]<typename T>() {
-    const int width = vector_width(16 / sizeof(T), sizeof(T), args.x, args.out, args.n,
-                                   args.x_stride, args.out_stride);
-    const dim3 grid(static_cast<unsigned>(args.rows));
-    if (width == 16 / sizeof(T)) {
-      norm_kernel<T, 16 / sizeof(T)><<<grid, kNormThreads, 0, stream>>>(args);
+    constexpr int kWidest = 16 / sizeof(T);
+    const int width =
+        vector_width(kWidest, sizeof(T), args.x, args.out, args.n, args.x_stride, args.out_stride);
+    if (width == kWidest) {
+      run_norm<T, kWidest>(args, stream);
     } else {
-      norm_kernel<T, 1><<<grid, kNormThreads, 0, stream>>>(args);
+      norm_kernel<T, 1><<<static_cast<unsigned>(args.rows), kNormThreads, 0, stream>>>(args);
     }
   });
 }
 
 void norm_rope(const NormRope& args, DType dtype, cudaStream_t stream) {
-  const int64_t items = args.tokens * args.heads;
+  const int64_t items = args.tokens * ((args.heads + kRopeHeads - 1) / kRopeHeads);
   if (items == 0) return;
   dispatch(dtype, [&]<typename T>() {
     const unsigned blocks = blocks_for(items, kRopeWarps);

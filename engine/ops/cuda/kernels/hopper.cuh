@@ -1,0 +1,165 @@
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+/// Hopper's instructions that C++ has no words for: barriers in shared memory, the tensor copy
+/// engine, and matrix products of a warpgroup (128 threads). Source: NVIDIA's PTX ISA. Tiles in
+/// shared memory have rows of 128 bytes, swizzled as the copy engine writes them, and begin at
+/// multiples of 1024 bytes.
+namespace flux::cuda::hopper {
+
+__device__ inline uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+__device__ inline void init_barrier(uint64_t* barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(shared_address(barrier)),
+               "r"(arrivals));
+}
+/// Makes initialised barriers visible to the copy engine.
+__device__ inline void fence_barriers() {
+  asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
+}
+__device__ inline void arrive(uint64_t* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(shared_address(barrier))
+               : "memory");
+}
+/// Arrives and announces `bytes` that copies will bring.
+__device__ inline void expect(uint64_t* barrier, uint32_t bytes) {
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(shared_address(barrier)),
+      "r"(bytes)
+      : "memory");
+}
+/// Waits until the phase of this parity has ended.
+__device__ inline void wait(uint64_t* barrier, uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra over;\n"
+      "bra again;\n"
+      "over:\n"
+      "}\n" ::"r"(shared_address(barrier)),
+      "r"(parity)
+      : "memory");
+}
+
+/// Starts the copy of a box of a tensor to shared memory; it arrives at `barrier`.
+__device__ inline void copy_box(void* to, const CUtensorMap& map, uint64_t* barrier, int x, int y,
+                                int z) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%3, %4, %5}], [%2];\n" ::"r"(shared_address(to)),
+      "l"(&map), "r"(shared_address(barrier)), "r"(x), "r"(y), "r"(z)
+      : "memory");
+}
+
+/// Waits for `threads` threads at one of the block's 16 barriers, or only reports there.
+__device__ inline void sync_named(int id, int threads) {
+  asm volatile("bar.sync %0, %1;\n" ::"r"(id), "r"(threads) : "memory");
+}
+__device__ inline void arrive_named(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;\n" ::"r"(id), "r"(threads) : "memory");
+}
+
+template <int kRegisters>
+__device__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(kRegisters));
+}
+
+/// Describes a tile whose rows of 128 bytes lie along the depth of the product.
+__device__ inline uint64_t describe_rows(uint32_t address) {
+  constexpr uint64_t kGroup = 1024 >> 4;  // between groups of eight rows
+  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
+  return ((address & 0x3ffff) >> 4) | (uint64_t{1} << 16) | (kGroup << 32) | kSwizzle128;
+}
+/// Describes a tile whose rows are the depth; each has 64 columns, the next 64 are `apart` bytes
+/// on.
+__device__ inline uint64_t describe_columns(uint32_t address, uint32_t apart) {
+  constexpr uint64_t kGroup = 1024 >> 4;
+  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
+  return ((address & 0x3ffff) >> 4) | (static_cast<uint64_t>(apart >> 4) << 16) | (kGroup << 32) |
+         kSwizzle128;
+}
+
+/// Brackets the products of a warpgroup: registers written before are there for them.
+__device__ inline void begin_products() {
+  asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory");
+}
+__device__ inline void commit_products() {
+  asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory");
+}
+/// Waits until at most kPending committed groups of products are unfinished.
+template <int kPending>
+__device__ void wait_products() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(kPending) : "memory");
+}
+/// Keeps the compiler from moving uses of registers across this point.
+template <int kCount>
+__device__ void pin(float (&values)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(values[i])::"memory");
+}
+
+/// Keeps registers that products read from being used for something else before this point.
+template <int kCount>
+__device__ void keep(const uint32_t (&values)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" ::"r"(values[i]) : "memory");
+}
+
+#define FLUX_ACC8(i)                                                                          \
+  "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), \
+      "+f"(c[i + 6]), "+f"(c[i + 7])
+#define FLUX_ACC64                                                                        \
+  FLUX_ACC8(0), FLUX_ACC8(8), FLUX_ACC8(16), FLUX_ACC8(24), FLUX_ACC8(32), FLUX_ACC8(40), \
+      FLUX_ACC8(48), FLUX_ACC8(56)
+#define FLUX_NAMES64                                                                       \
+  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, " \
+  "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "  \
+  "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, "  \
+  "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}"
+
+/// c (+)= a b for a [64, 16] and b [16, 128], both described tiles of rows along the depth. Thread
+/// t of the warpgroup has c[4 j + 2 i + k] = C[16 (t / 32) + t % 32 / 4 + 8 i, 8 j + t % 4 * 2 +
+/// k].
+__device__ inline void product_128(float (&c)[64], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{\n"
+      ".reg .pred add;\n"
+      "setp.ne.b32 add, %66, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " FLUX_NAMES64
+      ", %64, %65, add, 1, 1, 0, 0;\n"
+      "}\n"
+      : FLUX_ACC64
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+
+/// The same for a in registers, laid out as the accumulators of 16 columns and rounded in pairs,
+/// and b a described tile whose rows are the depth.
+__device__ inline void product_128_columns(float (&c)[64], const uint32_t* a, uint64_t b,
+                                           bool add) {
+  asm volatile(
+      "{\n"
+      ".reg .pred add;\n"
+      "setp.ne.b32 add, %69, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " FLUX_NAMES64
+      ", {%64, %65, %66, %67}, %68, add, 1, 1, 1;\n"
+      "}\n"
+      : FLUX_ACC64
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
+}
+
+#undef FLUX_NAMES64
+#undef FLUX_ACC64
+#undef FLUX_ACC8
+
+}  // namespace flux::cuda::hopper

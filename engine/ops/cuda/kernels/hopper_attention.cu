@@ -1,0 +1,340 @@
+#include <cmath>
+
+#include "ops/cuda/kernels/device.cuh"
+#include "ops/cuda/kernels/hopper.cuh"
+#include "ops/cuda/kernels/kernels.h"
+#include "ops/cuda/kernels/tensor_map.h"
+
+/// bf16 attention on Hopper, heads of 128. Source: Shah et al., FlashAttention-3 (2024). A block
+/// takes 128 queries of one head after the other: a producer warp copies tiles of keys and values,
+/// two warpgroups have 64 queries each and take turns, so that the products of one run while the
+/// other computes its softmax; within one, the next scores are computed during the softmax of the
+/// last.
+namespace flux::cuda {
+namespace {
+
+using namespace hopper;
+
+constexpr int kDim = 128;
+constexpr int kRows = 128;  // queries of a block
+constexpr int kKeys = 128;  // of a tile
+constexpr int kStages = 2;
+constexpr int kGroups = 2;  // warpgroups that compute
+constexpr int kThreads = (1 + kGroups) * 128;
+constexpr int kHalfBytes = 128 * 128;       // 128 rows of 64 columns
+constexpr int kTileBytes = 2 * kHalfBytes;  // all columns
+constexpr float kLog2E = 1.44269504f;
+
+struct Tiles {
+  unsigned char q[kTileBytes];
+  unsigned char k[kStages][kTileBytes];
+  unsigned char v[kStages][kTileBytes];
+  uint64_t q_full, q_empty;
+  uint64_t k_full[kStages], k_empty[kStages];
+  uint64_t v_full[kStages], v_empty[kStages];
+};
+
+struct Args {
+  CUtensorMap q, k, v;  // [tokens, heads, dim]
+  bf16* out;
+  int64_t out_token_stride, out_head_stride;
+  int q_tokens, k_tokens, heads;
+  float scale_log2;
+
+  __device__ int q_tiles() const { return (q_tokens + kRows - 1) / kRows; }
+  __device__ int k_tiles() const { return (k_tokens + kKeys - 1) / kKeys; }
+  __device__ int works() const { return q_tiles() * heads; }
+};
+
+/// Where a ring of stages stands: the stage, and the parity of its phase.
+struct Ring {
+  int stage = 0;
+  uint32_t parity = 0;
+
+  __device__ void next() {
+    if (++stage < kStages) return;
+    stage = 0;
+    parity ^= 1;
+  }
+};
+
+__device__ void copy_tile(unsigned char* to, const CUtensorMap& map, uint64_t* full, int head,
+                          int row) {
+  expect(full, kTileBytes);
+  copy_box(to, map, full, 0, head, row);
+  copy_box(to + kHalfBytes, map, full, 64, head, row);
+}
+
+/// One thread that copies everything.
+__device__ void produce(const Args& args, Tiles& tiles) {
+  Ring ring;
+  uint32_t q_parity = 0;
+  for (int work = blockIdx.x; work < args.works(); work += gridDim.x) {
+    const int head = work / args.q_tiles();
+    wait(&tiles.q_empty, q_parity ^ 1);
+    copy_tile(tiles.q, args.q, &tiles.q_full, head, work % args.q_tiles() * kRows);
+    q_parity ^= 1;
+    for (int tile = 0; tile < args.k_tiles(); ++tile) {
+      wait(&tiles.k_empty[ring.stage], ring.parity ^ 1);
+      copy_tile(tiles.k[ring.stage], args.k, &tiles.k_full[ring.stage], head, tile * kKeys);
+      wait(&tiles.v_empty[ring.stage], ring.parity ^ 1);
+      copy_tile(tiles.v[ring.stage], args.v, &tiles.v_full[ring.stage], head, tile * kKeys);
+      ring.next();
+    }
+  }
+}
+
+/// The two rows of a thread, g and g + 8 of its warp's 16: the largest score, and this thread's
+/// share of the sum of weights.
+struct Softmax {
+  float largest[2];
+  float total[2];
+
+  /// Makes weights of a tile's scores; returns what earlier sums shrink by.
+  __device__ float2 take(float (&s)[64], float scale) {
+    float shrink[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float top = largest[half];
+#pragma unroll
+      for (int j = 0; j < 16; ++j) {
+        top = fmaxf(top, fmaxf(s[4 * j + 2 * half], s[4 * j + 2 * half + 1]));
+      }
+      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+      shrink[half] = exp2f((largest[half] - top) * scale);
+      largest[half] = top;
+      const float offset = top * scale;
+      float sum = 0.0f;
+#pragma unroll
+      for (int j = 0; j < 16; ++j) {
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {
+          float& value = s[4 * j + 2 * half + k];
+          value = exp2f(value * scale - offset);
+          sum += value;
+        }
+      }
+      total[half] = total[half] * shrink[half] + sum;
+    }
+    return {shrink[0], shrink[1]};
+  }
+};
+
+__device__ void issue_scores(float (&s)[64], const unsigned char* q, const unsigned char* k) {
+  const uint32_t a = shared_address(q);
+  const uint32_t b = shared_address(k);
+#pragma unroll
+  for (int d = 0; d < kDim / 16; ++d) {
+    const uint32_t at = d / 4 * kHalfBytes + d % 4 * 32;
+    product_128(s, describe_rows(a + at), describe_rows(b + at), d > 0);
+  }
+}
+
+__device__ void issue_values(float (&out)[64], const uint32_t (&p)[32], const unsigned char* v) {
+  const uint32_t b = shared_address(v);
+#pragma unroll
+  for (int keys = 0; keys < kKeys / 16; ++keys) {
+    product_128_columns(out, p + 4 * keys, describe_columns(b + keys * 16 * 128, kHalfBytes), true);
+  }
+}
+
+/// Scores of keys beyond the last get no weight.
+__device__ void mask(float (&s)[64], int keys) {
+#pragma unroll
+  for (int i = 0; i < 64; ++i) {
+    const int key = i / 4 * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + i % 2;
+    if (key >= keys) s[i] = -INFINITY;
+  }
+}
+
+__device__ void round_weights(const float (&s)[64], uint32_t (&p)[32]) {
+#pragma unroll
+  for (int i = 0; i < 32; ++i) {
+    const __nv_bfloat162 both = __floats2bfloat162_rn(s[2 * i], s[2 * i + 1]);
+    p[i] = *reinterpret_cast<const uint32_t*>(&both);
+  }
+}
+
+__device__ void release(uint64_t* empty) {
+  if (threadIdx.x % 32 == 0) arrive(empty);
+}
+
+__device__ void store(const Args& args, int work, int group, const float (&out)[64],
+                      const Softmax& softmax) {
+  const int thread = static_cast<int>(threadIdx.x) % 128;
+  const int first = work % args.q_tiles() * kRows + group * 64 + thread / 32 * 16 + thread % 32 / 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float total = softmax.total[half];
+    total += __shfl_xor_sync(0xffffffffu, total, 1);
+    total += __shfl_xor_sync(0xffffffffu, total, 2);
+    const float factor = 1.0f / total;
+    const int query = first + half * 8;
+    if (query >= args.q_tokens) continue;
+    bf16* row = args.out + query * args.out_token_stride +
+                work / args.q_tiles() * args.out_head_stride + thread % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < 16; ++j) {
+      *reinterpret_cast<__nv_bfloat162*>(row + 8 * j) =
+          __floats2bfloat162_rn(out[4 * j + 2 * half] * factor, out[4 * j + 2 * half + 1] * factor);
+    }
+  }
+}
+
+/// A warpgroup's place in its rings, and its turns: named barrier 1 + group lets it start products.
+struct Consumer {
+  const Args& args;
+  Tiles& tiles;
+  int group;
+  Ring k_ring, v_ring;
+
+  __device__ void begin_turn() const { sync_named(1 + group, 256); }
+  /// The last turn of all is not handed on: nobody waits for it.
+  __device__ void end_turn(bool last) const {
+    if (group == 0 || !last) arrive_named(2 - group, 256);
+  }
+  __device__ void release_keys() {
+    release(&tiles.k_empty[k_ring.stage]);
+    k_ring.next();
+  }
+  __device__ void release_values() {
+    release(&tiles.v_empty[v_ring.stage]);
+    v_ring.next();
+  }
+
+  /// 64 queries against all keys.
+  __device__ void run(int work, uint32_t q_parity) {
+    const int count = args.k_tiles();
+    const int last_keys = args.k_tokens - (count - 1) * kKeys;
+    const bool last_work = work + static_cast<int>(gridDim.x) >= args.works();
+    const unsigned char* q = tiles.q + group * 64 * 128;
+    float out[64] = {};
+    float s[64];
+    uint32_t p[32];
+    Softmax softmax{{-INFINITY, -INFINITY}, {0.0f, 0.0f}};
+    wait(&tiles.q_full, q_parity);
+    wait(&tiles.k_full[k_ring.stage], k_ring.parity);
+    begin_turn();
+    begin_products();
+    issue_scores(s, q, tiles.k[k_ring.stage]);
+    commit_products();
+    end_turn(last_work && count == 1);
+    wait_products<0>();
+    pin(s);
+    release_keys();
+    if (count == 1) mask(s, last_keys);
+    softmax.take(s, args.scale_log2);
+    round_weights(s, p);
+    for (int tile = 1; tile < count; ++tile) {
+      wait(&tiles.k_full[k_ring.stage], k_ring.parity);
+      wait(&tiles.v_full[v_ring.stage], v_ring.parity);
+      begin_turn();
+      begin_products();
+      issue_scores(s, q, tiles.k[k_ring.stage]);
+      commit_products();
+      issue_values(out, p, tiles.v[v_ring.stage]);
+      commit_products();
+      end_turn(last_work && tile + 1 == count);
+      wait_products<1>();
+      pin(s);
+      release_keys();
+      if (tile + 1 == count && last_keys < kKeys) mask(s, last_keys);
+      const float2 shrink = softmax.take(s, args.scale_log2);
+      wait_products<0>();
+      pin(out);
+      keep(p);
+      release_values();
+#pragma unroll
+      for (int i = 0; i < 64; ++i) out[i] *= i / 2 % 2 == 0 ? shrink.x : shrink.y;
+      round_weights(s, p);
+    }
+    release(&tiles.q_empty);
+    wait(&tiles.v_full[v_ring.stage], v_ring.parity);
+    begin_products();
+    issue_values(out, p, tiles.v[v_ring.stage]);
+    commit_products();
+    wait_products<0>();
+    pin(out);
+    keep(p);
+    release_values();
+    store(args, work, group, out, softmax);
+  }
+};
+
+__device__ void consume(const Args& args, Tiles& tiles, int group) {
+  Consumer consumer{args, tiles, group, {}, {}};
+  uint32_t q_parity = 0;
+  if (group == 1) arrive_named(1, 256);  // the first turn is group 0's
+  for (int work = blockIdx.x; work < args.works(); work += gridDim.x) {
+    consumer.run(work, q_parity);
+    q_parity ^= 1;
+  }
+}
+
+__device__ void init_barriers(Tiles& tiles) {
+  constexpr int kWarps = kGroups * 4;
+  init_barrier(&tiles.q_full, 1);
+  init_barrier(&tiles.q_empty, kWarps);
+  for (int i = 0; i < kStages; ++i) {
+    init_barrier(&tiles.k_full[i], 1);
+    init_barrier(&tiles.k_empty[i], kWarps);
+    init_barrier(&tiles.v_full[i], 1);
+    init_barrier(&tiles.v_empty[i], kWarps);
+  }
+  fence_barriers();
+}
+
+__global__ void __launch_bounds__(kThreads, 1)
+    hopper_attention_kernel(const __grid_constant__ Args args) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  extern __shared__ unsigned char shared[];
+  auto& tiles =
+      *reinterpret_cast<Tiles*>((reinterpret_cast<uintptr_t>(shared) + 1023) / 1024 * 1024);
+  if (threadIdx.x == 0) init_barriers(tiles);
+  __syncthreads();
+  if (threadIdx.x < 128) {
+    give_registers<24>();
+    if (threadIdx.x == 0) produce(args, tiles);
+  } else {
+    take_registers<240>();
+    consume(args, tiles, static_cast<int>(threadIdx.x) / 128 - 1);
+  }
+#endif
+}
+
+}  // namespace
+
+bool hopper_attention_supports(const FlashAttention& args) {
+  return args.dim == kDim && !args.causal && args.bias == nullptr && args.scale > 0.0f;
+}
+
+cudaError_t hopper_attention(const FlashAttention& args, int multiprocessors, cudaStream_t stream) {
+  Args own{};
+  const auto map = [&](CUtensorMap& to, const void* from, const int64_t(&strides)[2],
+                       int64_t tokens) {
+    return make_tensor_map(to, from, {kDim, args.heads, tokens}, {strides[1], strides[0]},
+                           {64, 1, 128});
+  };
+  cudaError_t result = map(own.q, args.q, args.q_strides, args.q_tokens);
+  if (result == cudaSuccess) result = map(own.k, args.k, args.k_strides, args.k_tokens);
+  if (result == cudaSuccess) result = map(own.v, args.v, args.v_strides, args.k_tokens);
+  if (result != cudaSuccess) return result;
+  own.out = static_cast<bf16*>(args.out);
+  own.out_token_stride = args.out_strides[0];
+  own.out_head_stride = args.out_strides[1];
+  own.q_tokens = static_cast<int>(args.q_tokens);
+  own.k_tokens = static_cast<int>(args.k_tokens);
+  own.heads = static_cast<int>(args.heads);
+  own.scale_log2 = args.scale * kLog2E;
+  constexpr int kShared = sizeof(Tiles) + 1024;
+  result = cudaFuncSetAttribute(hopper_attention_kernel,
+                                cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
+  if (result != cudaSuccess) return result;
+  const int64_t works = (args.q_tokens + kRows - 1) / kRows * args.heads;
+  const auto blocks = static_cast<unsigned>(std::min<int64_t>(works, multiprocessors));
+  hopper_attention_kernel<<<blocks, kThreads, kShared, stream>>>(own);
+  return cudaGetLastError();
+}
+
+}  // namespace flux::cuda

@@ -1,0 +1,222 @@
+#include "ops/cuda/kernels/device.cuh"
+#include "ops/cuda/kernels/hopper.cuh"
+#include "ops/cuda/kernels/kernels.h"
+#include "ops/cuda/kernels/tensor_map.h"
+
+/// bf16 convolutions on Hopper as products without a copy of their inputs: for each tap the copy
+/// engine brings a box of pixels, shifted by the tap and zero outside the image. A block takes 16 x
+/// 16 pixels by 128 output channels after the other; a producer warp copies, two warpgroups have
+/// 128 pixels each.
+namespace flux::cuda {
+namespace {
+
+using namespace hopper;
+
+constexpr int kSide = 16;  // of a tile of pixels
+constexpr int kPixels = kSide * kSide;
+constexpr int kColumns = 128;  // output channels of a tile
+constexpr int kDepth = 64;     // input channels at a time
+constexpr int kStages = 4;
+constexpr int kGroups = 2;
+constexpr int kThreads = (1 + kGroups) * 128;
+constexpr int kPixelBytes = kPixels * kDepth * 2;
+constexpr int kWeightBytes = kColumns * kDepth * 2;
+
+struct Tiles {
+  unsigned char pixels[kStages][kPixelBytes];
+  unsigned char weights[kStages][kWeightBytes];
+  uint64_t full[kStages], empty[kStages];
+};
+
+struct Args {
+  CUtensorMap x;        // [height, width, channels]
+  CUtensorMap weights;  // [1, out_channels, taps x channels]
+  HopperConvolution conv;
+
+  __device__ int tiles_y() const { return (conv.height + kSide - 1) / kSide; }
+  __device__ int tiles_x() const { return (conv.width + kSide - 1) / kSide; }
+  __device__ int tiles_n() const { return (conv.out_channels + kColumns - 1) / kColumns; }
+  __device__ int works() const { return tiles_y() * tiles_x() * tiles_n(); }
+  /// Parts of the depth of a tile.
+  __device__ int parts() const { return conv.taps * (conv.channels / kDepth); }
+};
+
+/// A tile of the result.
+struct Work {
+  int y, x, column;
+
+  __device__ Work(const Args& args, int index) {
+    column = index % args.tiles_n() * kColumns;
+    x = index / args.tiles_n() % args.tiles_x() * kSide;
+    y = index / args.tiles_n() / args.tiles_x() * kSide;
+  }
+};
+
+struct Ring {
+  int stage = 0;
+  uint32_t parity = 0;
+
+  __device__ void next() {
+    if (++stage < kStages) return;
+    stage = 0;
+    parity ^= 1;
+  }
+};
+
+__device__ void produce(const Args& args, Tiles& tiles) {
+  Ring ring;
+  const int chunks = args.conv.channels / kDepth;
+  for (int index = blockIdx.x; index < args.works(); index += gridDim.x) {
+    const Work work(args, index);
+    for (int tap = 0; tap < args.conv.taps; ++tap) {
+      for (int chunk = 0; chunk < chunks; ++chunk) {
+        uint64_t* full = &tiles.full[ring.stage];
+        wait(&tiles.empty[ring.stage], ring.parity ^ 1);
+        expect(full, kPixelBytes + kWeightBytes);
+        copy_box(tiles.pixels[ring.stage], args.x, full, chunk * kDepth, work.x + args.conv.dx[tap],
+                 work.y + args.conv.dy[tap]);
+        copy_box(tiles.weights[ring.stage], args.weights, full, (tap * chunks + chunk) * kDepth,
+                 work.column, 0);
+        ring.next();
+      }
+    }
+  }
+}
+
+/// Stores columns 2 t, 2 t + 1 of each 8 of one pixel.
+__device__ void store_pixel(const HopperConvolution& conv, const float (&sums)[64], int half,
+                            int64_t pixel, int first_column) {
+  const auto* residual = static_cast<const bf16*>(conv.residual);
+  auto* out = static_cast<bf16*>(conv.out);
+#pragma unroll
+  for (int j = 0; j < kColumns / 8; ++j) {
+    const int column = first_column + 8 * j;
+    if (column >= conv.out_channels) break;
+    const int64_t at = pixel * conv.out_channels + column;
+    float a = sums[4 * j + 2 * half] + conv.bias[column];
+    if (conv.out_channels % 2 == 0) {
+      float b = sums[4 * j + 2 * half + 1] + conv.bias[column + 1];
+      if (residual) {
+        const auto both = *reinterpret_cast<const __nv_bfloat162*>(residual + at);
+        a += __low2float(both);
+        b += __high2float(both);
+      }
+      *reinterpret_cast<__nv_bfloat162*>(out + at) = __floats2bfloat162_rn(a, b);
+      continue;
+    }
+    if (residual) a += to_float(residual[at]);
+    out[at] = from_float<bf16>(a);
+    if (column + 1 >= conv.out_channels) continue;
+    float b = sums[4 * j + 2 * half + 1] + conv.bias[column + 1];
+    if (residual) b += to_float(residual[at + 1]);
+    out[at + 1] = from_float<bf16>(b);
+  }
+}
+
+__device__ void store_tile(const Args& args, const Work& work, int group,
+                           const float (&sums)[2][64]) {
+  const HopperConvolution& conv = args.conv;
+  const int thread = static_cast<int>(threadIdx.x) % 128;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {  // the four rows of a thread
+    const int row = group * 128 + i / 2 * 64 + thread / 32 * 16 + thread % 32 / 4 + i % 2 * 8;
+    const int y = work.y + row / kSide;
+    const int x = work.x + row % kSide;
+    if (y >= conv.height || x >= conv.width) continue;
+    const int64_t pixel =
+        static_cast<int64_t>(y * conv.out_step + conv.out_y) * conv.width * conv.out_step +
+        x * conv.out_step + conv.out_x;
+    store_pixel(conv, sums[i / 2], i % 2, pixel, work.column + thread % 4 * 2);
+  }
+}
+
+__device__ void issue(float (&sums)[2][64], const Tiles& tiles, int stage, int group) {
+  const uint32_t pixels = shared_address(tiles.pixels[stage]) + group * 128 * 128;
+  const uint32_t weights = shared_address(tiles.weights[stage]);
+#pragma unroll
+  for (int k = 0; k < kDepth / 16; ++k) {
+    const uint64_t b = describe_rows(weights + k * 32);
+    product_128(sums[0], describe_rows(pixels + k * 32), b, true);
+    product_128(sums[1], describe_rows(pixels + 64 * 128 + k * 32), b, true);
+  }
+}
+
+__device__ void consume(const Args& args, Tiles& tiles, int group) {
+  Ring ring;
+  const auto release = [&](int stage) {
+    if (threadIdx.x % 32 == 0) arrive(&tiles.empty[stage]);
+  };
+  for (int index = blockIdx.x; index < args.works(); index += gridDim.x) {
+    float sums[2][64] = {};
+    int previous = 0;
+    for (int part = 0; part < args.parts(); ++part) {
+      wait(&tiles.full[ring.stage], ring.parity);
+      begin_products();
+      issue(sums, tiles, ring.stage, group);
+      commit_products();
+      wait_products<1>();
+      if (part > 0) release(previous);
+      previous = ring.stage;
+      ring.next();
+    }
+    wait_products<0>();
+    pin(sums[0]);
+    pin(sums[1]);
+    release(previous);
+    store_tile(args, Work(args, index), group, sums);
+  }
+}
+
+__global__ void __launch_bounds__(kThreads, 1)
+    hopper_convolution_kernel(const __grid_constant__ Args args) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  extern __shared__ unsigned char shared[];
+  auto& tiles =
+      *reinterpret_cast<Tiles*>((reinterpret_cast<uintptr_t>(shared) + 1023) / 1024 * 1024);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kStages; ++i) {
+      init_barrier(&tiles.full[i], 1);
+      init_barrier(&tiles.empty[i], kGroups * 4);
+    }
+    fence_barriers();
+  }
+  __syncthreads();
+  if (threadIdx.x < 128) {
+    give_registers<24>();
+    if (threadIdx.x == 0) produce(args, tiles);
+  } else {
+    take_registers<240>();
+    consume(args, tiles, static_cast<int>(threadIdx.x) / 128 - 1);
+  }
+#endif
+}
+
+}  // namespace
+
+bool hopper_convolution_supports(int64_t channels) { return channels % kDepth == 0; }
+
+cudaError_t hopper_convolution(const HopperConvolution& conv, int multiprocessors,
+                               cudaStream_t stream) {
+  Args args{};
+  args.conv = conv;
+  const int64_t row = static_cast<int64_t>(conv.width) * conv.channels;
+  const int64_t depth = static_cast<int64_t>(conv.taps) * conv.channels;
+  cudaError_t result = make_tensor_map(args.x, conv.x, {conv.channels, conv.width, conv.height},
+                                       {conv.channels, row}, {kDepth, kSide, kSide});
+  if (result != cudaSuccess) return result;
+  result = make_tensor_map(args.weights, conv.weights, {depth, conv.out_channels, 1},
+                           {depth, depth * conv.out_channels}, {kDepth, kColumns, 1});
+  if (result != cudaSuccess) return result;
+  constexpr int kShared = sizeof(Tiles) + 1024;
+  result = cudaFuncSetAttribute(hopper_convolution_kernel,
+                                cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
+  if (result != cudaSuccess) return result;
+  const auto tiles = [](int size, int tile) { return (size + tile - 1) / tile; };
+  const int works =
+      tiles(conv.height, kSide) * tiles(conv.width, kSide) * tiles(conv.out_channels, kColumns);
+  const auto blocks = static_cast<unsigned>(std::min(works, multiprocessors));
+  hopper_convolution_kernel<<<blocks, kThreads, kShared, stream>>>(args);
+  return cudaGetLastError();
+}
+
+}  // namespace flux::cuda

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <cuda.h>
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <cstdint>
+
+namespace flux::cuda {
+
+/// Describes a bf16 tensor of three dimensions, innermost first and contiguous there, for the
+/// tensor copy engine: boxes of `box` elements, read as zeros outside the tensor, in rows of 128
+/// bytes that are swizzled. strides: of the outer two dimensions, in elements, multiples of 8.
+cudaError_t make_tensor_map(CUtensorMap& map, const void* address,
+                            const std::array<int64_t, 3>& sizes,
+                            const std::array<int64_t, 2>& strides,
+                            const std::array<int64_t, 3>& box);
+
+}  // namespace flux::cuda
