@@ -15,9 +15,12 @@ import time
 import numpy as np
 import torch
 
-from .judge import judge, mean, sheet
+from .judge import judge, mean
 from .pool import pack_latents
+from .render import pack, render
+from .sample import to_pixels
 from .scenes import test_scenes
+from .sheet import sheet
 
 # name: (dtype, steps, guidance, height, width, text tokens)
 ROWS = {
@@ -92,6 +95,13 @@ def noises(count):
     )
 
 
+def through(vae, scenes, height, width):
+    """Perfect pictures encoded and decoded: no model that draws latents can do better."""
+    x = render(pack(scenes), height, width).to(vae.device, vae.dtype)
+    parts = [vae.decode(vae.encode(y).latent_dist.mean).sample for y in x.split(32)]
+    return to_pixels(torch.cat(parts))
+
+
 def one(pair):
     torch.set_num_threads(1)
     with torch.no_grad():
@@ -113,6 +123,8 @@ def main():
     ap.add_argument("--batch", type=int, default=64)
     ap.add_argument("--device", default="cpu")
     ap.add_argument("--only", nargs="*", help="rows by name")
+    ap.add_argument("--vae", action="store_true", help="judge perfect pictures through the VAE, too")
+    ap.add_argument("--vae-sheet", help="PNG with 32 of these, those that the VAE spoils first")
     ap.add_argument("--pairs", type=int, default=0, help="prompts for the PSNR between types")
     ap.add_argument("--sheet", help="PNG with the first 32 pictures of the first row")
     ap.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 1) - 2))
@@ -122,6 +134,14 @@ def main():
     torch.set_grad_enabled(False)
     scenes = test_scenes(o.count)
     pipes = {d: load(o.checkpoint, getattr(torch, d), o.device) for d in ("bfloat16", "float32")}
+    vae = pipes["bfloat16"].vae
+    for side in (64, 96, 128, 256) if o.vae else ():
+        images = through(vae, scenes, side, side)
+        results = workers.map(one, list(zip(images, scenes)), chunksize=2)
+        print(f"{f'VAE alone {side}':18} {json.dumps(mean(results))}", flush=True)
+        if o.vae_sheet and side == 128:
+            wrong = [i for i, r in zip(images, results) if not r["all"]]
+            sheet((wrong + list(images))[:32], o.vae_sheet)
     for name in o.only if o.only is not None else ROWS:
         row, begin, images = ROWS[name], time.time(), []
         for i in range(0, o.count, o.batch):

@@ -14,12 +14,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image
 
-from .render import distances, render
-from .scenes import COLORS, KINDS, NAMES, RADII, pack, test_scenes
+from .outlines import distances
+from .scenes import COLORS, KINDS, NAMES, RADII, test_scenes
 
 PALETTE = np.array([COLORS[n] for n in NAMES], np.float32)
 # Every colour as it is, lit, and in two degrees of shade: 12 x 4 x 3.
@@ -35,35 +33,44 @@ def box(m):
     return y[0], y[-1] + 1, x[0], x[-1] + 1
 
 
+def resize(plane, height, width):
+    """A 2-D array, stretched bilinearly (and smoothed where it shrinks)."""
+    image = Image.fromarray(plane.astype(np.float32))
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+
+
 def fit(m):
     """A mask's true part, stretched to 48x48."""
     a, b, c, d = box(m)
-    part = torch.from_numpy(m[a:b, c:d].astype(np.float32))[None, None]
-    return F.interpolate(part, size=(48, 48), mode="bilinear", antialias=True)[0, 0].numpy() > 0.5
+    return resize(m[a:b, c:d], 48, 48) > 0.5
 
 
 def _template(k):
-    g = ((torch.arange(48) + 0.5) / 24 - 1) * 1.3
-    y, x = torch.meshgrid(g, g, indexing="ij")
-    inside = (distances(x, y, torch.tensor(1.0))[k] < 0).float()[None, None]
-    return fit(F.interpolate(inside, scale_factor=4)[0, 0].numpy() > 0.5)
+    g = ((np.arange(192) + 0.5) / 96 - 1) * 1.3
+    return fit(distances(np, g[None, :], g[:, None], 1.0)[k] < 0)
 
 
 TEMPLATES = [_template(k) for k in range(len(KINDS))]
 
 
+def _along_rows(label, mask):
+    """Gives every run of a row's true pixels the highest label in it."""
+    change = np.ones(mask.shape, bool)
+    change[:, 1:] = mask[:, 1:] != mask[:, :-1]
+    start = np.flatnonzero(change)
+    length = np.diff(start, append=mask.size)
+    highest = np.maximum.reduceat(label.ravel(), start)
+    return np.repeat(highest, length).reshape(mask.shape) * mask
+
+
 def parts(mask):
-    """4-connected parts of a mask, by spreading the highest number."""
-    m = torch.from_numpy(mask.astype(np.float32))[None, None]
-    label = torch.arange(1, mask.size + 1, dtype=torch.float32).view(1, 1, *mask.shape) * m
+    """4-connected parts of a mask, by spreading the highest number along rows and columns."""
+    label = np.arange(1, mask.size + 1).reshape(mask.shape) * mask
     while True:
-        down = F.max_pool2d(label, (3, 1), 1, (1, 0))
-        new = torch.maximum(down, F.max_pool2d(label, (1, 3), 1, (0, 1))) * m
-        if torch.equal(new, label):
-            break
+        new = _along_rows(_along_rows(label, mask).T, mask.T).T
+        if np.array_equal(new, label):
+            return [label == v for v in np.unique(label) if v]
         label = new
-    label = label[0, 0].numpy()
-    return [label == v for v in np.unique(label) if v]
 
 
 def fill(m):
@@ -77,10 +84,12 @@ def inside(b, c):
     return b[0] >= c[0] - 1 and b[1] <= c[1] + 1 and b[2] >= c[2] - 1 and b[3] <= c[3] + 1
 
 
-def _pool(mask, shrink):
-    t = torch.from_numpy(mask.astype(np.float32))[None, None]
-    t = -F.max_pool2d(-F.pad(t, (1, 1, 1, 1)), 3, 1) if shrink else F.max_pool2d(t, 3, 1, 1)
-    return t[0, 0].numpy() > 0.5
+def _near(mask, decide):
+    """`decide` (np.logical_and or np.logical_or) over each pixel's 3x3 neighbourhood; outside the
+    picture nothing is true."""
+    wide = np.pad(mask, 1)
+    rows = decide(decide(wide[:-2], wide[1:-1]), wide[2:])
+    return decide(decide(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])
 
 
 def _segments(a, edge):
@@ -91,24 +100,24 @@ def _segments(a, edge):
     s = (a * back).sum(-1) / np.maximum((back * back).sum(-1), 1)
     s = s.clip(0.78, 1.0)[..., None]  # a shadow only darkens
     front = np.abs(a - s * back).max(-1) > 26
-    label = np.sqrt(((a[:, :, None, None] - SHADES) ** 2).sum(-1)).min(-1).argmin(-1)
+    label = np.full(front.shape, -1)
+    label[front] = ((a[front][:, None, None] - SHADES) ** 2).sum(-1).min(-1).argmin(-1)
     found = []
     for k in range(len(NAMES)):
-        m = front & (label == k)
+        m = label == k
         if m.sum() < 40:
             continue
-        for p in parts(_pool(m, True)):
+        for p in parts(_near(m, np.logical_and)):
             if p.sum() >= 0.0022 * side * side:
-                grown = _pool(p, False) & m
+                grown = _near(p, np.logical_or) & m
                 found.append([k, grown, box(grown)])
     return found
 
 
 def look(img):
     """(top colour, bottom colour, [(colour, shape, x, y, radius), ...]) of a picture as uint8."""
-    a = torch.from_numpy(img.copy()).permute(2, 0, 1)[None].float()
-    a = F.interpolate(a, scale_factor=2, mode="bilinear")[0].permute(1, 2, 0).numpy()
-    height, width, _ = a.shape
+    height, width = 2 * img.shape[0], 2 * img.shape[1]
+    a = np.stack([resize(plane, height, width) for plane in img.transpose(2, 0, 1)], -1)
     edge = np.median(np.concatenate([a[:, :3], a[:, -3:]], 1), 1)
     found = _segments(a, edge)
 
@@ -202,17 +211,6 @@ def mean(results):
     return {k: round(float(np.mean([r[k] for r in results])), 4) for k in ASPECTS}
 
 
-def sheet(images, path, columns=8):
-    """A page of pictures as PNG."""
-    h, w = max(i.shape[0] for i in images), max(i.shape[1] for i in images)
-    rows = -(-len(images) // columns)
-    page = np.full((rows * (h + 4) + 4, columns * (w + 4) + 4, 3), 255, np.uint8)
-    for k, i in enumerate(images):
-        y, x = 4 + (k // columns) * (h + 4), 4 + (k % columns) * (w + 4)
-        page[y : y + i.shape[0], x : x + i.shape[1]] = i
-    Image.fromarray(page).save(path, optimize=True)
-
-
 def main():
     ap = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     ap.add_argument("--images", type=Path, help="a folder with 000.png, 001.png, ...")
@@ -231,6 +229,8 @@ def main():
             )
         return
     if o.truth:
+        from .render import pack, render  # needs torch
+
         drawn = (render(pack([s]), o.height, o.width)[0].permute(1, 2, 0) for s in scenes)
         images = [((d + 1) * 127.5).round().byte().numpy() for d in drawn]
     elif o.images:
@@ -246,5 +246,4 @@ def main():
 
 
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
     main()

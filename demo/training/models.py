@@ -101,7 +101,7 @@ def build_vae():
         block_out_channels=(32, 64, 64, 64),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=1,
+        layers_per_block=2,
         norm_num_groups=16,
         sample_size=128,
         scaling_factor=1.0,

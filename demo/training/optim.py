@@ -11,6 +11,7 @@ Jordan et al. 2024, with the scale of Liu et al. 2025, arXiv:2502.16982), all th
 import hashlib
 
 import torch
+import torch.distributed as dist
 
 ALIGN = 64  # elements: weights start at addresses that matrix kernels like
 
@@ -78,6 +79,9 @@ class FlatWeights:
     @torch.no_grad()
     def step(self, muon=2.0, decay=0.02):
         """`self.lr` is AdamW's rate; Muon's is `muon` times it."""
+        if dist.is_initialized():
+            dist.all_reduce(self.grad)
+            self.grad /= dist.get_world_size()
         self.count += 1
         g = self.grad.float()
         norm = g.norm()
@@ -137,7 +141,13 @@ class Clock:
         return self.now() - self.begin
 
     def progress(self):
-        return min(1.0, self.elapsed() / self.seconds)
+        """From 0 to 1, the same in all processes that train together."""
+        share = min(1.0, self.elapsed() / self.seconds)
+        if dist.is_initialized():
+            first = torch.tensor(share, dtype=torch.float64)
+            dist.broadcast(first, 0)
+            share = float(first)
+        return share
 
     def rate(self):
         self.steps += 1

@@ -4,8 +4,8 @@ import random
 
 import torch
 
-from .render import render
-from .scenes import held_out, labels, pack, scene
+from .render import labels, pack, render
+from .scenes import held_out, scene
 
 CLIP_CUT, T5_CUT = 44, 48  # no prompt is longer: 36 and 41 tokens were the most in 5000
 

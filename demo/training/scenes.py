@@ -8,9 +8,6 @@ leaves the order of two shapes open ("next to").
 import random
 import zlib
 
-import numpy as np
-import torch
-
 COLORS = {
     "red": (226, 54, 54),
     "orange": (245, 140, 20),
@@ -331,27 +328,3 @@ def test_scenes(count, seed=987654321):
         if held_out(s) and all(o["named"] for o in s["objs"]):
             out.append(s)
     return out
-
-
-def pack(scenes):
-    """Scenes as one float tensor (N, 27): 3 shapes of (kind or -1, x, y, r, red, green, blue), then
-    the background's top and bottom colour."""
-    out = np.full((len(scenes), 27), -1, np.float32)
-    for i, s in enumerate(scenes):
-        for k, o in enumerate(s["objs"]):
-            head = (KINDS.index(o["kind"]), o["x"], o["y"], o["r"])
-            out[i, 7 * k : 7 * k + 7] = (*head, *(v / 255 for v in COLORS[o["color"]]))
-        c = np.array(COLORS[s["bg"]], np.float32) / 255
-        out[i, 21:24], out[i, 24:27] = (c + (1 - c) * 0.35, c * 0.92) if s["grad"] else (c, c)
-    return torch.from_numpy(out)
-
-
-def labels(scenes):
-    """Scenes as class numbers (N, 4): the three shapes' colours (0 where there is none), then the
-    background's."""
-    out = np.zeros((len(scenes), 4), np.int64)
-    for i, s in enumerate(scenes):
-        for k, o in enumerate(s["objs"]):
-            out[i, k] = NAMES.index(o["color"])
-        out[i, 3] = NAMES.index(s["bg"])
-    return torch.from_numpy(out)

@@ -7,6 +7,7 @@
 Everything is made here: pictures, prompts, both tokenizers, all five models. Each call runs one stage or more,
 goes on from what --state holds, writes the state back, and exports the checkpoint to --out. `flow` may
 be given in several calls: --rate-start and --rate-end say how the learning rate goes within each.
+Under torchrun the VAE's batches are spread over several GPUs.
 """
 
 import argparse
@@ -19,15 +20,16 @@ import time
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from . import flow, models, sample, vae  # noqa: E402
-from .judge import mean, sheet  # noqa: E402
-from .evaluate import one  # noqa: E402
+from .judge import mean  # noqa: E402
+from .evaluate import one, through  # noqa: E402
 from .pool import Pool, Stream, loader  # noqa: E402
-from .render import render  # noqa: E402
-from .scenes import pack, test_scenes  # noqa: E402
+from .scenes import test_scenes  # noqa: E402
+from .sheet import sheet  # noqa: E402
 from .vocab import make_tokenizers  # noqa: E402
 
 PART = 15 << 20  # a state is written in files of at most so many bytes
@@ -67,10 +69,16 @@ def restore_vae(folder, m, needed=True):
 
 
 def start_from(folder, m):
-    """Puts an exported checkpoint's weights into the models (bfloat16's precision)."""
+    """Puts an exported checkpoint's weights into the models (bfloat16's precision). Residual layers
+    that it lacks start as the identity: a VAE can be made deeper without losing what it knows."""
     for key, old in m.items():
         new = type(old).from_pretrained(folder / models.FOLDER[key], torch_dtype=torch.float32)
-        old.load_state_dict(new.state_dict())
+        lacking = old.load_state_dict(new.state_dict(), strict=False).missing_keys
+        for name in lacking:
+            if ".conv2." in name:
+                torch.nn.init.zeros_(old.get_parameter(name))
+            elif ".resnets." not in name:
+                raise SystemExit(f"{folder / models.FOLDER[key]} lacks {name}")
         if key == "vae":
             names = ("shift_factor", "scaling_factor")
             old.register_to_config(**{k: new.config[k] for k in names})
@@ -83,8 +91,7 @@ def check(o, workers, weights, m, tokens, empty, steps=12):
     flat = weights.average.to(weights.work.dtype)
     p = flow.split(weights.views(flat))
     tokenized = tokens([s["prompt"] for s in scenes])
-    x = render(pack(scenes), 128, 128).to(empty[0].device)
-    images = sample.to_pixels(m.decode(m.encode(x.to(m.dtype)).latent_dist.mean).sample)
+    images = through(m, scenes, 128, 128)
     results = workers.map(one, list(zip(images, scenes)), chunksize=2)
     print(f"through the VAE alone: {json.dumps(mean(results))}", flush=True)
     for w in o.weights:
@@ -118,6 +125,7 @@ def options():
     )
     ap.add_argument("--batch", type=int, default=512)
     ap.add_argument("--lr", type=float, default=1.5e-3)
+    ap.add_argument("--vae-lr", type=float, default=1.5e-3)
     ap.add_argument("--distil-lr", type=float, default=6e-4)
     ap.add_argument("--compile", choices=["main", "all"], default="main", help="all shapes or one")
     ap.add_argument("--rate-start", type=float, default=1.0)
@@ -200,10 +208,23 @@ def train_flow(o, m, device, data, empty, workers, stream, left):
         flow.put_back(student, student.average, m)
 
 
+def join(stages):
+    """This process's number among those that torchrun started."""
+    if "WORLD_SIZE" not in os.environ:
+        return 0
+    if stages != ["vae"]:
+        raise SystemExit("only --stage vae can use several GPUs")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    return dist.get_rank()
+
+
 def main():
     o, begin = options(), time.time()
     if len(o.seconds) != len(o.stage):
         raise SystemExit("--seconds needs one number for each stage")
+    rank = join(o.stage)
     # Judges run in processes made before the GPU is touched.
     workers = multiprocessing.get_context("fork").Pool(max(1, o.workers)) if o.check else None
     torch.manual_seed(o.seed)
@@ -217,7 +238,8 @@ def main():
     if not (o.out / "tokenizer_2" / "tokenizer.json").exists():
         make_tokenizers(o.out)
     c, t, m = models.build(o.out)
-    stream = Stream(c, t, o.chunk, o.seed)
+    torch.manual_seed(o.seed + 1000 * rank)
+    stream = Stream(c, t, o.chunk, o.seed + 1000 * rank)
     data = loader(stream, o.workers)
     empty = [x.to(device) for x in stream.tokens([""])]
 
@@ -230,8 +252,11 @@ def main():
         start_from(o.start, m)
     if "vae" in o.stage:
         restore_vae(o.state, m["vae"], needed=False)
-        share = min(1.0, o.vae_alone)
-        vae.train(m["vae"], data, left("vae"), max(2, o.batch // 4), device, alone=share)
+        share, time_left = min(1.0, o.vae_alone), lambda: left("vae")
+        batch = max(2, o.batch // 4)
+        vae.train(m["vae"], data, time_left, batch, device, alone=share, lr=o.vae_lr)
+        if rank:
+            os._exit(0)
         save_vae(o.state, m["vae"])
         if o.compact:
             save_vae(o.compact, m["vae"])

@@ -6,7 +6,9 @@ import torch.nn.functional as F
 from .optim import Clock, FlatWeights
 from .render import render
 
-OTHER_SIZES = [(64, 64), (96, 160), (160, 96), (192, 192), (256, 256), (128, 256)]
+OTHER_SIZES = [(64, 64), (96, 96), (64, 64), (96, 160), (64, 64), (256, 256), (96, 96), (192, 192)]
+OTHER_SIZES += [(64, 64), (160, 96)]
+SMALL = 0.13  # radius of a small shape, of the shorter side
 
 
 def picture_loss(y, x):
@@ -89,10 +91,68 @@ class Report:
         return True
 
 
-def train(vae, data, seconds, batch, device, kl_weight=5e-3, alone=0.5, noise=0.35, lr=1.5e-3):
-    """`vae` ends with the averaged weights, in bfloat16 on a GPU. `alone`: the last share of the
+class Batches:
+    """Packed scenes by the batch; every second scene without a small shape is passed over, since small
+    shapes are what the VAE loses first."""
+
+    def __init__(self, data, device):
+        self.data, self.device, self.kept = data, device, torch.empty(0, 27)
+
+    def take(self, n):
+        while len(self.kept) < n:
+            packed = next(self.data)[0]
+            radius = packed[:, 3:21:7]
+            small = ((radius > 0) & (radius < SMALL)).any(1)
+            self.kept = torch.cat([self.kept, packed[small | (torch.rand(len(packed)) < 0.5)]])
+        out, self.kept = self.kept[:n], self.kept[n:]
+        return out.to(self.device, non_blocking=True)
+
+
+class Losses:
+    """The VAE's losses on packed scenes. Passes of 128x128, by far the most, are compiled."""
+
+    def __init__(self, vae, kl_weight, noise):
+        self.vae, self.kl_weight, self.noise = vae, kl_weight, noise
+        self.dtype = next(vae.parameters()).dtype
+        gpu = next(vae.parameters()).is_cuda
+        wrap = torch.compile if gpu else (lambda f: f)
+        self.compiled = [wrap(f) for f in (self.moments, self.all, self.decoder)]
+        self.render = torch.compile(render, dynamic=True) if gpu else render
+
+    @torch.no_grad()
+    def moments(self, x):
+        q = self.vae.encode(x).latent_dist
+        return q.mean, q.std
+
+    def all(self, x, target):
+        q = self.vae.encode(x).latent_dist
+        loss, l1 = picture_loss(self.vae.decode(q.sample()).sample, target)
+        k = kl(q)
+        return loss + self.kl_weight * k, l1, k.detach()
+
+    def decoder(self, z, target):
+        return picture_loss(self.vae.decode(z).sample, target)
+
+    def of(self, packed, height, width, alone):
+        """(loss, L1, KL or 0); `alone`: of the decoder."""
+        main = (height, width) == (128, 128)
+        moments, both, decoder = self.compiled if main else (self.moments, self.all, self.decoder)
+        target = self.render(packed, height, width)
+        x = target.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        if not alone:
+            return both(x, target)
+        mean, spread = moments(x)
+        share = self.noise * torch.rand_like(mean[:, :1, :1, :1])
+        z = (mean + share * spread * torch.randn_like(mean)).to(self.dtype)
+        loss, l1 = decoder(z.contiguous(memory_format=torch.channels_last), target)
+        return loss, l1, torch.zeros_like(l1)
+
+
+def train(vae, data, seconds, batch, device, kl_weight=5e-3, alone=0.5, noise=0.5, lr=1.5e-3):
+    """`vae` ends with the averaged weights, in bfloat16 on a GPU. `seconds`: a function that is asked
+    for the time once everything is compiled. `alone`: the last share of the
     time, in which the encoder stays as it is (1: all of it; shift and scale then stay too).
-    `noise`: the share of the encoder's spread that the decoder is then trained to bear: with all
+    `noise`: the decoder is then trained to bear up to this share of the encoder's spread: with all
     of it, it blurs fine tips that the transformer does draw."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     vae.to(device)
@@ -101,48 +161,22 @@ def train(vae, data, seconds, batch, device, kl_weight=5e-3, alone=0.5, noise=0.
     params = dict(vae.named_parameters())
     load_flat(vae, weights, weights.work)
     weights.params = params
-    wrap = torch.compile if device.type == "cuda" else (lambda f: f)
-    draw = wrap(render)
-
-    def moments(x):
-        return vae.encode(x).latent_dist
-
-    def full(x, target):
-        q = vae.encode(x).latent_dist
-        loss, l1 = picture_loss(vae.decode(q.sample()).sample, target)
-        k = kl(q)
-        return loss + kl_weight * k, l1, k.detach()
-
-    def decoder_only(z, target):
-        return picture_loss(vae.decode(z).sample, target)
-
-    fast_full, fast_decoder = wrap(full), wrap(decoder_only)
-    clock, report = Clock(seconds, lr, 1.0, 0.0, 200), Report(device)
-    packed, frozen = torch.empty(0, 27), False
+    losses, batches = Losses(vae, kl_weight, noise), Batches(data, device)
+    for frozen in {alone > 0, alone >= 1}:
+        losses.of(batches.take(batch), 128, 128, frozen)[0].backward()
+    clock, report = Clock(seconds(), lr, 1.0, 0.0, 200), Report(device)
+    frozen = False
     while clock.progress() < 1:
         weights.lr.fill_(clock.rate())
         if not frozen and clock.progress() >= 1 - alone:
             frozen = True
             for name, p in params.items():
-                if name.startswith("encoder."):
-                    p.requires_grad_(False)
+                p.requires_grad_(not name.startswith("encoder."))
             freeze(weights, "encoder.")
-        other = clock.steps % 6 == 5
-        height, width = OTHER_SIZES[clock.steps // 6 % len(OTHER_SIZES)] if other else (128, 128)
-        n = max(1, min(batch, batch * 128 * 128 // (height * width)))
-        if len(packed) < n:
-            packed = torch.cat([packed, *(next(data)[0] for _ in range(4))])
-        p, packed = packed[:n].to(device, non_blocking=True), packed[n:]
-        target = (render if other else draw)(p, height, width)
-        x = target.to(dtype).to(memory_format=torch.channels_last)
-        k = torch.zeros((), device=device)
-        if frozen:
-            with torch.no_grad():
-                q = moments(x)
-                z = q.mean + noise * q.std * torch.randn_like(q.mean)
-            loss, l1 = (decoder_only if other else fast_decoder)(z, target)
-        else:
-            loss, l1, k = (full if other else fast_full)(x, target)
+        other = clock.steps % 4 == 3
+        height, width = OTHER_SIZES[clock.steps // 4 % len(OTHER_SIZES)] if other else (128, 128)
+        n = max(1, min(2 * batch, batch * 128 * 128 // (height * width)))
+        loss, l1, k = losses.of(batches.take(n), height, width, frozen)
         live = [(a, q) for a, q in zip(weights.grads, params.values()) if q.requires_grad]
         found = torch.autograd.grad(loss, [q for _, q in live])
         torch._foreach_copy_([a for a, _ in live], list(found))
