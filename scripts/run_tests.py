@@ -108,13 +108,13 @@ def command_line_tests(directory: str, pattern: str = "test_*.py") -> Count:
     return Count(passed, failed, skipped)
 
 
-def serving_tests(directory: str) -> Count:
-    """tests/serving on the real tritonserver, from a virtual environment with pinned packages."""
+def pytest_tests(directory: str, folder: str) -> Count:
+    """tests/FOLDER, in a virtual environment with pinned packages: the real tritonserver, numpy."""
     if not run(["scripts/serving_venv.sh"]):
         return Count(failed=1)
-    results = ROOT / directory / "test-results" / "serving.xml"
+    results = ROOT / directory / "test-results" / f"{folder}.xml"
     succeeded = run(
-        [ROOT / ".venv-serving/bin/python", "-m", "pytest", "-q", "--no-header", "tests/serving"]
+        [ROOT / ".venv-serving/bin/python", "-m", "pytest", "-q", "--no-header", f"tests/{folder}"]
         + [f"--junit-xml={results}", "-p", "no:cacheprovider"],
         FLUX_TRITON=str(ROOT / directory / "cli" / "flux-triton"),
         FLUX_BACKENDS=str(ROOT / directory / "backends"),
@@ -140,7 +140,8 @@ def steps(jobs: int) -> list:
         ("symbols", "build", lambda: one(run(symbols))),
         ("unit and golden tests", "build", lambda: unit_tests("build")),
         ("command line", "build", lambda: command_line_tests("build")),
-        ("serving", "build", lambda: serving_tests("build")),
+        ("serving", "build", lambda: pytest_tests("build", "serving")),
+        ("demo model", "build", lambda: pytest_tests("build", "demo")),
         ("clang-tidy", "build", lambda: one(run(lint))),
         ("build with sanitizers", None, lambda: build("asan", jobs)),
         ("unit tests under sanitizers", "build with sanitizers", lambda: unit_tests("build-asan")),
