@@ -2,13 +2,14 @@
 SHELL := /bin/bash
 JOBS ?= $(shell nproc)
 
-.PHONY: help demo build test bench fuzz format lint clean
+.PHONY: help demo build test bench bench-serving fuzz format lint clean
 
 help:
 	@echo 'make demo    build, draw with the demo checkpoint, serve it with Triton and ask: out/'
 	@echo 'make build   build flux-triton and the Triton backend: build/cli/flux-triton, build/backends'
 	@echo 'make test    style, build, unit and golden tests, sanitizers, clang-tidy, command line'
 	@echo 'make bench   compare with diffusers on this CPU (installs torch under build/)'
+	@echo 'make bench-serving  perf_analyzer against the server, and what the server adds to a step'
 	@echo 'make fuzz    build the fuzz targets and run each for a minute (FUZZ_SECONDS=60)'
 	@echo 'make format  format the C++ files'
 	@echo 'make lint    style and clang-tidy only'
@@ -30,6 +31,11 @@ test:
 bench: build
 	@scripts/setup.sh bench
 	@python3 bench/compare.py
+
+bench-serving: build
+	@scripts/setup.sh serve bench
+	@scripts/serving_venv.sh
+	@.venv-serving/bin/python bench/serving.py
 
 fuzz:
 	@scripts/setup.sh build test fuzz

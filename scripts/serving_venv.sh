@@ -5,9 +5,13 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 requirements=tests/serving/requirements.txt
+alone=tests/serving/requirements_alone.txt
 installed=.venv-serving/installed.txt
-if cmp -s "${requirements}" "${installed}"; then exit 0; fi
+if cat "${requirements}" "${alone}" | cmp -s - "${installed}"; then exit 0; fi
+echo "Installing the Triton server and its clients into .venv-serving" >&2
 rm -rf .venv-serving
 python3 -m venv .venv-serving
-.venv-serving/bin/pip install --quiet --disable-pip-version-check -r "${requirements}"
-cp "${requirements}" "${installed}"
+pip=(.venv-serving/bin/pip install --quiet --disable-pip-version-check)
+"${pip[@]}" -r "${requirements}"
+"${pip[@]}" --no-deps -r "${alone}"
+cat "${requirements}" "${alone}" >"${installed}"

@@ -20,7 +20,8 @@ packages_of() {
       echo clang-format-14 clang-tidy-14 curl "$(packages_of serve)"
       ;;
     fuzz) echo clang-14 libclang-rt-14-dev ;;
-    bench) echo python3-venv ;;
+    # perf_analyzer, from the wheel of tritonclient, needs libb64.
+    bench) echo python3-venv libb64-0d ;;
     *)
       echo "scripts/setup.sh: group '$1' is not known: use build, serve, test, fuzz or bench" >&2
       exit 2
