@@ -2,15 +2,18 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <exception>
 #include <type_traits>
 
+#include "ops/cpu/thread_pool.h"
+
 namespace flux::cpu {
 
-/// While it lives, parallel regions that this thread starts have one thread. oneDNN asks OpenMP
-/// for its team size when a primitive is created and again when some of them run.
+/// While it lives, OpenMP regions that this thread starts have one thread. oneDNN asks OpenMP for
+/// its team size when a primitive is created and again when some of them run.
 class SingleThreadScope {
  public:
   SingleThreadScope() : previous_(omp_get_max_threads()) { omp_set_num_threads(1); }
@@ -45,30 +48,31 @@ inline int worthwhile_threads(int threads, int64_t multiply_adds) {
 template <class F>
 void parallel_for(int threads, int64_t n, F&& f) {
   if (n <= 0) return;
+  const SingleThreadScope single;
   if (threads <= 1 || n == 1) {
-    const SingleThreadScope single;
     for (int64_t task = 0; task < n; ++task) internal::call_task(f, task, 0);
     return;
   }
-  std::atomic<int64_t> next{0};
-  std::atomic<bool> failed{false};
-  std::exception_ptr error;
-  // The team always has `threads` members, though there may be fewer tasks: libgomp ends and
-  // restarts its threads when the size of the team changes.
-#pragma omp parallel num_threads(threads)
-  {
-    const int thread = omp_get_thread_num();
-    try {
-      for (int64_t task = next.fetch_add(1, std::memory_order_relaxed); task < n;
-           task = next.fetch_add(1, std::memory_order_relaxed)) {
-        internal::call_task(f, task, thread);
+  struct Loop {
+    std::remove_reference_t<F>& f;
+    int64_t n;
+    std::atomic<int64_t> next{0};
+    std::atomic<bool> failed{false};
+    std::exception_ptr error;
+
+    void work(int thread) {
+      try {
+        for (int64_t task = next++; task < n; task = next++) internal::call_task(f, task, thread);
+      } catch (...) {
+        next = n;
+        if (!failed.exchange(true)) error = std::current_exception();
       }
-    } catch (...) {
-      next.store(n, std::memory_order_relaxed);
-      if (!failed.exchange(true)) error = std::current_exception();
     }
-  }
-  if (error) std::rethrow_exception(error);
+  } loop{f, n, {}, {}, {}};
+  ThreadPool::global().run(
+      static_cast<int>(std::min<int64_t>(threads, n)),
+      [](void* context, int thread) { static_cast<Loop*>(context)->work(thread); }, &loop);
+  if (loop.error) std::rethrow_exception(loop.error);
 }
 
 }  // namespace flux::cpu
