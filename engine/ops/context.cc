@@ -3,12 +3,14 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <set>
 #include <string>
 #include <utility>
 
 #include "ops/backend.h"
+#include "support/cpu_quota.h"
 #include "support/error.h"
 
 namespace flux {
@@ -41,7 +43,9 @@ int default_threads() {
     if (!std::getline(siblings, core)) core = std::to_string(cpu);
     cores.insert(core);
   }
-  return std::clamp(static_cast<int>(cores.size()), 1, 1024);
+  // A container's share of a large machine: more threads would only be stopped in turn.
+  const double quota = cpu_quota().value_or(1024);
+  return std::clamp(static_cast<int>(std::min<double>(std::ceil(quota), cores.size())), 1, 1024);
 }
 
 }  // namespace flux

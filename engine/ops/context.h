@@ -58,7 +58,7 @@ class Context {
 };
 
 /// Threads to use when the user names no number: one for each physical core that this process may
-/// run on.
+/// run on, but no more than the CPUs that its container is limited to.
 int default_threads();
 
 }  // namespace flux
