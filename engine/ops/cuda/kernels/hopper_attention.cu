@@ -66,7 +66,7 @@ __device__ void copy_tile(unsigned char* to, const CUtensorMap& map, uint64_t* f
 }
 
 /// One thread that copies everything.
-__device__ void produce(const Args& args, Tiles& tiles) {
+[[maybe_unused]] __device__ void produce(const Args& args, Tiles& tiles) {
   Ring ring;
   uint32_t q_parity = 0;
   for (int work = blockIdx.x; work < args.works(); work += gridDim.x) {
@@ -82,6 +82,13 @@ __device__ void produce(const Args& args, Tiles& tiles) {
       ring.next();
     }
   }
+}
+
+/// 2^x without care for denormal numbers, of which exp2f takes three instructions more.
+__device__ float fast_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return y;
 }
 
 /// The two rows of a thread, g and g + 8 of its warp's 16: the largest score, and this thread's
@@ -102,7 +109,7 @@ struct Softmax {
       }
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-      shrink[half] = exp2f((largest[half] - top) * scale);
+      shrink[half] = fast_exp2((largest[half] - top) * scale);
       largest[half] = top;
       const float offset = top * scale;
       float sum = 0.0f;
@@ -111,7 +118,7 @@ struct Softmax {
 #pragma unroll
         for (int k = 0; k < 2; ++k) {
           float& value = s[4 * j + 2 * half + k];
-          value = exp2f(value * scale - offset);
+          value = fast_exp2(value * scale - offset);
           sum += value;
         }
       }
@@ -262,7 +269,7 @@ struct Consumer {
   }
 };
 
-__device__ void consume(const Args& args, Tiles& tiles, int group) {
+[[maybe_unused]] __device__ void consume(const Args& args, Tiles& tiles, int group) {
   Consumer consumer{args, tiles, group, {}, {}};
   uint32_t q_parity = 0;
   if (group == 1) arrive_named(1, 256);  // the first turn is group 0's
@@ -272,7 +279,7 @@ __device__ void consume(const Args& args, Tiles& tiles, int group) {
   }
 }
 
-__device__ void init_barriers(Tiles& tiles) {
+[[maybe_unused]] __device__ void init_barriers(Tiles& tiles) {
   constexpr int kWarps = kGroups * 4;
   init_barrier(&tiles.q_full, 1);
   init_barrier(&tiles.q_empty, kWarps);

@@ -63,7 +63,7 @@ struct Ring {
   }
 };
 
-__device__ void produce(const Args& args, Tiles& tiles) {
+[[maybe_unused]] __device__ void produce(const Args& args, Tiles& tiles) {
   Ring ring;
   const int chunks = args.conv.channels / kDepth;
   for (int index = blockIdx.x; index < args.works(); index += gridDim.x) {
@@ -141,7 +141,7 @@ __device__ void issue(float (&sums)[2][64], const Tiles& tiles, int stage, int g
   }
 }
 
-__device__ void consume(const Args& args, Tiles& tiles, int group) {
+[[maybe_unused]] __device__ void consume(const Args& args, Tiles& tiles, int group) {
   Ring ring;
   const auto release = [&](int stage) {
     if (threadIdx.x % 32 == 0) arrive(&tiles.empty[stage]);
