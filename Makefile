@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 JOBS ?= $(shell nproc)
 
-.PHONY: help demo build test bench bench-serving fuzz format lint clean
+.PHONY: help demo build test bench bench-serving quality fuzz format lint clean
 
 help:
 	@echo 'make demo    build, draw with the demo checkpoint, serve it with Triton and ask: out/'
@@ -10,6 +10,7 @@ help:
 	@echo 'make test    style, build, unit and golden tests, sanitizers, clang-tidy, command line'
 	@echo 'make bench   compare with diffusers on this CPU (installs torch under build/)'
 	@echo 'make bench-serving  perf_analyzer against the server, and what the server adds to a step'
+	@echo 'make quality  what each dtype and number of steps costs in quality, with the demo model'
 	@echo 'make fuzz    build the fuzz targets and run each for a minute (FUZZ_SECONDS=60)'
 	@echo 'make format  format the C++ files'
 	@echo 'make lint    style and clang-tidy only'
@@ -36,6 +37,12 @@ bench-serving: build
 	@scripts/setup.sh serve bench
 	@scripts/serving_venv.sh
 	@.venv-serving/bin/python bench/serving.py
+
+quality: build
+	@scripts/setup.sh serve
+	@scripts/serving_venv.sh
+	@.venv-serving/bin/python bench/quality.py --output bench/results/quality.txt \
+		--sheet docs/contact_sheet.png
 
 fuzz:
 	@scripts/setup.sh build test fuzz
