@@ -2,7 +2,7 @@
 
 import torch
 
-from . import fast, models
+from . import fast, models, train
 
 
 def randomized(m):
@@ -66,3 +66,15 @@ def test_transformer():
     got = fast.Passes().dit(fast.group(dict(dit.named_parameters())), x, t, g, states, pooled, grid)
     assert want.std() > 0.05
     torch.testing.assert_close(got, want, atol=5e-5, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_a_deeper_vae_starts_as_it_was(tmp_path):
+    deep = models.build_vae()
+    shallow = type(deep).from_config({**deep.config, "layers_per_block": 1, "shift_factor": 0.5})
+    shallow.save_pretrained(tmp_path / models.FOLDER["vae"])
+    x = torch.randn(1, 3, 32, 32)
+    assert not torch.allclose(deep(x).sample, shallow(x).sample, atol=1e-3)
+    train.start_from(tmp_path, {"vae": deep})
+    torch.testing.assert_close(deep(x).sample, shallow(x).sample, atol=1e-5, rtol=1e-4)
+    assert deep.config.shift_factor == 0.5
