@@ -45,8 +45,20 @@ Request::Request(BackendRequest* request) : request_(request) {
           api().TRITONBACKEND_InferenceRequestTimeoutMicroseconds(request, &timeout_us)) {
     log_and_drop(error, "reading a request's timeout");
   } else if (timeout_us > 0) {
-    deadline_ = Clock::now() + std::chrono::microseconds(timeout_us);
+    deadline_ = start_ + std::chrono::microseconds(timeout_us);
   }
+}
+
+void Request::read_timeout_parameter() {
+  const std::optional<nlohmann::json> given = parameter("timeout");
+  if (deadline_ || !given) return;
+  // More than a year would not fit the clock.
+  constexpr int64_t kLongest = 365LL * 24 * 3600 * 1000 * 1000;
+  check(given->is_number_integer() && *given >= 1 && *given <= kLongest,
+        ErrorCode::kInvalidArgument,
+        "parameter timeout is {}: must be a whole number of microseconds from 1 to {}",
+        given->dump(), kLongest);
+  deadline_ = start_ + std::chrono::microseconds(given->get<int64_t>());
 }
 
 Request::~Request() {
@@ -55,6 +67,7 @@ Request::~Request() {
 }
 
 void Request::read() {
+  read_timeout_parameter();
   uint32_t count = 0;
   check_ok(api().TRITONBACKEND_RequestInputCount(request_, &count));
   bool first = true;

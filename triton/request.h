@@ -81,6 +81,9 @@ class Request {
     uint64_t bytes = 0;
     uint32_t buffers = 0;
   };
+  /// The server itself takes `timeout` from /infer and gRPC; from /generate it arrives as any other
+  /// parameter.
+  void read_timeout_parameter();
   const InputInfo& info(std::string_view name) const;
   /// All bytes of an input in one piece; `whole` says that it is the server's memory.
   std::span<const std::byte> bytes_of(const InputInfo& input, std::vector<std::byte>& copy) const;
@@ -101,6 +104,7 @@ class Request {
   std::vector<Unaligned> unaligned_;  // outputs to copy to where the server wants them
   int64_t rows_ = 1;
   mutable int64_t copied_bytes_ = 0;  // counted by the reading functions
+  Clock::time_point start_ = Clock::now();
   std::optional<Clock::time_point> deadline_;
 };
 

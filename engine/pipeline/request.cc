@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <random>
 #include <string_view>
 
@@ -74,8 +75,8 @@ ImageParams validate(const ImageRequest& request, const FluxConfig& config,
   params.prompt = request.prompt;
   if (request.prompt_2) check_text("prompt_2", *request.prompt_2, false);
   params.prompt_2 = request.prompt_2.value_or(request.prompt);
-  constexpr double kMaxScale = 1000;
-  params.true_cfg_scale = check_number("true_cfg_scale", request.true_cfg_scale, 1, kMaxScale);
+  params.true_cfg_scale =
+      check_number("true_cfg_scale", request.true_cfg_scale, 1, std::numeric_limits<float>::max());
   if (request.negative_prompt) {
     check_text("negative_prompt", *request.negative_prompt, true);
     if (params.true_cfg_scale > 1) params.negative_prompt = request.negative_prompt;

@@ -94,6 +94,15 @@ def test_timeout_stops_work(server, client):
     assert wait_until(lambda: server.metric("flux_steps_cancelled_total", "bls") > cancelled)
 
 
+def test_timeout_of_the_generate_endpoint(server):
+    body = MANY_STEPS | {"output_format": "png_base64"}
+    status, answer = serving.generate_json(server, body | {"timeout": 300_000})
+    assert status == 400 and "timeout passed" in answer["error"]
+    for value in (0, -5, "soon", 1.5, 10**18):
+        status, answer = serving.generate_json(server, body | {"timeout": value})
+        assert status == 400 and "parameter timeout is" in answer["error"]
+
+
 def test_neighbours_of_a_cancelled_request_get_their_picture(server, client):
     values = {"prompt": "a cat", "seed": 3, "num_inference_steps": 6}
     expected = serving.draw(client, **values).as_numpy("images")
