@@ -3,7 +3,7 @@
 flux-triton from the same noise in every way, judged, and compared with float32.
 
 A line of the table: the shares of pictures that are right, by demo/training/judge.py; the mean PSNR
-of the pictures to float32's with the same settings; seconds a picture. Needs numpy and Pillow.
+of the pictures to float32's with the same settings. Needs numpy and Pillow.
 """
 
 import argparse
@@ -70,8 +70,8 @@ def write_noise(path: pathlib.Path, case: Case, count: int) -> None:
     path.write_bytes(struct.pack("<Q", len(header)) + header + bits.tobytes())
 
 
-def draw(args, tier: str, case: Case, prompts: list) -> tuple:
-    """(pictures as uint8 [height, width, 3], seconds a picture without loading)."""
+def draw(args, tier: str, case: Case, prompts: list) -> list:
+    """Pictures as uint8 [height, width, 3]."""
     with tempfile.TemporaryDirectory() as directory:
         noise = pathlib.Path(directory) / "noise.safetensors"
         write_noise(noise, case, len(prompts))
@@ -83,10 +83,8 @@ def draw(args, tier: str, case: Case, prompts: list) -> tuple:
         done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
         if done.returncode != 0:
             sys.exit(f"{tier}: {done.stderr[-2000:]}")
-        report = json.loads(done.stdout)
-        pictures = [np.array(Image.open(file).convert("RGB")) for file in report["files"]]
-    seconds = report["seconds"]
-    return pictures, (seconds["total"] - seconds["load"]) / len(prompts)
+        files = json.loads(done.stdout)["files"]
+        return [np.array(Image.open(file).convert("RGB")) for file in files]
 
 
 def psnr(pictures: list, reference: list) -> float:
@@ -99,12 +97,12 @@ def rows(args, case: Case, scenes: list, prompts: list):
     """(the table's line, pictures) for each tier."""
     reference = None
     for tier in args.tiers:
-        pictures, seconds = draw(args, tier, case, prompts)
+        pictures = draw(args, tier, case, prompts)
         reference = reference or pictures
         shares = mean([judge(picture, scene) for picture, scene in zip(pictures, scenes)])
         line = f"{tier:10} {case}" + "".join(f"{shares[aspect]:>11.3f}" for aspect in ASPECTS)
         same = "" if pictures is reference else f"{psnr(pictures, reference):.1f}"
-        yield f"{line} {same:>8} {seconds:>8.3f}", pictures
+        yield f"{line} {same:>8}".rstrip(), pictures
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -134,8 +132,8 @@ def main() -> None:
     lines = [
         f"{args.checkpoint.name}: {args.count} held-out prompts, drawn by flux-triton from one noise, "
         f"{datetime.date.today()}",
-        "shares that are right; PSNR in dB to the first tier; seconds a picture",
-        f"{HEAD}{''.join(f'{aspect:>11}' for aspect in ASPECTS)} {'PSNR':>8} {'seconds':>8}",
+        "shares that are right; PSNR in dB to the first tier",
+        f"{HEAD}{''.join(f'{aspect:>11}' for aspect in ASPECTS)} {'PSNR':>8}",
     ]
     print("\n".join(lines), flush=True)
     cases = [Case(steps) for steps in args.steps] if args.steps else STEPS
