@@ -6,8 +6,8 @@
 namespace flux::cpu {
 namespace {
 
-/// With fewer, transforming costs more than it saves.
-constexpr int64_t kLeastChannels = 16;
+/// With fewer channels transforming costs more than it saves.
+constexpr int64_t kLeastInputs = 16;
 
 class WinogradTileKernel final : public TileKernel {
  public:
@@ -90,9 +90,7 @@ class WinogradConv2d final : public PackedConv2d {
 
 std::shared_ptr<PackedConv2d> pack_winograd_conv2d(Context& ctx, const Tensor& weight, DType dtype,
                                                    bool doubled) {
-  if (weight.size(0) < kLeastChannels || weight.size(1) < kLeastChannels || weight.size(2) != 3) {
-    return nullptr;
-  }
+  if (weight.size(1) < kLeastInputs || weight.size(2) != 3) return nullptr;
   return std::make_shared<WinogradConv2d>(ctx, weight, dtype, doubled);
 }
 
