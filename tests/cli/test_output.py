@@ -118,7 +118,7 @@ class OutputTest(CliTest):
             "--output", self.directory / "out.safetensors",
             preexec_fn=limit,
         )
-        self.assert_error(result, 1, "out of memory: .* bytes")
+        self.assert_error(result, 1, "out of memory on cpu: .* bytes")
         self.assertFalse((self.directory / "out.safetensors").exists())
 
 
