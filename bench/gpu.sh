@@ -1,18 +1,32 @@
 #!/usr/bin/env bash
 # Tests on a GPU, then its times; logs in LOGS. Run it on a machine that has the GPU, with a build.
-#   bench/gpu.sh BUILD LOGS [tests] [sanitizer] [checkpoint] [times] [profile] [diffusers]
+#   bench/gpu.sh BUILD LOGS [tests] [sanitizer] [checkpoint] [times] [first-image] [equality]
+#                           [profile] [diffusers]
 # Without steps named: all. FULL is where the 33 GB checkpoint is, or is made.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 build=$1
 logs=$2
 shift 2
-steps="${*:-tests sanitizer checkpoint times profile diffusers}"
+steps="${*:-tests sanitizer checkpoint times first-image equality profile diffusers}"
 full=${FULL:-/dev/shm/flux-full}
 python=${FLUX_REFERENCE_PYTHON:-python3}
 flux=$build/cli/flux-triton
 tiny=tests/golden/checkpoints
 mkdir -p "$logs"
+
+# Writes the GPU's clock, power and memory in use every 0.2 s until the shell ends.
+watch_gpu() {
+  nvidia-smi --query-gpu=clocks.sm,power.draw,memory.used --format=csv,noheader,nounits \
+    --loop-ms=200 >"$1" &
+  trap "kill $!" EXIT
+}
+# The median clock while it draws more than half of the power it ever drew, and the most memory.
+gpu_summary() {
+  sort -t, -k2 -n "$1" | awk -F', ' '{clock[NR] = $1; power[NR] = $2; if ($3 > most) most = $3}
+    END {first = 1; while (power[first] < power[NR] / 2) ++first; at = int((first + NR) / 2)
+      print "at work: " clock[at] " MHz, " power[at] " W; most GPU memory: " most " MiB"}'
+}
 
 has_step() { [[ " $steps " == *" $1 "* ]]; }
 # Runs a command into a log of its own; says how it ended and how long it took.
@@ -42,12 +56,25 @@ if has_step checkpoint && [[ ! -e $full/model_index.json ]]; then
     --output "$full"
 fi
 if has_step times; then
+  watch_gpu "$logs/gpu.csv"
   for case in "1024 28 3" "1024 4 5" "512 28 5" "256 4 5"; do
     read -r size count runs <<<"$case"
     logged "time-$size-$count" "$flux" bench "$full" --device cuda --dtype bf16 --runs "$runs" \
       --height "$size" --width "$size" --steps "$count" --max-sequence-length 512
     cat "$logs/time-$size-$count.log"
   done
+  gpu_summary "$logs/gpu.csv"
+fi
+if has_step first-image; then
+  start=$(date +%s%N)
+  logged first-image "$flux" generate "$full" --device cuda --dtype bf16 --prompt "a star" --seed 1 \
+    --steps 4 -o /tmp/flux.png
+  echo "from process start to the first picture: $((($(date +%s%N) - start) / 1000000)) ms"
+  tail -n 3 "$logs/first-image.log"
+fi
+if has_step equality; then
+  logged equality "$python" bench/gpu_equality.py "$full" --flux-triton "$flux"
+  tail -n 1 "$logs/equality.log"
 fi
 if has_step profile; then
   logged profile ncu --clock-control none --metrics gpu__time_duration.sum --csv "$flux" generate \

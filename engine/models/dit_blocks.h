@@ -10,10 +10,10 @@ namespace flux {
 /// The joint sequence that blocks work on in place: text rows, then image rows, in one matrix, so
 /// that nothing is ever concatenated.
 struct JointSequence {
-  Tensor hidden;        // [text + image tokens, inner_dim], T
-  int64_t text_tokens;  // the first rows
-  Tensor conditioning;  // [1, inner_dim], T: SiLU of the time, guidance and text embedding
-  RopeTable rope;       // [text + image tokens, head_dim / 2]
+  Tensor hidden;              // [text + image tokens, inner_dim], T
+  int64_t text_tokens;        // the first rows
+  Conditioning conditioning;  // [steps, inner_dim]: SiLU of the time, guidance and text embedding
+  RopeTable rope;             // [text + image tokens, head_dim / 2]
 };
 
 /// Queries, keys and values of one stream: a fused linear, and the norms of Q and K.

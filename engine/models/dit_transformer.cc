@@ -1,5 +1,7 @@
 #include "models/dit_transformer.h"
 
+#include <algorithm>
+
 #include "layers/rope.h"
 #include "support/error.h"
 #include "support/log.h"
@@ -46,20 +48,37 @@ DitTransformer::DitTransformer(Context& ctx, const TransformerConfig& config,
   }
 }
 
-Tensor DitTransformer::embed_conditioning(Context& ctx, const TransformerInput& input) const {
-  const Tensor sum = ctx.workspace().allocate({1, config_.inner_dim()}, dtype_);
+void DitTransformer::embed_conditioning(Context& ctx, const TransformerInput& input, float timestep,
+                                        const Tensor& out) const {
   const Workspace::Scope scope(ctx.workspace());
-  const float time = scaled_to_thousand(input.timestep, dtype_);
-  timestep_embedder_(ctx, embed_timestep(ctx, time, dtype_), sum);
+  const float time = scaled_to_thousand(timestep, dtype_);
+  timestep_embedder_(ctx, embed_timestep(ctx, time, dtype_), out);
   if (config_.guidance_embeds) {
     const float guidance = scaled_to_thousand(*input.guidance, dtype_);
-    guidance_embedder_(ctx, embed_timestep(ctx, guidance, dtype_), sum, sum);
+    guidance_embedder_(ctx, embed_timestep(ctx, guidance, dtype_), out, out);
   }
   const Tensor pooled = to_workspace(ctx, input.pooled_projections);
-  text_embedder_(ctx, pooled.reshape({1, config_.pooled_projection_dim}), sum, sum);
-  ctx.trace("time_text_embed", sum);
-  activate(ctx, sum, Activation::kSilu, sum);
-  return sum;
+  text_embedder_(ctx, pooled.reshape({1, config_.pooled_projection_dim}), out, out);
+  ctx.trace("time_text_embed", out);
+  activate(ctx, out, Activation::kSilu, out);
+}
+
+Conditioning DitTransformer::make_conditioning(Context& ctx, const TransformerInput& input) const {
+  const auto found = std::find(input.timesteps.begin(), input.timesteps.end(), input.timestep);
+  if (input.kept == nullptr || found == input.timesteps.end()) {
+    const Tensor row = ctx.workspace().allocate({1, config_.inner_dim()}, dtype_);
+    embed_conditioning(ctx, input, input.timestep, row);
+    return {row, 0, nullptr};
+  }
+  Tensor& rows = input.kept->rows;
+  if (!rows.defined()) {
+    rows = new_tensor(ctx, {std::ssize(input.timesteps), config_.inner_dim()}, dtype_);
+    for (int64_t i = 0; i < rows.size(0); ++i) {
+      embed_conditioning(ctx, input, input.timesteps[static_cast<size_t>(i)],
+                         rows.slice(0, i, i + 1));
+    }
+  }
+  return {rows, found - input.timesteps.begin(), &input.kept->modulations};
 }
 
 void DitTransformer::forward(Context& ctx, const TransformerInput& input) const {
@@ -73,7 +92,7 @@ void DitTransformer::forward(Context& ctx, const TransformerInput& input) const 
   const Tensor text = hidden.slice(0, 0, text_tokens);
   const Tensor image = hidden.slice(0, text_tokens, tokens);
   const JointSequence sequence{
-      hidden, text_tokens, embed_conditioning(ctx, input),
+      hidden, text_tokens, make_conditioning(ctx, input),
       make_rope_table(ctx, {input.txt_ids, input.img_ids}, config_.axes_dims_rope)};
   context_embedder_(ctx, to_workspace(ctx, input.encoder_hidden_states), text);
   x_embedder_(ctx, to_workspace(ctx, input.hidden_states), image);

@@ -1,12 +1,21 @@
 #pragma once
 
+#include <map>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "layers/timestep_embedding.h"
 #include "models/dit_blocks.h"
 
 namespace flux {
+
+/// What a forward keeps for the other steps of its image, between calls with the same context,
+/// guidance and pooled projections. Starts empty.
+struct KeptConditioning {
+  Tensor rows;  // [steps, inner_dim], T
+  std::map<const Modulation*, Tensor> modulations;
+};
 
 /// One image's share of a transformer call. Rows of a call may differ in every size.
 struct TransformerInput {
@@ -18,6 +27,10 @@ struct TransformerInput {
   Tensor img_ids;                 // [image tokens, 3], f32: (0, row, column)
   Tensor txt_ids;                 // [text tokens, 3], f32: zeros
   Tensor noise_pred;              // [image tokens, out_channels], T: the result is written here
+  /// The timesteps of all steps of the image, `timestep` among them, where they are known: what
+  /// depends on them alone can then be computed for all at once.
+  std::span<const float> timesteps;
+  KeptConditioning* kept = nullptr;  // given with timesteps, or null
 };
 
 /// diffusers' FluxTransformer2DModel, the diffusion transformer of FLUX.1. Source: Black Forest
@@ -36,8 +49,10 @@ class DitTransformer {
   int64_t weight_bytes() const;
 
  private:
-  /// [1, inner_dim], in the workspace: SiLU of the embedded time, guidance and pooled text.
-  Tensor embed_conditioning(Context& ctx, const TransformerInput& input) const;
+  /// out: [1, inner_dim]: SiLU of the embedded time, guidance and pooled text.
+  void embed_conditioning(Context& ctx, const TransformerInput& input, float timestep,
+                          const Tensor& out) const;
+  Conditioning make_conditioning(Context& ctx, const TransformerInput& input) const;
 
   TransformerConfig config_;
   DType dtype_;

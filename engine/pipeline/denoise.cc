@@ -17,17 +17,17 @@ struct Predictions {
   Tensor negative;
 };
 
-TransformerInput make_input(const DenoiseImage& image, const TextEmbeddings& text, int step,
-                            const Tensor& noise_pred) {
-  const auto at = static_cast<size_t>(step);
+TransformerInput make_input(const DenoiseImage& image, std::span<const float> timesteps,
+                            const TextEmbeddings& text, int step, const Tensor& noise_pred) {
   return {.hidden_states = image.latents,
-          .timestep = pipeline_timestep(image.schedule.timesteps[at], image.latents.dtype()),
+          .timestep = timesteps[static_cast<size_t>(step)],
           .guidance = image.guidance,
           .pooled_projections = text.pooled_prompt_embeds,
           .encoder_hidden_states = text.prompt_embeds,
           .img_ids = image.img_ids,
           .txt_ids = image.txt_ids,
-          .noise_pred = noise_pred};
+          .noise_pred = noise_pred,
+          .timesteps = timesteps};
 }
 
 void advance(Context& ctx, const DenoiseImage& image, const Predictions& predictions, int step) {
@@ -45,7 +45,10 @@ void denoise(Stages& stages, std::span<DenoiseImage> images, const StepWatcher& 
   Context& ctx = stages.context();
   int total = 0;
   std::vector<Predictions> predictions;
+  std::vector<std::vector<float>> timesteps;
   for (const DenoiseImage& image : images) {
+    std::vector<float>& own_timesteps = timesteps.emplace_back(image.schedule.timesteps);
+    for (float& t : own_timesteps) t = pipeline_timestep(t, image.latents.dtype());
     total = std::max(total, image.schedule.steps());
     const auto like_latents = [&] {
       return new_tensor(ctx, image.latents.shape(), image.latents.dtype());
@@ -61,9 +64,10 @@ void denoise(Stages& stages, std::span<DenoiseImage> images, const StepWatcher& 
     for (size_t i = 0; i < images.size(); ++i) {
       const DenoiseImage& image = images[i];
       if (step >= image.schedule.steps()) continue;
-      inputs.push_back(make_input(image, *image.text, step, predictions[i].positive));
+      inputs.push_back(make_input(image, timesteps[i], *image.text, step, predictions[i].positive));
       if (image.negative != nullptr) {
-        inputs.push_back(make_input(image, *image.negative, step, predictions[i].negative));
+        inputs.push_back(
+            make_input(image, timesteps[i], *image.negative, step, predictions[i].negative));
       }
     }
     stages.transformer(inputs);

@@ -1,5 +1,7 @@
 #include "pipeline/local_stages.h"
 
+#include <algorithm>
+#include <list>
 #include <string>
 
 #include "models/dit_transformer.h"
@@ -23,7 +25,26 @@ struct LocalStages::Loaded {
   std::optional<T5Stage> t5;
   std::optional<DitTransformer> transformer;
   std::optional<VaeDecoder> vae;
+
+  /// What a row of transformer calls keeps between its steps, by what it depends on.
+  struct Kept {
+    Tensor pooled;  // holds its memory: no other tensor can come to be at its address
+    std::optional<float> guidance;
+    std::vector<float> timesteps;
+    KeptConditioning conditioning;
+  };
+  std::list<Kept> kept;
+
+  /// What `row` keeps: found among what is in use or was kept before, or new; then it is in use.
+  KeptConditioning* kept_for(const TransformerInput& row, std::list<Kept>& in_use);
 };
+
+namespace {
+
+/// Kept conditioning takes some 100 MB a row.
+constexpr size_t kMostKeptRows = 4;
+
+}  // namespace
 
 LocalStages::LocalStages(std::shared_ptr<const Checkpoint> checkpoint,
                          const LocalOptions& options) {
@@ -117,11 +138,38 @@ std::vector<TextEmbeddings> LocalStages::encode(std::span<const TextInput> rows)
   return result;
 }
 
+KeptConditioning* LocalStages::Loaded::kept_for(const TransformerInput& row,
+                                                std::list<Kept>& in_use) {
+  const auto fits = [&](const Kept& candidate) {
+    return candidate.pooled.raw() == row.pooled_projections.raw() &&
+           candidate.guidance == row.guidance &&
+           std::equal(candidate.timesteps.begin(), candidate.timesteps.end(), row.timesteps.begin(),
+                      row.timesteps.end());
+  };
+  auto found = std::find_if(in_use.begin(), in_use.end(), fits);
+  if (found != in_use.end()) return &found->conditioning;
+  found = std::find_if(kept.begin(), kept.end(), fits);
+  if (found != kept.end()) {
+    in_use.splice(in_use.end(), kept, found);
+  } else {
+    in_use.push_back(
+        {row.pooled_projections, row.guidance, {row.timesteps.begin(), row.timesteps.end()}, {}});
+  }
+  return &in_use.back().conditioning;
+}
+
 void LocalStages::transformer(std::span<const TransformerInput> rows) {
   load(StageKind::kDitTransformer);
+  // On the CPU a step is long beside its modulations.
+  const bool keep = !loaded_->options.device.is_cpu() && rows.size() <= kMostKeptRows;
+  std::list<Loaded::Kept> in_use;  // what this call does not need again is forgotten
   // One after another: a row's result must not depend on its neighbours, and one image's tokens are
-  // enough to keep the cores busy.
-  for (const TransformerInput& row : rows) loaded_->transformer->forward(loaded_->context, row);
+  // enough to keep the device busy.
+  for (TransformerInput row : rows) {
+    if (keep && !row.timesteps.empty()) row.kept = loaded_->kept_for(row, in_use);
+    loaded_->transformer->forward(loaded_->context, row);
+  }
+  loaded_->kept = std::move(in_use);
 }
 
 Tensor LocalStages::decode(const Tensor& latents) {

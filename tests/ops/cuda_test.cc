@@ -116,6 +116,21 @@ TEST_P(CudaOps, Linear) {
   }
 }
 
+TEST_P(CudaOps, ARowOfALinearIsTheSameAmongOthers) {
+  const Twin weight = random({300, 256}, dtype(), 0.0f, 0.1f);
+  const LinearWeights packed = pack_linear(*gpu_, {{weight.cpu}}, {}, dtype());
+  const Twin x = random({28, 256});
+  const Twin together = random({28, 300});
+  const Twin alone = random({1, 300});
+  linear(*gpu_, x.gpu, packed, {}, together.gpu);
+  for (int64_t row = 0; row < 28; ++row) {
+    linear(*gpu_, x.gpu.slice(0, row, row + 1), packed, {}, alone.gpu);
+    const Tensor a = to_host(*gpu_, alone.gpu);
+    const Tensor b = to_host(*gpu_, together.gpu.slice(0, row, row + 1));
+    EXPECT_EQ(std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.bytes())), 0) << row;
+  }
+}
+
 TEST_P(CudaOps, LinearOfStackedWeightsOfOtherTypes) {
   const Twin first = random({100, 40}, DType::kF16, 0.0f, 0.2f);
   const Twin second = random({60, 40}, DType::kBF16, 0.0f, 0.2f);

@@ -79,9 +79,6 @@ class Description {
     check_cublas(cublasLtMatmulDescCreate(operation_.receive(), CUBLAS_COMPUTE_32F, CUDA_R_32F),
                  "cublasLtMatmulDescCreate");
     set(CUBLASLT_MATMUL_DESC_TRANSA, p.w_by_depth ? CUBLAS_OP_N : CUBLAS_OP_T);
-    if (p.scale) {
-      set(CUBLASLT_MATMUL_DESC_POINTER_MODE, CUBLASLT_POINTER_MODE_ALPHA_DEVICE_VECTOR_BETA_HOST);
-    }
     if (p.epilogue == ProductEpilogue::kNone) return;
     set(CUBLASLT_MATMUL_DESC_EPILOGUE, p.epilogue == ProductEpilogue::kBias
                                            ? CUBLASLT_EPILOGUE_BIAS
@@ -120,11 +117,11 @@ class Description {
   void run(State& state, const Product& p, const ProductPlan& plan) const {
     const float one = 1.0f;
     const float beta = p.added ? 1.0f : 0.0f;
-    check_cublas(cublasLtMatmul(state.cublas(), operation_.get(), p.scale ? p.scale : &one, p.w,
-                                w_.get(), p.x, x_.get(), &beta, p.added ? p.added : p.out,
-                                added_.get(), p.out, out_.get(), &plan.algorithm,
-                                state.product_workspace(), State::kProductBytes, state.stream()),
-                 "cublasLtMatmul");
+    check_cublas(
+        cublasLtMatmul(state.cublas(), operation_.get(), &one, p.w, w_.get(), p.x, x_.get(), &beta,
+                       p.added ? p.added : p.out, added_.get(), p.out, out_.get(), &plan.algorithm,
+                       state.product_workspace(), State::kProductBytes, state.stream()),
+        "cublasLtMatmul");
   }
 
  private:
@@ -156,7 +153,6 @@ std::vector<int64_t> key_of(const Product& p) {
           p.added == p.out,
           p.added_stride,
           static_cast<int64_t>(p.epilogue),
-          p.scale != nullptr,
           p.batch,
           p.x_batch_stride,
           p.w_batch_stride,
@@ -168,18 +164,14 @@ std::vector<int64_t> key_of(const Product& p) {
 
 }  // namespace
 
-bool try_multiply(State& state, const Product& product) {
+void multiply(State& state, const Product& product) {
   const Description description(product);
   const auto [plan, added] = state.plans().try_emplace(key_of(product));
   if (added) plan->second = description.plan(state.cublas(), product);
-  if (plan->second.found) description.run(state, product, plan->second);
-  return plan->second.found;
-}
-
-void multiply(State& state, const Product& product) {
-  check(try_multiply(state, product), ErrorCode::kUnsupported,
+  check(plan->second.found, ErrorCode::kUnsupported,
         "cuBLASLt has no way to multiply {} [{}, {}] with [{}, {}]", name_of(product.dtype),
         product.rows, product.depth, product.columns, product.depth);
+  description.run(state, product, plan->second);
 }
 
 }  // namespace flux::cuda

@@ -7,7 +7,7 @@ namespace flux::cuda {
 
 enum class ProductEpilogue { kNone, kBias, kBiasGeluTanh };
 
-/// out[b] = scale x[b] w[b]^T (+ added), row by row: x [rows, depth], w [columns, depth] (or
+/// out[b] = x[b] w[b]^T (+ added), row by row: x [rows, depth], w [columns, depth] (or
 /// [depth, columns] when w_by_depth), out and added [rows, columns]. Strides are between rows, in
 /// elements. Sums are f32 (never TF32) and never split, so that their order is the algorithm's
 /// alone.
@@ -26,8 +26,6 @@ struct Product {
   int64_t out_stride = 0;
   const void* added = nullptr;  // [rows, columns], of out_dtype; may be out
   int64_t added_stride = 0;
-  const float* scale =
-      nullptr;  // factors of the columns in device memory, or null; not of the bias
   ProductEpilogue epilogue = ProductEpilogue::kNone;
   const void* bias = nullptr;  // [columns], of out_dtype
   int64_t batch = 1;
@@ -36,7 +34,5 @@ struct Product {
   int64_t out_batch_stride = 0;
 };
 void multiply(State& state, const Product& product);
-/// The same; false, and nothing is done, when cuBLASLt has no way to do it.
-bool try_multiply(State& state, const Product& product);
 
 }  // namespace flux::cuda

@@ -68,32 +68,6 @@ void fuse(const DenseWeights& weights, bool vectors, DType dtype, StoreRows& res
   }
 }
 
-/// The whole of residual + gate * (x W^T + b) by cuBLASLt: the gate scales the product's columns,
-/// and the bias beforehand. False, and nothing is done, where it cannot.
-bool gated_product(Context& ctx, State& state, const DenseWeights& weights, const StoreRows& rest,
-                   Product product) {
-  if (!rest.gate || !rest.residual || rest.activation != Activation::kNone) return false;
-  if (rest.bias) {
-    const Tensor bias = ctx.workspace().allocate({rest.columns}, product.dtype);
-    StoreRows scaled{};
-    scaled.sums = weights.rounded_bias.raw();
-    scaled.rows = 1;
-    scaled.columns = rest.columns;
-    scaled.gate = rest.gate;
-    scaled.out = bias.raw();
-    store_rows(scaled, product.dtype, state.stream());
-    check_launch("store_rows");
-    product.epilogue = ProductEpilogue::kBias;
-    product.bias = bias.raw();
-  }
-  product.scale = rest.gate;
-  product.added = rest.residual;
-  product.added_stride = rest.residual_stride;
-  product.out = rest.out;
-  product.out_stride = rest.out_stride;
-  return try_multiply(state, product);
-}
-
 }  // namespace
 
 void set_bias(Context& ctx, std::span<const Tensor> weights, std::span<const Tensor> biases,
@@ -119,11 +93,11 @@ void dense(Context& ctx, State& state, const Tensor& x, const DenseWeights& weig
   StoreRows rest = store_args(ctx, weights, epilogue, out);
   Product product = product_of(ctx, x, weights);
   const bool vectors = in_vectors({&x, &out, &weights.weight, &epilogue.residual});
-  if (x.size(0) == 1 && x.size(1) % 8 == 0 && in_vectors({&x, &weights.weight})) {
-    row_product({product.x, product.w, product.depth, rest}, x.dtype(), state.stream());
+  if (x.size(0) <= kMaxProductRows && x.size(1) % 8 == 0 && in_vectors({&x, &weights.weight})) {
+    row_product({product.x, product.x_stride, product.w, product.depth, rest}, x.dtype(),
+                state.stream());
     return check_launch("row_product");
   }
-  if (vectors && gated_product(ctx, state, weights, rest, product)) return;
   fuse(weights, vectors, x.dtype(), rest, product);
   const bool done =
       !rest.bias && rest.activation == Activation::kNone && !rest.gate && !rest.residual;

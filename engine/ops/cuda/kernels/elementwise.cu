@@ -88,35 +88,48 @@ __global__ void __launch_bounds__(kTile* kTileRows)
 
 constexpr int kProductWarps = 4;
 
-/// One warp an output; lanes take turns at the depth, eight values at a time.
 template <typename T>
-__global__ void __launch_bounds__(kProductWarps * 32) row_product_kernel(RowProduct args) {
-  constexpr int N = 8;
-  const int64_t column = static_cast<int64_t>(blockIdx.x) * kProductWarps + threadIdx.x / 32;
-  if (column >= args.store.columns) return;
-  const auto* x = static_cast<const T*>(args.x);
-  const auto* weights = static_cast<const T*>(args.weights) + column * args.depth;
-  float total = 0.0f;
-#pragma unroll 4
-  for (int64_t at = static_cast<int64_t>(threadIdx.x % 32) * N; at < args.depth; at += 32 * N) {
-#pragma unroll
-    for (int part = 0; part < N; part += 16 / sizeof(T)) {
-      const auto a = Pack<T, 16 / sizeof(T)>::load(x + at + part);
-      const auto b = Pack<T, 16 / sizeof(T)>::load(weights + at + part);
-#pragma unroll
-      for (int i = 0; i < static_cast<int>(16 / sizeof(T)); ++i) {
-        total += to_float(a.values[i]) * to_float(b.values[i]);
-      }
-    }
-  }
-  float y = warp_sum(total);
-  if (threadIdx.x % 32 != 0) return;
-  const StoreRows& store = args.store;
+__device__ void store_product(const StoreRows& store, int64_t row, int64_t column, float y) {
   if (store.bias) y += store.bias[column];
   y = activate(store.activation, y);
   if (store.gate) y *= store.gate[column];
-  if (store.residual) y += to_float(static_cast<const T*>(store.residual)[column]);
-  static_cast<T*>(store.out)[column] = from_float<T>(y);
+  if (store.residual) {
+    y += to_float(static_cast<const T*>(store.residual)[row * store.residual_stride + column]);
+  }
+  static_cast<T*>(store.out)[row * store.out_stride + column] = from_float<T>(y);
+}
+
+/// One warp an output column of kRows rows; lanes take turns at the depth, 16 bytes at a time.
+/// Blocks of the same columns are neighbours, so that they share the weights.
+template <typename T, int kRows>
+__global__ void __launch_bounds__(kProductWarps * 32) row_product_kernel(RowProduct args) {
+  constexpr int N = 16 / sizeof(T);
+  const int64_t column = static_cast<int64_t>(blockIdx.y) * kProductWarps + threadIdx.x / 32;
+  if (column >= args.store.columns) return;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kRows;
+  const auto* x = static_cast<const T*>(args.x) + first * args.x_stride;
+  const auto* weights = static_cast<const T*>(args.weights) + column * args.depth;
+  const int rows = static_cast<int>(min(static_cast<int64_t>(kRows), args.store.rows - first));
+  float totals[kRows] = {};
+#pragma unroll 4
+  for (int64_t at = static_cast<int64_t>(threadIdx.x % 32) * N; at < args.depth; at += 32 * N) {
+    const auto b = Pack<T, N>::load(weights + at);
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) {
+      if (row >= rows) break;
+      const auto a = Pack<T, N>::load(x + row * args.x_stride + at);
+#pragma unroll
+      for (int i = 0; i < N; ++i) {
+        totals[row] = fmaf(to_float(a.values[i]), to_float(b.values[i]), totals[row]);
+      }
+    }
+  }
+#pragma unroll
+  for (int row = 0; row < kRows; ++row) {
+    if (row >= rows) break;
+    const float total = warp_sum(totals[row]);
+    if (threadIdx.x % 32 == 0) store_product<T>(args.store, first + row, column, total);
+  }
 }
 
 /// Calls f.operator()<N>() with the widest vector of activations that fits.
@@ -152,9 +165,15 @@ void store_rows(const StoreRows& args, DType dtype, cudaStream_t stream) {
 }
 
 void row_product(const RowProduct& args, DType dtype, cudaStream_t stream) {
+  constexpr int kRows = 8;
   dispatch(dtype, [&]<typename T>() {
-    const unsigned blocks = blocks_for(args.store.columns, kProductWarps);
-    row_product_kernel<T><<<blocks, kProductWarps * 32, 0, stream>>>(args);
+    const unsigned columns = blocks_for(args.store.columns, kProductWarps);
+    if (args.store.rows == 1) {
+      row_product_kernel<T, 1><<<dim3(1, columns), kProductWarps * 32, 0, stream>>>(args);
+    } else {
+      const dim3 grid(blocks_for(args.store.rows, kRows), columns);
+      row_product_kernel<T, kRows><<<grid, kProductWarps * 32, 0, stream>>>(args);
+    }
   });
 }
 

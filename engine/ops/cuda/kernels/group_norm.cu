@@ -8,7 +8,8 @@ namespace flux::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int64_t kChunk = 128;  // pixels
+constexpr int64_t kChunk = 128;  // pixels whose moments are summed together
+constexpr int kHeldPixels = 8;
 
 struct Moments {
   float count;
@@ -100,22 +101,69 @@ __global__ void __launch_bounds__(kThreads)
   groups[blockIdx.x] = {all.mean, rsqrtf(all.squares / all.count + args.eps)};
 }
 
+/// What becomes of a channel: y = (x - mean) * factor + bias. Not x * factor + (bias - mean *
+/// factor), which cancels when the mean is large.
+struct Channel {
+  float mean;
+  float factor;
+  float bias;
+};
+
+__device__ Channel channel_of(const GroupNorm& args, const float2* groups, int channel) {
+  const float2 group = groups[channel / static_cast<int>(args.channels / args.groups)];
+  return {group.x, group.y * args.weight[channel], args.bias[channel]};
+}
+
 template <typename T, int N>
-__global__ void __launch_bounds__(kThreads) apply_kernel(GroupNorm args, const float2* groups) {
-  const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  const int64_t vectors = args.channels / N;
-  if (item >= args.pixels * vectors) return;
-  const auto channel = static_cast<int>(item % vectors * N);
-  const int64_t at = item * N;
-  const float2 group = groups[channel / (args.channels / args.groups)];
+__device__ void apply(const GroupNorm& args, int64_t at, const Channel (&channels)[N]) {
   auto pack = Pack<T, N>::load(static_cast<const T*>(args.x) + at);
 #pragma unroll
   for (int i = 0; i < N; ++i) {
-    const float centred = (to_float(pack.values[i]) - group.x) * group.y;
-    const float y = centred * args.weight[channel + i] + args.bias[channel + i];
-    pack.values[i] = from_float<T>(activate(args.activation, y));
+    const float y = (to_float(pack.values[i]) - channels[i].mean) * channels[i].factor;
+    pack.values[i] = from_float<T>(activate(args.activation, y + channels[i].bias));
   }
   pack.store(static_cast<T*>(args.out) + at);
+}
+
+/// Each thread has N channels of kHeldPixels pixels, where the threads of a block are a multiple of
+/// the vectors of a pixel.
+template <typename T, int N>
+__global__ void __launch_bounds__(kThreads)
+    held_apply_kernel(GroupNorm args, const float2* groups) {
+  const int vectors = static_cast<int>(args.channels) / N;
+  const int at_once = kThreads / vectors;  // pixels
+  const int channel = static_cast<int>(threadIdx.x) % vectors * N;
+  Channel channels[N];
+#pragma unroll
+  for (int i = 0; i < N; ++i) channels[i] = channel_of(args, groups, channel + i);
+  int64_t pixel = static_cast<int64_t>(blockIdx.x) * at_once * kHeldPixels +
+                  static_cast<int>(threadIdx.x) / vectors;
+#pragma unroll 4
+  for (int i = 0; i < kHeldPixels; ++i, pixel += at_once) {
+    if (pixel < args.pixels) apply<T, N>(args, pixel * args.channels + channel, channels);
+  }
+}
+
+/// For any number of channels: each thread has one element.
+template <typename T>
+__global__ void __launch_bounds__(kThreads) apply_kernel(GroupNorm args, const float2* groups) {
+  const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (item >= args.pixels * args.channels) return;
+  const Channel channel[1] = {channel_of(args, groups, static_cast<int>(item % args.channels))};
+  apply<T, 1>(args, item, channel);
+}
+
+template <typename T>
+void run_apply(const GroupNorm& args, const float2* groups, cudaStream_t stream) {
+  constexpr int N = 16 / sizeof(T);
+  const int width = vector_width(N, sizeof(T), args.x, args.out, args.channels);
+  if (width == N && args.channels / N <= kThreads && kThreads % (args.channels / N) == 0) {
+    const int64_t pixels = kThreads / (args.channels / N) * kHeldPixels;
+    held_apply_kernel<T, N><<<blocks_for(args.pixels, pixels), kThreads, 0, stream>>>(args, groups);
+  } else {
+    const unsigned blocks = blocks_for(args.pixels * args.channels, kThreads);
+    apply_kernel<T><<<blocks, kThreads, 0, stream>>>(args, groups);
+  }
 }
 
 template <typename T, int N>
@@ -130,8 +178,7 @@ void run(const GroupNorm& args, cudaStream_t stream) {
   moments_kernel<T, N><<<grid, kThreads, 0, stream>>>(args, moments);
   unite_kernel<<<static_cast<unsigned>(args.groups), kThreads, 0, stream>>>(args, moments, chunks,
                                                                             groups);
-  const int64_t items = args.pixels * (args.channels / N);
-  apply_kernel<T, N><<<blocks_for(items, kThreads), kThreads, 0, stream>>>(args, groups);
+  run_apply<T>(args, groups, stream);
 }
 
 }  // namespace

@@ -116,6 +116,23 @@ __device__ void keep(const uint32_t (&values)[kCount]) {
   for (int i = 0; i < kCount; ++i) asm volatile("" ::"r"(values[i]) : "memory");
 }
 
+/// Transposes the 4 x 4 words of four neighbouring threads: thread t's words become word t of each
+/// of the four. Of accumulators rounded in pairs, word i being columns 8 i + 2 t and the next,
+/// thread t gets the eight columns from 8 t on.
+__device__ inline void transpose_words(uint32_t (&words)[4]) {
+#pragma unroll
+  for (int step = 1; step <= 2; step *= 2) {
+    const bool upper = (threadIdx.x & static_cast<unsigned>(step)) != 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if ((i & step) != 0) continue;
+      const uint32_t sent = upper ? words[i] : words[i + step];
+      const uint32_t received = __shfl_xor_sync(0xffffffffu, sent, step);
+      (upper ? words[i] : words[i + step]) = received;
+    }
+  }
+}
+
 #define FLUX_ACC8(i)                                                                          \
   "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), \
       "+f"(c[i + 6]), "+f"(c[i + 7])

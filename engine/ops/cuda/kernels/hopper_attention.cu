@@ -178,13 +178,20 @@ __device__ void store(const Args& args, int work, int group, const float (&out)[
     total += __shfl_xor_sync(0xffffffffu, total, 2);
     const float factor = 1.0f / total;
     const int query = first + half * 8;
-    if (query >= args.q_tokens) continue;
     bf16* row = args.out + query * args.out_token_stride +
-                work / args.q_tiles() * args.out_head_stride + thread % 4 * 2;
+                work / args.q_tiles() * args.out_head_stride + thread % 4 * 8;
 #pragma unroll
-    for (int j = 0; j < 16; ++j) {
-      *reinterpret_cast<__nv_bfloat162*>(row + 8 * j) =
-          __floats2bfloat162_rn(out[4 * j + 2 * half] * factor, out[4 * j + 2 * half + 1] * factor);
+    for (int i = 0; i < kDim / 32; ++i) {
+      uint32_t words[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const float* pair = out + 16 * i + 4 * j + 2 * half;
+        const __nv_bfloat162 both = __floats2bfloat162_rn(pair[0] * factor, pair[1] * factor);
+        words[j] = *reinterpret_cast<const uint32_t*>(&both);
+      }
+      transpose_words(words);
+      if (query >= args.q_tokens) continue;
+      *reinterpret_cast<uint4*>(row + 32 * i) = make_uint4(words[0], words[1], words[2], words[3]);
     }
   }
 }

@@ -83,33 +83,59 @@ struct Ring {
   }
 }
 
-/// Stores columns 2 t, 2 t + 1 of each 8 of one pixel.
-__device__ void store_pixel(const HopperConvolution& conv, const float (&sums)[64], int half,
-                            int64_t pixel, int first_column) {
+/// Stores columns 2 t, 2 t + 1 of each 8 of one pixel, element by element.
+__device__ void store_elements(const HopperConvolution& conv, const float (&sums)[64], int half,
+                               int64_t pixel, int first_column) {
   const auto* residual = static_cast<const bf16*>(conv.residual);
-  auto* out = static_cast<bf16*>(conv.out);
 #pragma unroll
-  for (int j = 0; j < kColumns / 8; ++j) {
-    const int column = first_column + 8 * j;
-    if (column >= conv.out_channels) break;
+  for (int i = 0; i < kColumns / 4; ++i) {
+    const int column = first_column + i / 2 * 8 + i % 2;
+    if (column >= conv.out_channels) continue;
     const int64_t at = pixel * conv.out_channels + column;
-    float a = sums[4 * j + 2 * half] + conv.bias[column];
-    if (conv.out_channels % 2 == 0) {
-      float b = sums[4 * j + 2 * half + 1] + conv.bias[column + 1];
-      if (residual) {
-        const auto both = *reinterpret_cast<const __nv_bfloat162*>(residual + at);
-        a += __low2float(both);
-        b += __high2float(both);
-      }
-      *reinterpret_cast<__nv_bfloat162*>(out + at) = __floats2bfloat162_rn(a, b);
-      continue;
+    float value = sums[i / 2 * 4 + 2 * half + i % 2] + conv.bias[column];
+    if (residual) value += to_float(residual[at]);
+    static_cast<bf16*>(conv.out)[at] = from_float<bf16>(value);
+  }
+}
+
+/// Stores a pixel's columns with the three threads beside this one, 16 bytes each at a time. All
+/// four call it; `there` is false for a pixel outside the image.
+__device__ void store_vectors(const HopperConvolution& conv, const float (&sums)[64], int half,
+                              int64_t pixel, bool there, int first_column) {
+  const int t = static_cast<int>(threadIdx.x) % 4;
+  const int64_t at = pixel * conv.out_channels + first_column + 8 * t;
+  const auto inside = [&](int i) {
+    return there && first_column + 32 * i + 8 * t < conv.out_channels;
+  };
+  uint32_t extra[kColumns / 32][4] = {};  // all loads are on their way before the first is used
+  if (conv.residual) {
+#pragma unroll
+    for (int i = 0; i < kColumns / 32; ++i) {
+      if (!inside(i)) continue;
+      const auto* from = static_cast<const bf16*>(conv.residual) + at + 32 * i;
+      const uint4 loaded = *reinterpret_cast<const uint4*>(from);
+      extra[i][0] = loaded.x, extra[i][1] = loaded.y, extra[i][2] = loaded.z,
+      extra[i][3] = loaded.w;
     }
-    if (residual) a += to_float(residual[at]);
-    out[at] = from_float<bf16>(a);
-    if (column + 1 >= conv.out_channels) continue;
-    float b = sums[4 * j + 2 * half + 1] + conv.bias[column + 1];
-    if (residual) b += to_float(residual[at + 1]);
-    out[at + 1] = from_float<bf16>(b);
+  }
+#pragma unroll
+  for (int i = 0; i < kColumns / 32; ++i) {
+    transpose_words(extra[i]);
+    uint32_t words[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int column = min(first_column + 32 * i + 8 * j + 2 * t, conv.out_channels - 2);
+      const auto both = *reinterpret_cast<const __nv_bfloat162*>(&extra[i][j]);
+      const float* pair = sums + 16 * i + 4 * j + 2 * half;
+      const __nv_bfloat162 rounded =
+          __floats2bfloat162_rn(pair[0] + conv.bias[column] + __low2float(both),
+                                pair[1] + conv.bias[column + 1] + __high2float(both));
+      words[j] = *reinterpret_cast<const uint32_t*>(&rounded);
+    }
+    transpose_words(words);
+    if (!inside(i)) continue;
+    auto* to = static_cast<bf16*>(conv.out) + at + 32 * i;
+    *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
   }
 }
 
@@ -122,11 +148,15 @@ __device__ void store_tile(const Args& args, const Work& work, int group,
     const int row = group * 128 + i / 2 * 64 + thread / 32 * 16 + thread % 32 / 4 + i % 2 * 8;
     const int y = work.y + row / kSide;
     const int x = work.x + row % kSide;
-    if (y >= conv.height || x >= conv.width) continue;
+    const bool there = y < conv.height && x < conv.width;
     const int64_t pixel =
         static_cast<int64_t>(y * conv.out_step + conv.out_y) * conv.width * conv.out_step +
         x * conv.out_step + conv.out_x;
-    store_pixel(conv, sums[i / 2], i % 2, pixel, work.column + thread % 4 * 2);
+    if (conv.out_channels % 8 == 0) {
+      store_vectors(conv, sums[i / 2], i % 2, pixel, there, work.column);
+    } else if (there) {
+      store_elements(conv, sums[i / 2], i % 2, pixel, work.column + thread % 4 * 2);
+    }
   }
 }
 

@@ -84,10 +84,13 @@ struct StoreRows {
 };
 void store_rows(const StoreRows& args, DType dtype, cudaStream_t stream);
 
-/// The same for the product of one row x [depth] with weights [columns, depth], contiguous; sums is
-/// not used. x and weights are aligned to 16 bytes and depth is a multiple of 8.
+/// The same for the product of a few rows x with weights [columns, depth], contiguous; sums is not
+/// used. Rows of x and weights are aligned to 16 bytes and depth is a multiple of 8. A row's bits
+/// do not depend on how many there are.
+inline constexpr int64_t kMaxProductRows = 64;
 struct RowProduct {
-  const void* x;
+  const void* x;  // [store.rows, depth]
+  int64_t x_stride;
   const void* weights;
   int64_t depth;
   StoreRows store;
