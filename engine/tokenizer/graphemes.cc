@@ -2,24 +2,10 @@
 
 #include <utf8proc.h>
 
-#include <algorithm>
-#include <iterator>
+#include "tokenizer/code_point_ranges.h"
 
 namespace flux::unicode {
 namespace {
-
-struct Range {
-  char32_t first;
-  char32_t last;
-};
-
-template <size_t n>
-bool contains(const Range (&table)[n], char32_t c) {
-  const Range* it =
-      std::upper_bound(std::begin(table), std::end(table), c,
-                       [](char32_t value, const Range& r) { return value < r.first; });
-  return it != std::begin(table) && c <= std::prev(it)->last;
-}
 
 // Marks assigned after Unicode 15.0 that extend a cluster.
 constexpr Range kLaterExtending[] = {

@@ -7,22 +7,10 @@
 #include <vector>
 
 #include "support/error.h"
+#include "tokenizer/code_point_ranges.h"
 
 namespace flux::unicode {
 namespace {
-
-struct Range {
-  char32_t first;
-  char32_t last;
-};
-
-template <size_t n>
-bool contains(const Range (&table)[n], char32_t c) {
-  const Range* it =
-      std::upper_bound(std::begin(table), std::end(table), c,
-                       [](char32_t value, const Range& r) { return value < r.first; });
-  return it != std::begin(table) && c <= std::prev(it)->last;
-}
 
 // Letters and numbers assigned after Unicode 15.0, the version of the oldest utf8proc in use.
 constexpr Range kLaterLetters[] = {
