@@ -73,14 +73,7 @@ install() {
   as_root apt-get install -y -q --no-install-recommends -o DPkg::Lock::Timeout=300 "$@"
 }
 
-main() {
-  local group
-  for group in "$@"; do packages_of "${group}" >/dev/null; done
-  if ! command -v dpkg-query >/dev/null; then
-    echo "scripts/setup.sh: no dpkg here: this set-up knows Debian 12 and Ubuntu 22.04 or newer;" \
-      "elsewhere install the counterparts of:" "$(for g in "$@"; do packages_of "$g"; done)" >&2
-    exit 1
-  fi
+install_missing() {
   local missing
   mapfile -t missing < <(missing_of "$@")
   if ((${#missing[@]} == 0)); then return; fi
@@ -90,6 +83,19 @@ main() {
     as_root apt-get update -q >&2
     install "${missing[@]}" >&2
   fi
+}
+
+main() {
+  local group
+  for group in "$@"; do packages_of "${group}" >/dev/null; done
+  if ! command -v dpkg-query >/dev/null; then
+    echo "scripts/setup.sh: no dpkg here: this set-up knows Debian 12 and Ubuntu 22.04 or newer;" \
+      "elsewhere install the counterparts of:" "$(for g in "$@"; do packages_of "$g"; done)" >&2
+    exit 1
+  fi
+  # Twice: which g++ there is shows only once it is installed.
+  install_missing "$@"
+  install_missing "$@"
 }
 
 main "$@"
