@@ -32,6 +32,7 @@ DRAWN = {"height": 128, "width": 128, "num_inference_steps": 4, "max_sequence_le
 # A step this small takes half a millisecond: what the server adds is a good part of it. One thread,
 # so that waiting for a second one blurs neither side.
 SMALL = {"height": 32, "width": 32, "num_inference_steps": 100, "max_sequence_length": 16}
+IMAGES = 8  # of each kind in a round
 TARGET_MS = 0.3
 TINY = ROOT / "tests/golden/checkpoints/tiny-dev"
 
@@ -68,7 +69,10 @@ def analyze(served: Served, work: pathlib.Path, concurrency: int, requests: int)
     data.write_text(json.dumps({"data": rows}))
     program, environment = analyzer(work)
     command = [program, "-m", "bls", "-i", "grpc", "-u", served.grpc, "--input-data", data]
-    command += ["--concurrency-range", concurrency, "--request-count", requests, "-f", report]
+    # Three windows whatever their spread: the rounds show it. (--request-count gives rates that are
+    # rounded to whole seconds.)
+    command += ["--concurrency-range", concurrency, "--measurement-mode", "count_windows"]
+    command += ["--measurement-request-count", requests, "-s", 999, "-r", 3, "-f", report]
     done = subprocess.run(
         [str(part) for part in command], env=environment, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
@@ -86,7 +90,7 @@ def load_table(program, work: pathlib.Path, rounds: int, requests: int) -> list:
     repository = convert(program, ROOT / "demo/shapes", work / "shapes")
     found = {concurrency: [] for concurrency in CONCURRENCIES}
     with Served(program, repository, work / "server.log") as served:
-        analyze(served, work, 1, 4)  # warm
+        analyze(served, work, 1, 2)  # warm
         for _ in range(rounds):
             for concurrency in CONCURRENCIES:
                 row = analyze(served, work, concurrency, requests)
@@ -116,17 +120,17 @@ def served_seconds(client, values: dict) -> float:
     return seconds_of(lambda: client.infer("bls", inputs))[0]
 
 
-def in_process_seconds(program) -> float:
+def in_process_seconds(program) -> dict:
     flags = []
     for name, value in SMALL.items():
         flag = "steps" if name == "num_inference_steps" else name.replace("_", "-")
         flags += [f"--{flag}", value]
     found = run_program(
-        program, "bench", TINY, "--dtype", "f32", "--threads", 1, "--runs", 5, "--json",
+        program, "bench", TINY, "--dtype", "f32", "--threads", 1, "--runs", IMAGES, "--json",
         "--prompt", PROMPT,
         *flags,
     )
-    return json.loads(found)["image"]["median"]
+    return json.loads(found)["image"]
 
 
 def overhead_lines(program, work: pathlib.Path, rounds: int) -> tuple:
@@ -134,22 +138,25 @@ def overhead_lines(program, work: pathlib.Path, rounds: int) -> tuple:
     repository = convert(program, TINY, work / "tiny")
     steps = SMALL["num_inference_steps"]
     values = SMALL | {"prompt": PROMPT.encode(), "seed": 1}
-    inside, outside = [], []
+    inside, outside = [], []  # (median, smallest) of each round
     options = "--backend-config=flux,threads=1"
     with Served(program, repository, work / "server.log", options) as served:
         with grpcclient.InferenceServerClient(served.grpc) as client:
             served_seconds(client, values)
             for _ in range(rounds):
-                inside.append(in_process_seconds(program))
-                outside.append(statistics.median(served_seconds(client, values) for _ in range(5)))
+                found = in_process_seconds(program)
+                inside.append((found["median"], found["min"]))
+                seconds = [served_seconds(client, values) for _ in range(IMAGES)]
+                outside.append((statistics.median(seconds), min(seconds)))
             stats = client.get_inference_statistics("dit_transformer").model_stats[0]
     queue = stats.inference_stats.queue.ns / stats.inference_stats.queue.count / 1e6
     lines = ["              median        min   (ms a step)"]
-    for name, seconds in (("in process", inside), ("served", outside)):
-        each = [value / steps * 1e3 for value in seconds]
-        lines.append(f"{name:<12} {statistics.median(each):>7.3f}    {min(each):>7.3f}")
-    added = (min(outside) - min(inside)) / steps * 1e3
-    median = (statistics.median(outside) - statistics.median(inside)) / steps * 1e3
+    figures = []
+    for name, rows in (("in process", inside), ("served", outside)):
+        medians, smallest = zip(*rows)
+        figures.append([statistics.median(medians) / steps * 1e3, min(smallest) / steps * 1e3])
+        lines.append("{:<12} {:>7.3f}    {:>7.3f}".format(name, *figures[-1]))
+    median, added = (outer - inner for inner, outer in zip(*figures))
     lines.append(f"added        {median:>7.3f}    {added:>7.3f}   (target: {TARGET_MS})")
     lines.append(f"a step waited {queue:.3f} ms in the server's queue (mean)")
     return lines, added
@@ -174,7 +181,7 @@ def bench(args) -> int:
             f"Triton 2.51, {args.rounds} rounds; medians of rounds, and the best round",
             "",
             f"perf_analyzer, gRPC, bls, demo/shapes in f32, {DRAWN['width']}x{DRAWN['height']}, "
-            f"{DRAWN['num_inference_steps']} steps, PNG; {args.requests} requests a round",
+            f"{DRAWN['num_inference_steps']} steps, PNG; {3 * args.requests} requests a round",
             *table,
             "",
             f"one image of tiny-dev, {SMALL['width']}x{SMALL['height']}, "
@@ -193,7 +200,7 @@ def main() -> int:
     parser.add_argument("--program", type=pathlib.Path, default=ROOT / "build/cli/flux-triton")
     parser.add_argument("--output", type=pathlib.Path, default=ROOT / "bench/results/serving.txt")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=48, help="of each perf_analyzer run")
+    parser.add_argument("--requests", type=int, default=32, help="of a perf_analyzer window")
     args = parser.parse_args()
     interrupt_on_signals()
     try:
