@@ -5,8 +5,8 @@ import os
 import pathlib
 import queue
 import signal
-import socket
 import subprocess
+import sys
 import sysconfig
 import time
 import urllib.error
@@ -17,6 +17,9 @@ import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+from served import free_ports  # noqa: E402
+
 PROGRAM = pathlib.Path(os.environ.get("FLUX_TRITON", ROOT / "build/cli/flux-triton"))
 BACKENDS = pathlib.Path(os.environ.get("FLUX_BACKENDS", ROOT / "build/backends"))
 CHECKPOINTS = ROOT / "tests/golden/checkpoints"
@@ -50,16 +53,6 @@ def program(*arguments, **options):
 def convert(checkpoint, repository, *options):
     program("convert", checkpoint, repository, "--device", "cpu", "--weights", "copy", *options)
     return repository
-
-
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 class Server:
