@@ -15,7 +15,7 @@ constexpr int64_t kImageChannels = 3;
 }  // namespace
 
 struct VaeDecoder::Buffers {
-  Tensor memory[3];  // flat; the image is in memory[0]
+  Tensor memory[3];  // flat; the image is in memory[0], the last is for a resnet's inside only
   int64_t height = 0;
   int64_t width = 0;
   int64_t channels = 0;
@@ -106,17 +106,20 @@ VaeDecoder::Attention VaeDecoder::load_attention(Context& ctx, const WeightScope
 VaeDecoder::Buffers VaeDecoder::make_buffers(Context& ctx, int64_t height, int64_t width) const {
   const std::vector<int64_t>& widths = config_.block_out_channels;
   int64_t largest = std::max(config_.latent_channels, widths.back());
-  int64_t pixels = 1;  // of the block, in units of latent pixels
+  int64_t hidden = widths.back();  // largest result of a block's first convolution
+  int64_t pixels = 1;              // of the block, in units of latent pixels
   for (size_t i = 0; i < widths.size(); ++i) {
     const size_t level = widths.size() - 1 - i;
     const int64_t in = level + 1 < widths.size() ? widths[level + 1] : widths[level];
     largest = std::max(largest, pixels * std::max(in, widths[level]));
+    hidden = std::max(hidden, pixels * widths[level]);
     if (level > 0) pixels *= 4;
   }
   largest = std::max(largest, pixels * kImageChannels);
   Buffers buffers;
-  for (Tensor& memory : buffers.memory) {
-    memory = ctx.workspace().allocate({largest * height * width}, dtype_);
+  for (int i = 0; i < 3; ++i) {
+    const int64_t size = i == 2 ? hidden : largest;
+    buffers.memory[i] = ctx.workspace().allocate({size * height * width}, dtype_);
   }
   buffers.height = height;
   buffers.width = width;

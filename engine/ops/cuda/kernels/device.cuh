@@ -35,7 +35,7 @@ struct alignas(sizeof(T) * N <= 16 ? sizeof(T) * N : 16) Pack {
   __device__ void store(T* to) const { *reinterpret_cast<Pack*>(to) = *this; }
 };
 
-__device__ inline float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
+__device__ inline float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
 
 __device__ inline float activate(Activation activation, float x) {
   switch (activation) {

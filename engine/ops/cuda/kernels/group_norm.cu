@@ -9,7 +9,7 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int64_t kChunk = 128;  // pixels whose moments are summed together
-constexpr int kHeldPixels = 8;
+constexpr int kHeldPixels = 4;
 
 struct Moments {
   float count;
@@ -115,14 +115,12 @@ __device__ Channel channel_of(const GroupNorm& args, const float2* groups, int c
 }
 
 template <typename T, int N>
-__device__ void apply(const GroupNorm& args, int64_t at, const Channel (&channels)[N]) {
-  auto pack = Pack<T, N>::load(static_cast<const T*>(args.x) + at);
+__device__ void apply(const GroupNorm& args, const Channel (&channels)[N], Pack<T, N>& pack) {
 #pragma unroll
   for (int i = 0; i < N; ++i) {
     const float y = (to_float(pack.values[i]) - channels[i].mean) * channels[i].factor;
     pack.values[i] = from_float<T>(activate(args.activation, y + channels[i].bias));
   }
-  pack.store(static_cast<T*>(args.out) + at);
 }
 
 /// Each thread has N channels of kHeldPixels pixels, where the threads of a block are a multiple of
@@ -133,14 +131,23 @@ __global__ void __launch_bounds__(kThreads)
   const int vectors = static_cast<int>(args.channels) / N;
   const int at_once = kThreads / vectors;  // pixels
   const int channel = static_cast<int>(threadIdx.x) % vectors * N;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * at_once * kHeldPixels +
+                        static_cast<int>(threadIdx.x) / vectors;
+  const auto at = [&](int i) { return (first + i * at_once) * args.channels + channel; };
+  Pack<T, N> held[kHeldPixels];  // all loads are on their way before the first store: x may be out
+#pragma unroll
+  for (int i = 0; i < kHeldPixels; ++i) {
+    if (first + i * at_once >= args.pixels) continue;
+    held[i] = Pack<T, N>::load(static_cast<const T*>(args.x) + at(i));
+  }
   Channel channels[N];
 #pragma unroll
   for (int i = 0; i < N; ++i) channels[i] = channel_of(args, groups, channel + i);
-  int64_t pixel = static_cast<int64_t>(blockIdx.x) * at_once * kHeldPixels +
-                  static_cast<int>(threadIdx.x) / vectors;
-#pragma unroll 4
-  for (int i = 0; i < kHeldPixels; ++i, pixel += at_once) {
-    if (pixel < args.pixels) apply<T, N>(args, pixel * args.channels + channel, channels);
+#pragma unroll
+  for (int i = 0; i < kHeldPixels; ++i) {
+    if (first + i * at_once >= args.pixels) continue;
+    apply<T, N>(args, channels, held[i]);
+    held[i].store(static_cast<T*>(args.out) + at(i));
   }
 }
 
@@ -150,7 +157,9 @@ __global__ void __launch_bounds__(kThreads) apply_kernel(GroupNorm args, const f
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (item >= args.pixels * args.channels) return;
   const Channel channel[1] = {channel_of(args, groups, static_cast<int>(item % args.channels))};
-  apply<T, 1>(args, item, channel);
+  auto pack = Pack<T, 1>::load(static_cast<const T*>(args.x) + item);
+  apply<T, 1>(args, channel, pack);
+  pack.store(static_cast<T*>(args.out) + item);
 }
 
 template <typename T>
