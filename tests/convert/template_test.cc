@@ -68,7 +68,7 @@ TEST(ModelConfigs, PutTheStagesOnTheDevice) {
   options.device = {Device::Kind::kCuda, 0};
   options.instances = 3;
   for (const ModelConfig& model : make_model_configs(FluxConfig{}, options)) {
-    const char* group = model.model == "bls" ? "[ { count: 12 kind: KIND_CPU } ]"
+    const char* group = model.model == "bls" ? "[ { count: 24 kind: KIND_CPU } ]"
                                              : "[ { count: 3 kind: KIND_GPU } ]";
     EXPECT_NE(model.text.find(group), std::string::npos) << model.text;
     EXPECT_NE(model.text.find("key: \"device\" value: { string_value: \"cuda\" }"),
