@@ -8,6 +8,7 @@
 #include <numeric>
 #include <vector>
 
+#include "device/cuda_library.h"
 #include "support/error.h"
 
 namespace flux {
@@ -78,11 +79,28 @@ TEST(Tensor, AllocationsAreAlignedAndEmptyOnesAllowed) {
 }
 
 TEST(Device, ParsesItsNames) {
-  EXPECT_TRUE(parse_device("auto").is_cpu());
+  EXPECT_EQ(parse_device("auto").is_cpu(), !has_cuda());
   EXPECT_EQ(to_string(parse_device("cpu")), "cpu");
   EXPECT_THROW(parse_device("tpu"), Error);
   EXPECT_THROW(parse_device("cuda:"), Error);
   EXPECT_THROW(parse_device("cuda:x"), Error);
+  EXPECT_THROW(parse_device("cuda:99999999999999"), Error);
+}
+
+TEST(Device, SaysWhyAGpuCannotBeUsed) {
+  if (has_cuda()) {
+    EXPECT_EQ(to_string(parse_device("cuda")), "cuda:0");
+    return;
+  }
+  try {
+    parse_device("cuda");
+    FAIL() << "there is no GPU";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
+    const std::string message = error.what();
+    EXPECT_TRUE(message.starts_with("device 'cuda': ")) << message;
+    EXPECT_NE(message.find("use the device cpu"), message.npos) << message;
+  }
 }
 
 }  // namespace
