@@ -48,6 +48,9 @@ if has_step sanitizer; then
   for tool in memcheck racecheck; do
     logged "$tool" compute-sanitizer --tool $tool "${draw[@]}" --seed 1 --height 64 --width 64
     tail -n 1 "$logs/$tool.log"
+    logged "$tool-ops" compute-sanitizer --tool $tool "$build/tests/ops_test" \
+      --gtest_filter='*CudaOps*' --gtest_brief=1
+    tail -n 1 "$logs/$tool-ops.log"
   done
 fi
 if has_step checkpoint && [[ ! -e $full/model_index.json ]]; then
