@@ -2,6 +2,7 @@
 
 #include "models/dit_transformer.h"
 #include "models/vae_decoder.h"
+#include "models/vae_tiling.h"
 #include "ops/backend.h"
 #include "pipeline/stages.h"
 #include "pipeline/text_stages.h"
@@ -260,7 +261,7 @@ class VaeModel final : public StageModel {
     const Tensor image =
         request.output("image", DType::kF32, {request.rows(), config_.out_channels, height, width});
     for (int64_t row = 0; row < request.rows(); ++row) {
-      model_->forward(ctx, latents[row], image[row]);
+      decode_within_memory(ctx, *model_, latents[row], image[row]);
     }
   }
 

@@ -68,6 +68,11 @@ class ConfigReader {
     return value->get<std::string>();
   }
 
+  bool is_list(const char* key) const {
+    const Json* value = find(key);
+    return value != nullptr && value->is_array();
+  }
+
   std::vector<int64_t> sizes(const char* key, const std::vector<int64_t>& fallback) const {
     const Json* value = find(key);
     if (value == nullptr) return fallback;
@@ -230,6 +235,10 @@ VaeConfig load_vae_config(const std::filesystem::path& file) {
   config.block_out_channels = reader.sizes("block_out_channels", config.block_out_channels);
   config.layers_per_block = reader.layers("layers_per_block", config.layers_per_block);
   config.norm_num_groups = reader.size("norm_num_groups", config.norm_num_groups);
+  // One number, or height and width.
+  config.sample_size = reader.is_list("sample_size")
+                           ? reader.sizes("sample_size", {}).front()
+                           : reader.size("sample_size", config.sample_size);
   config.mid_block_add_attention = reader.boolean("mid_block_add_attention", true);
   config.use_post_quant_conv = reader.boolean("use_post_quant_conv", true);
   config.scaling_factor = static_cast<float>(reader.number("scaling_factor", 0.18215, 1e-6, 1e6));

@@ -22,6 +22,7 @@ class VaeDecoder {
   /// out: [3, H, W], f32, about [-1, 1]; H = h x scale_factor. Polls for cancellation.
   void forward(Context& ctx, const Tensor& latents, const Tensor& out) const;
 
+  const VaeConfig& config() const { return config_; }
   /// Bytes held for the weights.
   int64_t weight_bytes() const { return weight_bytes_; }
 

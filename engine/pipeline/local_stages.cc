@@ -6,6 +6,7 @@
 
 #include "models/dit_transformer.h"
 #include "models/vae_decoder.h"
+#include "models/vae_tiling.h"
 #include "ops/backend.h"
 #include "pipeline/text_stages.h"
 #include "support/error.h"
@@ -179,7 +180,7 @@ Tensor LocalStages::decode(const Tensor& latents) {
   const Tensor image = new_tensor(
       loaded_->context, {config.out_channels, latents.size(1) * factor, latents.size(2) * factor},
       DType::kF32);
-  loaded_->vae->forward(loaded_->context, latents, image);
+  decode_within_memory(loaded_->context, *loaded_->vae, latents, image);
   return image;
 }
 

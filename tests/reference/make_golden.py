@@ -161,6 +161,21 @@ def vae_cases(writer, pipes, dtype):
         )
 
 
+@torch.no_grad()
+def tiled_case(writer, pipe, dtype):
+    """A picture decoded as after vae.enable_tiling(): three by three tiles, the last ones cut."""
+    side = pipe.vae.tile_latent_min_size
+    latents = torch.randn(
+        (1, pipe.vae.config.latent_channels, 2 * side - 3, 2 * side + side // 4),
+        generator=torch.Generator().manual_seed(4),
+    )
+    pipe.vae.enable_tiling()
+    image = pipe.vae.decode(latents, return_dict=False)[0].float()
+    pipe.vae.disable_tiling()
+    tensors = {"latents": latents, "image": image}
+    writer.add(f"vae_tiled_{dtype}", "vae_decoder_tiled", dtype, tensors)
+
+
 def trace_cases(writer, pipe, dtype):
     """What each block gives inside the stages, named as diffusers and transformers name the modules."""
     model = pipe.transformer
@@ -291,6 +306,7 @@ def make(name):
         vae_cases(writer, pipes, dtype)
         if dtype == "f32":
             trace_cases(writer, pipe, dtype)
+            tiled_case(writer, pipe, dtype)
         image_cases(writer, pipes, dtype, cases.IMAGES[name][dtype])
     writer.close()
 

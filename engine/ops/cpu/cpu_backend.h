@@ -6,7 +6,7 @@ namespace flux::cpu {
 
 /// The ops on the host. Each member is in the file named after it; matrix products and
 /// convolutions are oneDNN's (onednn.h), the rest are loops that the compiler vectorises.
-class CpuBackend final : public Backend {
+class CpuBackend : public Backend {
  public:
   Device device() const override;
   std::shared_ptr<std::byte> allocate(size_t bytes) const override;

@@ -1,5 +1,7 @@
 #include "ops/cpu/onednn.h"
 
+#include <sys/mman.h>
+
 #include <array>
 #include <atomic>
 #include <dnnl.hpp>
@@ -39,6 +41,21 @@ std::string describe(const ProductShape& shape) {
 std::string describe(const ConvolutionShape& shape) {
   return fmt::format("{} convolution {}x{} of {} to {} channels, kernel {}", name_of(shape.dtype),
                      shape.height, shape.width, shape.in, shape.out, shape.kernel);
+}
+
+/// oneDNN does not survive that it gets no memory for a kernel's code. Where there is little left,
+/// an Error comes instead.
+template <typename Shape>
+void check_headroom(const Shape& shape) {
+  constexpr size_t kHeadroom = size_t{32} << 20;
+  void* probe = ::mmap(nullptr, kHeadroom, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  check(
+      probe != MAP_FAILED, ErrorCode::kUnavailable,
+      "out of memory on cpu: fewer than {} bytes are left to make the kernel of a {}; draw smaller "
+      "or fewer images",
+      kHeadroom, describe(shape));
+  ::munmap(probe, kHeadroom);
 }
 
 /// Runs f, with what oneDNN throws turned into an Error that names `shape`.
@@ -104,6 +121,7 @@ template <typename Primitive, typename Shape>
 class CompiledTile final : public TileKernel {
  public:
   explicit CompiledTile(const Shape& shape) : shape_(shape) {
+    check_headroom(shape);
     translated(shape, [&] {
       const SingleThreadScope single;
       const auto description = compile(shape, packed_layout(shape));
@@ -205,6 +223,7 @@ class ReorderPacker final : public WeightPacker {
  public:
   ReorderPacker(const Shape& shape, memory::format_tag plain_tag)
       : shape_(shape), plain_(weights_as(shape, plain_tag)) {
+    check_headroom(shape);
     translated(shape, [&] {
       const SingleThreadScope single;
       packed_ = packed_layout(shape);

@@ -1,0 +1,123 @@
+#include "models/vae_tiling.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "support/error.h"
+#include "support/log.h"
+
+namespace flux {
+namespace {
+
+/// In latent pixels. A fraction of 1 / kOverlapPart of a tile overlaps the one before.
+struct Tiles {
+  static constexpr int64_t kOverlapPart = 4;
+
+  explicit Tiles(const VaeConfig& config)
+      : factor(config.scale_factor()),
+        side(std::max<int64_t>(1, config.sample_size / factor / kOverlapPart) * kOverlapPart),
+        step(side - side / kOverlapPart) {}
+
+  bool are_many(const Tensor& latents) const {
+    return latents.size(1) > side || latents.size(2) > side;
+  }
+
+  int64_t factor;
+  int64_t side;
+  int64_t step;  // between the beginnings of tiles
+};
+
+/// Rows of a [channels, h, w] tensor in host memory.
+float* line(const Tensor& image, int64_t channel, int64_t y) {
+  return image.data<float>() + channel * image.stride(0) + y * image.stride(1);
+}
+
+/// The part of a host tensor [channels, h, w], contiguous.
+Tensor cut(const Tensor& from, int64_t y, int64_t x, int64_t height, int64_t width) {
+  const int64_t channels = from.size(0);
+  const Tensor part = Tensor::allocate({channels, height, width}, from.dtype());
+  for (int64_t i = 0; i < channels * height; ++i) {
+    const Tensor row = from[i / height][y + i % height].slice(0, x, x + width);
+    std::memcpy(part[i / height][i % height].raw(), row.raw(), static_cast<size_t>(row.bytes()));
+  }
+  return part;
+}
+
+/// diffusers' blend_v: the last rows of the tile above fade into the first ones of `tile`.
+void blend_with_above(const Tensor& above, const Tensor& tile, int64_t overlap) {
+  const int64_t rows = std::min({above.size(1), tile.size(1), overlap});
+  for (int64_t i = 0; i < tile.size(0) * rows; ++i) {
+    const int64_t y = i % rows;
+    const float weight = static_cast<float>(y) / static_cast<float>(rows);
+    const float* from = line(above, i / rows, above.size(1) - rows + y);
+    float* to = line(tile, i / rows, y);
+    for (int64_t x = 0; x < tile.size(2); ++x) to[x] = from[x] * (1.0f - weight) + to[x] * weight;
+  }
+}
+
+/// diffusers' blend_h: likewise the last columns of the tile on the left.
+void blend_with_left(const Tensor& left, const Tensor& tile, int64_t overlap) {
+  const int64_t columns = std::min({left.size(2), tile.size(2), overlap});
+  for (int64_t i = 0; i < tile.size(0) * tile.size(1); ++i) {
+    const float* from = line(left, i / tile.size(1), i % tile.size(1)) + left.size(2) - columns;
+    float* to = line(tile, i / tile.size(1), i % tile.size(1));
+    for (int64_t x = 0; x < columns; ++x) {
+      const float weight = static_cast<float>(x) / static_cast<float>(columns);
+      to[x] = from[x] * (1.0f - weight) + to[x] * weight;
+    }
+  }
+}
+
+/// The part of a tile that no later one changes becomes the picture's part at (y, x).
+void place(const Tensor& tile, int64_t y, int64_t x, int64_t limit, const Tensor& image) {
+  const int64_t height = std::min(tile.size(1), limit);
+  const int64_t width = std::min(tile.size(2), limit);
+  for (int64_t i = 0; i < tile.size(0) * height; ++i) {
+    std::memcpy(line(image, i / height, y + i % height) + x, line(tile, i / height, i % height),
+                static_cast<size_t>(width) * sizeof(float));
+  }
+}
+
+}  // namespace
+
+void decode_in_tiles(Context& ctx, const VaeDecoder& vae, const Tensor& latents,
+                     const Tensor& out) {
+  const Tiles tiles(vae.config());
+  const Tensor source = to_host(ctx, latents);
+  const Tensor image = out.device().is_cpu() ? out : Tensor::allocate(out.shape(), DType::kF32);
+  const int64_t height = latents.size(1);
+  const int64_t width = latents.size(2);
+  const int64_t overlap = (tiles.side - tiles.step) * tiles.factor;
+  std::vector<Tensor> above;
+  for (int64_t y = 0; y < height; y += tiles.step) {
+    std::vector<Tensor> row;
+    for (int64_t x = 0; x < width; x += tiles.step) {
+      const Tensor part =
+          cut(source, y, x, std::min(tiles.side, height - y), std::min(tiles.side, width - x));
+      const Tensor tile = Tensor::allocate(
+          {out.size(0), part.size(1) * tiles.factor, part.size(2) * tiles.factor}, DType::kF32);
+      vae.forward(ctx, part, tile);
+      if (!above.empty()) blend_with_above(above[row.size()], tile, overlap);
+      if (!row.empty()) blend_with_left(row.back(), tile, overlap);
+      place(tile, y * tiles.factor, x * tiles.factor, tiles.step * tiles.factor, image);
+      row.push_back(tile);
+    }
+    above = std::move(row);
+  }
+  copy(ctx, image, out);
+}
+
+void decode_within_memory(Context& ctx, const VaeDecoder& vae, const Tensor& latents,
+                          const Tensor& out) {
+  const Tiles tiles(vae.config());
+  try {
+    return vae.forward(ctx, latents, out);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kUnavailable || !tiles.are_many(latents)) throw;
+    log_warning("{}x{} pixels are decoded in tiles of {}x{}, with faint seams: {}", out.size(1),
+                out.size(2), tiles.side * tiles.factor, tiles.side * tiles.factor, error.what());
+  }
+  decode_in_tiles(ctx, vae, latents, out);
+}
+
+}  // namespace flux
