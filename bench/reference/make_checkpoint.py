@@ -91,6 +91,16 @@ def make_image_models() -> dict:
     }
 
 
+def save_frame(directory: pathlib.Path, tokenizers: pathlib.Path, dynamic_shift: bool) -> None:
+    """What a checkpoint has beside its models."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=dynamic_shift)
+    scheduler.save_pretrained(directory / "scheduler")
+    for name in ("tokenizer", "tokenizer_2"):
+        shutil.copytree(tokenizers / name, directory / name)
+    index = {"_class_name": "FluxPipeline", "_diffusers_version": "0.42.1"} | COMPONENTS
+    (directory / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokenizers", type=pathlib.Path, required=True)
@@ -103,13 +113,7 @@ def main() -> None:
     beside.mkdir(parents=True)
     for name, model in (make_text_encoders(args.tokenizers) | make_image_models()).items():
         model.to(torch.bfloat16).save_pretrained(beside / name)
-    FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True).save_pretrained(
-        beside / "scheduler"
-    )
-    for name in ("tokenizer", "tokenizer_2"):
-        shutil.copytree(args.tokenizers / name, beside / name)
-    index = {"_class_name": "FluxPipeline", "_diffusers_version": "0.42.1"} | COMPONENTS
-    (beside / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    save_frame(beside, args.tokenizers, dynamic_shift=True)
     beside.rename(args.output)
 
 

@@ -7,11 +7,10 @@ there is one. The tokenizers come from the demo checkpoint. --schnell leaves the
 import argparse
 import json
 import pathlib
-import shutil
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
-from make_checkpoint import COMPONENTS
+from diffusers import AutoencoderKL, FluxTransformer2DModel
+from make_checkpoint import save_frame
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
@@ -110,12 +109,7 @@ def main() -> None:
             model.config.save_pretrained(args.output / name)
         else:
             model.save_config(args.output / name)
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=not args.schnell)
-    scheduler.save_pretrained(args.output / "scheduler")
-    for name in ("tokenizer", "tokenizer_2"):
-        shutil.copytree(args.tokenizers / name, args.output / name)
-    index = {"_class_name": "FluxPipeline", "_diffusers_version": "0.42.1"} | COMPONENTS
-    (args.output / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    save_frame(args.output, args.tokenizers, dynamic_shift=not args.schnell)
 
 
 if __name__ == "__main__":

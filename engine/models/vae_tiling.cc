@@ -1,7 +1,6 @@
 #include "models/vae_tiling.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "support/error.h"
 #include "support/log.h"
@@ -32,15 +31,11 @@ float* line(const Tensor& image, int64_t channel, int64_t y) {
   return image.data<float>() + channel * image.stride(0) + y * image.stride(1);
 }
 
-/// The part of a host tensor [channels, h, w], contiguous.
-Tensor cut(const Tensor& from, int64_t y, int64_t x, int64_t height, int64_t width) {
-  const int64_t channels = from.size(0);
-  const Tensor part = Tensor::allocate({channels, height, width}, from.dtype());
-  for (int64_t i = 0; i < channels * height; ++i) {
-    const Tensor row = from[i / height][y + i % height].slice(0, x, x + width);
-    std::memcpy(part[i / height][i % height].raw(), row.raw(), static_cast<size_t>(row.bytes()));
-  }
-  return part;
+/// The part of a [channels, h, w] tensor that begins at (y, x) and ends at the tensor's edge at the
+/// latest.
+Tensor part_of(const Tensor& image, int64_t y, int64_t x, int64_t height, int64_t width) {
+  return image.slice(1, y, std::min(y + height, image.size(1)))
+      .slice(2, x, std::min(x + width, image.size(2)));
 }
 
 /// diffusers' blend_v: the last rows of the tile above fade into the first ones of `tile`.
@@ -68,16 +63,6 @@ void blend_with_left(const Tensor& left, const Tensor& tile, int64_t overlap) {
   }
 }
 
-/// The part of a tile that no later one changes becomes the picture's part at (y, x).
-void place(const Tensor& tile, int64_t y, int64_t x, int64_t limit, const Tensor& image) {
-  const int64_t height = std::min(tile.size(1), limit);
-  const int64_t width = std::min(tile.size(2), limit);
-  for (int64_t i = 0; i < tile.size(0) * height; ++i) {
-    std::memcpy(line(image, i / height, y + i % height) + x, line(tile, i / height, i % height),
-                static_cast<size_t>(width) * sizeof(float));
-  }
-}
-
 }  // namespace
 
 void decode_in_tiles(Context& ctx, const VaeDecoder& vae, const Tensor& latents,
@@ -88,18 +73,19 @@ void decode_in_tiles(Context& ctx, const VaeDecoder& vae, const Tensor& latents,
   const int64_t height = latents.size(1);
   const int64_t width = latents.size(2);
   const int64_t overlap = (tiles.side - tiles.step) * tiles.factor;
+  const int64_t limit = tiles.step * tiles.factor;
   std::vector<Tensor> above;
   for (int64_t y = 0; y < height; y += tiles.step) {
     std::vector<Tensor> row;
     for (int64_t x = 0; x < width; x += tiles.step) {
-      const Tensor part =
-          cut(source, y, x, std::min(tiles.side, height - y), std::min(tiles.side, width - x));
+      const Tensor part = to_dtype(part_of(source, y, x, tiles.side, tiles.side), source.dtype());
       const Tensor tile = Tensor::allocate(
           {out.size(0), part.size(1) * tiles.factor, part.size(2) * tiles.factor}, DType::kF32);
       vae.forward(ctx, part, tile);
       if (!above.empty()) blend_with_above(above[row.size()], tile, overlap);
       if (!row.empty()) blend_with_left(row.back(), tile, overlap);
-      place(tile, y * tiles.factor, x * tiles.factor, tiles.step * tiles.factor, image);
+      const Tensor final = part_of(tile, 0, 0, limit, limit);  // no later tile changes it
+      copy_convert(final, part_of(image, y * tiles.factor, x * tiles.factor, limit, limit));
       row.push_back(tile);
     }
     above = std::move(row);

@@ -62,16 +62,16 @@ class WinogradConv2d final : public PackedConv2d {
   std::vector<const void*> expand(Context& ctx) const override {
     const int64_t panels = (out + kernels_.columns - 1) / kernels_.columns;
     const int64_t taps = kernels_.tap_elements(in, kernels_.columns);
-    const Tensor expanded = ctx.workspace().allocate(
-        {panels, kernels_.kernel_floats(in, kernels_.columns)}, DType::kF32);
+    const Tensor expanded =
+        ctx.workspace().allocate({panels, kernels_.panel_floats(in)}, DType::kF32);
     parallel_for(ctx.threads(), panels, [&](int64_t i) {
       float* to = row<float>(expanded, i);
       if (stored == DType::kBF16) {
         const auto* from = reinterpret_cast<const BFloat16*>(memory.raw()) + i * taps;
-        kernels_.transform_bf16(from, in, kernels_.columns, to);
+        kernels_.transform_bf16(from, in, to);
       } else {
         const auto* from = reinterpret_cast<const float*>(memory.raw()) + i * taps;
-        kernels_.transform_f32(from, in, kernels_.columns, to);
+        kernels_.transform_f32(from, in, to);
       }
     });
     std::vector<const void*> addresses;

@@ -1,14 +1,51 @@
 #pragma once
 
+#include <cstdint>
+#include <memory>
+
 #include "ops/cpu/tile_kernel.h"
+#include "tensor/dtype.h"
 
 /// All that the engine uses of oneDNN: tiles of matrix products and of convolutions.
 /// Failures are Error: kUnavailable when memory ran out, else kInternal.
 namespace flux::cpu {
 
+/// sums[rows, columns] = x[rows, depth] W[depth, columns]; all row-major and contiguous.
+struct ProductShape {
+  DType dtype = DType::kF32;  // kF32 or kBF16, of x and W; sums are f32
+  int64_t rows = 0;
+  int64_t depth = 0;
+  int64_t columns = 0;
+
+  friend bool operator==(const ProductShape&, const ProductShape&) = default;
+};
+
+/// sums[height, width, out] from x[height + kernel - 1, width + kernel - 1, in] (its border
+/// included), channels last.
+struct ConvolutionShape {
+  DType dtype = DType::kF32;
+  int64_t height = 0;
+  int64_t width = 0;
+  int64_t in = 0;
+  int64_t out = 0;
+  int64_t kernel = 0;
+
+  friend bool operator==(const ConvolutionShape&, const ConvolutionShape&) = default;
+};
+
 /// Compiles a kernel, which takes about a millisecond, or finds it in a process-wide cache.
 std::shared_ptr<const TileKernel> tile_kernel(const ProductShape& shape);
 std::shared_ptr<const TileKernel> tile_kernel(const ConvolutionShape& shape);
+
+/// Brings weights into the layout that the kernels of a shape take.
+class WeightPacker {
+ public:
+  virtual ~WeightPacker() = default;
+  /// Bytes of the packed weights, padding included.
+  virtual int64_t packed_bytes() const = 0;
+  /// plain and packed both have the shape's dtype.
+  virtual void pack(const void* plain, void* packed) const = 0;
+};
 
 /// Plain weights are [columns, depth], as checkpoints have them. `rows` does not matter.
 std::unique_ptr<WeightPacker> weight_packer(const ProductShape& shape);

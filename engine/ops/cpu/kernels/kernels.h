@@ -118,13 +118,14 @@ struct WinogradKernels {
   int64_t tile_height;
   int64_t columns;
   int64_t (*tap_elements)(int64_t in, int64_t out);
-  int64_t (*kernel_floats)(int64_t in, int64_t out);
+  int64_t (*panel_floats)(int64_t in);  // of one panel, transformed
   int64_t (*scratch_floats)(int64_t in);
   /// plain: [out, in, 3, 3].
   void (*pack_f32)(const float* plain, int64_t in, int64_t out, float* taps);
   void (*pack_bf16)(const BFloat16* plain, int64_t in, int64_t out, BFloat16* taps);
-  void (*transform_f32)(const float* taps, int64_t in, int64_t out, float* kernels);
-  void (*transform_bf16)(const BFloat16* taps, int64_t in, int64_t out, float* kernels);
+  /// One panel.
+  void (*transform_f32)(const float* taps, int64_t in, float* kernels);
+  void (*transform_bf16)(const BFloat16* taps, int64_t in, float* kernels);
   void (*run)(const WinogradTile& tile);
 };
 

@@ -39,8 +39,8 @@ int64_t block_channels(int64_t in, int64_t begin) {
 /// Taps: [panels of kColumns output channels][kTaps][in][kColumns]; columns past the last are zero.
 int64_t tap_elements(int64_t in, int64_t out) { return panels(out) * kTaps * in * kColumns; }
 
-/// Transformed: [panels][kPositions][in][kColumns].
-int64_t kernel_floats(int64_t in, int64_t out) { return panels(out) * kPositions * in * kColumns; }
+/// A panel transformed: [kPositions][in][kColumns].
+int64_t panel_floats(int64_t in) { return kPositions * in * kColumns; }
 
 /// Of a tile. Transformed input: [blocks of kDepth channels][kPositions][kPatches][kPatchStride];
 /// then the products of a group: [kPositions][kPatches][kGroup].
@@ -96,14 +96,10 @@ FLUX_INLINE void transform_kernel(const T* taps, int64_t tap_stride, float* to,
 }
 
 template <typename T>
-void transform_kernels(const T* taps, int64_t in, int64_t out, float* kernels) {
+void transform_panel(const T* taps, int64_t in, float* kernels) {
   const int64_t plane = in * kColumns;
-  for (int64_t panel = 0; panel < panels(out); ++panel) {
-    for (int64_t i = 0; i < plane; i += kLanes) {
-      transform_kernel(taps + i, plane, kernels + i, plane);
-    }
-    taps += kTaps * plane;
-    kernels += kPositions * plane;
+  for (int64_t i = 0; i < plane; i += kLanes) {
+    transform_kernel(taps + i, plane, kernels + i, plane);
   }
 }
 
@@ -232,7 +228,7 @@ void run_tile(const WinogradTile& tile) {
     const int64_t channels = tile.out - begin < kGroup ? tile.out - begin : kGroup;
     for (int64_t column = 0; column < channels; column += kColumns) {
       multiply<kDoubled>(tile, panel, products + column);
-      panel += kPositions * tile.in * kColumns;
+      panel += panel_floats(tile.in);
     }
     for (int64_t patch = 0; patch < kPatches; ++patch) {
       const int64_t y = patch / kPatchesAcross * kPatch;
@@ -257,12 +253,12 @@ WinogradKernels winograd_kernels() {
   return {kTileHeight,
           kColumns,
           tap_elements,
-          kernel_floats,
+          panel_floats,
           scratch_floats,
           pack<float>,
           pack<BFloat16>,
-          transform_kernels<float>,
-          transform_kernels<BFloat16>,
+          transform_panel<float>,
+          transform_panel<BFloat16>,
           run};
 }
 
