@@ -16,6 +16,9 @@ import unittest
 
 from harness import DEV, CliTest, add_cases, command, environment, run
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
+from served import free_ports  # noqa: E402
+
 # Listens on the HTTP port and answers like a server that is ready. What it does is in $BEHAVIOUR.
 STAND_IN = '''\
 #!{python}
@@ -89,16 +92,6 @@ address = (options["http-address"], int(options["http-port"]))
 http.server.HTTPServer(address, Handler).serve_forever()
 '''
 TIMEOUT = 30
-
-
-def free_ports(count: int) -> list:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def is_alive(process: int) -> bool:
