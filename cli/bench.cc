@@ -140,6 +140,7 @@ nlohmann::json report_json(const BenchReport& report, const Session& session,
           {"height", params.height},
           {"width", params.width},
           {"steps", params.num_inference_steps},
+          {"images", params.num_images_per_prompt},
           {"max_sequence_length", params.max_sequence_length},
           {"runs", options.runs},
           {"warmup", options.warmup},
@@ -167,7 +168,11 @@ std::string report_text(const BenchReport& report, const Session& session,
   for (const Measurement& stage : report.stages) {
     text += line_of(stage, fmt::format("{:.1f} %", 100 * report.share(stage)));
   }
-  text += line_of(report.image, "");
+  Measurement image = report.image;
+  if (params.num_images_per_prompt > 1) {
+    image.name = fmt::format("{} whole images", params.num_images_per_prompt);
+  }
+  text += line_of(image, "");
   text += fmt::format("load {:.2f} s, weights {}, peak memory {}\n", report.load_seconds,
                       format_bytes(report.weight_bytes), format_bytes(report.peak_bytes));
   return text;
@@ -225,6 +230,12 @@ void add_bench(CLI::App& app, Action& run) {
                    "T5 tokens [default: 512 with guidance embeddings, else 256]")
       ->transform(whole_number())
       ->type_name("N");
+  command
+      ->add_option("--images", options->request.num_images_per_prompt,
+                   "pictures that are drawn at once; whole image then means all of them")
+      ->transform(whole_number())
+      ->type_name("N")
+      ->capture_default_str();
   command->add_option("--runs", options->runs, "timed runs")
       ->transform(whole_number())
       ->type_name("N")

@@ -33,10 +33,7 @@ class BindingBackend final : public Backend {
     return std::make_shared<NoWeights>();
   }
 
-  void linear(Context&, const Tensor&, const LinearWeights&, const Epilogue&,
-              const Tensor&) override {
-    refuse();
-  }
+  void linear(Context&, std::span<const LinearPart>) override { refuse(); }
   void conv2d(Context&, const Tensor&, const Conv2dWeights&, const Tensor&,
               const Tensor&) override {
     refuse();
@@ -48,8 +45,7 @@ class BindingBackend final : public Backend {
   void rms_norm_rope(Context&, const Tensor&, const Tensor&, float, const RopeTable&) override {
     refuse();
   }
-  void attention(Context&, const Tensor&, const Tensor&, const Tensor&, const AttentionOptions&,
-                 const Tensor&) override {
+  void attention(Context&, std::span<const AttentionPart>, const AttentionOptions&) override {
     refuse();
   }
   void group_norm(Context&, const Tensor&, const GroupNormParams&, const Tensor&) override {

@@ -189,6 +189,7 @@ class DitModel final : public StageModel {
     const std::vector<double> timesteps = read_timesteps(request);
     const std::vector<double> guidance = read_guidance(request);
     const Tensor noise_pred = request.output("noise_pred", dtype, hidden.shape());
+    std::vector<TransformerInput> inputs;
     for (int64_t row = 0; row < request.rows(); ++row) {
       const auto at = static_cast<size_t>(row);
       TransformerInput input;
@@ -200,8 +201,9 @@ class DitModel final : public StageModel {
       input.img_ids = img_ids[row];
       input.txt_ids = txt_ids[row];
       input.noise_pred = noise_pred[row];
-      model_->forward(ctx, input);
+      inputs.push_back(input);
     }
+    model_->forward(ctx, inputs);
   }
 
  private:

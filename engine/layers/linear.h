@@ -25,6 +25,10 @@ class Linear {
                   const Epilogue& epilogue = {}) const {
     linear(ctx, x, weights_, epilogue, out);
   }
+  /// Its share of a linear over several parts; see ops linear().
+  LinearPart part(const Tensor& x, const Tensor& out, const Epilogue& epilogue = {}) const {
+    return {x, &weights_, epilogue, out};
+  }
   int64_t out_features() const { return weights_.out_features; }
   int64_t bytes() const { return weights_.packed ? weights_.packed->bytes() : 0; }
 

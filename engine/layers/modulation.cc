@@ -16,18 +16,41 @@ void Modulation::make(Context& ctx, const Tensor& rows, const Tensor& out) const
   cast(ctx, rounded, out.reshape(flat));
 }
 
-Tensor Modulation::operator()(Context& ctx, const Conditioning& conditioning) const {
-  if (conditioning.kept == nullptr) {
-    const Tensor result = ctx.workspace().allocate({1, chunks_, features_}, DType::kF32);
-    make(ctx, conditioning.rows.slice(0, conditioning.step, conditioning.step + 1), result);
-    return result[0];
-  }
+Tensor Modulation::kept(Context& ctx, const Conditioning& conditioning) const {
   Tensor& all = (*conditioning.kept)[this];
   if (!all.defined()) {
     all = new_tensor(ctx, {conditioning.rows.size(0), chunks_, features_}, DType::kF32);
     make(ctx, conditioning.rows, all);
   }
   return all[conditioning.step];
+}
+
+std::vector<Tensor> Modulation::operator()(
+    Context& ctx, std::span<const Conditioning* const> conditionings) const {
+  std::vector<Tensor> result(conditionings.size());
+  std::vector<size_t> missing;
+  for (size_t i = 0; i < conditionings.size(); ++i) {
+    if (conditionings[i]->kept == nullptr) {
+      missing.push_back(i);
+    } else {
+      result[i] = kept(ctx, *conditionings[i]);
+    }
+  }
+  if (missing.empty()) return result;
+  const auto count = std::ssize(missing);
+  const auto row_of = [&](int64_t i) {
+    const Conditioning& from = *conditionings[missing[static_cast<size_t>(i)]];
+    return from.rows.slice(0, from.step, from.step + 1);
+  };
+  const Tensor made = ctx.workspace().allocate({count, chunks_, features_}, DType::kF32);
+  Tensor rows = row_of(0);
+  if (count > 1) {
+    rows = ctx.workspace().allocate({count, features_}, rows.dtype());
+    for (int64_t i = 0; i < count; ++i) copy(ctx, row_of(i), rows.slice(0, i, i + 1));
+  }
+  make(ctx, rows, made);
+  for (int64_t i = 0; i < count; ++i) result[missing[static_cast<size_t>(i)]] = made[i];
+  return result;
 }
 
 }  // namespace flux

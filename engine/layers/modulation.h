@@ -1,6 +1,8 @@
 #pragma once
 
 #include <map>
+#include <span>
+#include <vector>
 
 #include "layers/linear.h"
 
@@ -26,11 +28,15 @@ class Modulation {
   /// Takes `scope`.weight ([chunks x features, features]) and `scope`.bias.
   Modulation(Context& ctx, const WeightScope& scope, int64_t features, int64_t chunks, DType dtype);
 
-  /// Returns [chunks, features], f32, of the step in use: kept, or in the workspace of `ctx`.
-  Tensor operator()(Context& ctx, const Conditioning& conditioning) const;
+  /// Returns [chunks, features], f32, of the step in use of each: kept, or in the workspace of
+  /// `ctx`, where all are made at once.
+  std::vector<Tensor> operator()(Context& ctx,
+                                 std::span<const Conditioning* const> conditionings) const;
   int64_t bytes() const { return linear_.bytes(); }
 
  private:
+  /// [chunks, features] of the step in use of what is kept, made where it is not there yet.
+  Tensor kept(Context& ctx, const Conditioning& conditioning) const;
   /// rows: [n, features], T; out: [n, chunks, features], f32.
   void make(Context& ctx, const Tensor& rows, const Tensor& out) const;
 

@@ -1,16 +1,13 @@
 #include "models/dit_blocks.h"
 
 #include <cmath>
+#include <vector>
 
 namespace flux {
 namespace {
 
 constexpr float kNormEps = 1e-6f;
 constexpr int64_t kMlpRatio = 4;
-
-RopeTable rows_of(const RopeTable& rope, int64_t begin, int64_t end) {
-  return {rope.cos.slice(0, begin, end), rope.sin.slice(0, begin, end)};
-}
 
 /// LayerNorm without weights, then * (1 + scale) + shift.
 void modulated_norm(Context& ctx, const Tensor& x, const Tensor& shift, const Tensor& scale,
@@ -22,17 +19,38 @@ void modulated_norm(Context& ctx, const Tensor& x, const Tensor& shift, const Te
   layer_norm(ctx, x, params, out);
 }
 
-/// The last rows attend to all. qkv: [tokens, 3 heads, head_dim]; out: [attending rows, inner_dim],
-/// rows may be strided.
-void joint_attention(Context& ctx, const TransformerConfig& config, const Tensor& qkv,
-                     const Tensor& out) {
+/// A sequence's attention, in which its last rows attend to all. qkv: [tokens, 3 heads, head_dim];
+/// out: [attending rows, inner_dim], rows may be strided.
+AttentionPart joint_attention(const TransformerConfig& config, const Tensor& qkv,
+                              const Tensor& out) {
   const int64_t heads = config.num_attention_heads;
   const int64_t tokens = qkv.size(0);
-  const Tensor queries = qkv.slice(0, tokens - out.size(0), tokens).slice(1, 0, heads);
+  return {qkv.slice(0, tokens - out.size(0), tokens).slice(1, 0, heads),
+          qkv.slice(1, heads, 2 * heads), qkv.slice(1, 2 * heads, 3 * heads),
+          out.split_last(heads, config.attention_head_dim)};
+}
+
+AttentionOptions attention_options(const TransformerConfig& config) {
   AttentionOptions options;
   options.scale = 1.0f / std::sqrt(static_cast<float>(config.attention_head_dim));
-  attention(ctx, queries, qkv.slice(1, heads, 2 * heads), qkv.slice(1, 2 * heads, 3 * heads),
-            options, out.split_last(heads, config.attention_head_dim));
+  return options;
+}
+
+Epilogue gelu() { return {.activation = Activation::kGeluTanh, .gate = {}, .residual = {}}; }
+
+/// hidden += gate * result.
+Epilogue gated(const Tensor& gate, const Tensor& hidden) {
+  return {.activation = Activation::kNone, .gate = gate, .residual = hidden};
+}
+
+/// The modulations of all sequences, each [chunks, inner_dim].
+std::vector<Tensor> make_modulations(Context& ctx, const Modulation& modulation,
+                                     const JointBatch& batch) {
+  std::vector<const Conditioning*> conditionings;
+  for (const JointSequence& sequence : batch.sequences) {
+    conditionings.push_back(&sequence.conditioning);
+  }
+  return modulation(ctx, conditionings);
 }
 
 }  // namespace
@@ -44,10 +62,12 @@ QkvProjection::QkvProjection(Context& ctx, const WeightScope& attn, const Transf
       norm_q(ctx, attn / norms[0], config.attention_head_dim, kNormEps),
       norm_k(ctx, attn / norms[1], config.attention_head_dim, kNormEps) {}
 
-void QkvProjection::operator()(Context& ctx, const Tensor& x, const RopeTable& rope,
-                               const Tensor& out) const {
+LinearPart QkvProjection::part(const Tensor& x, const Tensor& out) const {
+  return linear.part(x, out.reshape({out.size(0), out.size(1) * out.size(2)}));
+}
+
+void QkvProjection::rotate(Context& ctx, const RopeTable& rope, const Tensor& out) const {
   const int64_t heads = out.size(1) / 3;
-  linear(ctx, x, out.reshape({out.size(0), out.size(1) * out.size(2)}));
   rms_norm_rope(ctx, out.slice(1, 0, heads), norm_q.weight(), norm_q.eps(), rope);
   rms_norm_rope(ctx, out.slice(1, heads, 2 * heads), norm_k.weight(), norm_k.eps(), rope);
 }
@@ -83,44 +103,71 @@ DoubleBlock::DoubleBlock(Context& ctx, const WeightScope& scope, const Transform
       text_(load_text_stream(ctx, scope, config, dtype)),
       image_(load_image_stream(ctx, scope, config, dtype)) {}
 
-void DoubleBlock::forward(Context& ctx, const JointSequence& sequence) const {
+/// One stream's rows of a sequence.
+struct DoubleBlock::Part {
+  const Stream& stream;
+  int64_t begin, end;
+  Tensor modulation;  // [6, inner_dim]
+
+  Tensor rows(const Tensor& all) const { return all.slice(0, begin, end); }
+  RopeTable rows(const RopeTable& all) const { return {rows(all.cos), rows(all.sin)}; }
+};
+
+std::vector<DoubleBlock::Part> DoubleBlock::make_parts(Context& ctx,
+                                                       const JointBatch& batch) const {
+  const std::vector<Tensor> text = make_modulations(ctx, text_.norm1, batch);
+  const std::vector<Tensor> image = make_modulations(ctx, image_.norm1, batch);
+  std::vector<Part> parts;
+  for (size_t i = 0; i < batch.sequences.size(); ++i) {
+    const JointSequence& sequence = batch.sequences[i];
+    parts.push_back({text_, sequence.begin, sequence.image, text[i]});
+    parts.push_back({image_, sequence.image, sequence.end, image[i]});
+  }
+  return parts;
+}
+
+void DoubleBlock::forward(Context& ctx, const JointBatch& batch) const {
   const Workspace::Scope scope(ctx.workspace());
   Workspace& workspace = ctx.workspace();
-  const DType dtype = sequence.hidden.dtype();
-  const int64_t tokens = sequence.hidden.size(0);
+  const DType dtype = batch.hidden.dtype();
+  const int64_t tokens = batch.hidden.size(0);
   const int64_t dim = config_.inner_dim();
   const Tensor normed = workspace.allocate({tokens, dim}, dtype);
   const Tensor qkv = workspace.allocate(
       {tokens, 3 * config_.num_attention_heads, config_.attention_head_dim}, dtype);
   const Tensor mlp = workspace.allocate({tokens, kMlpRatio * dim}, dtype);
-
-  struct Part {
-    const Stream& stream;
-    int64_t begin, end;  // its rows of the sequence
-    Tensor modulation;   // [6, inner_dim]
+  const std::vector<Part> parts = make_parts(ctx, batch);
+  const auto norm_all = [&](int64_t shift, int64_t scale) {
+    for (const Part& part : parts) {
+      modulated_norm(ctx, part.rows(batch.hidden), part.modulation[shift], part.modulation[scale],
+                     part.rows(normed));
+    }
   };
-  Part parts[] = {{text_, 0, sequence.text_tokens, {}}, {image_, sequence.text_tokens, tokens, {}}};
-  for (Part& part : parts) {
-    const auto rows = [&](const Tensor& joint) { return joint.slice(0, part.begin, part.end); };
-    part.modulation = part.stream.norm1(ctx, sequence.conditioning);
-    modulated_norm(ctx, rows(sequence.hidden), part.modulation[0], part.modulation[1],
-                   rows(normed));
-    part.stream.qkv(ctx, rows(normed), rows_of(sequence.rope, part.begin, part.end), rows(qkv));
+  const auto linear_all = [&](const auto& part_of) {
+    std::vector<LinearPart> linears;
+    for (const Part& part : parts) linears.push_back(part_of(part));
+    linear(ctx, linears);
+  };
+
+  norm_all(0, 1);
+  linear_all([&](const Part& p) { return p.stream.qkv.part(p.rows(normed), p.rows(qkv)); });
+  for (const Part& p : parts) p.stream.qkv.rotate(ctx, p.rows(batch.rope), p.rows(qkv));
+  std::vector<AttentionPart> attentions;
+  for (const JointSequence& sequence : batch.sequences) {
+    attentions.push_back(joint_attention(config_, sequence.rows(qkv), sequence.rows(normed)));
   }
-  joint_attention(ctx, config_, qkv, normed);
-  for (const Part& part : parts) {
-    const auto rows = [&](const Tensor& joint) { return joint.slice(0, part.begin, part.end); };
-    const Tensor hidden = rows(sequence.hidden);
-    part.stream.to_out(
-        ctx, rows(normed), hidden,
-        {.activation = Activation::kNone, .gate = part.modulation[2], .residual = hidden});
-    modulated_norm(ctx, hidden, part.modulation[3], part.modulation[4], rows(normed));
-    part.stream.mlp_up(ctx, rows(normed), rows(mlp),
-                       {.activation = Activation::kGeluTanh, .gate = {}, .residual = {}});
-    part.stream.mlp_down(
-        ctx, rows(mlp), hidden,
-        {.activation = Activation::kNone, .gate = part.modulation[5], .residual = hidden});
-  }
+  attention(ctx, attentions, attention_options(config_));
+  linear_all([&](const Part& p) {
+    const Tensor hidden = p.rows(batch.hidden);
+    return p.stream.to_out.part(p.rows(normed), hidden, gated(p.modulation[2], hidden));
+  });
+  norm_all(3, 4);
+  linear_all(
+      [&](const Part& p) { return p.stream.mlp_up.part(p.rows(normed), p.rows(mlp), gelu()); });
+  linear_all([&](const Part& p) {
+    const Tensor hidden = p.rows(batch.hidden);
+    return p.stream.mlp_down.part(p.rows(mlp), hidden, gated(p.modulation[5], hidden));
+  });
 }
 
 int64_t DoubleBlock::bytes() const {
@@ -142,26 +189,42 @@ SingleBlock::SingleBlock(Context& ctx, const WeightScope& scope, const Transform
       proj_out_(ctx, scope / "proj_out", (1 + kMlpRatio) * config.inner_dim(), config.inner_dim(),
                 Bias::kYes, dtype) {}
 
-void SingleBlock::forward(Context& ctx, const JointSequence& sequence, int64_t first_row) const {
+void SingleBlock::forward(Context& ctx, const JointBatch& batch, Update update) const {
   const Workspace::Scope scope(ctx.workspace());
   Workspace& workspace = ctx.workspace();
-  const int64_t tokens = sequence.hidden.size(0);
+  const int64_t tokens = batch.hidden.size(0);
   const int64_t dim = config_.inner_dim();
-  const DType dtype = sequence.hidden.dtype();
-  const Tensor hidden = sequence.hidden.slice(0, first_row, tokens);
+  const DType dtype = batch.hidden.dtype();
   const Tensor normed = workspace.allocate({tokens, dim}, dtype);
   const Tensor qkv = workspace.allocate(
       {tokens, 3 * config_.num_attention_heads, config_.attention_head_dim}, dtype);
-  const Tensor joined = workspace.allocate({hidden.size(0), (1 + kMlpRatio) * dim}, dtype);
+  const Tensor joined = workspace.allocate({tokens, (1 + kMlpRatio) * dim}, dtype);
+  const Tensor attended = joined.slice(1, 0, dim);
+  const Tensor mlp = joined.slice(1, dim, (1 + kMlpRatio) * dim);
+  const std::vector<Tensor> modulations = make_modulations(ctx, norm_, batch);  // [3, inner_dim]
 
-  const Tensor modulation = norm_(ctx, sequence.conditioning);  // [3, inner_dim]
-  modulated_norm(ctx, sequence.hidden, modulation[0], modulation[1], normed);
-  qkv_(ctx, normed, sequence.rope, qkv);
-  joint_attention(ctx, config_, qkv, joined.slice(1, 0, dim));  // [attention | MLP]
-  proj_mlp_(ctx, normed.slice(0, first_row, tokens), joined.slice(1, dim, (1 + kMlpRatio) * dim),
-            {.activation = Activation::kGeluTanh, .gate = {}, .residual = {}});
-  proj_out_(ctx, joined, hidden,
-            {.activation = Activation::kNone, .gate = modulation[2], .residual = hidden});
+  std::vector<AttentionPart> attentions;
+  std::vector<LinearPart> ups;
+  std::vector<LinearPart> outs;
+  for (size_t i = 0; i < batch.sequences.size(); ++i) {
+    const JointSequence& sequence = batch.sequences[i];
+    const auto updated = [&](const Tensor& all) {
+      return update == Update::kAll ? sequence.rows(all) : sequence.image_rows(all);
+    };
+    const Tensor hidden = updated(batch.hidden);
+    modulated_norm(ctx, sequence.rows(batch.hidden), modulations[i][0], modulations[i][1],
+                   sequence.rows(normed));
+    attentions.push_back(joint_attention(config_, sequence.rows(qkv), updated(attended)));
+    ups.push_back(proj_mlp_.part(updated(normed), updated(mlp), gelu()));
+    outs.push_back(proj_out_.part(updated(joined), hidden, gated(modulations[i][2], hidden)));
+  }
+  if (update == Update::kAll) ups = {proj_mlp_.part(normed, mlp, gelu())};
+  const LinearPart projection = qkv_.part(normed, qkv);
+  linear(ctx, {&projection, 1});
+  qkv_.rotate(ctx, batch.rope, qkv);
+  attention(ctx, attentions, attention_options(config_));
+  linear(ctx, ups);
+  linear(ctx, outs);
 }
 
 int64_t SingleBlock::bytes() const {

@@ -7,13 +7,25 @@
 
 namespace flux {
 
-/// The joint sequence that blocks work on in place: text rows, then image rows, in one matrix, so
-/// that nothing is ever concatenated.
+/// One image's rows of a batch: text, then image.
 struct JointSequence {
-  Tensor hidden;              // [text + image tokens, inner_dim], T
-  int64_t text_tokens;        // the first rows
+  int64_t begin;
+  int64_t image;  // the first row of the image
+  int64_t end;
   Conditioning conditioning;  // [steps, inner_dim]: SiLU of the time, guidance and text embedding
-  RopeTable rope;             // [text + image tokens, head_dim / 2]
+
+  /// Its rows of a matrix that all rows of the batch share.
+  Tensor rows(const Tensor& all) const { return all.slice(0, begin, end); }
+  Tensor text_rows(const Tensor& all) const { return all.slice(0, begin, image); }
+  Tensor image_rows(const Tensor& all) const { return all.slice(0, image, end); }
+};
+
+/// What blocks work on in place: sequences that attend each to itself, one after the other in one
+/// matrix, so that nothing is ever concatenated.
+struct JointBatch {
+  Tensor hidden;  // [tokens, inner_dim], T
+  std::vector<JointSequence> sequences;
+  RopeTable rope;  // [tokens, head_dim / 2]
 };
 
 /// Queries, keys and values of one stream: a fused linear, and the norms of Q and K.
@@ -24,9 +36,10 @@ struct QkvProjection {
                 const std::vector<std::string_view>& linears,
                 const std::vector<std::string_view>& norms, DType dtype);
 
-  /// x: [rows, inner_dim] -> out: [rows, 3 heads, head_dim] as q | k | v, Q and K normalised and
-  /// rotated by the rows' angles.
-  void operator()(Context& ctx, const Tensor& x, const RopeTable& rope, const Tensor& out) const;
+  /// x: [rows, inner_dim] -> out: [rows, 3 heads, head_dim] as q | k | v.
+  LinearPart part(const Tensor& x, const Tensor& out) const;
+  /// Q and K of `out` normalised and rotated by the rows' angles, in place.
+  void rotate(Context& ctx, const RopeTable& rope, const Tensor& out) const;
   int64_t bytes() const { return linear.bytes(); }
 
   Linear linear;
@@ -39,10 +52,11 @@ class DoubleBlock {
  public:
   DoubleBlock(Context& ctx, const WeightScope& scope, const TransformerConfig& config, DType dtype);
 
-  void forward(Context& ctx, const JointSequence& sequence) const;
+  void forward(Context& ctx, const JointBatch& batch) const;
   int64_t bytes() const;
 
  private:
+  struct Part;
   struct Stream {
     Modulation norm1;  // shift, scale, gate of the attention; shift, scale, gate of the MLP
     QkvProjection qkv;
@@ -54,6 +68,8 @@ class DoubleBlock {
                                   const TransformerConfig& config, DType dtype);
   static Stream load_text_stream(Context& ctx, const WeightScope& scope,
                                  const TransformerConfig& config, DType dtype);
+  /// Text and image of each sequence, with their modulations in the workspace.
+  std::vector<Part> make_parts(Context& ctx, const JointBatch& batch) const;
 
   TransformerConfig config_;
   Stream text_;
@@ -65,9 +81,10 @@ class SingleBlock {
  public:
   SingleBlock(Context& ctx, const WeightScope& scope, const TransformerConfig& config, DType dtype);
 
-  /// Rows before `first_row` count as keys and values but are not brought up to date: after the
-  /// last block nobody reads the text.
-  void forward(Context& ctx, const JointSequence& sequence, int64_t first_row) const;
+  /// With kImage, the text counts as keys and values but is not brought up to date: after the last
+  /// block nobody reads it.
+  enum class Update { kAll, kImage };
+  void forward(Context& ctx, const JointBatch& batch, Update update) const;
   int64_t bytes() const;
 
  private:

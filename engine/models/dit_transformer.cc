@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "layers/rope.h"
+#include "ops/backend.h"
 #include "support/error.h"
 #include "support/log.h"
 
@@ -81,45 +82,99 @@ Conditioning DitTransformer::make_conditioning(Context& ctx, const TransformerIn
   return {rows, found - input.timesteps.begin(), &input.kept->modulations};
 }
 
-void DitTransformer::forward(Context& ctx, const TransformerInput& input) const {
-  check(input.guidance.has_value() == config_.guidance_embeds, ErrorCode::kInvalidArgument,
-        "guidance is {}, but the model has {}guidance embeddings",
-        input.guidance ? "given" : "missing", config_.guidance_embeds ? "" : "no ");
+JointBatch DitTransformer::embed(Context& ctx, std::span<const TransformerInput> rows) const {
+  JointBatch batch;
+  std::vector<Tensor> ids;
+  int64_t tokens = 0;
+  for (const TransformerInput& row : rows) {
+    check(row.guidance.has_value() == config_.guidance_embeds, ErrorCode::kInvalidArgument,
+          "guidance is {}, but the model has {}guidance embeddings",
+          row.guidance ? "given" : "missing", config_.guidance_embeds ? "" : "no ");
+    const int64_t image = tokens + row.encoder_hidden_states.size(0);
+    const int64_t end = image + row.hidden_states.size(0);
+    batch.sequences.push_back({tokens, image, end, make_conditioning(ctx, row)});
+    ids.push_back(row.txt_ids);
+    ids.push_back(row.img_ids);
+    tokens = end;
+  }
+  batch.hidden = ctx.workspace().allocate({tokens, config_.inner_dim()}, dtype_);
+  batch.rope = make_rope_table(ctx, ids, config_.axes_dims_rope);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const JointSequence& sequence = batch.sequences[i];
+    const Tensor text = sequence.text_rows(batch.hidden);
+    const Tensor image = sequence.image_rows(batch.hidden);
+    context_embedder_(ctx, to_workspace(ctx, rows[i].encoder_hidden_states), text);
+    x_embedder_(ctx, to_workspace(ctx, rows[i].hidden_states), image);
+    ctx.trace("context_embedder", text);
+    ctx.trace("x_embedder", image);
+  }
+  return batch;
+}
+
+void DitTransformer::predict(Context& ctx, const JointBatch& batch,
+                             std::span<const TransformerInput> rows) const {
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const Workspace::Scope scope(ctx.workspace());
+    const Conditioning* const conditioning = &batch.sequences[i].conditioning;
+    const Tensor modulation = norm_out_(ctx, {&conditioning, 1})[0];
+    const Tensor image = batch.sequences[i].image_rows(batch.hidden);
+    LayerNormParams params;
+    params.scale = modulation[0];
+    params.shift = modulation[1];
+    layer_norm(ctx, image, params, image);
+    ctx.trace("norm_out", image);
+    const Tensor noise_pred = result_for(ctx, rows[i].noise_pred);
+    proj_out_(ctx, image, noise_pred);
+    copy(ctx, noise_pred, rows[i].noise_pred);
+  }
+}
+
+void DitTransformer::forward_together(Context& ctx, std::span<const TransformerInput> rows) const {
   const Workspace::Scope scope(ctx.workspace());
-  const int64_t text_tokens = input.encoder_hidden_states.size(0);
-  const int64_t tokens = text_tokens + input.hidden_states.size(0);
-  const Tensor hidden = ctx.workspace().allocate({tokens, config_.inner_dim()}, dtype_);
-  const Tensor text = hidden.slice(0, 0, text_tokens);
-  const Tensor image = hidden.slice(0, text_tokens, tokens);
-  const JointSequence sequence{
-      hidden, text_tokens, make_conditioning(ctx, input),
-      make_rope_table(ctx, {input.txt_ids, input.img_ids}, config_.axes_dims_rope)};
-  context_embedder_(ctx, to_workspace(ctx, input.encoder_hidden_states), text);
-  x_embedder_(ctx, to_workspace(ctx, input.hidden_states), image);
-  ctx.trace("context_embedder", text);
-  ctx.trace("x_embedder", image);
+  const JointBatch batch = embed(ctx, rows);
+  const auto trace = [&](const char* blocks, size_t index, bool text) {
+    for (const JointSequence& sequence : batch.sequences) {
+      if (text) ctx.trace(fmt::format("{}.{}.0", blocks, index), sequence.text_rows(batch.hidden));
+      ctx.trace(fmt::format("{}.{}.1", blocks, index), sequence.image_rows(batch.hidden));
+    }
+  };
   for (size_t i = 0; i < transformer_blocks_.size(); ++i) {
     ctx.poll_cancel();
-    transformer_blocks_[i].forward(ctx, sequence);
-    ctx.trace(fmt::format("transformer_blocks.{}.0", i), text);
-    ctx.trace(fmt::format("transformer_blocks.{}.1", i), image);
+    transformer_blocks_[i].forward(ctx, batch);
+    trace("transformer_blocks", i, true);
   }
   for (size_t i = 0; i < single_transformer_blocks_.size(); ++i) {
     ctx.poll_cancel();
     const bool last = i + 1 == single_transformer_blocks_.size();
-    single_transformer_blocks_[i].forward(ctx, sequence, last ? text_tokens : 0);
-    if (!last) ctx.trace(fmt::format("single_transformer_blocks.{}.0", i), text);
-    ctx.trace(fmt::format("single_transformer_blocks.{}.1", i), image);
+    single_transformer_blocks_[i].forward(
+        ctx, batch, last ? SingleBlock::Update::kImage : SingleBlock::Update::kAll);
+    trace("single_transformer_blocks", i, !last);
   }
-  const Tensor modulation = norm_out_(ctx, sequence.conditioning);
-  LayerNormParams params;
-  params.scale = modulation[0];
-  params.shift = modulation[1];
-  layer_norm(ctx, image, params, image);
-  ctx.trace("norm_out", image);
-  const Tensor noise_pred = result_for(ctx, input.noise_pred);
-  proj_out_(ctx, image, noise_pred);
-  copy(ctx, noise_pred, input.noise_pred);
+  predict(ctx, batch, rows);
+}
+
+void DitTransformer::forward(Context& ctx, std::span<const TransformerInput> rows) const {
+  const int64_t most = ctx.backend().useful_tokens();
+  size_t limit = rows.size();  // of rows at once, less where memory is short
+  while (!rows.empty()) {
+    const auto tokens_of = [&](size_t i) {
+      return rows[i].hidden_states.size(0) + rows[i].encoder_hidden_states.size(0);
+    };
+    size_t count = 1;
+    int64_t tokens = tokens_of(0);
+    while (count < std::min(limit, rows.size()) && tokens + tokens_of(count) <= most) {
+      tokens += tokens_of(count++);
+    }
+    try {
+      forward_together(ctx, rows.first(count));
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kUnavailable || count == 1) throw;
+      limit = count / 2;
+      log_warning("{} rows of a step are computed {} at a time: {}", count, limit, error.what());
+      continue;
+    }
+    rows = rows.subspan(count);
+  }
 }
 
 int64_t DitTransformer::weight_bytes() const {

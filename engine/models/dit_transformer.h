@@ -42,8 +42,10 @@ class DitTransformer {
   DitTransformer(Context& ctx, const TransformerConfig& config, const WeightFiles& files,
                  DType dtype);
 
-  /// One denoising step of one image. Polls for cancellation between blocks.
-  void forward(Context& ctx, const TransformerInput& input) const;
+  /// One denoising step of each image. Where the device is busier with several at once they are
+  /// computed together, as far as its memory goes; a row's bits do not depend on that. Polls for
+  /// cancellation between blocks.
+  void forward(Context& ctx, std::span<const TransformerInput> rows) const;
 
   /// Bytes held for the weights.
   int64_t weight_bytes() const;
@@ -53,6 +55,11 @@ class DitTransformer {
   void embed_conditioning(Context& ctx, const TransformerInput& input, float timestep,
                           const Tensor& out) const;
   Conditioning make_conditioning(Context& ctx, const TransformerInput& input) const;
+  /// The batch, its rows embedded, in the workspace of `ctx`.
+  JointBatch embed(Context& ctx, std::span<const TransformerInput> rows) const;
+  /// The noise of a batch that has passed the blocks.
+  void predict(Context& ctx, const JointBatch& batch, std::span<const TransformerInput> rows) const;
+  void forward_together(Context& ctx, std::span<const TransformerInput> rows) const;
 
   TransformerConfig config_;
   DType dtype_;

@@ -19,6 +19,8 @@ class Backend {
   virtual std::unique_ptr<DeviceState> make_state() { return nullptr; }
   /// Whether activations and weights can be `dtype` here.
   virtual bool supports(DType dtype) const = 0;
+  /// Up to how many tokens several sequences gain from being computed together; 0: they never do.
+  virtual int64_t useful_tokens() const { return 0; }
 
   virtual std::shared_ptr<const PackedWeights> pack_linear(Context& ctx,
                                                            std::span<const Tensor> weights,
@@ -27,8 +29,7 @@ class Backend {
   virtual std::shared_ptr<const PackedWeights> pack_conv2d(Context& ctx, const Tensor& weight,
                                                            const Tensor& bias, DType dtype,
                                                            bool upsample) = 0;
-  virtual void linear(Context& ctx, const Tensor& x, const LinearWeights& weights,
-                      const Epilogue& epilogue, const Tensor& out) = 0;
+  virtual void linear(Context& ctx, std::span<const LinearPart> parts) = 0;
   virtual void conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& weights,
                       const Tensor& residual, const Tensor& out) = 0;
   virtual void layer_norm(Context& ctx, const Tensor& x, const LayerNormParams& params,
@@ -37,8 +38,8 @@ class Backend {
                         const Tensor& out) = 0;
   virtual void rms_norm_rope(Context& ctx, const Tensor& x, const Tensor& weight, float eps,
                              const RopeTable& rope) = 0;
-  virtual void attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
-                         const AttentionOptions& options, const Tensor& out) = 0;
+  virtual void attention(Context& ctx, std::span<const AttentionPart> parts,
+                         const AttentionOptions& options) = 0;
   virtual void group_norm(Context& ctx, const Tensor& x, const GroupNormParams& params,
                           const Tensor& out) = 0;
   virtual void activate(Context& ctx, const Tensor& x, Activation activation,

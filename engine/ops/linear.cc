@@ -35,6 +35,33 @@ void check_biases(std::span<const Tensor> weights, std::span<const Tensor> biase
   }
 }
 
+void check_part(const LinearPart& part) {
+  check(part.weights != nullptr && part.weights->packed != nullptr, ErrorCode::kInternal,
+        "linear: weights are not packed");
+  const LinearWeights& weights = *part.weights;
+  check_rank("linear", "x", part.x, 2);
+  const int64_t rows = part.x.size(0);
+  const Shape result{rows, weights.out_features};
+  check_activation("linear", "x", part.x, weights.dtype, {rows, weights.in_features});
+  check_activation("linear", "out", part.out, weights.dtype, result);
+  check_optional_parameter("linear", "gate", part.epilogue.gate, {weights.out_features});
+  if (part.epilogue.residual.defined()) {
+    check_activation("linear", "residual", part.epilogue.residual, weights.dtype, result);
+  }
+  check(rows == 0 || part.x.raw() != part.out.raw(), ErrorCode::kInternal,
+        "linear: out must not alias x");
+}
+
+void check_alike(const LinearPart& a, const LinearPart& b) {
+  check(a.weights->in_features == b.weights->in_features &&
+            a.weights->out_features == b.weights->out_features &&
+            a.weights->dtype == b.weights->dtype &&
+            a.epilogue.activation == b.epilogue.activation &&
+            a.epilogue.gate.defined() == b.epilogue.gate.defined() &&
+            a.epilogue.residual.defined() == b.epilogue.residual.defined(),
+        ErrorCode::kInternal, "linear: parts differ: {} and {}", describe(a.out), describe(b.out));
+}
+
 }  // namespace
 
 LinearWeights pack_linear(Context& ctx, std::span<const Tensor> weights,
@@ -49,18 +76,18 @@ LinearWeights pack_linear(Context& ctx, std::span<const Tensor> weights,
 
 void linear(Context& ctx, const Tensor& x, const LinearWeights& weights, const Epilogue& epilogue,
             const Tensor& out) {
-  check(weights.packed != nullptr, ErrorCode::kInternal, "linear: weights are not packed");
-  check_rank("linear", "x", x, 2);
-  const int64_t rows = x.size(0);
-  const Shape result{rows, weights.out_features};
-  check_activation("linear", "x", x, weights.dtype, {rows, weights.in_features});
-  check_activation("linear", "out", out, weights.dtype, result);
-  check_optional_parameter("linear", "gate", epilogue.gate, {weights.out_features});
-  if (epilogue.residual.defined()) {
-    check_activation("linear", "residual", epilogue.residual, weights.dtype, result);
+  const LinearPart part{x, &weights, epilogue, out};
+  linear(ctx, {&part, 1});
+}
+
+void linear(Context& ctx, std::span<const LinearPart> parts) {
+  bool any = false;
+  for (const LinearPart& part : parts) {
+    check_part(part);
+    check_alike(parts[0], part);
+    any |= part.x.size(0) > 0;
   }
-  check(rows == 0 || x.raw() != out.raw(), ErrorCode::kInternal, "linear: out must not alias x");
-  if (rows > 0) ctx.backend().linear(ctx, x, weights, epilogue, out);
+  if (any) ctx.backend().linear(ctx, parts);
 }
 
 }  // namespace flux

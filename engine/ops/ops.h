@@ -60,6 +60,17 @@ struct Epilogue {
 void linear(Context& ctx, const Tensor& x, const LinearWeights& weights, const Epilogue& epilogue,
             const Tensor& out);
 
+/// One of several linears that none of the others depends on.
+struct LinearPart {
+  Tensor x;
+  const LinearWeights* weights = nullptr;
+  Epilogue epilogue;
+  Tensor out;
+};
+/// All parts, which a device may compute together. They are alike: in features, activation, and in
+/// whether they have a gate and a residual. The result of a part does not depend on the others.
+void linear(Context& ctx, std::span<const LinearPart> parts);
+
 /// Weights of a 2-d convolution with a square odd kernel, stride 1 and "same" padding.
 struct Conv2dWeights {
   int64_t in_channels = 0;
@@ -128,6 +139,16 @@ struct AttentionOptions {
 /// tokens and heads; out must not alias an input.
 void attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
                const AttentionOptions& options, const Tensor& out);
+
+/// One of several sequences that attend each to itself; they agree in heads and head_dim.
+struct AttentionPart {
+  Tensor q;
+  Tensor k;
+  Tensor v;
+  Tensor out;
+};
+/// All parts, which a device may compute together.
+void attention(Context& ctx, std::span<const AttentionPart> parts, const AttentionOptions& options);
 
 /// Group normalisation over channels-last images, then an optional activation (none or SiLU).
 struct GroupNormParams {

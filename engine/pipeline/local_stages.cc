@@ -43,7 +43,7 @@ struct LocalStages::Loaded {
 namespace {
 
 /// Kept conditioning takes some 100 MB a row.
-constexpr size_t kMostKeptRows = 4;
+constexpr size_t kMostKeptRows = 8;
 
 }  // namespace
 
@@ -164,12 +164,11 @@ void LocalStages::transformer(std::span<const TransformerInput> rows) {
   // On the CPU a step is long beside its modulations.
   const bool keep = !loaded_->options.device.is_cpu() && rows.size() <= kMostKeptRows;
   std::list<Loaded::Kept> in_use;  // what this call does not need again is forgotten
-  // One after another: a row's result must not depend on its neighbours, and one image's tokens are
-  // enough to keep the device busy.
-  for (TransformerInput row : rows) {
+  std::vector<TransformerInput> own(rows.begin(), rows.end());
+  for (TransformerInput& row : own) {
     if (keep && !row.timesteps.empty()) row.kept = loaded_->kept_for(row, in_use);
-    loaded_->transformer->forward(loaded_->context, row);
   }
+  loaded_->transformer->forward(loaded_->context, own);
   loaded_->kept = std::move(in_use);
 }
 

@@ -131,6 +131,75 @@ TEST_P(CudaOps, ARowOfALinearIsTheSameAmongOthers) {
   }
 }
 
+/// Whether two tensors on the GPU have the same bytes.
+bool same_bytes(Context& ctx, const Tensor& a, const Tensor& b) {
+  const Tensor x = to_host(ctx, a);
+  const Tensor y = to_host(ctx, b);
+  return std::memcmp(x.raw(), y.raw(), static_cast<size_t>(x.bytes())) == 0;
+}
+
+TEST_P(CudaOps, PartsOfALinearAreTheSameAlone) {
+  struct Case {
+    int64_t in, out;
+  };
+  for (const Case& c : {Case{256, 640}, {328, 200}, {64, 8}, {1024, 3072}, {33, 70}}) {
+    const float spread = 1.0f / std::sqrt(static_cast<float>(c.in));
+    std::vector<LinearWeights> weights;
+    for (int i = 0; i < 2; ++i) {
+      const Twin weight = random({c.out, c.in}, dtype(), 0.0f, spread);
+      const Twin bias = random({c.out}, DType::kF32);
+      weights.push_back(pack_linear(*gpu_, {{weight.cpu}}, {{bias.cpu}}, dtype()));
+    }
+    enum class Kind { kBias, kGelu, kGated };
+    for (const Kind kind : {Kind::kBias, Kind::kGelu, Kind::kGated}) {
+      std::vector<LinearPart> parts;
+      std::vector<Tensor> alone;
+      for (const int64_t count : {1, 63, 65, 192, 200, 577}) {
+        LinearPart part;
+        part.x = rows(count, c.in, 8).gpu;
+        part.weights = &weights[parts.size() % 2];
+        part.out = rows(count, c.out, 8).gpu;
+        if (kind == Kind::kGelu) part.epilogue.activation = Activation::kGeluTanh;
+        if (kind == Kind::kGated) {
+          part.epilogue.gate = random({c.out}, DType::kF32).gpu;
+          part.epilogue.residual = random({count, c.out}).gpu;
+        }
+        alone.push_back(random({count, c.out}).gpu);
+        linear(*gpu_, part.x, *part.weights, part.epilogue, alone.back());
+        parts.push_back(part);
+      }
+      linear(*gpu_, parts);
+      for (size_t i = 0; i < parts.size(); ++i) {
+        EXPECT_TRUE(same_bytes(*gpu_, parts[i].out, alone[i]))
+            << c.in << "x" << c.out << " kind " << static_cast<int>(kind) << " part " << i;
+      }
+    }
+  }
+}
+
+TEST_P(CudaOps, PartsOfAnAttentionAreTheSameAlone) {
+  constexpr int64_t kHeads = 3;
+  constexpr int64_t kDim = 128;
+  std::vector<AttentionPart> parts;
+  std::vector<Tensor> alone;
+  AttentionOptions options;
+  options.scale = 0.09f;
+  for (const int64_t tokens : {1, 100, 128, 300}) {
+    const Tensor qkv = random({tokens, 3 * kHeads, kDim}).gpu;
+    const int64_t first = tokens / 3;  // the first rows only count as keys
+    const AttentionPart part{qkv.slice(0, first, tokens).slice(1, 0, kHeads),
+                             qkv.slice(1, kHeads, 2 * kHeads), qkv.slice(1, 2 * kHeads, 3 * kHeads),
+                             random({tokens - first, kHeads, kDim}).gpu};
+    alone.push_back(random({tokens - first, kHeads, kDim}).gpu);
+    attention(*gpu_, part.q, part.k, part.v, options, alone.back());
+    parts.push_back(part);
+  }
+  attention(*gpu_, parts, options);
+  for (size_t i = 0; i < parts.size(); ++i) {
+    EXPECT_TRUE(same_bytes(*gpu_, parts[i].out, alone[i])) << i;
+  }
+}
+
 TEST_P(CudaOps, LinearOfStackedWeightsOfOtherTypes) {
   const Twin first = random({100, 40}, DType::kF16, 0.0f, 0.2f);
   const Twin second = random({60, 40}, DType::kBF16, 0.0f, 0.2f);

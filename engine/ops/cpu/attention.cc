@@ -64,10 +64,12 @@ void attend(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
 
 }  // namespace
 
-void CpuBackend::attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
-                           const AttentionOptions& options, const Tensor& out) {
-  if (q.numel() == 0) return;
-  dispatch(q.dtype(), [&]<typename T>() { attend<T>(ctx, q, k, v, options, out); });
+void CpuBackend::attention(Context& ctx, std::span<const AttentionPart> parts,
+                           const AttentionOptions& options) {
+  for (const auto& [q, k, v, out] : parts) {
+    if (q.numel() == 0) continue;
+    dispatch(q.dtype(), [&]<typename T>() { attend<T>(ctx, q, k, v, options, out); });
+  }
 }
 
 }  // namespace flux::cpu

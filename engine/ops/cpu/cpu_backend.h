@@ -18,8 +18,7 @@ class CpuBackend : public Backend {
   std::shared_ptr<const PackedWeights> pack_conv2d(Context& ctx, const Tensor& weight,
                                                    const Tensor& bias, DType dtype,
                                                    bool upsample) override;
-  void linear(Context& ctx, const Tensor& x, const LinearWeights& weights, const Epilogue& epilogue,
-              const Tensor& out) override;
+  void linear(Context& ctx, std::span<const LinearPart> parts) override;
   void conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& weights, const Tensor& residual,
               const Tensor& out) override;
   void layer_norm(Context& ctx, const Tensor& x, const LayerNormParams& params,
@@ -28,8 +27,8 @@ class CpuBackend : public Backend {
                 const Tensor& out) override;
   void rms_norm_rope(Context& ctx, const Tensor& x, const Tensor& weight, float eps,
                      const RopeTable& rope) override;
-  void attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
-                 const AttentionOptions& options, const Tensor& out) override;
+  void attention(Context& ctx, std::span<const AttentionPart> parts,
+                 const AttentionOptions& options) override;
   void group_norm(Context& ctx, const Tensor& x, const GroupNormParams& params,
                   const Tensor& out) override;
   void activate(Context& ctx, const Tensor& x, Activation activation, const Tensor& out) override;

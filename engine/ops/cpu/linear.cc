@@ -246,11 +246,15 @@ std::shared_ptr<const PackedWeights> CpuBackend::pack_linear(Context& ctx,
   return packed;
 }
 
-void CpuBackend::linear(Context& ctx, const Tensor& x, const LinearWeights& weights,
-                        const Epilogue& epilogue, const Tensor& out) {
-  const auto& packed = static_cast<const PackedLinear&>(*weights.packed);
-  const Workspace::Scope scope(ctx.workspace());
-  dispatch(out.dtype(), [&]<typename T>() { LinearCall<T>(ctx, x, packed, epilogue, out).run(); });
+void CpuBackend::linear(Context& ctx, std::span<const LinearPart> parts) {
+  for (const LinearPart& part : parts) {
+    if (part.x.size(0) == 0) continue;
+    const auto& packed = static_cast<const PackedLinear&>(*part.weights->packed);
+    const Workspace::Scope scope(ctx.workspace());
+    dispatch(part.out.dtype(), [&]<typename T>() {
+      LinearCall<T>(ctx, part.x, packed, part.epilogue, part.out).run();
+    });
+  }
 }
 
 }  // namespace flux::cpu

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <vector>
 
 #include "ops/cuda/cublas.h"
 #include "ops/cuda/cuda_backend.h"
@@ -127,23 +128,43 @@ class StoredAttention {
   Tensor weights_;      // the same, T
 };
 
-}  // namespace
-
-void CudaBackend::attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
-                            const AttentionOptions& options, const Tensor& out) {
-  if (q.size(0) == 0) return;
-  State& state = state_of(ctx);
+void attend(Context& ctx, State& state, const AttentionPart& part,
+            const AttentionOptions& options) {
+  const auto& [q, k, v, out] = part;
   if (suits_flash({&q, &k, &v, &out})) {
-    const FlashAttention args = flash_args(ctx, q, k, v, options, out);
-    if (state.traits().hopper && hopper_attention_supports(args)) {
-      return check_cuda(hopper_attention(args, state.traits().multiprocessors, state.stream()),
-                        "hopper_attention");
-    }
-    flash_attention(args, state.stream());
+    flash_attention(flash_args(ctx, q, k, v, options, out), state.stream());
     return check_launch("flash_attention");
   }
   const Workspace::Scope scope(ctx.workspace());
   StoredAttention(ctx, state, q, k, v, options, out).run();
+}
+
+}  // namespace
+
+void CudaBackend::attention(Context& ctx, std::span<const AttentionPart> parts,
+                            const AttentionOptions& options) {
+  State& state = state_of(ctx);
+  std::vector<FlashAttention> on_hopper;
+  const auto launch = [&] {
+    if (on_hopper.empty()) return;
+    check_cuda(hopper_attention(on_hopper, state.traits().multiprocessors, state.stream()),
+               "hopper_attention");
+    on_hopper.clear();
+  };
+  for (const AttentionPart& part : parts) {
+    const auto& [q, k, v, out] = part;
+    if (q.size(0) == 0) continue;
+    if (state.traits().hopper && suits_flash({&q, &k, &v, &out})) {
+      const FlashAttention args = flash_args(ctx, q, k, v, options, out);
+      if (hopper_attention_supports(args)) {
+        on_hopper.push_back(args);
+        if (on_hopper.size() == kMaxAttentionParts) launch();
+        continue;
+      }
+    }
+    attend(ctx, state, part, options);
+  }
+  launch();
 }
 
 }  // namespace flux::cuda

@@ -92,7 +92,9 @@ void convolve_by_columns(Context& ctx, State& state, const Tensor& x, const Conv
     check_launch("im2col");
     Epilogue epilogue;
     if (residual.defined()) epilogue.residual = residual.slice(0, first, end);
-    dense(ctx, state, columns.slice(0, 0, end - first), packed, epilogue, out.slice(0, first, end));
+    const DensePart part{columns.slice(0, 0, end - first), &packed, epilogue,
+                         out.slice(0, first, end)};
+    dense(ctx, state, {&part, 1});
   }
 }
 
@@ -141,9 +143,10 @@ void CudaBackend::conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& wei
     return image.defined() ? image.reshape({pixels, image.size(2)}) : image;
   };
   if (weights.kernel == 1 && !weights.upsample) {
-    return dense(ctx, state, as_rows(x), packed.taps,
-                 {.activation = Activation::kNone, .gate = {}, .residual = as_rows(added)},
-                 as_rows(out));
+    const Epilogue epilogue{
+        .activation = Activation::kNone, .gate = {}, .residual = as_rows(added)};
+    const DensePart part{as_rows(x), &packed.taps, epilogue, as_rows(out)};
+    return dense(ctx, state, {&part, 1});
   }
   convolve_by_columns(ctx, state, x, weights, as_rows(added), as_rows(out));
 }

@@ -17,6 +17,7 @@ class CudaBackend final : public Backend {
   std::shared_ptr<std::byte> allocate(size_t bytes) const override;
   std::unique_ptr<DeviceState> make_state() override;
   bool supports(DType dtype) const override;
+  int64_t useful_tokens() const override;
 
   std::shared_ptr<const PackedWeights> pack_linear(Context& ctx, std::span<const Tensor> weights,
                                                    std::span<const Tensor> biases,
@@ -24,8 +25,7 @@ class CudaBackend final : public Backend {
   std::shared_ptr<const PackedWeights> pack_conv2d(Context& ctx, const Tensor& weight,
                                                    const Tensor& bias, DType dtype,
                                                    bool upsample) override;
-  void linear(Context& ctx, const Tensor& x, const LinearWeights& weights, const Epilogue& epilogue,
-              const Tensor& out) override;
+  void linear(Context& ctx, std::span<const LinearPart> parts) override;
   void conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& weights, const Tensor& residual,
               const Tensor& out) override;
   void layer_norm(Context& ctx, const Tensor& x, const LayerNormParams& params,
@@ -34,8 +34,8 @@ class CudaBackend final : public Backend {
                 const Tensor& out) override;
   void rms_norm_rope(Context& ctx, const Tensor& x, const Tensor& weight, float eps,
                      const RopeTable& rope) override;
-  void attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
-                 const AttentionOptions& options, const Tensor& out) override;
+  void attention(Context& ctx, std::span<const AttentionPart> parts,
+                 const AttentionOptions& options) override;
   void group_norm(Context& ctx, const Tensor& x, const GroupNormParams& params,
                   const Tensor& out) override;
   void activate(Context& ctx, const Tensor& x, Activation activation, const Tensor& out) override;

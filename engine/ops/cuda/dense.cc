@@ -1,6 +1,7 @@
 #include "ops/cuda/dense.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "ops/backend.h"
 #include "ops/cuda/cublas.h"
@@ -68,6 +69,90 @@ void fuse(const DenseWeights& weights, bool vectors, DType dtype, StoreRows& res
   }
 }
 
+/// A product of a few rows reads its weights once and is done.
+bool few_rows(Context& ctx, State& state, const DensePart& part) {
+  const auto& [x, weights, epilogue, out] = part;
+  if (x.size(0) > kMaxProductRows || x.size(1) % 8 != 0 || !in_vectors({&x, &weights->weight})) {
+    return false;
+  }
+  row_product({address(ctx, x), x.stride(0), address(ctx, weights->weight), x.size(1),
+               store_args(ctx, *weights, epilogue, out)},
+              x.dtype(), state.stream());
+  check_launch("row_product");
+  return true;
+}
+
+/// Whether our kernel, which has gates and takes parts as one, is faster than the library's, a
+/// product for each part and a pass for gates. Both give the same bits. The figures are an H100's
+/// in the middle of an image (bench/ops/hopper_linear_bench.cc).
+bool is_faster(const HopperLinear& linear, int multiprocessors) {
+  constexpr double kOperations = 650e12;  // a second
+  constexpr double kBytes = 2.5e12;
+  constexpr int64_t kLostRows = 64;  // of a part's last tiles
+  constexpr double kOverhead = 1.03;
+  const auto width = static_cast<double>(linear.columns);
+  double library = 0;
+  for (const HopperLinear::Part& part : linear.parts) {
+    library += 2.0 * static_cast<double>(part.rows + kLostRows) * width *
+               static_cast<double>(linear.depth) / kOperations;
+    if (part.residual) library += 6.0 * static_cast<double>(part.rows) * width / kBytes;
+  }
+  return kOverhead * hopper_linear_operations(linear, multiprocessors) / kOperations < library;
+}
+
+/// False where our kernel cannot compute the parts, or the library should.
+bool on_hopper(Context& ctx, State& state, std::span<const DensePart> parts) {
+  const DensePart& first = parts[0];
+  const Activation activation = first.epilogue.activation;
+  const bool gelu = activation == Activation::kGeluTanh && first.weights->bias.defined();
+  const bool adds = first.epilogue.residual.defined() && !first.epilogue.gate.defined();
+  if (!state.traits().hopper || first.x.dtype() != DType::kBF16 || adds ||
+      (activation != Activation::kNone && !gelu)) {
+    return false;
+  }
+  std::vector<HopperLinear::Part> own;
+  for (const DensePart& part : parts) {
+    const StoreRows store = store_args(ctx, *part.weights, part.epilogue, part.out);
+    own.push_back({.x = address(ctx, part.x),
+                   .x_stride = part.x.stride(0),
+                   .rows = store.rows,
+                   .weights = address(ctx, part.weights->weight),
+                   .bias = store.bias,
+                   .gate = store.gate,
+                   .residual = store.residual,
+                   .residual_stride = store.residual_stride,
+                   .out = store.out,
+                   .out_stride = store.out_stride});
+  }
+  const HopperLinear linear{first.x.size(1), first.out.size(1), gelu, own};
+  const int multiprocessors = state.traits().multiprocessors;
+  if (!hopper_linear_supports(linear) || !is_faster(linear, multiprocessors)) return false;
+  check_cuda(hopper_linear(linear, multiprocessors, state.stream()), "hopper_linear");
+  return true;
+}
+
+void by_library(Context& ctx, State& state, const DensePart& part) {
+  const auto& [x, weights, epilogue, out] = part;
+  const Workspace::Scope scope(ctx.workspace());
+  StoreRows rest = store_args(ctx, *weights, epilogue, out);
+  Product product = product_of(ctx, x, *weights);
+  const bool vectors = in_vectors({&x, &out, &weights->weight, &epilogue.residual});
+  fuse(*weights, vectors, x.dtype(), rest, product);
+  const bool done =
+      !rest.bias && rest.activation == Activation::kNone && !rest.gate && !rest.residual;
+  // What is still to be read must not be overwritten.
+  const Tensor sums =
+      rest.residual == rest.out ? ctx.workspace().allocate(out.shape(), out.dtype()) : out;
+  product.out = sums.raw();
+  product.out_stride = sums.stride(0);
+  multiply(state, product);
+  if (done) return;
+  rest.sums = sums.raw();
+  rest.sums_stride = sums.stride(0);
+  store_rows(rest, x.dtype(), state.stream());
+  check_launch("store_rows");
+}
+
 }  // namespace
 
 void set_bias(Context& ctx, std::span<const Tensor> weights, std::span<const Tensor> biases,
@@ -83,35 +168,23 @@ void set_bias(Context& ctx, std::span<const Tensor> weights, std::span<const Ten
     if (biases[i].defined()) copy_convert(biases[i], values.slice(0, begin, end));
     begin = end;
   }
-  packed.bias = to_device(ctx, values);
-  packed.rounded_bias = to_device(ctx, to_dtype(values, packed.weight.dtype()));
+  // A model of bf16 has biases of bf16.
+  const Tensor rounded = to_dtype(values, packed.weight.dtype());
+  packed.bias = to_device(ctx, to_dtype(rounded, DType::kF32));
+  packed.rounded_bias = to_device(ctx, rounded);
 }
 
-void dense(Context& ctx, State& state, const Tensor& x, const DenseWeights& weights,
-           const Epilogue& epilogue, const Tensor& out) {
-  const Workspace::Scope scope(ctx.workspace());
-  StoreRows rest = store_args(ctx, weights, epilogue, out);
-  Product product = product_of(ctx, x, weights);
-  const bool vectors = in_vectors({&x, &out, &weights.weight, &epilogue.residual});
-  if (x.size(0) <= kMaxProductRows && x.size(1) % 8 == 0 && in_vectors({&x, &weights.weight})) {
-    row_product({product.x, product.x_stride, product.w, product.depth, rest}, x.dtype(),
-                state.stream());
-    return check_launch("row_product");
+void dense(Context& ctx, State& state, std::span<const DensePart> parts) {
+  std::vector<DensePart> large;
+  for (const DensePart& part : parts) {
+    if (!few_rows(ctx, state, part)) large.push_back(part);
   }
-  fuse(weights, vectors, x.dtype(), rest, product);
-  const bool done =
-      !rest.bias && rest.activation == Activation::kNone && !rest.gate && !rest.residual;
-  // What is still to be read must not be overwritten.
-  const Tensor sums =
-      rest.residual == rest.out ? ctx.workspace().allocate(out.shape(), out.dtype()) : out;
-  product.out = sums.raw();
-  product.out_stride = sums.stride(0);
-  multiply(state, product);
-  if (done) return;
-  rest.sums = sums.raw();
-  rest.sums_stride = sums.stride(0);
-  store_rows(rest, x.dtype(), state.stream());
-  check_launch("store_rows");
+  for (size_t begin = 0; begin < large.size(); begin += kMaxLinearParts) {
+    const size_t count = std::min(kMaxLinearParts, large.size() - begin);
+    const std::span<const DensePart> turn(large.data() + begin, count);
+    if (on_hopper(ctx, state, turn)) continue;
+    for (const DensePart& part : turn) by_library(ctx, state, part);
+  }
 }
 
 }  // namespace flux::cuda

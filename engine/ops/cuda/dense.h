@@ -22,8 +22,16 @@ class DenseWeights final : public PackedWeights {
 void set_bias(Context& ctx, std::span<const Tensor> weights, std::span<const Tensor> biases,
               DenseWeights& packed);
 
-/// out = residual + gate * activation(x W^T + b); x: [rows, depth], out: [rows, columns].
-void dense(Context& ctx, State& state, const Tensor& x, const DenseWeights& weights,
-           const Epilogue& epilogue, const Tensor& out);
+/// One of several products that none of the others depends on.
+struct DensePart {
+  Tensor x;
+  const DenseWeights* weights;
+  Epilogue epilogue;
+  Tensor out;
+};
+
+/// out = residual + gate * activation(x W^T + b); x: [rows, depth], out: [rows, columns], of every
+/// part. The parts are alike, as ops.h says of linear().
+void dense(Context& ctx, State& state, std::span<const DensePart> parts);
 
 }  // namespace flux::cuda

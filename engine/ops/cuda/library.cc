@@ -72,6 +72,9 @@ bool CudaBackend::supports(DType dtype) const {
   return dtype == DType::kF32 || dtype == DType::kBF16;
 }
 
+// From here on products run at full speed; more would only take memory.
+int64_t CudaBackend::useful_tokens() const { return 8192; }
+
 }  // namespace flux::cuda
 
 extern "C" {

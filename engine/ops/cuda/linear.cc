@@ -22,11 +22,16 @@ std::shared_ptr<const PackedWeights> CudaBackend::pack_linear(Context& ctx,
   return packed;
 }
 
-void CudaBackend::linear(Context& ctx, const Tensor& x, const LinearWeights& weights,
-                         const Epilogue& epilogue, const Tensor& out) {
+void CudaBackend::linear(Context& ctx, std::span<const LinearPart> parts) {
   State& state = state_of(ctx);
   state.wait_for_uploads(uploader_.count(), uploader_.done());
-  dense(ctx, state, x, static_cast<const DenseWeights&>(*weights.packed), epilogue, out);
+  std::vector<DensePart> dense_parts;
+  for (const LinearPart& part : parts) {
+    if (part.x.size(0) == 0) continue;
+    dense_parts.push_back({part.x, static_cast<const DenseWeights*>(part.weights->packed.get()),
+                           part.epilogue, part.out});
+  }
+  dense(ctx, state, dense_parts);
 }
 
 }  // namespace flux::cuda

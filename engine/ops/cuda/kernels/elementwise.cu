@@ -33,8 +33,8 @@ __global__ void __launch_bounds__(kThreads) store_kernel(StoreRows args) {
     float y = to_float(sums.values[i]);
     if (args.bias) y += args.bias[column + i];
     y = activate(args.activation, y);
-    if (args.gate) y *= args.gate[column + i];
-    if (args.residual) y += to_float(residual.values[i]);
+    const float gate = args.gate ? args.gate[column + i] : 1.0f;
+    y = args.residual ? __fmaf_rn(y, gate, to_float(residual.values[i])) : y * gate;
     result.values[i] = from_float<T>(y);
   }
   result.store(static_cast<T*>(args.out) + row * args.out_stride + column);

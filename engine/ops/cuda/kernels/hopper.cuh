@@ -58,6 +58,59 @@ __device__ inline void copy_box(void* to, const CUtensorMap& map, uint64_t* barr
       : "memory");
 }
 
+/// Where a ring of kStages stages stands: the stage, and the parity of its phase.
+template <int kStages>
+struct Ring {
+  int stage = 0;
+  uint32_t parity = 0;
+
+  __device__ void next() {
+    if (++stage < kStages) return;
+    stage = 0;
+    parity ^= 1;
+  }
+};
+
+/// The same copy to the same place in all blocks of `mask` of the cluster; it arrives at the
+/// barrier of each.
+__device__ inline void copy_box_to_cluster(void* to, const CUtensorMap& map, uint64_t* barrier,
+                                           int x, int y, int z, uint16_t mask) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%3, %4, %5}], [%2], %6;\n" ::"r"(shared_address(to)),
+      "l"(&map), "r"(shared_address(barrier)), "r"(x), "r"(y), "r"(z), "h"(mask)
+      : "memory");
+}
+/// Starts the copy of `bytes`, a multiple of 16, from and to addresses that are aligned to 16.
+__device__ inline void copy_bytes(void* to, const void* from, int bytes, uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::
+          "r"(shared_address(to)),
+      "l"(from), "r"(bytes), "r"(shared_address(barrier))
+      : "memory");
+}
+
+__device__ inline uint32_t cluster_rank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;\n" : "=r"(rank));
+  return rank;
+}
+/// All threads of the cluster meet.
+__device__ inline void sync_cluster() {
+  asm volatile("barrier.cluster.arrive;\nbarrier.cluster.wait;\n" ::: "memory");
+}
+/// Arrives at the same barrier in block `rank` of the cluster.
+__device__ inline void arrive_at(uint64_t* barrier, uint32_t rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n"
+      "}\n" ::"r"(shared_address(barrier)),
+      "r"(rank)
+      : "memory");
+}
+
 /// Waits for `threads` threads at one of the block's 16 barriers, or only reports there.
 __device__ inline void sync_named(int id, int threads) {
   asm volatile("bar.sync %0, %1;\n" ::"r"(id), "r"(threads) : "memory");
@@ -160,6 +213,10 @@ __device__ inline void product_128(float (&c)[64], uint64_t a, uint64_t b, bool 
       : "l"(a), "l"(b), "r"(static_cast<int>(add)));
 }
 
+__device__ inline void product(float (&c)[64], uint64_t a, uint64_t b, bool add) {
+  product_128(c, a, b, add);
+}
+
 /// The same for a in registers, laid out as the accumulators of 16 columns and rounded in pairs,
 /// and b a described tile whose rows are the depth.
 __device__ inline void product_128_columns(float (&c)[64], const uint32_t* a, uint64_t b,
@@ -173,6 +230,51 @@ __device__ inline void product_128_columns(float (&c)[64], const uint32_t* a, ui
       "}\n"
       : FLUX_ACC64
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
+}
+
+/// product_128 for a b of 192 columns.
+__device__ inline void product(float (&c)[96], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{\n"
+      ".reg .pred add;\n"
+      "setp.ne.b32 add, %98, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, "
+      "%17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, "
+      "%47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "
+      "%62, %63, %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, "
+      "%77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, "
+      "%92, %93, %94, %95}"
+      ", %96, %97, add, 1, 1, 0, 0;\n"
+      "}\n"
+      : FLUX_ACC8(0), FLUX_ACC8(8), FLUX_ACC8(16), FLUX_ACC8(24), FLUX_ACC8(32), FLUX_ACC8(40),
+        FLUX_ACC8(48), FLUX_ACC8(56), FLUX_ACC8(64), FLUX_ACC8(72), FLUX_ACC8(80), FLUX_ACC8(88)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+
+/// product_128 for a b of 256 columns.
+__device__ inline void product(float (&c)[128], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{\n"
+      ".reg .pred add;\n"
+      "setp.ne.b32 add, %130, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, "
+      "%17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, "
+      "%47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "
+      "%62, %63, %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, "
+      "%77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, "
+      "%92, %93, %94, %95, %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, "
+      "%106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, "
+      "%119, %120, %121, %122, %123, %124, %125, %126, %127}"
+      ", %128, %129, add, 1, 1, 0, 0;\n"
+      "}\n"
+      : FLUX_ACC8(0), FLUX_ACC8(8), FLUX_ACC8(16), FLUX_ACC8(24), FLUX_ACC8(32), FLUX_ACC8(40),
+        FLUX_ACC8(48), FLUX_ACC8(56), FLUX_ACC8(64), FLUX_ACC8(72), FLUX_ACC8(80), FLUX_ACC8(88),
+        FLUX_ACC8(96), FLUX_ACC8(104), FLUX_ACC8(112), FLUX_ACC8(120)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
 }
 
 #undef FLUX_NAMES64

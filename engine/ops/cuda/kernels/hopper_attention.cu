@@ -34,27 +34,35 @@ struct Tiles {
   uint64_t v_full[kStages], v_empty[kStages];
 };
 
-struct Args {
+struct Part {
   CUtensorMap q, k, v;  // [tokens, heads, dim]
   bf16* out;
   int64_t out_token_stride, out_head_stride;
-  int q_tokens, k_tokens, heads;
-  float scale_log2;
+  int q_tokens, k_tokens;
+  int first_work;
 
-  __device__ int q_tiles() const { return (q_tokens + kRows - 1) / kRows; }
+  __host__ __device__ int q_tiles() const { return (q_tokens + kRows - 1) / kRows; }
   __device__ int k_tiles() const { return (k_tokens + kKeys - 1) / kKeys; }
-  __device__ int works() const { return q_tiles() * heads; }
 };
 
-/// Where a ring of stages stands: the stage, and the parity of its phase.
-struct Ring {
-  int stage = 0;
-  uint32_t parity = 0;
+struct Args {
+  Part parts[kMaxAttentionParts];
+  int count;
+  int works;
+  float scale_log2;
+};
 
-  __device__ void next() {
-    if (++stage < kStages) return;
-    stage = 0;
-    parity ^= 1;
+/// Some queries of a head.
+struct Work {
+  const Part& part;
+  int head, row;
+
+  __device__ static Work of(const Args& args, int index) {
+    int at = 0;
+    while (at + 1 < args.count && index >= args.parts[at + 1].first_work) ++at;
+    const Part& part = args.parts[at];
+    const int own = index - part.first_work;
+    return {part, own / part.q_tiles(), own % part.q_tiles() * kRows};
   }
 };
 
@@ -67,18 +75,19 @@ __device__ void copy_tile(unsigned char* to, const CUtensorMap& map, uint64_t* f
 
 /// One thread that copies everything.
 [[maybe_unused]] __device__ void produce(const Args& args, Tiles& tiles) {
-  Ring ring;
+  Ring<kStages> ring;
   uint32_t q_parity = 0;
-  for (int work = blockIdx.x; work < args.works(); work += gridDim.x) {
-    const int head = work / args.q_tiles();
+  for (int index = blockIdx.x; index < args.works; index += gridDim.x) {
+    const Work work = Work::of(args, index);
+    const Part& part = work.part;
     wait(&tiles.q_empty, q_parity ^ 1);
-    copy_tile(tiles.q, args.q, &tiles.q_full, head, work % args.q_tiles() * kRows);
+    copy_tile(tiles.q, part.q, &tiles.q_full, work.head, work.row);
     q_parity ^= 1;
-    for (int tile = 0; tile < args.k_tiles(); ++tile) {
+    for (int tile = 0; tile < part.k_tiles(); ++tile) {
       wait(&tiles.k_empty[ring.stage], ring.parity ^ 1);
-      copy_tile(tiles.k[ring.stage], args.k, &tiles.k_full[ring.stage], head, tile * kKeys);
+      copy_tile(tiles.k[ring.stage], part.k, &tiles.k_full[ring.stage], work.head, tile * kKeys);
       wait(&tiles.v_empty[ring.stage], ring.parity ^ 1);
-      copy_tile(tiles.v[ring.stage], args.v, &tiles.v_full[ring.stage], head, tile * kKeys);
+      copy_tile(tiles.v[ring.stage], part.v, &tiles.v_full[ring.stage], work.head, tile * kKeys);
       ring.next();
     }
   }
@@ -167,10 +176,10 @@ __device__ void release(uint64_t* empty) {
   if (threadIdx.x % 32 == 0) arrive(empty);
 }
 
-__device__ void store(const Args& args, int work, int group, const float (&out)[64],
-                      const Softmax& softmax) {
+__device__ void store(const Work& work, int group, const float (&out)[64], const Softmax& softmax) {
+  const Part& part = work.part;
   const int thread = static_cast<int>(threadIdx.x) % 128;
-  const int first = work % args.q_tiles() * kRows + group * 64 + thread / 32 * 16 + thread % 32 / 4;
+  const int first = work.row + group * 64 + thread / 32 * 16 + thread % 32 / 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float total = softmax.total[half];
@@ -178,8 +187,8 @@ __device__ void store(const Args& args, int work, int group, const float (&out)[
     total += __shfl_xor_sync(0xffffffffu, total, 2);
     const float factor = 1.0f / total;
     const int query = first + half * 8;
-    bf16* row = args.out + query * args.out_token_stride +
-                work / args.q_tiles() * args.out_head_stride + thread % 4 * 8;
+    bf16* row = part.out + query * part.out_token_stride + work.head * part.out_head_stride +
+                thread % 4 * 8;
 #pragma unroll
     for (int i = 0; i < kDim / 32; ++i) {
       uint32_t words[4];
@@ -190,7 +199,7 @@ __device__ void store(const Args& args, int work, int group, const float (&out)[
         words[j] = *reinterpret_cast<const uint32_t*>(&both);
       }
       transpose_words(words);
-      if (query >= args.q_tokens) continue;
+      if (query >= part.q_tokens) continue;
       *reinterpret_cast<uint4*>(row + 32 * i) = make_uint4(words[0], words[1], words[2], words[3]);
     }
   }
@@ -201,7 +210,7 @@ struct Consumer {
   const Args& args;
   Tiles& tiles;
   int group;
-  Ring k_ring, v_ring;
+  Ring<kStages> k_ring, v_ring;
 
   __device__ void begin_turn() const { sync_named(1 + group, 256); }
   /// The last turn of all is not handed on: nobody waits for it.
@@ -218,10 +227,11 @@ struct Consumer {
   }
 
   /// 64 queries against all keys.
-  __device__ void run(int work, uint32_t q_parity) {
-    const int count = args.k_tiles();
-    const int last_keys = args.k_tokens - (count - 1) * kKeys;
-    const bool last_work = work + static_cast<int>(gridDim.x) >= args.works();
+  __device__ void run(int index, uint32_t q_parity) {
+    const Work work = Work::of(args, index);
+    const int count = work.part.k_tiles();
+    const int last_keys = work.part.k_tokens - (count - 1) * kKeys;
+    const bool last_work = index + static_cast<int>(gridDim.x) >= args.works;
     const unsigned char* q = tiles.q + group * 64 * 128;
     float out[64] = {};
     float s[64];
@@ -272,7 +282,7 @@ struct Consumer {
     pin(out);
     keep(p);
     release_values();
-    store(args, work, group, out, softmax);
+    store(work, group, out, softmax);
   }
 };
 
@@ -280,8 +290,8 @@ struct Consumer {
   Consumer consumer{args, tiles, group, {}, {}};
   uint32_t q_parity = 0;
   if (group == 1) arrive_named(1, 256);  // the first turn is group 0's
-  for (int work = blockIdx.x; work < args.works(); work += gridDim.x) {
-    consumer.run(work, q_parity);
+  for (int index = blockIdx.x; index < args.works; index += gridDim.x) {
+    consumer.run(index, q_parity);
     q_parity ^= 1;
   }
 }
@@ -323,31 +333,44 @@ bool hopper_attention_supports(const FlashAttention& args) {
   return args.dim == kDim && !args.causal && args.bias == nullptr && args.scale > 0.0f;
 }
 
-cudaError_t hopper_attention(const FlashAttention& args, int multiprocessors, cudaStream_t stream) {
-  Args own{};
-  const auto map = [&](CUtensorMap& to, const void* from, const int64_t(&strides)[2],
+namespace {
+
+cudaError_t add_part(const FlashAttention& from, Args& args) {
+  Part& to = args.parts[args.count++];
+  const auto map = [&](CUtensorMap& made, const void* address, const int64_t(&strides)[2],
                        int64_t tokens) {
-    return make_tensor_map(to, from, {kDim, args.heads, tokens}, {strides[1], strides[0]},
+    return make_tensor_map(made, address, {kDim, from.heads, tokens}, {strides[1], strides[0]},
                            {64, 1, 128});
   };
-  cudaError_t result = map(own.q, args.q, args.q_strides, args.q_tokens);
-  if (result == cudaSuccess) result = map(own.k, args.k, args.k_strides, args.k_tokens);
-  if (result == cudaSuccess) result = map(own.v, args.v, args.v_strides, args.k_tokens);
-  if (result != cudaSuccess) return result;
-  own.out = static_cast<bf16*>(args.out);
-  own.out_token_stride = args.out_strides[0];
-  own.out_head_stride = args.out_strides[1];
-  own.q_tokens = static_cast<int>(args.q_tokens);
-  own.k_tokens = static_cast<int>(args.k_tokens);
-  own.heads = static_cast<int>(args.heads);
-  own.scale_log2 = args.scale * kLog2E;
+  cudaError_t result = map(to.q, from.q, from.q_strides, from.q_tokens);
+  if (result == cudaSuccess) result = map(to.k, from.k, from.k_strides, from.k_tokens);
+  if (result == cudaSuccess) result = map(to.v, from.v, from.v_strides, from.k_tokens);
+  to.out = static_cast<bf16*>(from.out);
+  to.out_token_stride = from.out_strides[0];
+  to.out_head_stride = from.out_strides[1];
+  to.q_tokens = static_cast<int>(from.q_tokens);
+  to.k_tokens = static_cast<int>(from.k_tokens);
+  to.first_work = args.works;
+  args.works += to.q_tiles() * static_cast<int>(from.heads);
+  return result;
+}
+
+}  // namespace
+
+cudaError_t hopper_attention(std::span<const FlashAttention> parts, int multiprocessors,
+                             cudaStream_t stream) {
+  Args args{};
+  args.scale_log2 = parts[0].scale * kLog2E;
+  for (const FlashAttention& part : parts) {
+    const cudaError_t result = add_part(part, args);
+    if (result != cudaSuccess) return result;
+  }
   constexpr int kShared = sizeof(Tiles) + 1024;
-  result = cudaFuncSetAttribute(hopper_attention_kernel,
-                                cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
+  const cudaError_t result = cudaFuncSetAttribute(
+      hopper_attention_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
   if (result != cudaSuccess) return result;
-  const int64_t works = (args.q_tokens + kRows - 1) / kRows * args.heads;
-  const auto blocks = static_cast<unsigned>(std::min<int64_t>(works, multiprocessors));
-  hopper_attention_kernel<<<blocks, kThreads, kShared, stream>>>(own);
+  const auto blocks = static_cast<unsigned>(std::min(args.works, multiprocessors));
+  hopper_attention_kernel<<<blocks, kThreads, kShared, stream>>>(args);
   return cudaGetLastError();
 }
 

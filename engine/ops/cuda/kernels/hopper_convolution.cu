@@ -52,19 +52,8 @@ struct Work {
   }
 };
 
-struct Ring {
-  int stage = 0;
-  uint32_t parity = 0;
-
-  __device__ void next() {
-    if (++stage < kStages) return;
-    stage = 0;
-    parity ^= 1;
-  }
-};
-
 [[maybe_unused]] __device__ void produce(const Args& args, Tiles& tiles) {
-  Ring ring;
+  Ring<kStages> ring;
   const int chunks = args.conv.channels / kDepth;
   for (int index = blockIdx.x; index < args.works(); index += gridDim.x) {
     const Work work(args, index);
@@ -172,7 +161,7 @@ __device__ void issue(float (&sums)[2][64], const Tiles& tiles, int stage, int g
 }
 
 [[maybe_unused]] __device__ void consume(const Args& args, Tiles& tiles, int group) {
-  Ring ring;
+  Ring<kStages> ring;
   const auto release = [&](int stage) {
     if (threadIdx.x % 32 == 0) arrive(&tiles.empty[stage]);
   };

@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
+#include <span>
 
 #include "ops/ops.h"
 #include "tensor/dtype.h"
@@ -96,6 +97,36 @@ struct RowProduct {
   StoreRows store;
 };
 void row_product(const RowProduct& args, DType dtype, cudaStream_t stream);
+
+/// Linears of one shape over the rows of several parts, as StoreRows says, in bf16 on Hopper; see
+/// hopper_linear_supports. An element's bits do not depend on the parts, nor on the tiles; they are
+/// those of cuBLASLt's product, rounded, and store_rows().
+inline constexpr size_t kMaxLinearParts = 16;
+inline constexpr int kLinearTiles = 5;
+struct HopperLinear {
+  struct Part {
+    const void* x;  // [rows, depth]
+    int64_t x_stride;
+    int64_t rows;
+    const void* weights;  // [columns, depth], contiguous
+    const float* bias;    // null where left out, as gate and residual
+    const float* gate;    // only with a residual
+    const void* residual;
+    int64_t residual_stride;
+    void* out;  // may be residual
+    int64_t out_stride;
+  };
+  int64_t depth;
+  int64_t columns;
+  bool gelu;  // tanh; not with a residual
+  std::span<const Part> parts;
+  int tile = -1;  // below kLinearTiles: this shape of tile instead of the best
+};
+/// Whether sizes are multiples of 8 and addresses aligned to 16 bytes, and the parts alike.
+bool hopper_linear_supports(const HopperLinear& linear);
+/// The multiplications and additions of a perfect kernel that take as long.
+double hopper_linear_operations(const HopperLinear& linear, int multiprocessors);
+cudaError_t hopper_linear(const HopperLinear& linear, int multiprocessors, cudaStream_t stream);
 
 enum class Binary { kMultiply, kAdd };
 struct BinaryRows {
@@ -251,8 +282,11 @@ struct FlashAttention {
 bool flash_supports(int64_t dim);
 void flash_attention(const FlashAttention& args, cudaStream_t stream);
 
-/// The same, faster, on Hopper for arguments that it supports.
+/// The same, faster, on Hopper for arguments that it supports; at once for several sequences, which
+/// share scale and dim.
+inline constexpr size_t kMaxAttentionParts = 16;
 bool hopper_attention_supports(const FlashAttention& args);
-cudaError_t hopper_attention(const FlashAttention& args, int multiprocessors, cudaStream_t stream);
+cudaError_t hopper_attention(std::span<const FlashAttention> parts, int multiprocessors,
+                             cudaStream_t stream);
 
 }  // namespace flux::cuda

@@ -1,0 +1,278 @@
+// Times FLUX.1's linears on a Hopper GPU: our kernel with each shape of tile against cuBLASLt with
+// the passes that it needs afterwards, and compares the results. Each is repeated for SECONDS, so
+// that the GPU is at its power limit as in a whole image: then energy is time.
+//   hopper_linear_bench [SECONDS]
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <stdexcept>
+#include <vector>
+
+#include "bench/ops/bf16_values.h"
+#include "ops/cuda/cublas.h"
+#include "ops/cuda/kernels/kernels.h"
+#include "ops/cuda/state.h"
+
+namespace flux::cuda {
+namespace {
+
+enum class Kind { kBias, kGelu, kResidual };
+
+struct Case {
+  const char* name;
+  std::vector<int64_t> rows;  // of each part
+  int64_t columns;
+  int64_t depth;
+  Kind kind;
+};
+
+template <typename T>
+class Buffer {
+ public:
+  explicit Buffer(int64_t count) : count_(count) {
+    void* memory = nullptr;
+    check_cuda(cudaMalloc(&memory, static_cast<size_t>(count) * sizeof(T)), "cudaMalloc");
+    data_ = static_cast<T*>(memory);
+    check_cuda(cudaMemset(data_, 0xff, static_cast<size_t>(count) * sizeof(T)), "cudaMemset");
+  }
+  ~Buffer() { cudaFree(data_); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  T* get() const { return data_; }
+  int64_t size() const { return count_; }
+
+ private:
+  T* data_ = nullptr;
+  int64_t count_;
+};
+
+/// The GPU's own count of the energy it took. Updated some ten times a second.
+class Meter {
+ public:
+  Meter() {
+    void* library = dlopen("libnvidia-ml.so.1", RTLD_NOW);
+    if (library == nullptr) throw std::runtime_error("libnvidia-ml.so.1 is not here");
+    const auto init = reinterpret_cast<int (*)()>(dlsym(library, "nvmlInit_v2"));
+    const auto find = reinterpret_cast<int (*)(unsigned, void**)>(
+        dlsym(library, "nvmlDeviceGetHandleByIndex_v2"));
+    read_ = reinterpret_cast<Read>(dlsym(library, "nvmlDeviceGetTotalEnergyConsumption"));
+    if (init() != 0 || find(0, &device_) != 0) throw std::runtime_error("NVML does not start");
+  }
+  double millijoules() const {
+    unsigned long long value = 0;
+    read_(device_, &value);
+    return static_cast<double>(value);
+  }
+
+ private:
+  using Read = int (*)(void*, unsigned long long*);
+  Read read_ = nullptr;
+  void* device_ = nullptr;
+};
+
+/// One case: its tensors, and the ways to compute it.
+class Linear {
+ public:
+  Linear(State& state, const Case& c)
+      : state_(state),
+        case_(c),
+        rows_(total(c.rows)),
+        x_(rows_ * c.depth),
+        w_(static_cast<int64_t>(c.rows.size()) * c.columns * c.depth),
+        rounded_(c.columns),
+        bias_(c.columns),
+        gate_(c.columns),
+        residual_(rows_ * c.columns),
+        sums_(rows_ * c.columns),
+        expected_(rows_ * c.columns),
+        found_(rows_ * c.columns) {
+    fill_bf16(x_.get(), x_.size(), 1.0f, 1);
+    fill_bf16(w_.get(), w_.size(), 1.0f / std::sqrt(static_cast<float>(c.depth)), 2);
+    fill_bf16(residual_.get(), residual_.size(), 1.0f, 3);
+    fill_bf16(rounded_.get(), rounded_.size(), 0.1f, 4);
+    cast_rows({rounded_.get(), c.columns, bias_.get(), c.columns, 1, c.columns}, DType::kBF16,
+              DType::kF32, nullptr);
+    cast_rows({residual_.get(), c.columns, gate_.get(), c.columns, 1, c.columns}, DType::kBF16,
+              DType::kF32, nullptr);
+    check_cuda(cudaDeviceSynchronize(), "filling");
+  }
+
+  double teraflop() const {
+    return 2e-12 * static_cast<double>(rows_ * case_.columns * case_.depth);
+  }
+
+  void library() {
+    int64_t first = 0;
+    for (size_t i = 0; i < case_.rows.size(); ++i) {
+      Product product;
+      product.dtype = product.out_dtype = DType::kBF16;
+      product.rows = case_.rows[i];
+      product.columns = case_.columns;
+      product.depth = case_.depth;
+      product.x = x_.get() + first * case_.depth;
+      product.x_stride = case_.depth;
+      product.w = w_.get() + static_cast<int64_t>(i) * case_.columns * case_.depth;
+      product.w_stride = case_.depth;
+      const bool gated = case_.kind == Kind::kResidual;
+      uint16_t* out = expected_.get() + first * case_.columns;
+      uint16_t* sums = sums_.get() + first * case_.columns;
+      product.out = gated ? sums : out;
+      product.out_stride = case_.columns;
+      product.bias = rounded_.get();
+      product.epilogue =
+          case_.kind == Kind::kGelu ? ProductEpilogue::kBiasGeluTanh : ProductEpilogue::kBias;
+      multiply(state_, product);
+      if (gated) {
+        StoreRows store{};
+        store.sums = sums;
+        store.sums_stride = case_.columns;
+        store.rows = case_.rows[i];
+        store.columns = case_.columns;
+        store.gate = gate_.get();
+        store.residual = residual_.get() + first * case_.columns;
+        store.residual_stride = case_.columns;
+        store.out = out;
+        store.out_stride = case_.columns;
+        store_rows(store, DType::kBF16, state_.stream());
+      }
+      first += case_.rows[i];
+    }
+  }
+
+  void ours(int tile) {
+    std::vector<HopperLinear::Part> parts;
+    int64_t first = 0;
+    for (size_t i = 0; i < case_.rows.size(); ++i) {
+      HopperLinear::Part part{};
+      part.x = x_.get() + first * case_.depth;
+      part.x_stride = case_.depth;
+      part.rows = case_.rows[i];
+      part.weights = w_.get() + static_cast<int64_t>(i) * case_.columns * case_.depth;
+      part.bias = bias_.get();
+      if (case_.kind == Kind::kResidual) {
+        part.gate = gate_.get();
+        part.residual = residual_.get() + first * case_.columns;
+        part.residual_stride = case_.columns;
+      }
+      part.out = found_.get() + first * case_.columns;
+      part.out_stride = case_.columns;
+      parts.push_back(part);
+      first += case_.rows[i];
+    }
+    check_cuda(hopper_linear({case_.depth, case_.columns, case_.kind == Kind::kGelu, parts, tile},
+                             state_.traits().multiprocessors, state_.stream()),
+               "hopper_linear");
+  }
+
+  struct Cost {
+    double ms = 0;
+    double mj = 0;
+  };
+
+  /// Of one run, repeated for `seconds`.
+  template <typename F>
+  Cost measure(const Meter& meter, double seconds, const F& run) {
+    const int count = std::max(3, static_cast<int>(seconds * 600 / teraflop()));
+    check_cuda(cudaStreamSynchronize(state_.stream()), "a run");
+    const double energy = meter.millijoules();
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < count; ++i) run();
+    check_cuda(cudaStreamSynchronize(state_.stream()), "a run");
+    const std::chrono::duration<double, std::milli> passed =
+        std::chrono::steady_clock::now() - start;
+    return {passed.count() / count, (meter.millijoules() - energy) / count};
+  }
+
+  void report(const Meter& meter, double seconds) {
+    std::printf("%-16s", case_.name);
+    for (int way = -1; way < kLinearTiles; ++way) {
+      const Cost cost = measure(meter, seconds, [&] { way < 0 ? library() : ours(way); });
+      std::printf(" %7.1f %3.0f %3.0f", cost.ms * 1e3, teraflop() / cost.ms * 1e3, cost.mj);
+    }
+    double different = 0;
+    double error = 0;
+    for (int tile = 0; tile < kLinearTiles; ++tile) {
+      cudaMemset(found_.get(), 0xff, static_cast<size_t>(found_.size()) * sizeof(uint16_t));
+      cudaDeviceSynchronize();
+      ours(tile);
+      cudaStreamSynchronize(state_.stream());
+      error = std::max(error, compare_bf16(found_.get(), expected_.get(), found_.size()).error);
+      if (tile > 0) {
+        different =
+            std::max(different, compare_bf16(found_.get(), sums_.get(), found_.size()).other_bits);
+      }
+      cudaMemcpy(sums_.get(), found_.get(), static_cast<size_t>(found_.size()) * sizeof(uint16_t),
+                 cudaMemcpyDefault);
+      cudaDeviceSynchronize();
+    }
+    std::printf(" | error %.1e, %.4f other bits\n", error, different);
+    std::fflush(stdout);
+  }
+
+ private:
+  static int64_t total(const std::vector<int64_t>& rows) {
+    int64_t sum = 0;
+    for (const int64_t count : rows) sum += count;
+    return sum;
+  }
+
+  State& state_;
+  const Case& case_;
+  int64_t rows_;
+  Buffer<uint16_t> x_, w_, rounded_;
+  Buffer<float> bias_, gate_;
+  Buffer<uint16_t> residual_, sums_, expected_, found_;
+};
+
+const Case kCases[] = {
+    {"1024 single qkv", {4608}, 9216, 3072, Kind::kBias},
+    {"1024 single mlp", {4608}, 12288, 3072, Kind::kGelu},
+    {"1024 single out", {4608}, 3072, 15360, Kind::kResidual},
+    {"1024 double qkv", {512, 4096}, 9216, 3072, Kind::kBias},
+    {"1024 double out", {512, 4096}, 3072, 3072, Kind::kResidual},
+    {"1024 double up", {512, 4096}, 12288, 3072, Kind::kGelu},
+    {"1024 double down", {512, 4096}, 3072, 12288, Kind::kResidual},
+    {"512 single qkv", {1536}, 9216, 3072, Kind::kBias},
+    {"512 single mlp", {1536}, 12288, 3072, Kind::kGelu},
+    {"512 single out", {1536}, 3072, 15360, Kind::kResidual},
+    {"512 double qkv", {512, 1024}, 9216, 3072, Kind::kBias},
+    {"512 double out", {512, 1024}, 3072, 3072, Kind::kResidual},
+    {"512 double up", {512, 1024}, 12288, 3072, Kind::kGelu},
+    {"512 double down", {512, 1024}, 3072, 12288, Kind::kResidual},
+    {"256 single out", {768}, 3072, 15360, Kind::kResidual},
+    {"256 double up", {512, 256}, 12288, 3072, Kind::kGelu},
+    {"odd", {77, 200, 300}, 1000, 456, Kind::kResidual},
+};
+
+void run(double seconds) {
+  check_cuda(cudaSetDevice(0), "cudaSetDevice");
+  State state(0);
+  if (!state.traits().hopper) throw std::runtime_error("no Hopper GPU is here");
+  const Meter meter;
+  std::printf(
+      "us, TFLOP/s and mJ of cuBLASLt, and of tiles of 192x192 side by side, 192x192, 128x256,\n"
+      "128x192 and 128x128 below one another; the error against cuBLASLt, and the share of\n"
+      "elements with other bits than the tile before\n");
+  for (const Case& c : kCases) {
+    Linear linear(state, c);
+    linear.measure(meter, 2 * seconds, [&] { linear.library(); });  // as warm as what follows
+    linear.report(meter, seconds);
+  }
+}
+
+}  // namespace
+}  // namespace flux::cuda
+
+int main(int argc, char** argv) {
+  try {
+    flux::cuda::run(argc > 1 ? std::atof(argv[1]) : 0.5);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "hopper_linear_bench: %s\n", error.what());
+    return 1;
+  }
+  return 0;
+}
