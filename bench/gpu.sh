@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Tests on a GPU, then its times; logs in LOGS. Run it on a machine that has the GPU, with a build.
-#   bench/gpu.sh BUILD LOGS [tests] [sanitizer] [checkpoint] [times] [first-image] [equality]
-#                           [profile] [diffusers]
+#   bench/gpu.sh BUILD LOGS [tests] [sanitizer] [checkpoint] [times] [first-image] [memory]
+#                           [equality] [profile] [diffusers]
 # Without steps named: all. FULL is where the 33 GB checkpoint is, or is made.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 build=$1
 logs=$2
 shift 2
-steps="${*:-tests sanitizer checkpoint times first-image equality profile diffusers}"
+steps="${*:-tests sanitizer checkpoint times first-image memory equality profile diffusers}"
 full=${FULL:-/dev/shm/flux-full}
 python=${FLUX_REFERENCE_PYTHON:-python3}
 flux=$build/cli/flux-triton
@@ -60,11 +60,12 @@ if has_step checkpoint && [[ ! -e $full/model_index.json ]]; then
 fi
 if has_step times; then
   watch_gpu "$logs/gpu.csv"
-  for case in "1024 28 3" "1024 4 5" "512 28 5" "256 4 5"; do
-    read -r size count runs <<<"$case"
-    logged "time-$size-$count" "$flux" bench "$full" --device cuda --dtype bf16 --runs "$runs" \
-      --height "$size" --width "$size" --steps "$count" --max-sequence-length 512
-    cat "$logs/time-$size-$count.log"
+  for case in "1024 28 1 3" "1024 4 1 5" "512 28 1 5" "512 28 4 2" "256 4 1 9"; do
+    read -r size count images runs <<<"$case"
+    name=time-$size-$count-$images
+    logged "$name" "$flux" bench "$full" --device cuda --dtype bf16 --runs "$runs" --height "$size" \
+      --width "$size" --steps "$count" --images "$images" --max-sequence-length 512
+    cat "$logs/$name.log"
   done
   gpu_summary "$logs/gpu.csv"
 fi
@@ -74,6 +75,19 @@ if has_step first-image; then
     --steps 4 -o /tmp/flux.png
   echo "from process start to the first picture: $((($(date +%s%N) - start) / 1000000)) ms"
   tail -n 3 "$logs/first-image.log"
+fi
+if has_step memory; then
+  # The same picture with room for the transformer alone, and in tiles; one line where there is none.
+  draw=("$flux" generate "$full" --device cuda --dtype bf16 --prompt "a star" --seed 1 --steps 2)
+  logged memory-all "${draw[@]}" -o /tmp/flux-all.png
+  for limit in 24GiB 23GiB 10GiB; do
+    watch_gpu "$logs/memory-$limit.csv"
+    logged "memory-$limit" "${draw[@]}" --gpu-memory $limit -o "/tmp/flux-$limit.png"
+    kill %%
+    gpu_summary "$logs/memory-$limit.csv"
+    tail -n 3 "$logs/memory-$limit.log"
+    cmp /tmp/flux-all.png "/tmp/flux-$limit.png" && echo "the same bytes as without a limit"
+  done
 fi
 if has_step equality; then
   logged equality "$python" bench/gpu_equality.py "$full" --flux-triton "$flux"

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <chrono>
@@ -10,6 +11,7 @@
 #include <csignal>
 #include <cstring>
 #include <fstream>
+#include <limits>
 #include <sstream>
 
 #include "ops/context.h"
@@ -53,6 +55,13 @@ void add_compute_options(CLI::App& command, ComputeOptions& options) {
       ->type_name("DEVICE")
       ->capture_default_str();
   command
+      .add_option(
+          "--gpu-memory", options.gpu_memory,
+          "at most so much memory of the GPU, for example 20GiB: models then leave it and are "
+          "loaded again as they are needed, and large pictures are decoded in tiles")
+      ->transform(CLI::AsSizeValue(false))
+      ->type_name("SIZE");
+  command
       .add_option("--threads", options.threads,
                   "CPU threads; 0: one for each physical core. The result does not depend on it")
       ->type_name("N")
@@ -84,6 +93,13 @@ Session open_session(const ComputeOptions& options) {
     session.options.device = parse_device(options.device);
     if (!as_stored) session.options.dtype = parse_compute_dtype(options.dtype);
   });
+  if (options.gpu_memory != 0) {
+    if (session.options.device.is_cpu()) {
+      throw UsageError("--gpu-memory is for a GPU: the device is cpu; leave it out");
+    }
+    session.options.memory_limit = static_cast<int64_t>(
+        std::min(options.gpu_memory, uint64_t{std::numeric_limits<int64_t>::max()}));
+  }
   session.options.threads = options.threads > 0 ? options.threads : default_threads();
   session.checkpoint = Checkpoint::open(options.source);
   if (as_stored) session.options.dtype = session.checkpoint->stored_dtype();

@@ -33,12 +33,13 @@ struct ComputeOptions {
   std::string source;
   std::string dtype = "as stored";
   std::string device = "auto";
-  int threads = 0;  // 0: default_threads()
+  int threads = 0;          // 0: default_threads()
+  uint64_t gpu_memory = 0;  // bytes; 0: all there is
 };
 
 /// Adds SOURCE to a command.
 void add_source(CLI::App& command, std::string& source);
-/// Adds SOURCE, --dtype, --device and --threads.
+/// Adds SOURCE, --dtype, --device, --gpu-memory and --threads.
 void add_compute_options(CLI::App& command, ComputeOptions& options);
 
 /// For options that take an integer: decimal, and within 64 bits. (CLI11 alone reads 010 as 8 and

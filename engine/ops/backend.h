@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <limits>
 
 #include "ops/ops.h"
 
@@ -15,6 +16,11 @@ class Backend {
   virtual Device device() const = 0;
   /// Memory of the device, aligned to 64 bytes; null when there is not as much.
   virtual std::shared_ptr<std::byte> allocate(size_t bytes) const = 0;
+  /// From now on allocate() gives nothing beyond `bytes` in all, which is at least 0; what is held
+  /// already stays. Throws kUnsupported where memory cannot be limited.
+  virtual void limit_memory(int64_t bytes);
+  /// What allocate() could give now, about.
+  virtual int64_t available_bytes() const { return std::numeric_limits<int64_t>::max(); }
   /// What it wants to keep for each context.
   virtual std::unique_ptr<DeviceState> make_state() { return nullptr; }
   /// Whether activations and weights can be `dtype` here.

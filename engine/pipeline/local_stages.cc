@@ -36,6 +36,14 @@ struct LocalStages::Loaded {
   };
   std::list<Kept> kept;
 
+  bool has(StageKind stage) const;
+  /// About what the weights of a stage take on the device.
+  int64_t expected_bytes(StageKind stage) const;
+  void load(StageKind stage);
+  void drop(StageKind stage);
+  /// Drops whatever is loaded or kept for other stages; whether there was anything.
+  bool drop_others(StageKind stage);
+
   /// What `row` keeps: found among what is in use or was kept before, or new; then it is in use.
   KeptConditioning* kept_for(const TransformerInput& row, std::list<Kept>& in_use);
 };
@@ -53,38 +61,114 @@ LocalStages::LocalStages(std::shared_ptr<const Checkpoint> checkpoint,
   check(backend.supports(options.dtype), ErrorCode::kUnsupported,
         "dtype {} cannot be computed on {}: use f32 or bf16", name_of(options.dtype),
         to_string(options.device));
+  if (options.memory_limit) backend_for(options.device).limit_memory(*options.memory_limit);
   loaded_ = std::make_unique<Loaded>(std::move(checkpoint), options);
 }
 
 LocalStages::~LocalStages() = default;
 
-void LocalStages::load(StageKind stage) {
-  Loaded& l = *loaded_;
-  const Checkpoint& source = *l.checkpoint;
-  const FluxConfig& config = source.config();
-  const DType dtype = l.options.dtype;
+bool LocalStages::Loaded::has(StageKind stage) const {
   switch (stage) {
     case StageKind::kClipEncoder:
-      if (!l.clip) {
-        l.clip.emplace(l.context, config.clip, source.text_encoder(), source.tokenizer_directory(),
-                       dtype);
-      }
+      return clip.has_value();
+    case StageKind::kT5Encoder:
+      return t5.has_value();
+    case StageKind::kDitTransformer:
+      return transformer.has_value();
+    case StageKind::kVaeDecoder:
+      return vae.has_value();
+  }
+  return false;
+}
+
+int64_t LocalStages::Loaded::expected_bytes(StageKind stage) const {
+  const auto bytes_of = [&](const WeightFiles& files) {
+    return files.parameter_count() * static_cast<int64_t>(size_of(options.dtype));
+  };
+  switch (stage) {
+    case StageKind::kClipEncoder:
+      return bytes_of(checkpoint->text_encoder());
+    case StageKind::kT5Encoder:
+      return bytes_of(checkpoint->text_encoder_2());
+    case StageKind::kDitTransformer:
+      return bytes_of(checkpoint->transformer());
+    case StageKind::kVaeDecoder:
+      return bytes_of(checkpoint->vae());
+  }
+  return 0;
+}
+
+void LocalStages::Loaded::load(StageKind stage) {
+  const FluxConfig& config = checkpoint->config();
+  const DType dtype = options.dtype;
+  switch (stage) {
+    case StageKind::kClipEncoder:
+      clip.emplace(context, config.clip, checkpoint->text_encoder(),
+                   checkpoint->tokenizer_directory(), dtype);
       return;
     case StageKind::kT5Encoder:
-      if (!l.t5) {
-        l.t5.emplace(l.context, config.t5, source.text_encoder_2(), source.tokenizer_2_directory(),
-                     dtype);
-      }
+      t5.emplace(context, config.t5, checkpoint->text_encoder_2(),
+                 checkpoint->tokenizer_2_directory(), dtype);
       return;
     case StageKind::kDitTransformer:
-      if (!l.transformer) {
-        l.transformer.emplace(l.context, config.transformer, source.transformer(), dtype);
-      }
+      transformer.emplace(context, config.transformer, checkpoint->transformer(), dtype);
       return;
     case StageKind::kVaeDecoder:
-      if (!l.vae) l.vae.emplace(l.context, config.vae, source.vae(), dtype);
+      vae.emplace(context, config.vae, checkpoint->vae(), dtype);
       return;
   }
+}
+
+void LocalStages::Loaded::drop(StageKind stage) {
+  switch (stage) {
+    case StageKind::kClipEncoder:
+      clip.reset();
+      return;
+    case StageKind::kT5Encoder:
+      t5.reset();
+      return;
+    case StageKind::kDitTransformer:
+      kept.clear();  // refers to its layers
+      transformer.reset();
+      return;
+    case StageKind::kVaeDecoder:
+      vae.reset();
+      return;
+  }
+}
+
+bool LocalStages::Loaded::drop_others(StageKind stage) {
+  bool any = context.workspace().reserved_bytes() > 0;
+  for (const StageKind other : kAllStages) {
+    if (other == stage || !has(other)) continue;
+    any = true;
+    drop(other);
+  }
+  context.workspace().release();
+  return any;
+}
+
+template <typename Work>
+auto LocalStages::with_room(StageKind stage, const Work& work) {
+  const auto loaded_work = [&] {
+    if (!loaded_->has(stage)) loaded_->load(stage);
+    return work();
+  };
+  // Known beforehand, it costs no load that ends half-way.
+  if (!loaded_->has(stage) &&
+      loaded_->context.backend().available_bytes() < loaded_->expected_bytes(stage)) {
+    loaded_->drop_others(stage);
+  }
+  try {
+    return loaded_work();
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kUnavailable || !loaded_->drop_others(stage)) throw;
+  }
+  return loaded_work();
+}
+
+void LocalStages::load(StageKind stage) {
+  with_room(stage, [] {});
 }
 
 int64_t LocalStages::weight_bytes(StageKind stage) const {
@@ -109,20 +193,21 @@ int64_t LocalStages::workspace_bytes() const {
 Context& LocalStages::context() { return loaded_->context; }
 
 Tensor LocalStages::encode_clip(std::string_view prompt, bool* truncated) {
-  load(StageKind::kClipEncoder);
   const int64_t size = loaded_->checkpoint->config().clip.hidden_size;
   const Tensor pooled = new_tensor(loaded_->context, {size}, loaded_->options.dtype);
-  const bool cut = loaded_->clip->encode(loaded_->context, prompt, pooled);
+  const bool cut = with_room(StageKind::kClipEncoder, [&] {
+    return loaded_->clip->encode(loaded_->context, prompt, pooled);
+  });
   if (truncated != nullptr && cut) *truncated = true;
   return pooled;
 }
 
 Tensor LocalStages::encode_t5(std::string_view prompt, int max_sequence_length, bool* truncated) {
-  load(StageKind::kT5Encoder);
   const int64_t size = loaded_->checkpoint->config().t5.d_model;
   const Tensor embeds =
       new_tensor(loaded_->context, {max_sequence_length, size}, loaded_->options.dtype);
-  const bool cut = loaded_->t5->encode(loaded_->context, prompt, embeds);
+  const bool cut = with_room(StageKind::kT5Encoder,
+                             [&] { return loaded_->t5->encode(loaded_->context, prompt, embeds); });
   if (truncated != nullptr && cut) *truncated = true;
   return embeds;
 }
@@ -160,27 +245,38 @@ KeptConditioning* LocalStages::Loaded::kept_for(const TransformerInput& row,
 }
 
 void LocalStages::transformer(std::span<const TransformerInput> rows) {
-  load(StageKind::kDitTransformer);
-  // On the CPU a step is long beside its modulations.
-  const bool keep = !loaded_->options.device.is_cpu() && rows.size() <= kMostKeptRows;
-  std::list<Loaded::Kept> in_use;  // what this call does not need again is forgotten
-  std::vector<TransformerInput> own(rows.begin(), rows.end());
-  for (TransformerInput& row : own) {
-    if (keep && !row.timesteps.empty()) row.kept = loaded_->kept_for(row, in_use);
-  }
-  loaded_->transformer->forward(loaded_->context, own);
-  loaded_->kept = std::move(in_use);
+  with_room(StageKind::kDitTransformer, [&] {
+    // On the CPU a step is long beside its modulations.
+    const bool keep = !loaded_->options.device.is_cpu() && rows.size() <= kMostKeptRows;
+    std::list<Loaded::Kept> in_use;  // what this call does not need again is forgotten
+    std::vector<TransformerInput> own(rows.begin(), rows.end());
+    for (TransformerInput& row : own) {
+      if (keep && !row.timesteps.empty()) row.kept = loaded_->kept_for(row, in_use);
+    }
+    loaded_->transformer->forward(loaded_->context, own);
+    loaded_->kept = std::move(in_use);
+  });
 }
 
 Tensor LocalStages::decode(const Tensor& latents) {
-  load(StageKind::kVaeDecoder);
   const VaeConfig& config = loaded_->checkpoint->config().vae;
   const int64_t factor = config.scale_factor();
-  const Tensor image = new_tensor(
-      loaded_->context, {config.out_channels, latents.size(1) * factor, latents.size(2) * factor},
-      DType::kF32);
-  decode_within_memory(loaded_->context, *loaded_->vae, latents, image);
-  return image;
+  const Shape size{config.out_channels, latents.size(1) * factor, latents.size(2) * factor};
+  return with_room(StageKind::kVaeDecoder, [&] {
+    const Tensor image = new_tensor(loaded_->context, size, DType::kF32);
+    // Room that others leave is better than seams between tiles, but not worth a load a picture.
+    try {
+      loaded_->vae->forward(loaded_->context, latents, image);
+      return image;
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kUnavailable) throw;
+    }
+    loaded_->drop(StageKind::kClipEncoder);
+    loaded_->drop(StageKind::kT5Encoder);
+    loaded_->context.workspace().release();
+    decode_within_memory(loaded_->context, *loaded_->vae, latents, image);
+    return image;
+  });
 }
 
 }  // namespace flux

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "models/checkpoint.h"
@@ -13,10 +14,13 @@ struct LocalOptions {
   DType dtype = DType::kF32;  // compute dtype: f32 or bf16
   Device device;
   int threads = 1;
+  /// Of the device's memory, for weights and tensors; the driver and libraries take some more.
+  /// Stages leave when another one needs their room, and are loaded again when they are wanted.
+  std::optional<int64_t> memory_limit = {};
 };
 
-/// The stages in this process. A stage's weights are loaded by load() or on its first use, once;
-/// calls come from one thread at a time.
+/// The stages in this process. A stage's weights are loaded by load() or on its first use, once,
+/// unless the device's memory is too small for all; calls come from one thread at a time.
 class LocalStages final : public Stages {
  public:
   /// Reads nothing but what `checkpoint` already holds. Throws kUnsupported for a dtype that the
@@ -43,6 +47,10 @@ class LocalStages final : public Stages {
   Context& context() override;
 
  private:
+  /// Runs work of a stage, with its weights there: again without the others if memory is short.
+  template <typename Work>
+  auto with_room(StageKind stage, const Work& work);
+
   struct Loaded;
   std::unique_ptr<Loaded> loaded_;
 };

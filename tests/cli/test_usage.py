@@ -61,6 +61,8 @@ USAGE_CASES = [
     ("tokens_many", generate(*PROMPT, "--max-sequence-length", "513"), "max_sequence_length is 513"),
     ("dtype_unknown", generate(*PROMPT, "--dtype", "int4"), "int4"),
     ("device_unknown", generate(*PROMPT, "--device", "tpu"), "device 'tpu' is not known"),
+    ("gpu_memory_on_cpu", generate(*PROMPT, "--device", "cpu", "--gpu-memory", "8GiB"), "is for a GPU"),
+    ("gpu_memory_text", generate(*PROMPT, "--gpu-memory", "much"), "--gpu-memory"),
     ("threads_negative", generate(*PROMPT, "--threads", "-1"), "--threads -1"),
     ("threads_many", generate(*PROMPT, "--threads", "100000"), "--threads 100000"),
     ("output_not_png", generate(*PROMPT, "-o", "image.jpg"), "image.jpg: the name must end in .png"),

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <atomic>
+#include <limits>
+
 #include "ops/backend.h"
 #include "ops/cuda/uploader.h"
 
@@ -15,6 +18,8 @@ class CudaBackend final : public Backend {
 
   Device device() const override { return {Device::Kind::kCuda, index_}; }
   std::shared_ptr<std::byte> allocate(size_t bytes) const override;
+  void limit_memory(int64_t bytes) override { limit_ = bytes; }
+  int64_t available_bytes() const override;
   std::unique_ptr<DeviceState> make_state() override;
   bool supports(DType dtype) const override;
   int64_t useful_tokens() const override;
@@ -55,6 +60,8 @@ class CudaBackend final : public Backend {
 
  private:
   int index_;
+  std::atomic<int64_t> limit_{std::numeric_limits<int64_t>::max()};
+  mutable std::atomic<int64_t> held_{0};  // of what allocate() gave
   Uploader uploader_;
 };
 

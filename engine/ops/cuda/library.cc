@@ -55,15 +55,33 @@ CudaBackend::CudaBackend(int index) : index_(index), uploader_(index) {
 }
 
 std::shared_ptr<std::byte> CudaBackend::allocate(size_t bytes) const {
+  const auto size = static_cast<int64_t>(std::max<size_t>(bytes, 1));
+  const auto give_back = [this, size] { held_ -= size; };
+  if (held_ += size; held_ > limit_) {
+    give_back();
+    return nullptr;
+  }
   void* memory = nullptr;
-  check_cuda(cudaSetDevice(index_), "cudaSetDevice");
-  const cudaError_t result = cudaMalloc(&memory, std::max<size_t>(bytes, 1));
+  cudaError_t result = cudaSetDevice(index_);
+  if (result == cudaSuccess) result = cudaMalloc(&memory, static_cast<size_t>(size));
+  if (result != cudaSuccess) give_back();
   if (result == cudaErrorMemoryAllocation) {
     (void)cudaGetLastError();
     return nullptr;
   }
   check_cuda(result, "cudaMalloc");
-  return {static_cast<std::byte*>(memory), [](std::byte* address) { cudaFree(address); }};
+  return {static_cast<std::byte*>(memory), [give_back](std::byte* address) {
+            cudaFree(address);
+            give_back();
+          }};
+}
+
+int64_t CudaBackend::available_bytes() const {
+  size_t free = 0;
+  size_t total = 0;
+  check_cuda(cudaSetDevice(index_), "cudaSetDevice");
+  check_cuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return std::max<int64_t>(0, std::min(limit_ - held_, static_cast<int64_t>(free)));
 }
 
 std::unique_ptr<DeviceState> CudaBackend::make_state() { return std::make_unique<State>(index_); }
