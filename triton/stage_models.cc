@@ -1,58 +1,76 @@
 #include "triton/stage_models.h"
 
+#include <algorithm>
+
 #include "models/dit_transformer.h"
 #include "models/vae_decoder.h"
 #include "models/vae_tiling.h"
 #include "ops/backend.h"
 #include "pipeline/stages.h"
 #include "pipeline/text_stages.h"
+#include "support/log.h"
 #include "triton/errors.h"
 #include "triton/options.h"
 
 namespace flux::triton {
 namespace {
 
-/// A model of one stage: what it does with one request. Requests of a batch are computed one after
+/// A model of one stage: what it does with requests. Those of an execution are computed one after
 /// another, so that shapes may differ and a row's bytes never depend on its neighbours.
 class StageModel : public ServedModel {
  public:
   using ServedModel::ServedModel;
 
-  void execute(Instance* instance, Context& ctx,
+  void execute(InstanceState& instance,
                std::span<const std::unique_ptr<Request>> requests) const final {
     const uint64_t start = now_ns();
+    Context& ctx = instance.context();
+    instance.conditioning().begin_execution();
     int64_t rows = 0;
     uint64_t last = start;
     for (const auto& request : requests) {
       try {
-        request->read();
+        request->read(ctx);
         check_still_wanted(*request);
         ctx.set_cancel_check([&request] { return request->stopped(); });
-        const uint64_t begin = compute(ctx, *request);
+        const uint64_t begin = compute(instance, *request);
         last = now_ns();
         count(*request, last - begin, rows == 0);
         rows += request->rows();
-        request->send(instance, start, begin, last);
+        request->send(instance.handle(), start, begin, last);
       } catch (const std::exception& error) {
-        refuse(instance, *request, error, start);
+        let_go(ctx);
+        refuse(instance.handle(), *request, error, start);
       }
     }
     ctx.set_cancel_check({});
     if (rows == 0) return;
-    report_batch(instance, rows, start, start, last);
+    report_batch(instance.handle(), rows, start, start, last);
   }
 
  protected:
   /// Computes all rows of a request into its outputs.
-  virtual void run(Context& ctx, Request& request) const = 0;
+  virtual void run(InstanceState& instance, Request& request) const = 0;
 
  private:
-  /// Returns when it began, which was as soon as the CPU was free.
-  uint64_t compute(Context& ctx, Request& request) const {
-    const CpuTurn turn;
+  /// Returns when it began, which was as soon as the CPU was free; a GPU takes turns by itself.
+  uint64_t compute(InstanceState& instance, Request& request) const {
+    std::optional<CpuTurn> turn;
+    if (settings().device.is_cpu()) turn.emplace();
     const uint64_t begin = now_ns();
-    run(ctx, request);
+    run(instance, request);
+    // The one place where a stage waits for its GPU: who gets the answer may read it at once.
+    request.finish_outputs();
     return begin;
+  }
+
+  /// A failed request must not be answered while a GPU still works on its tensors.
+  static void let_go(Context& ctx) {
+    try {
+      finish(ctx);
+    } catch (const std::exception& error) {
+      log_warning("after a failed request: {}", error.what());
+    }
   }
 
   /// Before the answer goes out: who has it finds it counted.
@@ -94,7 +112,8 @@ class TextModel : public StageModel {
   }
 
  protected:
-  void run(Context& ctx, Request& request) const final {
+  void run(InstanceState& instance, Request& request) const final {
+    Context& ctx = instance.context();
     const std::vector<std::string> prompts = request.strings("prompt");
     const Tensor embeds = request.output(output_, settings().dtype, output_shape(request));
     bool truncated = false;
@@ -173,7 +192,7 @@ class DitModel final : public StageModel {
   }
 
  protected:
-  void run(Context& ctx, Request& request) const override {
+  void run(InstanceState& instance, Request& request) const override {
     const DType dtype = settings().dtype;
     const int64_t image[] = {-1, config_.in_channels};
     const int64_t text[] = {-1, config_.joint_attention_dim};
@@ -188,11 +207,12 @@ class DitModel final : public StageModel {
     expect_rows("txt_ids", txt_ids, "encoder_hidden_states", encoder);
     const std::vector<double> timesteps = read_timesteps(request);
     const std::vector<double> guidance = read_guidance(request);
+    const std::vector<float> all_timesteps = read_all_timesteps(request);
     const Tensor noise_pred = request.output("noise_pred", dtype, hidden.shape());
-    std::vector<TransformerInput> inputs;
+    std::vector<TransformerInput> rows;
     for (int64_t row = 0; row < request.rows(); ++row) {
       const auto at = static_cast<size_t>(row);
-      TransformerInput input;
+      TransformerInput& input = rows.emplace_back();
       input.hidden_states = hidden[row];
       input.timestep = static_cast<float>(timesteps[at]);
       if (!guidance.empty()) input.guidance = static_cast<float>(guidance[at]);
@@ -201,9 +221,9 @@ class DitModel final : public StageModel {
       input.img_ids = img_ids[row];
       input.txt_ids = txt_ids[row];
       input.noise_pred = noise_pred[row];
-      inputs.push_back(input);
+      input.timesteps = all_timesteps;
     }
-    model_->forward(ctx, inputs);
+    forward(instance, rows);
   }
 
  private:
@@ -211,6 +231,55 @@ class DitModel final : public StageModel {
                           const Tensor& states) {
     check(ids.size(1) == states.size(1), ErrorCode::kInvalidArgument, "{} has {} tokens: {} has {}",
           name, ids.size(1), of, states.size(1));
+  }
+
+  void forward(InstanceState& instance, std::span<TransformerInput> rows) const {
+    Context& ctx = instance.context();
+    share_conditioning(instance, rows);
+    try {
+      model_->forward(ctx, rows);
+    } catch (const Error& error) {
+      if (error.code() == ErrorCode::kCancelled || instance.conditioning().empty()) throw;
+      // It may be half made; and where memory ran out, this step is worth more than later ones.
+      for (TransformerInput& row : rows) row.kept = nullptr;
+      finish(ctx);
+      instance.conditioning().clear();
+      if (error.code() != ErrorCode::kUnavailable) throw;
+      model_->forward(ctx, rows);
+    }
+  }
+
+  /// Lets the steps of an image share what depends on the time alone, as LocalStages does. Reading
+  /// the pooled projections from the GPU takes microseconds, and only equal values are shared.
+  void share_conditioning(InstanceState& instance, std::span<TransformerInput> rows) const {
+    if (settings().device.is_cpu()) return;  // there a step is long beside its modulations
+    for (TransformerInput& row : rows) {
+      if (row.timesteps.empty()) continue;
+      const Tensor pooled = to_host(instance.context(), row.pooled_projections);
+      row.kept = instance.conditioning().find(
+          {std::string(pooled.data<char>(), static_cast<size_t>(pooled.bytes())),
+           row.guidance,
+           {row.timesteps.begin(), row.timesteps.end()}});
+    }
+  }
+
+  /// The parameter `timesteps`: those of all steps of the images, or none.
+  static std::vector<float> read_all_timesteps(const Request& request) {
+    const auto given = request.parameter("timesteps");
+    if (!given) return {};
+    const auto list = given->is_string() ? nlohmann::json::parse(given->get<std::string>(), nullptr,
+                                                                 /*allow_exceptions=*/false)
+                                         : nlohmann::json();
+    constexpr size_t kMost = 1000;
+    const bool fits = list.is_array() && list.size() <= kMost &&
+                      std::all_of(list.begin(), list.end(), [](const nlohmann::json& value) {
+                        return value.is_number() && value >= 0 && value <= 1;
+                      });
+    check(fits, ErrorCode::kInvalidArgument,
+          "parameter timesteps is {}: must be a text such as [1, 0.5], at most {} numbers from 0 "
+          "to 1",
+          given->dump().substr(0, 200), kMost);
+    return list.get<std::vector<float>>();
   }
 
   static std::vector<double> read_timesteps(const Request& request) {
@@ -250,7 +319,8 @@ class VaeModel final : public StageModel {
   }
 
  protected:
-  void run(Context& ctx, Request& request) const override {
+  void run(InstanceState& instance, Request& request) const override {
+    Context& ctx = instance.context();
     const int64_t sizes[] = {config_.latent_channels, -1, -1};
     const Tensor latents = request.tensor("latents", settings().dtype, sizes);
     const int64_t largest_side = options().max_side;

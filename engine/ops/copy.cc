@@ -9,7 +9,14 @@ bool is_local(const Context& ctx, const Tensor& tensor) {
   return tensor.device() == ctx.backend().device();
 }
 
+/// Whether the context can copy from and to where `tensor` is.
+bool is_reachable(const Context& ctx, const Tensor& tensor) {
+  return tensor.device().is_cpu() || tensor.device().kind == ctx.backend().device().kind;
+}
+
 }  // namespace
+
+void finish(Context& ctx) { ctx.backend().finish(ctx); }
 
 void copy(Context& ctx, const Tensor& x, const Tensor& out) {
   check(x.shape() == out.shape() && x.dtype() == out.dtype(), ErrorCode::kInternal,
@@ -17,7 +24,7 @@ void copy(Context& ctx, const Tensor& x, const Tensor& out) {
   check_contiguous("copy", "x", x);
   check_contiguous("copy", "out", out);
   for (const Tensor* tensor : {&x, &out}) {
-    check(tensor->device().is_cpu() || is_local(ctx, *tensor), ErrorCode::kInternal,
+    check(is_reachable(ctx, *tensor), ErrorCode::kInternal,
           "copy: a tensor is on {}, the context computes on {}", to_string(tensor->device()),
           to_string(ctx.backend().device()));
   }
@@ -34,7 +41,8 @@ Tensor to_workspace(Context& ctx, const Tensor& x) {
 Tensor new_tensor(Context& ctx, const Shape& shape, DType dtype) {
   const auto bytes = static_cast<size_t>(shape.numel()) * size_of(dtype);
   const Device device = ctx.backend().device();
-  const auto memory = ctx.backend().allocate(bytes);
+  // Host memory is cheap to get and to give back.
+  const auto memory = device.is_cpu() ? ctx.backend().allocate(bytes) : ctx.memory().take(bytes);
   check(memory != nullptr, ErrorCode::kUnavailable,
         "out of memory on {}: {} bytes wanted for a tensor {}; free memory there, draw smaller or "
         "fewer images, or use another device",
