@@ -151,7 +151,8 @@ void add_options(CLI::App& command, ConvertCommand& options) {
   command.add_option("--dtype", options.dtype, "f32, bf16 or f16 to compute in")
       ->type_name("DTYPE")
       ->capture_default_str();
-  command.add_option("--device", options.device,
+  command
+      .add_option("--device", options.device,
                   "auto, cpu, cuda (instances on every GPU) or cuda:N (on that one)")
       ->type_name("DEVICE")
       ->capture_default_str();
