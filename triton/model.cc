@@ -118,6 +118,15 @@ void ServedModel::refuse(Instance* instance, Request& request, const std::except
   request.send_error(instance, error, start_ns);
 }
 
+void ServedModel::refuse(Instance* instance, Request& request, const std::exception_ptr& error,
+                         uint64_t start_ns) const noexcept {
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::exception& known) {
+    refuse(instance, request, known, start_ns);
+  }
+}
+
 void report_batch(Instance* instance, int64_t rows, uint64_t start_ns, uint64_t compute_start_ns,
                   uint64_t compute_end_ns) {
   log_and_drop(api().TRITONBACKEND_ModelInstanceReportBatchStatistics(

@@ -79,6 +79,8 @@ class ServedModel {
   /// Answers a request with an error, which also goes to the log with the request's id.
   void refuse(Instance* instance, Request& request, const std::exception& error,
               uint64_t start_ns) const noexcept;
+  void refuse(Instance* instance, Request& request, const std::exception_ptr& error,
+              uint64_t start_ns) const noexcept;
 
  private:
   ModelSettings settings_;

@@ -1,6 +1,8 @@
 #include "triton/stage_models.h"
 
 #include <algorithm>
+#include <list>
+#include <optional>
 
 #include "models/dit_transformer.h"
 #include "models/vae_decoder.h"
@@ -15,52 +17,102 @@
 namespace flux::triton {
 namespace {
 
-/// A model of one stage: what it does with requests. Those of an execution are computed one after
-/// another, so that shapes may differ and a row's bytes never depend on its neighbours.
+/// A request of an execution, and why it cannot be answered.
+struct Job {
+  Request* request;
+  std::exception_ptr error;
+
+  /// Does a part of the work, if nothing has gone wrong before.
+  template <typename Work>
+  void attempt(Work&& work) {
+    if (error) return;
+    try {
+      work(*request);
+    } catch (...) {
+      error = std::current_exception();
+    }
+  }
+};
+
+/// A model of one stage: what it does with requests. Whatever happens to one of them, the others of
+/// its execution are answered as if they were alone.
 class StageModel : public ServedModel {
  public:
   using ServedModel::ServedModel;
 
   void execute(InstanceState& instance,
                std::span<const std::unique_ptr<Request>> requests) const final {
-    const uint64_t start = now_ns();
-    Context& ctx = instance.context();
     instance.conditioning().begin_execution();
-    int64_t rows = 0;
-    uint64_t last = start;
-    for (const auto& request : requests) {
-      try {
-        request->read(ctx);
-        check_still_wanted(*request);
-        ctx.set_cancel_check([&request] { return request->stopped(); });
-        const uint64_t begin = compute(instance, *request);
-        last = now_ns();
-        count(*request, last - begin, rows == 0);
-        rows += request->rows();
-        request->send(instance.handle(), start, begin, last);
-      } catch (const std::exception& error) {
-        let_go(ctx);
-        refuse(instance.handle(), *request, error, start);
-      }
+    Execution execution;
+    const size_t at_once = computes_together() ? requests.size() : 1;
+    for (size_t i = 0; i < requests.size(); i += at_once) {
+      answer(instance, requests.subspan(i, at_once), execution);
     }
-    ctx.set_cancel_check({});
-    if (rows == 0) return;
-    report_batch(instance.handle(), rows, start, start, last);
+    instance.context().set_cancel_check({});
+    if (execution.rows == 0) return;
+    report_batch(instance.handle(), execution.rows, execution.start, execution.start,
+                 execution.last);
   }
 
  protected:
+  /// Whether all requests of an execution are computed at once, by run_together(). Otherwise they
+  /// are one after another, and each is answered before the next one begins.
+  virtual bool computes_together() const { return false; }
   /// Computes all rows of a request into its outputs.
   virtual void run(InstanceState& instance, Request& request) const = 0;
+  /// Computes the jobs that have no error yet.
+  virtual void run_together(InstanceState& instance, std::span<Job> jobs) const {
+    for (Job& job : jobs) job.attempt([&](Request& request) { run(instance, request); });
+  }
 
  private:
+  struct Execution {
+    uint64_t start = now_ns();
+    uint64_t last = start;
+    int64_t rows = 0;
+  };
+
+  void answer(InstanceState& instance, std::span<const std::unique_ptr<Request>> requests,
+              Execution& execution) const {
+    Context& ctx = instance.context();
+    std::vector<Job> jobs;
+    for (const auto& request : requests) {
+      jobs.push_back({request.get(), {}});
+      jobs.back().attempt([&](Request& read) {
+        read.read(ctx);
+        check_still_wanted(read);
+      });
+    }
+    ctx.set_cancel_check([&jobs] {
+      return std::all_of(jobs.begin(), jobs.end(),
+                         [](const Job& job) { return job.error || job.request->stopped(); });
+    });
+    const uint64_t begin = compute(instance, jobs);
+    execution.last = now_ns();
+    metrics().add(Counter::kStageSeconds, static_cast<double>(execution.last - begin) * 1e-9);
+    for (const Job& job : jobs) {
+      if (job.error) {
+        refuse(instance.handle(), *job.request, job.error, execution.start);
+        continue;
+      }
+      count(*job.request, execution.rows == 0);
+      execution.rows += job.request->rows();
+      job.request->send(instance.handle(), execution.start, begin, execution.last);
+    }
+  }
+
   /// Returns when it began, which was as soon as the CPU was free; a GPU takes turns by itself.
-  uint64_t compute(InstanceState& instance, Request& request) const {
+  uint64_t compute(InstanceState& instance, std::span<Job> jobs) const {
     std::optional<CpuTurn> turn;
     if (settings().device.is_cpu()) turn.emplace();
     const uint64_t begin = now_ns();
-    run(instance, request);
-    // The one place where a stage waits for its GPU: who gets the answer may read it at once.
-    request.finish_outputs();
+    run_together(instance, jobs);
+    // The one place where a stage waits for its GPU: who gets an answer may read it at once.
+    for (Job& job : jobs) job.attempt([](Request& request) { request.finish_outputs(); });
+    if (std::any_of(jobs.begin(), jobs.end(),
+                    [](const Job& job) { return job.error != nullptr; })) {
+      let_go(instance.context());
+    }
     return begin;
   }
 
@@ -74,8 +126,7 @@ class StageModel : public ServedModel {
   }
 
   /// Before the answer goes out: who has it finds it counted.
-  void count(const Request& request, uint64_t nanoseconds, bool first_of_batch) const {
-    metrics().add(Counter::kStageSeconds, static_cast<double>(nanoseconds) * 1e-9);
+  void count(const Request& request, bool first_of_batch) const {
     metrics().add(Counter::kStageRows, static_cast<double>(request.rows()));
     metrics().add(Counter::kBytesCopied, static_cast<double>(request.copied_bytes()));
     if (first_of_batch) metrics().add(Counter::kStageBatches, 1);
@@ -192,7 +243,43 @@ class DitModel final : public StageModel {
   }
 
  protected:
+  /// On a GPU; on a CPU the first to be done would have to wait for the others.
+  bool computes_together() const override { return !settings().device.is_cpu(); }
+
   void run(InstanceState& instance, Request& request) const override {
+    const Rows rows = prepare(request);
+    forward(instance, rows.inputs);
+  }
+
+  void run_together(InstanceState& instance, std::span<Job> jobs) const override {
+    std::list<Rows> prepared;  // spans of timesteps point into it
+    std::vector<TransformerInput> all;
+    for (Job& job : jobs) {
+      job.attempt([&](Request& request) {
+        const Rows& rows = prepared.emplace_back(prepare(request));
+        all.insert(all.end(), rows.inputs.begin(), rows.inputs.end());
+      });
+    }
+    if (all.empty()) return;
+    try {
+      forward(instance, all);
+    } catch (const std::exception&) {
+      // Whose fault it was, each finds out alone.
+      auto rows = prepared.begin();
+      for (Job& job : jobs) {
+        job.attempt([&](Request&) { forward(instance, rows++->inputs); });
+      }
+    }
+  }
+
+ private:
+  /// The rows of a request.
+  struct Rows {
+    std::vector<float> timesteps;  // of all steps
+    std::vector<TransformerInput> inputs;
+  };
+
+  Rows prepare(Request& request) const {
     const DType dtype = settings().dtype;
     const int64_t image[] = {-1, config_.in_channels};
     const int64_t text[] = {-1, config_.joint_attention_dim};
@@ -207,12 +294,11 @@ class DitModel final : public StageModel {
     expect_rows("txt_ids", txt_ids, "encoder_hidden_states", encoder);
     const std::vector<double> timesteps = read_timesteps(request);
     const std::vector<double> guidance = read_guidance(request);
-    const std::vector<float> all_timesteps = read_all_timesteps(request);
     const Tensor noise_pred = request.output("noise_pred", dtype, hidden.shape());
-    std::vector<TransformerInput> rows;
+    Rows rows{read_all_timesteps(request), {}};
     for (int64_t row = 0; row < request.rows(); ++row) {
       const auto at = static_cast<size_t>(row);
-      TransformerInput& input = rows.emplace_back();
+      TransformerInput& input = rows.inputs.emplace_back();
       input.hidden_states = hidden[row];
       input.timestep = static_cast<float>(timesteps[at]);
       if (!guidance.empty()) input.guidance = static_cast<float>(guidance[at]);
@@ -221,19 +307,18 @@ class DitModel final : public StageModel {
       input.img_ids = img_ids[row];
       input.txt_ids = txt_ids[row];
       input.noise_pred = noise_pred[row];
-      input.timesteps = all_timesteps;
+      input.timesteps = rows.timesteps;
     }
-    forward(instance, rows);
+    return rows;
   }
 
- private:
   static void expect_rows(const char* name, const Tensor& ids, const char* of,
                           const Tensor& states) {
     check(ids.size(1) == states.size(1), ErrorCode::kInvalidArgument, "{} has {} tokens: {} has {}",
           name, ids.size(1), of, states.size(1));
   }
 
-  void forward(InstanceState& instance, std::span<TransformerInput> rows) const {
+  void forward(InstanceState& instance, std::vector<TransformerInput> rows) const {
     Context& ctx = instance.context();
     share_conditioning(instance, rows);
     try {
