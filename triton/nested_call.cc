@@ -120,7 +120,7 @@ Tensor NestedCall::new_output(size_t bytes, const Place& wanted) const {
   if (device_of(wanted).is_cpu() || ctx_.backend().device().is_cpu()) {
     return Tensor::allocate(shape, DType::kU8);
   }
-  return new_tensor(ctx_, shape, DType::kU8);
+  return pooled_tensor(ctx_, shape, DType::kU8);
 }
 
 Allocator* NestedCall::allocator() {

@@ -313,7 +313,7 @@ Tensor Request::output_buffer(std::string_view name, DataType type,
 
 Tensor Request::staged(const Tensor& target, const Device& device) {
   const Tensor made = device.is_cpu() ? Tensor::allocate(target.shape(), target.dtype())
-                                      : new_tensor(*ctx_, target.shape(), target.dtype());
+                                      : pooled_tensor(*ctx_, target.shape(), target.dtype());
   staged_.push_back({made, target});
   return made;
 }

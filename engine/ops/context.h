@@ -31,7 +31,7 @@ class Context {
   Backend& backend() const { return *backend_; }
   int threads() const { return threads_; }
   Workspace& workspace() { return workspace_; }
-  /// Memory for tensors that outlive a forward; new_tensor() takes it.
+  /// Memory for tensors that outlive a forward; pooled_tensor() takes it.
   MemoryPool& memory() const { return *memory_; }
   /// What Backend::make_state() gave; may be null.
   DeviceState* state() const { return state_.get(); }

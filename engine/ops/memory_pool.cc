@@ -28,16 +28,16 @@ MemoryPool::Block MemoryPool::find(size_t bytes) {
 
 MemoryPool::Block MemoryPool::make(size_t bytes) {
   Block block{backend_->allocate(bytes), bytes};
-  if (block.memory != nullptr) return block;
-  std::deque<Block> dropped;  // given back to the device outside the lock
-  {
-    const std::scoped_lock lock(mutex_);
-    dropped.swap(unused_);
-    unused_bytes_ = 0;
-  }
-  if (dropped.empty()) return block;
-  dropped.clear();
-  return {backend_->allocate(bytes), bytes};
+  if (block.memory == nullptr && release()) block.memory = backend_->allocate(bytes);
+  return block;
+}
+
+bool MemoryPool::release() {
+  std::deque<Block> dropped;  // outside the lock
+  const std::scoped_lock lock(mutex_);
+  dropped.swap(unused_);
+  unused_bytes_ = 0;
+  return !dropped.empty();
 }
 
 void MemoryPool::give_back(Block block) {

@@ -23,6 +23,8 @@ class MemoryPool : public std::enable_shared_from_this<MemoryPool> {
 
   /// At least `bytes`, aligned to 64 bytes; null when there is no memory. It may outlive the pool.
   std::shared_ptr<std::byte> take(size_t bytes);
+  /// Gives what is unused to the device. Returns whether there was anything.
+  bool release();
 
  private:
   struct Block {

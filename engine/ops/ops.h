@@ -205,7 +205,10 @@ void copy(Context& ctx, const Tensor& x, const Tensor& out);
 Tensor to_workspace(Context& ctx, const Tensor& x);
 /// Uninitialised memory of its own where the context computes. Throws kUnavailable.
 Tensor new_tensor(Context& ctx, const Shape& shape, DType dtype);
-/// As to_workspace, but the copy is a new_tensor: for parameters and what outlives a forward.
+/// The same from the context's memory pool: for what comes and goes with every image. Until
+/// finish() only ops of this context may write to it.
+Tensor pooled_tensor(Context& ctx, const Shape& shape, DType dtype);
+/// As to_workspace, but the copy is a pooled_tensor: for parameters and what outlives a forward.
 Tensor to_device(Context& ctx, const Tensor& x);
 /// x in host memory: itself if it is there, else a contiguous copy; rows may be strided.
 Tensor to_host(Context& ctx, const Tensor& x);
