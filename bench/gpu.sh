@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
 # Tests on a GPU, then its times; logs in LOGS. Run it on a machine that has the GPU, with a build.
 #   bench/gpu.sh BUILD LOGS [tests] [sanitizer] [checkpoint] [times] [first-image] [memory]
-#                           [equality] [profile] [diffusers]
-# Without steps named: all. FULL is where the 33 GB checkpoint is, or is made.
+#                           [equality] [profile] [diffusers] [serving-tests] [serving]
+# Without steps named: all. FULL is where the 33 GB checkpoint is, or is made. The steps of serving
+# need SERVING_PACKAGES: a directory of Python packages for $FLUX_REFERENCE_PYTHON, with pytest,
+# tritonclient[http,grpc] and, from nvidia-pytriton, pytriton/tritonserver/bin/tritonserver and
+# nvidia_pytriton.libs. SERVING_SECONDS is the time for each number of clients.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 build=$1
 logs=$2
 shift 2
 steps="${*:-tests sanitizer checkpoint times first-image memory equality profile diffusers}"
+steps="${*:-$steps serving-tests serving}"
 full=${FULL:-/dev/shm/flux-full}
 python=${FLUX_REFERENCE_PYTHON:-python3}
 flux=$build/cli/flux-triton
@@ -103,4 +107,22 @@ if has_step diffusers; then
   logged diffusers "$python" bench/reference/time_diffusers.py "$full" --device cuda --dtype bf16 \
     --height 1024 --width 1024 --steps 28 --runs 3 --threads 8
   cat "$logs/diffusers.log"
+fi
+if [[ -n ${SERVING_PACKAGES:-} ]]; then
+  # What runs a command with the server and its clients.
+  served=(env PYTHONPATH="$SERVING_PACKAGES" FLUX_TRITON="$flux" FLUX_BACKENDS="$build/backends"
+    TRITONSERVER="$SERVING_PACKAGES/pytriton/tritonserver/bin/tritonserver")
+  pytest=("$python" -m pytest -q -rs -p no:cacheprovider)
+  if has_step serving-tests; then
+    LIMIT=400 logged serving-gpu "${served[@]}" "${pytest[@]}" tests/serving/test_gpu.py
+    tail -n 3 "$logs/serving-gpu.log"
+    LIMIT=400 logged serving-contract "${served[@]}" FLUX_TEST_DEVICE=cuda "${pytest[@]}" \
+      tests/serving/test_{contract,stages,errors,lifecycle,load}.py
+    tail -n 3 "$logs/serving-contract.log"
+  fi
+  if has_step serving; then
+    LIMIT=560 logged serving "${served[@]}" "$python" bench/gpu_serving.py "$full" \
+      --program "$flux" --seconds "${SERVING_SECONDS:-15}"
+    cat "$logs/serving.log"
+  fi
 fi

@@ -74,6 +74,7 @@ ConvertOptions parse_options(const ConvertCommand& command) {
   if (command.weights == "reference") options.weights = Weights::kReference;
   as_usage([&] {
     options.serving.device = parse_device(command.device);
+    options.serving.every_gpu = command.device.find(':') == command.device.npos;
     if (command.dtype != "as stored") {
       options.serving.dtype = parse_compute_dtype(command.dtype);
     }
@@ -150,7 +151,9 @@ void add_options(CLI::App& command, ConvertCommand& options) {
   command.add_option("--dtype", options.dtype, "f32, bf16 or f16 to compute in")
       ->type_name("DTYPE")
       ->capture_default_str();
-  command.add_option("--device", options.device, "auto, cpu or cuda")
+  command
+      .add_option("--device", options.device,
+                  "auto, cpu, cuda (instances on every GPU) or cuda:N (on that one)")
       ->type_name("DEVICE")
       ->capture_default_str();
   command

@@ -7,6 +7,18 @@
 namespace flux {
 namespace {
 
+/// The parameter `device`.
+std::string device_name(const ServingOptions& options) {
+  if (options.device.is_cpu()) return "cpu";
+  return options.every_gpu ? "cuda" : to_string(options.device);
+}
+
+/// What instance_group says beside the kind.
+std::string gpus(const ServingOptions& options) {
+  if (options.device.is_cpu() || options.every_gpu) return "";
+  return fmt::format(" gpus: [ {} ]", options.device.index);
+}
+
 /// Instances of "bls" for each of a stage: they only wait for stages, and while one waits for the
 /// decoder others keep the transformer busy. Enough to fill a batch of the transformer; where all
 /// are busy, a request may wait half a second too long (see the stages' templates).
@@ -29,7 +41,7 @@ TemplateValues values_of(std::string_view model, const FluxConfig& config,
                          const ServingOptions& options) {
   TemplateValues values = {{"MAX_BATCH_SIZE", std::to_string(options.max_batch_size)},
                            {"DTYPE_NAME", std::string(name_of(options.dtype))},
-                           {"DEVICE", options.device.is_cpu() ? "cpu" : "cuda"}};
+                           {"DEVICE", device_name(options)}};
   if (model == "bls") {
     values["INSTANCES"] = std::to_string(kPipelinesPerInstance * options.instances);
     values["DEFAULT_HEIGHT"] = std::to_string(options.default_height);
@@ -40,6 +52,7 @@ TemplateValues values_of(std::string_view model, const FluxConfig& config,
   values["DTYPE"] = triton_type(options.dtype);
   values["INSTANCES"] = std::to_string(options.instances);
   values["KIND"] = options.device.is_cpu() ? "KIND_CPU" : "KIND_GPU";
+  values["GPUS"] = gpus(options);
   if (model == "clip_encoder" || model == "dit_transformer") {
     values["POOLED_DIM"] = std::to_string(config.transformer.pooled_projection_dim);
   }

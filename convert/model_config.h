@@ -13,6 +13,7 @@ namespace flux {
 struct ServingOptions {
   DType dtype = DType::kF32;  // f32, bf16 or f16
   Device device;
+  bool every_gpu = true;       // stages have instances on every GPU, not on `device` alone
   int max_batch_size = 8;      // rows of one execution, >= 1
   int instances = 1;           // of each stage, >= 1
   int64_t default_height = 0;  // pixels

@@ -48,22 +48,30 @@ void BlsModel::check_ready() const {
   }
 }
 
-void BlsModel::execute(Instance* instance, Context& /*ctx*/,
+void BlsModel::execute(InstanceState& instance,
                        std::span<const std::unique_ptr<Request>> requests) const {
   const uint64_t start = now_ns();
+  Instance* handle = instance.handle();
   std::atomic<int64_t> rows = 0;
   std::vector<std::thread> threads;
   for (size_t i = 1; i < requests.size(); ++i) {
-    threads.emplace_back([&, i] { rows += answer(instance, *requests[i], start); });
+    Request& request = *requests[i];
+    try {
+      Context& ctx = instance.context(i);
+      threads.emplace_back([&] { rows += answer(handle, ctx, request, start); });
+    } catch (const std::exception& error) {
+      refuse(handle, request, error, start);
+    }
   }
-  rows += answer(instance, *requests[0], start);
+  rows += answer(handle, instance.context(), *requests[0], start);
   for (std::thread& thread : threads) thread.join();
-  if (rows > 0) report_batch(instance, rows, start, start, now_ns());
+  if (rows > 0) report_batch(handle, rows, start, start, now_ns());
 }
 
-int64_t BlsModel::answer(Instance* instance, Request& request, uint64_t start_ns) const noexcept {
+int64_t BlsModel::answer(Instance* instance, Context& ctx, Request& request,
+                         uint64_t start_ns) const noexcept {
   try {
-    draw(request);
+    draw(ctx, request);
     const int64_t rows = request.rows();
     request.send(instance, start_ns, start_ns, now_ns());
     return rows;
@@ -80,10 +88,10 @@ int64_t BlsModel::answer(Instance* instance, Request& request, uint64_t start_ns
   return 0;
 }
 
-void BlsModel::draw(Request& request) const {
-  request.read();
+void BlsModel::draw(Context& ctx, Request& request) const {
+  request.read(ctx);
   const BlsRequest asked = read_bls_request(request, config_, limits_);
-  TritonStages stages(settings().server, request);
+  TritonStages stages(settings().server, request, ctx);
   int done_before = 0;
   int total = 0;
   GenerateObserver observer;
@@ -103,6 +111,7 @@ void BlsModel::draw(Request& request) const {
       request.set_flag("truncated");
     }
     write_bls_outputs(request, asked, result);
+    request.finish_outputs();
     log(LogLevel::kInfo,
         fmt::format(
             "bls: request '{}': {} images; seconds: encode {:.3f}, denoise {:.3f}, decode {:.3f}",

@@ -152,7 +152,7 @@ void write_bls_outputs(Request& request, const BlsRequest& asked, const Generate
   const auto rows = static_cast<int64_t>(asked.rows.size());
   const ImageParams& first = asked.rows[0];
   if (asked.format == OutputFormat::kRaw && request.wants_output("images")) {
-    const Tensor images = request.output(
+    const Tensor images = request.host_output(
         "images", DType::kU8, {rows, first.num_images_per_prompt, first.height, first.width, 3});
     auto* target = images.data<uint8_t>();
     for (const GeneratedImage& image : result.images) {
@@ -169,7 +169,7 @@ void write_bls_outputs(Request& request, const BlsRequest& asked, const Generate
     request.output_strings("encoded_images", files, rows);
   }
   if (request.wants_output("seed")) {
-    const Tensor seeds = request.output("seed", DType::kI64, {rows, 1});
+    const Tensor seeds = request.host_output("seed", DType::kI64, {rows, 1});
     for (size_t row = 0; row < asked.rows.size(); ++row) {
       seeds.data<int64_t>()[row] = asked.rows[row].seed;
     }

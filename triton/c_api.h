@@ -94,6 +94,8 @@ using ResponseFn = void (*)(NestedResponse*, uint32_t flags, void* user);
   F(ServerError*, TRITONSERVER_InferenceRequestCancel, (NestedRequest*))                           \
   F(ServerError*, TRITONSERVER_InferenceRequestSetId, (NestedRequest*, const char*))               \
   F(ServerError*, TRITONSERVER_InferenceRequestSetTimeoutMicroseconds, (NestedRequest*, uint64_t)) \
+  F(ServerError*, TRITONSERVER_InferenceRequestSetStringParameter,                                 \
+    (NestedRequest*, const char*, const char*))                                                    \
   F(ServerError*, TRITONSERVER_InferenceRequestAddInput,                                           \
     (NestedRequest*, const char*, DataType, const int64_t*, uint64_t))                             \
   F(ServerError*, TRITONSERVER_InferenceRequestAppendInputData,                                    \
@@ -135,6 +137,7 @@ using ResponseFn = void (*)(NestedResponse*, uint32_t flags, void* user);
   F(ServerError*, TRITONBACKEND_ModelSetState, (Model*, void*))                                    \
   F(ServerError*, TRITONBACKEND_ModelInstanceName, (Instance*, const char**))                      \
   F(ServerError*, TRITONBACKEND_ModelInstanceKind, (Instance*, InstanceKind*))                     \
+  F(ServerError*, TRITONBACKEND_ModelInstanceDeviceId, (Instance*, int32_t*))                      \
   F(ServerError*, TRITONBACKEND_ModelInstanceModel, (Instance*, Model**))                          \
   F(ServerError*, TRITONBACKEND_ModelInstanceState, (Instance*, void**))                           \
   F(ServerError*, TRITONBACKEND_ModelInstanceSetState, (Instance*, void*))                         \

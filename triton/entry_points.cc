@@ -2,7 +2,6 @@
 #include <memory>
 #include <string>
 
-#include "ops/backend.h"
 #include "support/log.h"
 #include "triton/errors.h"
 #include "triton/model.h"
@@ -10,16 +9,6 @@
 
 namespace flux::triton {
 namespace {
-
-/// What an instance owns; the model it serves is owned by the server's model.
-struct InstanceState {
-  explicit InstanceState(const ServedModel* served)
-      : model(served),
-        context(backend_for(served->settings().device), static_cast<int>(options().threads)) {}
-
-  const ServedModel* model;
-  Context context;
-};
 
 void log_to_server(LogLevel level, std::string_view message) {
   const ServerLogLevel server_level = level == LogLevel::kInfo      ? ServerLogLevel::kInfo
@@ -76,30 +65,24 @@ FLUX_EXPORT ServerError* TRITONBACKEND_Finalize(ServerBackend* /*backend*/) { re
 
 FLUX_EXPORT ServerError* TRITONBACKEND_ModelInitialize(Model* model) {
   return guard([&] {
-    auto served = ServedModel::load(read_settings(model));
-    check_ok(api().TRITONBACKEND_ModelSetState(
-        model, const_cast<ServedModel*>(served.get())));  // only ever read back as const
-    static_cast<void>(served.release());                  // the server's model owns it now
+    auto state = std::make_unique<ModelState>(read_settings(model));
+    check_ok(api().TRITONBACKEND_ModelSetState(model, state.get()));
+    static_cast<void>(state.release());  // the server's model owns it now
   });
 }
 
 FLUX_EXPORT ServerError* TRITONBACKEND_ModelFinalize(Model* model) {
   // Also called after a load that failed: then there is no state.
-  return guard([&] { delete state_of<const ServedModel>(api().TRITONBACKEND_ModelState, model); });
+  return guard([&] { delete state_of<ModelState>(api().TRITONBACKEND_ModelState, model); });
 }
 
 FLUX_EXPORT ServerError* TRITONBACKEND_ModelInstanceInitialize(Instance* instance) {
   return guard([&] {
     Model* model = nullptr;
     check_ok(api().TRITONBACKEND_ModelInstanceModel(instance, &model));
-    const auto* served = state_of<const ServedModel>(api().TRITONBACKEND_ModelState, model);
-    InstanceKind kind = InstanceKind::kCpu;
-    check_ok(api().TRITONBACKEND_ModelInstanceKind(instance, &kind));
-    flux::check(kind == InstanceKind::kCpu, flux::ErrorCode::kUnsupported,
-                "model '{}': config.pbtxt asks for GPU instances: this build computes on the CPU "
-                "only, use KIND_CPU",
-                served->settings().name);
-    auto state = std::make_unique<InstanceState>(served);
+    auto* served = state_of<ModelState>(api().TRITONBACKEND_ModelState, model);
+    auto state = std::make_unique<InstanceState>(
+        instance, served->on(device_of(instance, served->settings())));
     check_ok(api().TRITONBACKEND_ModelInstanceSetState(instance, state.get()));
     static_cast<void>(state.release());  // the server's instance owns it now
   });
@@ -111,7 +94,7 @@ FLUX_EXPORT ServerError* TRITONBACKEND_ModelInstanceFinalize(Instance* instance)
 
 /// Called by servers of release 25.12 and later when somebody asks whether the model is ready.
 FLUX_EXPORT ServerError* TRITONBACKEND_ModelInstanceReady(Instance* instance) {
-  return guard([&] { instance_state(instance)->model->check_ready(); });
+  return guard([&] { instance_state(instance)->model().check_ready(); });
 }
 
 FLUX_EXPORT ServerError* TRITONBACKEND_ModelInstanceExecute(Instance* instance,
@@ -122,7 +105,7 @@ FLUX_EXPORT ServerError* TRITONBACKEND_ModelInstanceExecute(Instance* instance,
   for (uint32_t i = 0; i < count; ++i) batch.push_back(std::make_unique<Request>(requests[i]));
   ServerError* error = guard([&] {
     InstanceState* state = instance_state(instance);
-    state->model->execute(instance, state->context, batch);
+    state->model().execute(*state, batch);
   });
   log_and_drop(error, "executing a batch");
   return nullptr;

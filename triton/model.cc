@@ -1,8 +1,11 @@
 #include "triton/model.h"
 
+#include "ops/backend.h"
 #include "support/log.h"
 #include "triton/bls_model.h"
 #include "triton/errors.h"
+#include "triton/memory.h"
+#include "triton/options.h"
 #include "triton/stage_models.h"
 
 namespace flux::triton {
@@ -56,6 +59,52 @@ std::unique_ptr<const ServedModel> ServedModel::load(const ModelSettings& settin
   return load_stage_model(settings);
 }
 
+ModelState::ModelState(ModelSettings settings) : settings_(std::move(settings)) {
+  settings_.metrics = std::make_shared<Metrics>(settings_.name);
+}
+
+std::shared_ptr<const ServedModel> ModelState::on(const Device& device) {
+  const std::scoped_lock lock(mutex_);
+  std::weak_ptr<const ServedModel>& place = loaded_[to_string(device)];
+  std::shared_ptr<const ServedModel> model = place.lock();
+  if (model == nullptr) {
+    ModelSettings settings = settings_;
+    settings.device = device;
+    model = ServedModel::load(settings);
+    place = model;
+  }
+  return model;
+}
+
+Device device_of(Instance* instance, const ModelSettings& settings) {
+  InstanceKind kind = InstanceKind::kCpu;
+  check_ok(api().TRITONBACKEND_ModelInstanceKind(instance, &kind));
+  if (kind == InstanceKind::kCpu) return settings.device;
+  check(kind == InstanceKind::kGpu, ErrorCode::kUnsupported,
+        "model '{}': instance_group of config.pbtxt has another kind than KIND_CPU and KIND_GPU",
+        settings.name);
+  check(!settings.device.is_cpu(), ErrorCode::kUnsupported,
+        "model '{}': config.pbtxt has KIND_GPU instances but parameter 'device' is 'cpu'; make the "
+        "repository again with flux-triton convert --device cuda, or use KIND_CPU",
+        settings.name);
+  int32_t id = 0;
+  check_ok(api().TRITONBACKEND_ModelInstanceDeviceId(instance, &id));
+  return device_of(Place{MemoryType::kGpu, id});
+}
+
+InstanceState::InstanceState(Instance* handle, std::shared_ptr<const ServedModel> model)
+    : handle_(handle), model_(std::move(model)) {
+  context();
+}
+
+Context& InstanceState::context(size_t index) {
+  while (contexts_.size() <= index) {
+    contexts_.push_back(std::make_unique<Context>(backend_for(model_->settings().device),
+                                                  static_cast<int>(options().threads)));
+  }
+  return *contexts_[index];
+}
+
 void ServedModel::refuse(Instance* instance, Request& request, const std::exception& error,
                          uint64_t start_ns) const noexcept {
   log_and_drop(
@@ -67,6 +116,15 @@ void ServedModel::refuse(Instance* instance, Request& request, const std::except
       }),
       "logging an error");
   request.send_error(instance, error, start_ns);
+}
+
+void ServedModel::refuse(Instance* instance, Request& request, const std::exception_ptr& error,
+                         uint64_t start_ns) const noexcept {
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::exception& known) {
+    refuse(instance, request, known, start_ns);
+  }
 }
 
 void report_batch(Instance* instance, int64_t rows, uint64_t start_ns, uint64_t compute_start_ns,

@@ -1,13 +1,16 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "ops/context.h"
+#include "triton/conditioning_cache.h"
 #include "triton/metrics.h"
 #include "triton/request.h"
 
@@ -19,8 +22,9 @@ struct ModelSettings {
   std::filesystem::path directory;  // <repository>/<model>/<version>
   nlohmann::json config;
   DType dtype = DType::kF32;
-  Device device;
+  Device device;  // of config.pbtxt, and then of the instances that share a ServedModel
   Server* server = nullptr;
+  std::shared_ptr<const Metrics> metrics;
 
   /// A value of config.pbtxt's `parameters`. Throws kInvalidArgument when it is missing.
   std::string parameter(const char* key) const;
@@ -29,18 +33,40 @@ struct ModelSettings {
 
 ModelSettings read_settings(Model* model);
 
-/// One of the five models, loaded. Immutable and shared by its instances.
+class ServedModel;
+
+/// One instance of a model: what it does not share with the others.
+class InstanceState {
+ public:
+  /// `handle`: the server's. Makes a first context.
+  InstanceState(Instance* handle, std::shared_ptr<const ServedModel> model);
+
+  Instance* handle() const { return handle_; }
+  const ServedModel& model() const { return *model_; }
+  /// Where instances compute; one each for threads that do so at once. Contexts are made when they
+  /// are first asked for, from one thread at a time, and kept.
+  Context& context(size_t index = 0);
+  /// Of dit_transformer.
+  ConditioningCache& conditioning() { return conditioning_; }
+
+ private:
+  Instance* handle_;
+  std::shared_ptr<const ServedModel> model_;
+  std::vector<std::unique_ptr<Context>> contexts_;
+  ConditioningCache conditioning_;
+};
+
+/// One of the five models, loaded on one device. Immutable and shared by its instances there.
 class ServedModel {
  public:
   /// Loads the model that `settings` describes. Throws naming file, tensor, found and expected.
   static std::unique_ptr<const ServedModel> load(const ModelSettings& settings);
 
-  explicit ServedModel(const ModelSettings& settings)
-      : settings_(settings), metrics_(settings.name) {}
+  explicit ServedModel(const ModelSettings& settings) : settings_(settings) {}
   virtual ~ServedModel() = default;
 
-  /// Answers every request, in any order. `ctx` belongs to the calling instance.
-  virtual void execute(Instance* instance, Context& ctx,
+  /// Answers every request, in any order.
+  virtual void execute(InstanceState& instance,
                        std::span<const std::unique_ptr<Request>> requests) const = 0;
 
   /// Throws kUnavailable, saying why, when a request could not be answered now.
@@ -49,15 +75,37 @@ class ServedModel {
   const ModelSettings& settings() const { return settings_; }
 
  protected:
-  const Metrics& metrics() const { return metrics_; }
+  const Metrics& metrics() const { return *settings_.metrics; }
   /// Answers a request with an error, which also goes to the log with the request's id.
   void refuse(Instance* instance, Request& request, const std::exception& error,
+              uint64_t start_ns) const noexcept;
+  void refuse(Instance* instance, Request& request, const std::exception_ptr& error,
               uint64_t start_ns) const noexcept;
 
  private:
   ModelSettings settings_;
-  Metrics metrics_;
 };
+
+/// A model of the server: loads it for each device that has instances, once, and lets go of it with
+/// the last one.
+class ModelState {
+ public:
+  explicit ModelState(ModelSettings settings);
+
+  const ModelSettings& settings() const { return settings_; }
+  /// The model on a device. Throws as ServedModel::load().
+  std::shared_ptr<const ServedModel> on(const Device& device);
+
+ private:
+  ModelSettings settings_;
+  std::mutex mutex_;
+  std::map<std::string, std::weak_ptr<const ServedModel>> loaded_;  // by the device's name
+};
+
+/// Where an instance computes: on the GPU that the server gives it, or with KIND_CPU on the device
+/// of config.pbtxt (`bls` has nothing to compute, but its latents are there). Throws kUnsupported
+/// where the two disagree.
+Device device_of(Instance* instance, const ModelSettings& settings);
 
 /// Reports what one execution did. `rows` is its batch size.
 void report_batch(Instance* instance, int64_t rows, uint64_t start_ns, uint64_t compute_start_ns,

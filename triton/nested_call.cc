@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstring>
 
+#include "ops/backend.h"
 #include "triton/errors.h"
 #include "triton/request.h"
 
@@ -18,8 +19,8 @@ std::optional<DType> dtype_of(DataType type) {
 
 }  // namespace
 
-NestedCall::NestedCall(Server* server, std::string model, const std::string& id)
-    : server_(server), model_(std::move(model)) {
+NestedCall::NestedCall(Server* server, std::string model, const std::string& id, Context& ctx)
+    : server_(server), model_(std::move(model)), ctx_(ctx) {
   try {
     check_ok(api().TRITONSERVER_InferenceRequestNew(&request_, server, model_.c_str(), -1));
   } catch (const Error& e) {
@@ -51,38 +52,44 @@ NestedCall::~NestedCall() {
 }
 
 void NestedCall::add_raw(const char* name, DataType type, const std::vector<int64_t>& shape,
-                         const void* data, size_t bytes) {
+                         const Tensor& data) {
   check_ok(api().TRITONSERVER_InferenceRequestAddInput(request_, name, type, shape.data(),
                                                        shape.size()));
-  check_ok(api().TRITONSERVER_InferenceRequestAppendInputData(request_, name, data, bytes,
-                                                              MemoryType::kCpu, 0));
+  const Place place = place_of(data.device());
+  check_ok(api().TRITONSERVER_InferenceRequestAppendInputData(
+      request_, name, data.raw(), static_cast<size_t>(data.bytes()), place.type, place.id));
+}
+
+void NestedCall::add_bytes(const char* name, DataType type, const std::string& bytes) {
+  const std::string& owned = owned_.emplace_back(bytes);
+  add_raw(name, type, {1, 1},
+          Tensor(const_cast<char*>(owned.data()), DType::kU8, {std::ssize(owned)}));  // only read
 }
 
 void NestedCall::add_input(const char* name, const Tensor& tensor) {
   std::vector<int64_t> shape = {1};
   for (int i = 0; i < tensor.rank(); ++i) shape.push_back(tensor.size(i));
-  add_raw(name, wire_type(tensor.dtype()), shape, tensor.raw(),
-          static_cast<size_t>(tensor.bytes()));
+  add_raw(name, wire_type(tensor.dtype()), shape, tensor);
 }
 
 void NestedCall::add_string(const char* name, std::string_view text) {
   const auto length = static_cast<uint32_t>(text.size());
-  std::string& bytes = owned_.emplace_back(sizeof(length), '\0');
+  std::string bytes(sizeof(length), '\0');
   std::memcpy(bytes.data(), &length, sizeof(length));
   bytes += text;
-  add_raw(name, DataType::kBytes, {1, 1}, bytes.data(), bytes.size());
+  add_bytes(name, DataType::kBytes, bytes);
 }
 
 void NestedCall::add_integer(const char* name, int32_t value) {
-  std::string& bytes = owned_.emplace_back(sizeof(value), '\0');
+  std::string bytes(sizeof(value), '\0');
   std::memcpy(bytes.data(), &value, sizeof(value));
-  add_raw(name, DataType::kInt32, {1, 1}, bytes.data(), bytes.size());
+  add_bytes(name, DataType::kInt32, bytes);
 }
 
 void NestedCall::add_number(const char* name, float value) {
-  std::string& bytes = owned_.emplace_back(sizeof(value), '\0');
+  std::string bytes(sizeof(value), '\0');
   std::memcpy(bytes.data(), &value, sizeof(value));
-  add_raw(name, DataType::kFp32, {1, 1}, bytes.data(), bytes.size());
+  add_bytes(name, DataType::kFp32, bytes);
 }
 
 NestedCall::Target& NestedCall::target_of(const char* name) {
@@ -104,6 +111,18 @@ void NestedCall::set_timeout(uint64_t microseconds) {
   check_ok(api().TRITONSERVER_InferenceRequestSetTimeoutMicroseconds(request_, microseconds));
 }
 
+void NestedCall::set_parameter(const char* name, const std::string& value) {
+  check_ok(api().TRITONSERVER_InferenceRequestSetStringParameter(request_, name, value.c_str()));
+}
+
+Tensor NestedCall::new_output(size_t bytes, const Place& wanted) const {
+  const Shape shape{static_cast<int64_t>(bytes)};
+  if (device_of(wanted).is_cpu() || ctx_.backend().device().is_cpu()) {
+    return Tensor::allocate(shape, DType::kU8);
+  }
+  return pooled_tensor(ctx_, shape, DType::kU8);
+}
+
 Allocator* NestedCall::allocator() {
   // Lives as long as the process: responses name it until they are deleted.
   static Allocator* const instance = [] {
@@ -114,21 +133,23 @@ Allocator* NestedCall::allocator() {
   return instance;
 }
 
-ServerError* NestedCall::allocate(Allocator*, const char* tensor, size_t bytes, MemoryType, int64_t,
-                                  void* user, void** buffer, void** buffer_user, MemoryType* actual,
-                                  int64_t* actual_id) {
+ServerError* NestedCall::allocate(Allocator*, const char* tensor, size_t bytes, MemoryType wanted,
+                                  int64_t wanted_id, void* user, void** buffer, void** buffer_user,
+                                  MemoryType* actual, int64_t* actual_id) {
   return guard([&] {
-    Target& target = static_cast<NestedCall*>(user)->target_of(tensor);
+    auto* call = static_cast<NestedCall*>(user);
+    Target& target = call->target_of(tensor);
     if (target.given) {
       check(static_cast<size_t>(target.tensor.bytes()) == bytes, ErrorCode::kInternal,
             "output {} has {} bytes, {} are expected", tensor, bytes, target.tensor.bytes());
     } else {
-      target.tensor = Tensor::allocate({static_cast<int64_t>(bytes)}, DType::kU8);
+      target.tensor = call->new_output(bytes, {wanted, wanted_id});
     }
     *buffer = target.tensor.raw();
     *buffer_user = nullptr;
-    *actual = MemoryType::kCpu;
-    *actual_id = 0;
+    const Place place = place_of(target.tensor.device());
+    *actual = place.type;
+    *actual_id = place.id;
   });
 }
 
@@ -226,7 +247,7 @@ void NestedCall::read_response(NestedResponse* response) {
           "stage '{}' answered {} bytes for {} of {}", model_, bytes, name, to_string(inner));
     // The same memory as bytes, now typed; the byte tensor inside keeps it alive.
     const auto owner = std::make_shared<Tensor>(target.tensor);
-    target.tensor = Tensor(owner->raw(), *dtype, inner, Device{}, owner);
+    target.tensor = Tensor(owner->raw(), *dtype, inner, owner->device(), owner);
   }
   uint32_t parameters = 0;
   check_ok(api().TRITONSERVER_InferenceResponseParameterCount(response, &parameters));

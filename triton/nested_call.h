@@ -10,6 +10,7 @@
 
 #include "tensor/tensor.h"
 #include "triton/c_api.h"
+#include "triton/memory.h"
 
 namespace flux::triton {
 
@@ -17,22 +18,24 @@ namespace flux::triton {
 /// they are, outputs are written by the other model where the caller wants them: no copies.
 class NestedCall {
  public:
-  /// `model`: its name; `id`: the client's request id, so that logs belong together.
-  NestedCall(Server* server, std::string model, const std::string& id);
+  /// `model`: its name; `id`: the client's request id, so that logs belong together; `ctx`: has the
+  /// memory of outputs, where the other model prefers its device to the host.
+  NestedCall(Server* server, std::string model, const std::string& id, Context& ctx);
   /// Waits until the server has let go of the inputs.
   ~NestedCall();
   NestedCall(const NestedCall&) = delete;
   NestedCall& operator=(const NestedCall&) = delete;
 
   /// A tensor input with a batch dimension of 1 put in front. Its memory must stay until the call
-  /// is destroyed.
+  /// is destroyed, and its values must be there when the call starts.
   void add_input(const char* name, const Tensor& tensor);
   void add_string(const char* name, std::string_view text);
   void add_integer(const char* name, int32_t value);
   void add_number(const char* name, float value);
-  /// Where an output goes. Without it, take_output() allocates.
+  /// Where an output goes. Without it, memory is allocated.
   void expect_output(const char* name, const Tensor& target);
   void set_timeout(uint64_t microseconds);
+  void set_parameter(const char* name, const std::string& value);
 
   void start();
   /// Waits for the response. `stopped` is asked every few milliseconds; true cancels the call.
@@ -58,13 +61,17 @@ class NestedCall {
   static void on_response(NestedResponse*, uint32_t flags, void* user);
   static Allocator* allocator();
 
-  void add_raw(const char* name, DataType type, const std::vector<int64_t>& shape, const void* data,
-               size_t bytes);
+  void add_raw(const char* name, DataType type, const std::vector<int64_t>& shape,
+               const Tensor& data);
+  void add_bytes(const char* name, DataType type, const std::string& bytes);
+  /// Memory for an output, on the device of the context if that is `wanted`.
+  Tensor new_output(size_t bytes, const Place& wanted) const;
   Target& target_of(const char* name);
   void read_response(NestedResponse* response);
 
   Server* server_;
   std::string model_;
+  Context& ctx_;
   NestedRequest* request_ = nullptr;
   std::list<std::string> owned_;  // small inputs made here
   std::list<Target> targets_;

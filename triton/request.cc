@@ -3,10 +3,18 @@
 #include <cstring>
 #include <utility>
 
+#include "ops/backend.h"
 #include "triton/errors.h"
+#include "triton/memory.h"
 
 namespace flux::triton {
 namespace {
+
+std::vector<int64_t> sizes_of(const Shape& shape) {
+  std::vector<int64_t> sizes;
+  for (int i = 0; i < shape.rank(); ++i) sizes.push_back(shape[i]);
+  return sizes;
+}
 
 std::string shape_text(const std::vector<int64_t>& shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
@@ -66,7 +74,8 @@ Request::~Request() {
   send_error(nullptr, Error(ErrorCode::kInternal, "the request was dropped"), now_ns());
 }
 
-void Request::read() {
+void Request::read(Context& ctx) {
+  ctx_ = &ctx;
   read_timeout_parameter();
   uint32_t count = 0;
   check_ok(api().TRITONBACKEND_RequestInputCount(request_, &count));
@@ -99,21 +108,30 @@ const Request::InputInfo& Request::info(std::string_view name) const {
   return found->second;
 }
 
-std::span<const std::byte> Request::bytes_of(const InputInfo& input,
-                                             std::vector<std::byte>& copy) const {
-  for (uint32_t i = 0; i < input.buffers; ++i) {
-    const void* data = nullptr;
-    uint64_t bytes = 0;
-    MemoryType type = MemoryType::kCpu;
-    int64_t id = 0;
-    check_ok(api().TRITONBACKEND_InputBuffer(input.input, i, &data, &bytes, &type, &id));
-    check(type != MemoryType::kGpu, ErrorCode::kUnsupported,
-          "an input is in GPU memory: this build computes on the CPU only");
-    const auto* begin = static_cast<const std::byte*>(data);
-    if (input.buffers == 1) return {begin, bytes};
-    copy.insert(copy.end(), begin, begin + bytes);
+Tensor Request::piece(const InputInfo& input, uint32_t index) const {
+  const void* data = nullptr;
+  uint64_t bytes = 0;
+  Place place;
+  check_ok(
+      api().TRITONBACKEND_InputBuffer(input.input, index, &data, &bytes, &place.type, &place.id));
+  // Inputs are only read; Tensor has no read-only form.
+  return Tensor(const_cast<void*>(data), DType::kU8, {static_cast<int64_t>(bytes)},
+                device_of(place));
+}
+
+std::span<const std::byte> Request::bytes_of(const InputInfo& input, Tensor& owner) const {
+  if (input.buffers == 1) owner = piece(input, 0);
+  if (!owner.defined() || !owner.device().is_cpu()) {
+    owner = Tensor::allocate({static_cast<int64_t>(input.bytes)}, DType::kU8);
+    int64_t end = 0;
+    for (uint32_t i = 0; i < input.buffers; ++i) {
+      const Tensor part = piece(input, i);
+      if (part.bytes() == 0) continue;
+      copy_anywhere(*ctx_, part, owner.slice(0, end, end + part.bytes()));
+      end += part.bytes();
+    }
   }
-  return copy;
+  return {owner.data<std::byte>(), static_cast<size_t>(owner.bytes())};
 }
 
 Tensor Request::tensor(std::string_view name, DType dtype, std::span<const int64_t> sizes) const {
@@ -130,17 +148,18 @@ Tensor Request::tensor(std::string_view name, DType dtype, std::span<const int64
   check(fits, ErrorCode::kInvalidArgument, "{} has shape {}: must be [rows, {}]", name,
         shape_text(input.shape), fmt::join(sizes, ", "));
   const Shape shape(input.shape.data(), static_cast<int>(input.shape.size()));
-  std::vector<std::byte> copy;
-  const std::span<const std::byte> bytes = bytes_of(input, copy);
-  check(bytes.size() == static_cast<size_t>(shape.numel()) * size_of(dtype),
-        ErrorCode::kInvalidArgument, "{} has {} bytes: its shape {} takes {}", name, bytes.size(),
-        shape_text(input.shape), static_cast<size_t>(shape.numel()) * size_of(dtype));
-  const bool aligned = reinterpret_cast<uintptr_t>(bytes.data()) % size_of(dtype) == 0;
-  if (copy.empty() && aligned) {
-    // Inputs are only read; Tensor has no read-only form.
-    return Tensor(const_cast<std::byte*>(bytes.data()), dtype, shape);
+  const auto expected = static_cast<uint64_t>(shape.numel()) * size_of(dtype);
+  check(input.bytes == expected, ErrorCode::kInvalidArgument,
+        "{} has {} bytes: its shape {} takes {}", name, input.bytes, shape_text(input.shape),
+        expected);
+  if (input.buffers == 1) {
+    const Tensor bytes = piece(input, 0);
+    const Tensor whole(bytes.raw(), dtype, shape, bytes.device());
+    if (is_usable(*ctx_, whole)) return whole;
   }
-  copied_bytes_ += static_cast<int64_t>(bytes.size());
+  copied_bytes_ += static_cast<int64_t>(expected);
+  Tensor owner;
+  const std::span<const std::byte> bytes = bytes_of(input, owner);
   const Tensor own = Tensor::allocate(shape, dtype);
   std::memcpy(own.raw(), bytes.data(), bytes.size());
   return own;
@@ -156,8 +175,8 @@ std::vector<std::string> Request::strings(std::string_view name) const {
   check(input.type == DataType::kBytes, ErrorCode::kInvalidArgument, "{} is {}: must be BYTES",
         name, api().TRITONSERVER_DataTypeString(input.type));
   expect_scalar_rows(name, input);
-  std::vector<std::byte> copy;
-  std::span<const std::byte> rest = bytes_of(input, copy);
+  Tensor owner;
+  std::span<const std::byte> rest = bytes_of(input, owner);
   std::vector<std::string> texts;
   for (int64_t row = 0; row < rows_; ++row) {
     uint32_t length = 0;  // each text follows its length
@@ -180,8 +199,8 @@ std::vector<int64_t> Request::integers(std::string_view name) const {
   check(wide || input.type == DataType::kInt32, ErrorCode::kInvalidArgument,
         "{} is {}: must be INT32 or INT64", name, api().TRITONSERVER_DataTypeString(input.type));
   expect_scalar_rows(name, input);
-  std::vector<std::byte> copy;
-  const std::span<const std::byte> bytes = bytes_of(input, copy);
+  Tensor owner;
+  const std::span<const std::byte> bytes = bytes_of(input, owner);
   const size_t size = wide ? sizeof(int64_t) : sizeof(int32_t);
   check(bytes.size() == static_cast<size_t>(rows_) * size, ErrorCode::kInvalidArgument,
         "{} has {} bytes: {} rows take {}", name, bytes.size(), rows_,
@@ -201,8 +220,8 @@ std::vector<double> Request::numbers(std::string_view name) const {
   check(input.type == DataType::kFp32, ErrorCode::kInvalidArgument, "{} is {}: must be FP32", name,
         api().TRITONSERVER_DataTypeString(input.type));
   expect_scalar_rows(name, input);
-  std::vector<std::byte> copy;
-  const std::span<const std::byte> bytes = bytes_of(input, copy);
+  Tensor owner;
+  const std::span<const std::byte> bytes = bytes_of(input, owner);
   check(bytes.size() == static_cast<size_t>(rows_) * sizeof(float), ErrorCode::kInvalidArgument,
         "{} has {} bytes: {} rows take {}", name, bytes.size(), rows_,
         static_cast<size_t>(rows_) * sizeof(float));
@@ -280,30 +299,38 @@ BackendResponse* Request::response() {
   return response_;
 }
 
-void* Request::output_buffer(std::string_view name, DataType type,
-                             const std::vector<int64_t>& shape, uint64_t bytes) {
+Tensor Request::output_buffer(std::string_view name, DataType type,
+                              const std::vector<int64_t>& shape, uint64_t bytes,
+                              const Device& wish) {
   Output* output = nullptr;
   check_ok(api().TRITONBACKEND_ResponseOutput(response(), &output, std::string(name).c_str(), type,
                                               shape.data(), static_cast<uint32_t>(shape.size())));
   void* buffer = nullptr;
-  MemoryType memory = MemoryType::kCpu;
-  int64_t id = 0;
-  check_ok(api().TRITONBACKEND_OutputBuffer(output, &buffer, bytes, &memory, &id));
-  check(memory != MemoryType::kGpu, ErrorCode::kUnsupported,
-        "output {} is wanted in GPU memory: this build computes on the CPU only", name);
-  return buffer;
+  Place place = place_of(wish);
+  check_ok(api().TRITONBACKEND_OutputBuffer(output, &buffer, bytes, &place.type, &place.id));
+  return Tensor(buffer, DType::kU8, {static_cast<int64_t>(bytes)}, device_of(place));
+}
+
+Tensor Request::staged(const Tensor& target, const Device& device) {
+  const Tensor made = device.is_cpu() ? Tensor::allocate(target.shape(), target.dtype())
+                                      : pooled_tensor(*ctx_, target.shape(), target.dtype());
+  staged_.push_back({made, target});
+  return made;
 }
 
 Tensor Request::output(std::string_view name, DType dtype, const Shape& shape) {
-  std::vector<int64_t> sizes;
-  for (int i = 0; i < shape.rank(); ++i) sizes.push_back(shape[i]);
   const auto bytes = static_cast<uint64_t>(shape.numel()) * size_of(dtype);
-  void* buffer = output_buffer(name, wire_type(dtype), sizes, bytes);
-  if (reinterpret_cast<uintptr_t>(buffer) % size_of(dtype) == 0) {
-    return Tensor(buffer, dtype, shape);
-  }
-  unaligned_.push_back({Tensor::allocate(shape, dtype), buffer});
-  return unaligned_.back().staged;
+  const Device here = ctx_->backend().device();
+  const Tensor buffer = output_buffer(name, wire_type(dtype), sizes_of(shape), bytes, here);
+  const Tensor target(buffer.raw(), dtype, shape, buffer.device());
+  return is_usable(*ctx_, target) ? target : staged(target, here);
+}
+
+Tensor Request::host_output(std::string_view name, DType dtype, const Shape& shape) {
+  const auto bytes = static_cast<uint64_t>(shape.numel()) * size_of(dtype);
+  const Tensor buffer = output_buffer(name, wire_type(dtype), sizes_of(shape), bytes, Device{});
+  const Tensor target(buffer.raw(), dtype, shape, buffer.device());
+  return target.device().is_cpu() && is_usable(*ctx_, target) ? target : staged(target, Device{});
 }
 
 void Request::output_strings(std::string_view name, const std::vector<std::string>& texts,
@@ -311,13 +338,20 @@ void Request::output_strings(std::string_view name, const std::vector<std::strin
   uint64_t bytes = 0;
   for (const std::string& text : texts) bytes += sizeof(uint32_t) + text.size();
   const auto per_row = static_cast<int64_t>(texts.size()) / rows;
-  auto* buffer = static_cast<char*>(output_buffer(name, DataType::kBytes, {rows, per_row}, bytes));
+  Tensor target = output_buffer(name, DataType::kBytes, {rows, per_row}, bytes, Device{});
+  if (!target.device().is_cpu()) target = staged(target, Device{});
+  auto* buffer = target.data<char>();
   for (const std::string& text : texts) {
     const auto length = static_cast<uint32_t>(text.size());
     std::memcpy(buffer, &length, sizeof(length));
     std::memcpy(buffer + sizeof(length), text.data(), text.size());
     buffer += sizeof(length) + text.size();
   }
+}
+
+void Request::finish_outputs() {
+  for (const Staged& output : staged_) copy_anywhere(*ctx_, output.made, output.target);
+  finish(*ctx_);
 }
 
 void Request::set_flag(const char* name) {
@@ -338,12 +372,8 @@ void Request::release(Instance* instance, bool success, uint64_t start_ns,
 
 void Request::send(Instance* instance, uint64_t start_ns, uint64_t compute_start_ns,
                    uint64_t compute_end_ns) noexcept {
-  ServerError* error = guard([&] {
-    for (const Unaligned& output : unaligned_) {
-      std::memcpy(output.target, output.staged.raw(), static_cast<size_t>(output.staged.bytes()));
-    }
-    response();  // a request that wants no output is answered all the same
-  });
+  // A request that wants no output is answered all the same.
+  ServerError* error = guard([&] { response(); });
   if (error != nullptr) {
     log_and_drop(error, "answering a request");
     return;  // the destructor answers with an error

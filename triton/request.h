@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "ops/context.h"
 #include "support/error.h"
 #include "tensor/tensor.h"
 #include "triton/c_api.h"
@@ -25,7 +26,8 @@ DataType wire_type(DType dtype);
 
 /// One request to a model: its inputs, parameters, outputs wanted, and whether it still matters.
 /// Throws kInvalidArgument, naming the input, for anything that is not as asked. The request
-/// belongs to the backend until release().
+/// belongs to the backend until release(). Inputs and outputs may be in the memory of the host or
+/// of a GPU.
 class Request {
  public:
   /// Only remembers the request; read() looks at it, so that what is wrong can be answered.
@@ -34,15 +36,16 @@ class Request {
   Request(const Request&) = delete;
   Request& operator=(const Request&) = delete;
 
-  /// Reads what the request holds. Throws kInvalidArgument for inputs that disagree on the number
-  /// of rows.
-  void read();
+  /// Reads what the request holds. `ctx` copies for it, from now on and as long as it lives. Throws
+  /// kInvalidArgument for inputs that disagree on the number of rows.
+  void read(Context& ctx);
   bool has_input(std::string_view name) const;
   /// Size of the first dimension of all inputs.
   int64_t rows() const { return rows_; }
 
   /// A tensor input of a floating point `dtype` and rank `sizes`.size() + 1; a size of -1 is free.
-  /// A view of the server's memory where that is whole and aligned, else a copy.
+  /// A view of the server's memory where that is whole, aligned and within reach of the context,
+  /// else a copy in host memory or where the context computes.
   Tensor tensor(std::string_view name, DType dtype, std::span<const int64_t> sizes) const;
   /// Bytes that tensor() had to copy so far.
   int64_t copied_bytes() const { return copied_bytes_; }
@@ -62,11 +65,17 @@ class Request {
   /// Microseconds left until the deadline, at least 1; nothing when there is none.
   std::optional<uint64_t> remaining_us() const;
 
-  /// The memory of an output. shape: with the batch dimension. Always in host memory.
+  /// The memory of an output, where the server wants it: in host memory or on a GPU within reach of
+  /// the context. shape: with the batch dimension.
   Tensor output(std::string_view name, DType dtype, const Shape& shape);
+  /// The same for an output that is made by the CPU: always in host memory.
+  Tensor host_output(std::string_view name, DType dtype, const Shape& shape);
   /// A STRING output of shape [rows, texts per row].
   void output_strings(std::string_view name, const std::vector<std::string>& texts, int64_t rows);
   void set_flag(const char* name);
+  /// After the last output was written, by ops of the context or by the CPU: brings all outputs to
+  /// where the server wants them and waits until they are there.
+  void finish_outputs();
 
   /// Sends the response (or the error) and releases the request, with its statistics.
   void send(Instance* instance, uint64_t start_ns, uint64_t compute_start_ns,
@@ -85,23 +94,28 @@ class Request {
   /// parameter.
   void read_timeout_parameter();
   const InputInfo& info(std::string_view name) const;
-  /// All bytes of an input in one piece; `whole` says that it is the server's memory.
-  std::span<const std::byte> bytes_of(const InputInfo& input, std::vector<std::byte>& copy) const;
+  /// One of an input's pieces.
+  Tensor piece(const InputInfo& input, uint32_t index) const;
+  /// All bytes of an input in one piece of host memory, which `owner` keeps.
+  std::span<const std::byte> bytes_of(const InputInfo& input, Tensor& owner) const;
   void expect_scalar_rows(std::string_view name, const InputInfo& input) const;
   BackendResponse* response();
-  void* output_buffer(std::string_view name, DataType type, const std::vector<int64_t>& shape,
-                      uint64_t bytes);
+  /// The memory that the server gives for an output; `wish` is where it would be best.
+  Tensor output_buffer(std::string_view name, DataType type, const std::vector<int64_t>& shape,
+                       uint64_t bytes, const Device& wish);
+  Tensor staged(const Tensor& target, const Device& device);
   void release(Instance* instance, bool success, uint64_t start_ns, uint64_t compute_start_ns,
                uint64_t compute_end_ns);
 
   BackendRequest* request_;
   BackendResponse* response_ = nullptr;
+  Context* ctx_ = nullptr;
   std::map<std::string, InputInfo, std::less<>> inputs_;
-  struct Unaligned {
-    Tensor staged;
-    void* target;
+  struct Staged {
+    Tensor made;
+    Tensor target;
   };
-  std::vector<Unaligned> unaligned_;  // outputs to copy to where the server wants them
+  std::vector<Staged> staged_;  // outputs to copy to where the server wants them
   int64_t rows_ = 1;
   mutable int64_t copied_bytes_ = 0;  // counted by the reading functions
   Clock::time_point start_ = Clock::now();

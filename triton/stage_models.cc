@@ -1,63 +1,132 @@
 #include "triton/stage_models.h"
 
+#include <algorithm>
+#include <list>
+#include <optional>
+
 #include "models/dit_transformer.h"
 #include "models/vae_decoder.h"
 #include "models/vae_tiling.h"
 #include "ops/backend.h"
 #include "pipeline/stages.h"
 #include "pipeline/text_stages.h"
+#include "support/log.h"
 #include "triton/errors.h"
 #include "triton/options.h"
 
 namespace flux::triton {
 namespace {
 
-/// A model of one stage: what it does with one request. Requests of a batch are computed one after
-/// another, so that shapes may differ and a row's bytes never depend on its neighbours.
+/// A request of an execution, and why it cannot be answered.
+struct Job {
+  Request* request;
+  std::exception_ptr error;
+
+  /// Does a part of the work, if nothing has gone wrong before.
+  template <typename Work>
+  void attempt(Work&& work) {
+    if (error) return;
+    try {
+      work(*request);
+    } catch (...) {
+      error = std::current_exception();
+    }
+  }
+};
+
+/// A model of one stage: what it does with requests. Whatever happens to one of them, the others of
+/// its execution are answered as if they were alone.
 class StageModel : public ServedModel {
  public:
   using ServedModel::ServedModel;
 
-  void execute(Instance* instance, Context& ctx,
+  void execute(InstanceState& instance,
                std::span<const std::unique_ptr<Request>> requests) const final {
-    const uint64_t start = now_ns();
-    int64_t rows = 0;
-    uint64_t last = start;
-    for (const auto& request : requests) {
-      try {
-        request->read();
-        check_still_wanted(*request);
-        ctx.set_cancel_check([&request] { return request->stopped(); });
-        const uint64_t begin = compute(ctx, *request);
-        last = now_ns();
-        count(*request, last - begin, rows == 0);
-        rows += request->rows();
-        request->send(instance, start, begin, last);
-      } catch (const std::exception& error) {
-        refuse(instance, *request, error, start);
-      }
+    instance.conditioning().begin_execution();
+    Execution execution;
+    const size_t at_once = computes_together() ? requests.size() : 1;
+    for (size_t i = 0; i < requests.size(); i += at_once) {
+      answer(instance, requests.subspan(i, at_once), execution);
     }
-    ctx.set_cancel_check({});
-    if (rows == 0) return;
-    report_batch(instance, rows, start, start, last);
+    instance.context().set_cancel_check({});
+    if (execution.rows == 0) return;
+    report_batch(instance.handle(), execution.rows, execution.start, execution.start,
+                 execution.last);
   }
 
  protected:
+  /// Whether all requests of an execution are computed at once, by run_together(). Otherwise they
+  /// are one after another, and each is answered before the next one begins.
+  virtual bool computes_together() const { return false; }
   /// Computes all rows of a request into its outputs.
-  virtual void run(Context& ctx, Request& request) const = 0;
+  virtual void run(InstanceState& instance, Request& request) const = 0;
+  /// Computes the jobs that have no error yet.
+  virtual void run_together(InstanceState& instance, std::span<Job> jobs) const {
+    for (Job& job : jobs) job.attempt([&](Request& request) { run(instance, request); });
+  }
 
  private:
-  /// Returns when it began, which was as soon as the CPU was free.
-  uint64_t compute(Context& ctx, Request& request) const {
-    const CpuTurn turn;
+  struct Execution {
+    uint64_t start = now_ns();
+    uint64_t last = start;
+    int64_t rows = 0;
+  };
+
+  void answer(InstanceState& instance, std::span<const std::unique_ptr<Request>> requests,
+              Execution& execution) const {
+    Context& ctx = instance.context();
+    std::vector<Job> jobs;
+    for (const auto& request : requests) {
+      jobs.push_back({request.get(), {}});
+      jobs.back().attempt([&](Request& read) {
+        read.read(ctx);
+        check_still_wanted(read);
+      });
+    }
+    ctx.set_cancel_check([&jobs] {
+      return std::all_of(jobs.begin(), jobs.end(),
+                         [](const Job& job) { return job.error || job.request->stopped(); });
+    });
+    const uint64_t begin = compute(instance, jobs);
+    execution.last = now_ns();
+    metrics().add(Counter::kStageSeconds, static_cast<double>(execution.last - begin) * 1e-9);
+    for (const Job& job : jobs) {
+      if (job.error) {
+        refuse(instance.handle(), *job.request, job.error, execution.start);
+        continue;
+      }
+      count(*job.request, execution.rows == 0);
+      execution.rows += job.request->rows();
+      job.request->send(instance.handle(), execution.start, begin, execution.last);
+    }
+  }
+
+  /// Returns when it began, which was as soon as the CPU was free; a GPU takes turns by itself.
+  uint64_t compute(InstanceState& instance, std::span<Job> jobs) const {
+    std::optional<CpuTurn> turn;
+    if (settings().device.is_cpu()) turn.emplace();
     const uint64_t begin = now_ns();
-    run(ctx, request);
+    run_together(instance, jobs);
+    // The one place where a stage waits for its GPU: who gets an answer may read it at once.
+    for (Job& job : jobs) job.attempt([](Request& request) { request.finish_outputs(); });
+    if (std::any_of(jobs.begin(), jobs.end(),
+                    [](const Job& job) { return job.error != nullptr; })) {
+      let_go(instance.context());
+    }
     return begin;
   }
 
+  /// A failed request must not be answered while a GPU still works on its tensors.
+  static void let_go(Context& ctx) {
+    try {
+      finish(ctx);
+    } catch (const std::exception& error) {
+      log_warning("after a failed request: {}", error.what());
+    }
+  }
+
   /// Before the answer goes out: who has it finds it counted.
-  void count(const Request& request, uint64_t nanoseconds, bool first_of_batch) const {
-    metrics().add(Counter::kStageSeconds, static_cast<double>(nanoseconds) * 1e-9);
+  void count(const Request& request, bool first_of_batch) const {
     metrics().add(Counter::kStageRows, static_cast<double>(request.rows()));
     metrics().add(Counter::kBytesCopied, static_cast<double>(request.copied_bytes()));
     if (first_of_batch) metrics().add(Counter::kStageBatches, 1);
@@ -94,7 +163,8 @@ class TextModel : public StageModel {
   }
 
  protected:
-  void run(Context& ctx, Request& request) const final {
+  void run(InstanceState& instance, Request& request) const final {
+    Context& ctx = instance.context();
     const std::vector<std::string> prompts = request.strings("prompt");
     const Tensor embeds = request.output(output_, settings().dtype, output_shape(request));
     bool truncated = false;
@@ -173,7 +243,43 @@ class DitModel final : public StageModel {
   }
 
  protected:
-  void run(Context& ctx, Request& request) const override {
+  /// On a GPU; on a CPU the first to be done would have to wait for the others.
+  bool computes_together() const override { return !settings().device.is_cpu(); }
+
+  void run(InstanceState& instance, Request& request) const override {
+    const Rows rows = prepare(request);
+    forward(instance, rows.inputs);
+  }
+
+  void run_together(InstanceState& instance, std::span<Job> jobs) const override {
+    std::list<Rows> prepared;  // spans of timesteps point into it
+    std::vector<TransformerInput> all;
+    for (Job& job : jobs) {
+      job.attempt([&](Request& request) {
+        const Rows& rows = prepared.emplace_back(prepare(request));
+        all.insert(all.end(), rows.inputs.begin(), rows.inputs.end());
+      });
+    }
+    if (all.empty()) return;
+    try {
+      forward(instance, all);
+    } catch (const std::exception&) {
+      // Whose fault it was, each finds out alone.
+      auto rows = prepared.begin();
+      for (Job& job : jobs) {
+        job.attempt([&](Request&) { forward(instance, rows++->inputs); });
+      }
+    }
+  }
+
+ private:
+  /// The rows of a request.
+  struct Rows {
+    std::vector<float> timesteps;  // of all steps
+    std::vector<TransformerInput> inputs;
+  };
+
+  Rows prepare(Request& request) const {
     const DType dtype = settings().dtype;
     const int64_t image[] = {-1, config_.in_channels};
     const int64_t text[] = {-1, config_.joint_attention_dim};
@@ -189,10 +295,10 @@ class DitModel final : public StageModel {
     const std::vector<double> timesteps = read_timesteps(request);
     const std::vector<double> guidance = read_guidance(request);
     const Tensor noise_pred = request.output("noise_pred", dtype, hidden.shape());
-    std::vector<TransformerInput> inputs;
+    Rows rows{read_all_timesteps(request), {}};
     for (int64_t row = 0; row < request.rows(); ++row) {
       const auto at = static_cast<size_t>(row);
-      TransformerInput input;
+      TransformerInput& input = rows.inputs.emplace_back();
       input.hidden_states = hidden[row];
       input.timestep = static_cast<float>(timesteps[at]);
       if (!guidance.empty()) input.guidance = static_cast<float>(guidance[at]);
@@ -201,16 +307,64 @@ class DitModel final : public StageModel {
       input.img_ids = img_ids[row];
       input.txt_ids = txt_ids[row];
       input.noise_pred = noise_pred[row];
-      inputs.push_back(input);
+      input.timesteps = rows.timesteps;
     }
-    model_->forward(ctx, inputs);
+    return rows;
   }
 
- private:
   static void expect_rows(const char* name, const Tensor& ids, const char* of,
                           const Tensor& states) {
     check(ids.size(1) == states.size(1), ErrorCode::kInvalidArgument, "{} has {} tokens: {} has {}",
           name, ids.size(1), of, states.size(1));
+  }
+
+  void forward(InstanceState& instance, std::vector<TransformerInput> rows) const {
+    Context& ctx = instance.context();
+    share_conditioning(instance, rows);
+    try {
+      model_->forward(ctx, rows);
+    } catch (const Error& error) {
+      if (error.code() == ErrorCode::kCancelled || instance.conditioning().empty()) throw;
+      // It may be half made; and where memory ran out, this step is worth more than later ones.
+      for (TransformerInput& row : rows) row.kept = nullptr;
+      finish(ctx);
+      instance.conditioning().clear();
+      if (error.code() != ErrorCode::kUnavailable) throw;
+      model_->forward(ctx, rows);
+    }
+  }
+
+  /// Lets the steps of an image share what depends on the time alone, as LocalStages does. Reading
+  /// the pooled projections from the GPU takes microseconds, and only equal values are shared.
+  void share_conditioning(InstanceState& instance, std::span<TransformerInput> rows) const {
+    if (settings().device.is_cpu()) return;  // there a step is long beside its modulations
+    for (TransformerInput& row : rows) {
+      if (row.timesteps.empty()) continue;
+      const Tensor pooled = to_host(instance.context(), row.pooled_projections);
+      row.kept = instance.conditioning().find(
+          {std::string(pooled.data<char>(), static_cast<size_t>(pooled.bytes())),
+           row.guidance,
+           {row.timesteps.begin(), row.timesteps.end()}});
+    }
+  }
+
+  /// The parameter `timesteps`: those of all steps of the images, or none.
+  static std::vector<float> read_all_timesteps(const Request& request) {
+    const auto given = request.parameter("timesteps");
+    if (!given) return {};
+    const auto list = given->is_string() ? nlohmann::json::parse(given->get<std::string>(), nullptr,
+                                                                 /*allow_exceptions=*/false)
+                                         : nlohmann::json();
+    constexpr size_t kMost = 1000;
+    const bool fits = list.is_array() && list.size() <= kMost &&
+                      std::all_of(list.begin(), list.end(), [](const nlohmann::json& value) {
+                        return value.is_number() && value >= 0 && value <= 1;
+                      });
+    check(fits, ErrorCode::kInvalidArgument,
+          "parameter timesteps is {}: must be a text such as [1, 0.5], at most {} numbers from 0 "
+          "to 1",
+          given->dump().substr(0, 200), kMost);
+    return list.get<std::vector<float>>();
   }
 
   static std::vector<double> read_timesteps(const Request& request) {
@@ -250,7 +404,8 @@ class VaeModel final : public StageModel {
   }
 
  protected:
-  void run(Context& ctx, Request& request) const override {
+  void run(InstanceState& instance, Request& request) const override {
+    Context& ctx = instance.context();
     const int64_t sizes[] = {config_.latent_channels, -1, -1};
     const Tensor latents = request.tensor("latents", settings().dtype, sizes);
     const int64_t largest_side = options().max_side;

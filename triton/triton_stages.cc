@@ -2,14 +2,32 @@
 
 #include <exception>
 
+#include "ops/backend.h"
 #include "support/error.h"
 
 namespace flux::triton {
+namespace {
+
+/// "[1,0.75,0.5]": with the digits that give the same numbers when they are read.
+std::string timesteps_text(std::span<const float> timesteps) {
+  std::string text;
+  for (const float timestep : timesteps) {
+    text += fmt::format("{}{:.9g}", text.empty() ? "[" : ",", timestep);
+  }
+  return text + "]";
+}
+
+}  // namespace
 
 NestedCall& TritonStages::add_call(std::list<NestedCall>& calls, StageKind stage) const {
-  NestedCall& call = calls.emplace_back(server_, std::string(name_of(stage)), request_.id());
+  NestedCall& call = calls.emplace_back(server_, std::string(name_of(stage)), request_.id(), ctx_);
   if (const auto left = request_.remaining_us()) call.set_timeout(*left);
   return call;
+}
+
+void TritonStages::start_all(std::list<NestedCall>& calls) const {
+  finish(ctx_);
+  for (NestedCall& call : calls) call.start();
 }
 
 void TritonStages::wait_all(std::list<NestedCall>& calls) const {
@@ -43,7 +61,7 @@ std::vector<TextEmbeddings> TritonStages::encode(std::span<const TextInput> rows
     t5_call.add_integer("max_sequence_length", row.max_sequence_length);
     t5.push_back(&t5_call);
   }
-  for (NestedCall& call : calls) call.start();
+  start_all(calls);
   wait_all(calls);
   std::vector<TextEmbeddings> result;
   for (size_t i = 0; i < rows.size(); ++i) {
@@ -68,8 +86,12 @@ void TritonStages::transformer(std::span<const TransformerInput> rows) {
     call.add_input("img_ids", row.img_ids);
     call.add_input("txt_ids", row.txt_ids);
     call.expect_output("noise_pred", row.noise_pred);
+    // On a GPU the weights that only look at the time are worth reading once an image.
+    if (!ctx_.backend().device().is_cpu() && !row.timesteps.empty()) {
+      call.set_parameter("timesteps", timesteps_text(row.timesteps));
+    }
   }
-  for (NestedCall& call : calls) call.start();
+  start_all(calls);
   wait_all(calls);
 }
 
@@ -77,7 +99,7 @@ Tensor TritonStages::decode(const Tensor& latents) {
   std::list<NestedCall> calls;
   NestedCall& call = add_call(calls, StageKind::kVaeDecoder);
   call.add_input("latents", latents);
-  call.start();
+  start_all(calls);
   wait_all(calls);
   return call.take_output("image");
 }

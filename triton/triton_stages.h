@@ -3,7 +3,6 @@
 #include <functional>
 #include <string>
 
-#include "ops/backend.h"
 #include "pipeline/stages.h"
 #include "triton/nested_call.h"
 #include "triton/request.h"
@@ -14,24 +13,27 @@ namespace flux::triton {
 /// once, and the server batches them with those of other images.
 class TritonStages final : public Stages {
  public:
-  /// `request`: on whose behalf; its cancellation and deadline reach the nested requests. Must
-  /// outlive the stages.
-  TritonStages(Server* server, const Request& request)
-      : server_(server), request_(request), context_(backend_for(Device{}), 1) {}
+  /// `request`: on whose behalf; its cancellation and deadline reach the nested requests. `ctx`:
+  /// its device holds what passes between the stages. Both must outlive the stages.
+  TritonStages(Server* server, const Request& request, Context& ctx)
+      : server_(server), request_(request), ctx_(ctx) {}
 
-  Context& context() override { return context_; }
+  Context& context() override { return ctx_; }
   std::vector<TextEmbeddings> encode(std::span<const TextInput> rows) override;
   void transformer(std::span<const TransformerInput> rows) override;
   Tensor decode(const Tensor& latents) override;
 
  private:
   NestedCall& add_call(std::list<NestedCall>& calls, StageKind stage) const;
+  /// Starts every call, once what the context computed for them is there: a stage computes on
+  /// another stream and must not read too early.
+  void start_all(std::list<NestedCall>& calls) const;
   /// Waits for every call; the first failure cancels the others and is thrown.
   void wait_all(std::list<NestedCall>& calls) const;
 
   Server* server_;
   const Request& request_;
-  Context context_;  // latents between the stages are in host memory
+  Context& ctx_;
 };
 
 }  // namespace flux::triton

@@ -19,8 +19,11 @@ void Modulation::make(Context& ctx, const Tensor& rows, const Tensor& out) const
 Tensor Modulation::kept(Context& ctx, const Conditioning& conditioning) const {
   Tensor& all = (*conditioning.kept)[this];
   if (!all.defined()) {
-    all = new_tensor(ctx, {conditioning.rows.size(0), chunks_, features_}, DType::kF32);
-    make(ctx, conditioning.rows, all);
+    // Kept once it is made: there may be no memory for that.
+    const Tensor made =
+        new_tensor(ctx, {conditioning.rows.size(0), chunks_, features_}, DType::kF32);
+    make(ctx, conditioning.rows, made);
+    all = made;
   }
   return all[conditioning.step];
 }

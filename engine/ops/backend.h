@@ -23,6 +23,8 @@ class Backend {
   virtual int64_t available_bytes() const { return std::numeric_limits<int64_t>::max(); }
   /// What it wants to keep for each context.
   virtual std::unique_ptr<DeviceState> make_state() { return nullptr; }
+  /// Waits for what the context's ops began; nothing where they end before they return.
+  virtual void finish(Context& /*ctx*/) {}
   /// Whether activations and weights can be `dtype` here.
   virtual bool supports(DType dtype) const = 0;
   /// Up to how many tokens several sequences gain from being computed together; 0: they never do.

@@ -16,7 +16,11 @@
 namespace flux {
 
 Context::Context(Backend& backend, int threads)
-    : backend_(&backend), threads_(threads), state_(backend.make_state()), workspace_(backend) {
+    : backend_(&backend),
+      threads_(threads),
+      state_(backend.make_state()),
+      workspace_(backend),
+      memory_(std::make_shared<MemoryPool>(backend)) {
   check(threads >= 1 && threads <= 1024, ErrorCode::kInvalidArgument,
         "threads = {}: must be from 1 to 1024", threads);
 }

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string_view>
 
+#include "ops/memory_pool.h"
 #include "ops/workspace.h"
 #include "tensor/tensor.h"
 
@@ -30,6 +31,8 @@ class Context {
   Backend& backend() const { return *backend_; }
   int threads() const { return threads_; }
   Workspace& workspace() { return workspace_; }
+  /// Memory for tensors that outlive a forward; pooled_tensor() takes it.
+  MemoryPool& memory() const { return *memory_; }
   /// What Backend::make_state() gave; may be null.
   DeviceState* state() const { return state_.get(); }
 
@@ -53,6 +56,7 @@ class Context {
   int threads_;
   std::unique_ptr<DeviceState> state_;
   Workspace workspace_;
+  std::shared_ptr<MemoryPool> memory_;
   Trace trace_;
   CancelCheck cancelled_;
 };

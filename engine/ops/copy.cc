@@ -9,7 +9,29 @@ bool is_local(const Context& ctx, const Tensor& tensor) {
   return tensor.device() == ctx.backend().device();
 }
 
+/// Whether the context can copy from and to where `tensor` is.
+bool is_reachable(const Context& ctx, const Tensor& tensor) {
+  return tensor.device().is_cpu() || tensor.device().kind == ctx.backend().device().kind;
+}
+
+size_t bytes_of(const Shape& shape, DType dtype) {
+  return static_cast<size_t>(shape.numel()) * size_of(dtype);
+}
+
+/// `memory` may be null.
+Tensor tensor_in(Context& ctx, const std::shared_ptr<std::byte>& memory, const Shape& shape,
+                 DType dtype) {
+  const Device device = ctx.backend().device();
+  check(memory != nullptr, ErrorCode::kUnavailable,
+        "out of memory on {}: {} bytes wanted for a tensor {}; free memory there, draw smaller or "
+        "fewer images, or use another device",
+        to_string(device), bytes_of(shape, dtype), to_string(shape));
+  return Tensor(memory.get(), dtype, shape, device, memory);
+}
+
 }  // namespace
+
+void finish(Context& ctx) { ctx.backend().finish(ctx); }
 
 void copy(Context& ctx, const Tensor& x, const Tensor& out) {
   check(x.shape() == out.shape() && x.dtype() == out.dtype(), ErrorCode::kInternal,
@@ -17,7 +39,7 @@ void copy(Context& ctx, const Tensor& x, const Tensor& out) {
   check_contiguous("copy", "x", x);
   check_contiguous("copy", "out", out);
   for (const Tensor* tensor : {&x, &out}) {
-    check(tensor->device().is_cpu() || is_local(ctx, *tensor), ErrorCode::kInternal,
+    check(is_reachable(ctx, *tensor), ErrorCode::kInternal,
           "copy: a tensor is on {}, the context computes on {}", to_string(tensor->device()),
           to_string(ctx.backend().device()));
   }
@@ -32,19 +54,18 @@ Tensor to_workspace(Context& ctx, const Tensor& x) {
 }
 
 Tensor new_tensor(Context& ctx, const Shape& shape, DType dtype) {
-  const auto bytes = static_cast<size_t>(shape.numel()) * size_of(dtype);
-  const Device device = ctx.backend().device();
-  const auto memory = ctx.backend().allocate(bytes);
-  check(memory != nullptr, ErrorCode::kUnavailable,
-        "out of memory on {}: {} bytes wanted for a tensor {}; free memory there, draw smaller or "
-        "fewer images, or use another device",
-        to_string(device), bytes, to_string(shape));
-  return Tensor(memory.get(), dtype, shape, device, memory);
+  return tensor_in(ctx, ctx.backend().allocate(bytes_of(shape, dtype)), shape, dtype);
+}
+
+Tensor pooled_tensor(Context& ctx, const Shape& shape, DType dtype) {
+  // Host memory is cheap to get and to give back.
+  if (ctx.backend().device().is_cpu()) return new_tensor(ctx, shape, dtype);
+  return tensor_in(ctx, ctx.memory().take(bytes_of(shape, dtype)), shape, dtype);
 }
 
 Tensor to_device(Context& ctx, const Tensor& x) {
   if (is_local(ctx, x)) return x;
-  const Tensor result = new_tensor(ctx, x.shape(), x.dtype());
+  const Tensor result = pooled_tensor(ctx, x.shape(), x.dtype());
   copy(ctx, x, result);
   return result;
 }

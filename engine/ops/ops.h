@@ -191,16 +191,24 @@ void multiply(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out)
 /// out = a + b element by element; as multiply.
 void add(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out);
 
+/// Waits until all that the context has been asked for is done, so that others may use its
+/// results. Throws kInternal when the device failed at it.
+void finish(Context& ctx);
+
 /// Copies x to out, of the same shape and dtype, both contiguous, between the host and the
-/// context's device or within one of them. On return x may be changed, and a host `out` is there.
-/// Nothing is done where out is x.
+/// context's device, or within one of them; for a GPU another GPU is within reach, too. On return x
+/// may be changed, and an `out` that is elsewhere (the host, another GPU) is there. Nothing is done
+/// where out is x.
 void copy(Context& ctx, const Tensor& x, const Tensor& out);
 
 /// x where the context computes: x itself if it is there, else a copy in the workspace.
 Tensor to_workspace(Context& ctx, const Tensor& x);
 /// Uninitialised memory of its own where the context computes. Throws kUnavailable.
 Tensor new_tensor(Context& ctx, const Shape& shape, DType dtype);
-/// As to_workspace, but the copy is a new_tensor: for parameters and what outlives a forward.
+/// The same from the context's memory pool: for what comes and goes with every image. Until
+/// finish() only ops of this context may write to it.
+Tensor pooled_tensor(Context& ctx, const Shape& shape, DType dtype);
+/// As to_workspace, but the copy is a pooled_tensor: for parameters and what outlives a forward.
 Tensor to_device(Context& ctx, const Tensor& x);
 /// x in host memory: itself if it is there, else a contiguous copy; rows may be strided.
 Tensor to_host(Context& ctx, const Tensor& x);

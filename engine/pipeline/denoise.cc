@@ -51,7 +51,7 @@ void denoise(Stages& stages, std::span<DenoiseImage> images, const StepWatcher& 
     for (float& t : own_timesteps) t = pipeline_timestep(t, image.latents.dtype());
     total = std::max(total, image.schedule.steps());
     const auto like_latents = [&] {
-      return new_tensor(ctx, image.latents.shape(), image.latents.dtype());
+      return pooled_tensor(ctx, image.latents.shape(), image.latents.dtype());
     };
     Predictions own{like_latents(), {}};
     if (image.negative != nullptr) own.negative = like_latents();

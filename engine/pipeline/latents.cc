@@ -149,7 +149,7 @@ Tensor pack_latents(const Tensor& latents) {
 Tensor unpack_latents(Context& ctx, const Tensor& packed, const LatentSize& size,
                       const VaeConfig& config) {
   const DType dtype = packed.dtype();
-  const Tensor latents = new_tensor(ctx, {size.channels, size.height, size.width}, dtype);
+  const Tensor latents = pooled_tensor(ctx, {size.channels, size.height, size.width}, dtype);
   // A python number added to a tensor is first rounded to the tensor's dtype; a divisor is not.
   unpack_tokens(ctx, to_device(ctx, packed), config.scaling_factor,
                 round_to(dtype, config.shift_factor), latents);
@@ -176,7 +176,7 @@ Tensor make_text_ids(int64_t tokens) {
 }
 
 Tensor to_pixels(Context& ctx, const Tensor& image) {
-  const Tensor pixels = new_tensor(ctx, {image.size(1), image.size(2), 3}, DType::kU8);
+  const Tensor pixels = pooled_tensor(ctx, {image.size(1), image.size(2), 3}, DType::kU8);
   to_bytes(ctx, to_device(ctx, image), pixels);
   return to_host(ctx, pixels);
 }

@@ -145,6 +145,7 @@ bool LocalStages::Loaded::drop_others(StageKind stage) {
     drop(other);
   }
   context.workspace().release();
+  context.memory().release();
   return any;
 }
 
@@ -194,7 +195,7 @@ Context& LocalStages::context() { return loaded_->context; }
 
 Tensor LocalStages::encode_clip(std::string_view prompt, bool* truncated) {
   const int64_t size = loaded_->checkpoint->config().clip.hidden_size;
-  const Tensor pooled = new_tensor(loaded_->context, {size}, loaded_->options.dtype);
+  const Tensor pooled = pooled_tensor(loaded_->context, {size}, loaded_->options.dtype);
   const bool cut = with_room(StageKind::kClipEncoder, [&] {
     return loaded_->clip->encode(loaded_->context, prompt, pooled);
   });
@@ -205,7 +206,7 @@ Tensor LocalStages::encode_clip(std::string_view prompt, bool* truncated) {
 Tensor LocalStages::encode_t5(std::string_view prompt, int max_sequence_length, bool* truncated) {
   const int64_t size = loaded_->checkpoint->config().t5.d_model;
   const Tensor embeds =
-      new_tensor(loaded_->context, {max_sequence_length, size}, loaded_->options.dtype);
+      pooled_tensor(loaded_->context, {max_sequence_length, size}, loaded_->options.dtype);
   const bool cut = with_room(StageKind::kT5Encoder,
                              [&] { return loaded_->t5->encode(loaded_->context, prompt, embeds); });
   if (truncated != nullptr && cut) *truncated = true;
@@ -263,7 +264,7 @@ Tensor LocalStages::decode(const Tensor& latents) {
   const int64_t factor = config.scale_factor();
   const Shape size{config.out_channels, latents.size(1) * factor, latents.size(2) * factor};
   return with_room(StageKind::kVaeDecoder, [&] {
-    const Tensor image = new_tensor(loaded_->context, size, DType::kF32);
+    const Tensor image = pooled_tensor(loaded_->context, size, DType::kF32);
     // Room that others leave is better than seams between tiles, but not worth a load a picture.
     try {
       loaded_->vae->forward(loaded_->context, latents, image);

@@ -76,5 +76,30 @@ TEST(ModelConfigs, PutTheStagesOnTheDevice) {
   }
 }
 
+/// The line of instance_group in the config.pbtxt of a model.
+std::string instances_of(const std::string& model, const ServingOptions& options) {
+  for (const ModelConfig& config : make_model_configs(FluxConfig{}, options)) {
+    if (config.model != model) continue;
+    const size_t begin = config.text.find("instance_group [");
+    return config.text.substr(begin, config.text.find('\n', begin) - begin);
+  }
+  return "";
+}
+
+TEST(ModelConfigs, PutStagesOnEveryGpuOrOnOneAndBlsOnTheCpu) {
+  ServingOptions options;
+  EXPECT_EQ(instances_of("vae_decoder", options), "instance_group [ { count: 1 kind: KIND_CPU } ]");
+  options.device = Device{Device::Kind::kCuda, 0};
+  EXPECT_EQ(instances_of("vae_decoder", options), "instance_group [ { count: 1 kind: KIND_GPU } ]");
+  options.device.index = 1;
+  options.every_gpu = false;
+  EXPECT_EQ(instances_of("dit_transformer", options),
+            "instance_group [ { count: 1 kind: KIND_GPU gpus: [ 1 ] } ]");
+  EXPECT_EQ(instances_of("bls", options), "instance_group [ { count: 8 kind: KIND_CPU } ]");
+  for (const ModelConfig& config : make_model_configs(FluxConfig{}, options)) {
+    EXPECT_NE(config.text.find("string_value: \"cuda:1\""), std::string::npos) << config.model;
+  }
+}
+
 }  // namespace
 }  // namespace flux

@@ -7,7 +7,6 @@ import queue
 import signal
 import subprocess
 import sys
-import sysconfig
 import time
 import urllib.error
 import urllib.request
@@ -22,6 +21,11 @@ from served import free_ports  # noqa: E402
 
 PROGRAM = pathlib.Path(os.environ.get("FLUX_TRITON", ROOT / "build/cli/flux-triton"))
 BACKENDS = pathlib.Path(os.environ.get("FLUX_BACKENDS", ROOT / "build/backends"))
+CUDA_LIBRARY = BACKENDS.parent / "lib/libflux_cuda.so"
+# Where the models compute, and flux-triton, to which they are compared.
+DEVICE = os.environ.get("FLUX_TEST_DEVICE", "cpu")
+# The packages of nvidia-pytriton and of the client are beside each other.
+PACKAGES = pathlib.Path(grpcclient.__file__).parents[2]
 CHECKPOINTS = ROOT / "tests/golden/checkpoints"
 MODELS = ("bls", "clip_encoder", "t5_encoder", "dit_transformer", "vae_decoder")
 TYPES = {
@@ -43,15 +47,16 @@ NUMPY = {"BYTES": object, "FP32": np.float32, "INT32": np.int32, "INT64": np.int
 
 def program(*arguments, **options):
     """Runs flux-triton and returns what it printed on standard output."""
-    done = subprocess.run(
-        [str(PROGRAM), *map(str, arguments)], capture_output=True, text=True, timeout=300, **options
-    )
+    command = [str(PROGRAM), *map(str, arguments)]
+    if "--device" not in command and arguments[0] in ("convert", "generate", "run-stage"):
+        command += ["--device", DEVICE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def convert(checkpoint, repository, *options):
-    program("convert", checkpoint, repository, "--device", "cpu", "--weights", "copy", *options)
+def convert(checkpoint, repository, *options, device=DEVICE):
+    program("convert", checkpoint, repository, "--device", device, "--weights", "copy", *options)
     return repository
 
 
@@ -59,11 +64,10 @@ class Server:
     """A running tritonserver. Use it with `with`."""
 
     def __init__(self, repository, log, *options, ready=True):
-        site = pathlib.Path(sysconfig.get_paths()["purelib"])
         self.http, self.grpc, self.metrics_port = free_ports(3)
         self.log_path = pathlib.Path(log)
         command = [
-            site / "pytriton/tritonserver/bin/tritonserver",
+            PACKAGES / "pytriton/tritonserver/bin/tritonserver",
             f"--model-repository={repository}",
             f"--backend-directory={BACKENDS}",
             "--http-address=127.0.0.1",
@@ -74,7 +78,8 @@ class Server:
             f"--metrics-port={self.metrics_port}",
             *options,
         ]
-        environment = os.environ | {"LD_LIBRARY_PATH": str(site / "nvidia_pytriton.libs")}
+        libraries = [str(PACKAGES / "nvidia_pytriton.libs"), os.environ.get("LD_LIBRARY_PATH", "")]
+        environment = os.environ | {"LD_LIBRARY_PATH": ":".join(filter(None, libraries))}
         with open(self.log_path, "w") as log_file:
             self.process = subprocess.Popen(
                 [str(part) for part in command],

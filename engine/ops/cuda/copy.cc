@@ -6,6 +6,10 @@
 
 namespace flux::cuda {
 
+void CudaBackend::finish(Context& ctx) {
+  check_cuda(cudaStreamSynchronize(state_of(ctx).stream()), "the computation");
+}
+
 void CudaBackend::copy(Context& ctx, const Tensor& x, const Tensor& out) {
   State& state = state_of(ctx);
   const auto bytes = static_cast<size_t>(x.bytes());
@@ -16,7 +20,9 @@ void CudaBackend::copy(Context& ctx, const Tensor& x, const Tensor& out) {
   // Pageable host memory has been read when the call returns.
   check_cuda(cudaMemcpyAsync(out.raw(), x.raw(), bytes, cudaMemcpyDefault, state.stream()),
              "cudaMemcpyAsync");
-  if (out.device().is_cpu()) check_cuda(cudaStreamSynchronize(state.stream()), "the computation");
+  const Device here = ctx.backend().device();
+  const bool from_elsewhere = !x.device().is_cpu() && x.device() != here;
+  if (from_elsewhere || out.device() != here) finish(ctx);
 }
 
 void CudaBackend::transpose(Context& ctx, const Tensor& x, const Tensor& out) {

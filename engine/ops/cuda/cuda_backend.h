@@ -21,6 +21,7 @@ class CudaBackend final : public Backend {
   void limit_memory(int64_t bytes) override { limit_ = bytes; }
   int64_t available_bytes() const override;
   std::unique_ptr<DeviceState> make_state() override;
+  void finish(Context& ctx) override;
   bool supports(DType dtype) const override;
   int64_t useful_tokens() const override;
 

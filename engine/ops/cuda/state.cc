@@ -19,20 +19,24 @@ State::State(int device) : device_(device) {
   check_cuda(cudaSetDevice(device), "cudaSetDevice");
   traits_ = gpu_traits();
   check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
-  const cublasStatus_t made = cublasLtCreate(&cublas_);
-  if (made != CUBLAS_STATUS_SUCCESS) {
-    cudaStreamDestroy(stream_);
-    fail(ErrorCode::kUnavailable, "cuBLASLt cannot be started on cuda:{}: {}; is its memory full?",
-         device, cublasLtGetStatusString(made));
-  }
 }
 
 State::~State() {
   cudaSetDevice(device_);
   cudaStreamSynchronize(stream_);
   cudaFree(product_workspace_);
-  cublasLtDestroy(cublas_);
+  if (cublas_ != nullptr) cublasLtDestroy(cublas_);
   cudaStreamDestroy(stream_);
+}
+
+cublasLtHandle_t State::cublas() {
+  if (cublas_ == nullptr) {
+    const cublasStatus_t made = cublasLtCreate(&cublas_);
+    check(made == CUBLAS_STATUS_SUCCESS, ErrorCode::kUnavailable,
+          "cuBLASLt cannot be started on cuda:{}: {}; is its memory full?", device_,
+          cublasLtGetStatusString(made));
+  }
+  return cublas_;
 }
 
 void* State::product_workspace() {

@@ -34,7 +34,8 @@ class State final : public DeviceState {
 
   int device() const { return device_; }
   cudaStream_t stream() const { return stream_; }
-  cublasLtHandle_t cublas() const { return cublas_; }
+  /// Made on first use: not every context multiplies.
+  cublasLtHandle_t cublas();
   const GpuTraits& traits() const { return traits_; }
 
   static constexpr size_t kProductBytes = size_t{32} << 20;

@@ -1,0 +1,66 @@
+#include "ops/memory_pool.h"
+
+#include <algorithm>
+
+#include "ops/backend.h"
+
+namespace flux {
+namespace {
+
+/// What a pool keeps unused, at most.
+constexpr size_t kMostUnused = size_t{64} << 20;
+
+/// Whether a block is not so much larger than what is wanted that it would be wasted.
+bool fits(size_t wanted, size_t size) { return size >= wanted && size - wanted <= wanted / 4; }
+
+}  // namespace
+
+MemoryPool::Block MemoryPool::find(size_t bytes) {
+  const std::scoped_lock lock(mutex_);
+  const auto found = std::find_if(unused_.begin(), unused_.end(),
+                                  [&](const Block& block) { return fits(bytes, block.size); });
+  if (found == unused_.end()) return {};
+  Block block = std::move(*found);
+  unused_.erase(found);
+  unused_bytes_ -= block.size;
+  return block;
+}
+
+MemoryPool::Block MemoryPool::make(size_t bytes) {
+  Block block{backend_->allocate(bytes), bytes};
+  if (block.memory == nullptr && release()) block.memory = backend_->allocate(bytes);
+  return block;
+}
+
+bool MemoryPool::release() {
+  std::deque<Block> dropped;  // outside the lock
+  const std::scoped_lock lock(mutex_);
+  dropped.swap(unused_);
+  unused_bytes_ = 0;
+  return !dropped.empty();
+}
+
+void MemoryPool::give_back(Block block) {
+  std::deque<Block> dropped;
+  const std::scoped_lock lock(mutex_);
+  if (block.size > kMostUnused) return;
+  unused_bytes_ += block.size;
+  unused_.push_back(std::move(block));
+  while (unused_bytes_ > kMostUnused) {
+    unused_bytes_ -= unused_.front().size;
+    dropped.push_back(std::move(unused_.front()));
+    unused_.pop_front();
+  }
+}
+
+std::shared_ptr<std::byte> MemoryPool::take(size_t bytes) {
+  Block block = find(bytes);
+  if (block.memory == nullptr) block = make(bytes);
+  if (block.memory == nullptr) return nullptr;
+  std::byte* address = block.memory.get();
+  return {address, [block = std::move(block), pool = weak_from_this()](std::byte*) mutable {
+            if (const auto alive = pool.lock()) alive->give_back(std::move(block));
+          }};
+}
+
+}  // namespace flux

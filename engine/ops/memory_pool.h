@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstddef>
+#include <deque>
+#include <memory>
+#include <mutex>
+
+namespace flux {
+
+class Backend;
+
+/// Device memory of one context's tensors, kept for the next ones of about the same size: a GPU
+/// gives memory back only when all that it computes has ended, and keeps every thread waiting
+/// meanwhile. What is given back may still be in use by ops that the context has begun; its next
+/// ops come after them. For the same reason nobody else may write to memory taken here before
+/// finish(). Thread-safe.
+class MemoryPool : public std::enable_shared_from_this<MemoryPool> {
+ public:
+  /// In the memory of `backend`, which must outlive it.
+  explicit MemoryPool(const Backend& backend) : backend_(&backend) {}
+  MemoryPool(const MemoryPool&) = delete;
+  MemoryPool& operator=(const MemoryPool&) = delete;
+
+  /// At least `bytes`, aligned to 64 bytes; null when there is no memory. It may outlive the pool.
+  std::shared_ptr<std::byte> take(size_t bytes);
+  /// Gives what is unused to the device. Returns whether there was anything.
+  bool release();
+
+ private:
+  struct Block {
+    std::shared_ptr<std::byte> memory;
+    size_t size = 0;
+  };
+  Block find(size_t bytes);
+  Block make(size_t bytes);
+  void give_back(Block block);
+
+  const Backend* backend_;
+  std::mutex mutex_;
+  std::deque<Block> unused_;  // longest unused first
+  size_t unused_bytes_ = 0;
+};
+
+}  // namespace flux

@@ -1,0 +1,37 @@
+#include "triton/memory.h"
+
+#include "ops/backend.h"
+
+namespace flux::triton {
+namespace {
+
+/// Vectors that kernels read at once.
+constexpr uintptr_t kGpuAlignment = 16;
+
+}  // namespace
+
+Place place_of(const Device& device) {
+  return device.is_cpu() ? Place{} : Place{MemoryType::kGpu, device.index};
+}
+
+Device device_of(const Place& place) {
+  if (place.type != MemoryType::kGpu) return Device{};
+  return Device{Device::Kind::kCuda, static_cast<int>(place.id)};
+}
+
+void copy_anywhere(Context& ctx, const Tensor& from, const Tensor& to) {
+  const bool on_host = from.device().is_cpu() && to.device().is_cpu();
+  if (on_host || !ctx.backend().device().is_cpu()) return copy(ctx, from, to);
+  Context gpu(backend_for(from.device().is_cpu() ? to.device() : from.device()), 1);
+  copy(gpu, from, to);
+  finish(gpu);
+}
+
+bool is_usable(const Context& ctx, const Tensor& tensor) {
+  const bool on_host = tensor.device().is_cpu();
+  if (!on_host && ctx.backend().device().is_cpu()) return false;
+  const uintptr_t alignment = on_host ? size_of(tensor.dtype()) : kGpuAlignment;
+  return reinterpret_cast<uintptr_t>(tensor.raw()) % alignment == 0;
+}
+
+}  // namespace flux::triton
