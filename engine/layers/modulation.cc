@@ -1,6 +1,15 @@
 #include "layers/modulation.h"
 
+#include <algorithm>
+
 namespace flux {
+namespace {
+
+/// A product of so few rows gives each the bits that it has alone, on every device: pictures do not
+/// depend on how many steps are made at once.
+constexpr int64_t kRowsAtOnce = 64;
+
+}  // namespace
 
 Modulation::Modulation(Context& ctx, const WeightScope& scope, int64_t features, int64_t chunks,
                        DType dtype)
@@ -12,7 +21,10 @@ void Modulation::make(Context& ctx, const Tensor& rows, const Tensor& out) const
   const Workspace::Scope scope(ctx.workspace());
   const Shape flat{rows.size(0), chunks_ * features_};
   const Tensor rounded = ctx.workspace().allocate(flat, rows.dtype());
-  linear_(ctx, rows, rounded);
+  for (int64_t begin = 0; begin < rows.size(0); begin += kRowsAtOnce) {
+    const int64_t end = std::min(rows.size(0), begin + kRowsAtOnce);
+    linear_(ctx, rows.slice(0, begin, end), rounded.slice(0, begin, end));
+  }
   cast(ctx, rounded, out.reshape(flat));
 }
 

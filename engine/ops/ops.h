@@ -56,7 +56,8 @@ struct Epilogue {
   Tensor residual;  // optional [rows, out_features], T, rows may be strided; may alias out
 };
 
-/// x: [rows, in], T, rows may be strided; out: [rows, out_features], T, rows may be strided.
+/// x: [rows, in], T, rows may be strided; out: [rows, out_features], T, rows may be strided. Up to
+/// 64 rows have the bits that each has alone; of more, f32 rounds in a way that depends on all.
 void linear(Context& ctx, const Tensor& x, const LinearWeights& weights, const Epilogue& epilogue,
             const Tensor& out);
 

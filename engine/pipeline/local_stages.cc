@@ -247,8 +247,7 @@ KeptConditioning* LocalStages::Loaded::kept_for(const TransformerInput& row,
 
 void LocalStages::transformer(std::span<const TransformerInput> rows) {
   with_room(StageKind::kDitTransformer, [&] {
-    // On the CPU a step is long beside its modulations.
-    const bool keep = !loaded_->options.device.is_cpu() && rows.size() <= kMostKeptRows;
+    const bool keep = rows.size() <= kMostKeptRows;
     std::list<Loaded::Kept> in_use;  // what this call does not need again is forgotten
     std::vector<TransformerInput> own(rows.begin(), rows.end());
     for (TransformerInput& row : own) {

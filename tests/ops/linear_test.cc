@@ -85,6 +85,20 @@ TEST_P(LinearTest, IsTheSameForAnyNumberOfThreads) {
   }
 }
 
+TEST_P(LinearTest, FewRowsAreTheSameAloneAndTogether) {
+  Context ctx = cpu_context(2);
+  const Tensor x = rows_of(shape().in, 0, 3);
+  const LinearWeights weights = pack_linear(ctx, {{weight()}}, {{bias()}}, dtype());
+  const int64_t rows = std::min<int64_t>(shape().rows, 64);
+  const Tensor together = Tensor::allocate({rows, shape().out}, dtype());
+  linear(ctx, x.slice(0, 0, rows), weights, {}, together);
+  for (int64_t i = 0; i < rows; i += 7) {
+    const Tensor alone = Tensor::allocate({1, shape().out}, dtype());
+    linear(ctx, x.slice(0, i, i + 1), weights, {}, alone);
+    EXPECT_TRUE(ref::same_bytes(alone, together.slice(0, i, i + 1))) << "row " << i;
+  }
+}
+
 TEST_P(LinearTest, ResidualMayBeTheOutput) {
   Context ctx = cpu_context(2);
   const Tensor x = rows_of(shape().in, 0, 3);
@@ -99,8 +113,10 @@ TEST_P(LinearTest, ResidualMayBeTheOutput) {
 }
 
 constexpr LinearCase kLinearCases[] = {
-    {1, 1, 1},      {3, 5, 7},       {17, 33, 77},  {77, 64, 64},   {129, 48, 130}, {128, 256, 384},
-    {300, 96, 128}, {40, 130, 1100}, {5, 1200, 24}, {2, 2100, 257}, {1, 256, 1537}};
+    {1, 1, 1},      {3, 5, 7},       {17, 33, 77},   {77, 64, 64},
+    {129, 48, 130}, {128, 256, 384}, {300, 96, 128}, {40, 130, 1100},
+    {5, 1200, 24},  {2, 2100, 257},  {1, 256, 1537}, {64, 768, 300},
+    {96, 256, 64},  {131, 300, 70},  {800, 260, 40}, {110, 1730, 97}};
 
 INSTANTIATE_TEST_SUITE_P(Shapes, LinearTest,
                          testing::Combine(testing::ValuesIn(ref::computes()),

@@ -107,6 +107,7 @@ class ConvCall {
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t first = ((y + i) * out_.size(1) + x) * packed_.out + channel;
       tile.sums = sums + i * kConvTileWidth * columns;
+      tile.sums_stride = columns;
       tile.out = out_.data<T>() + first;
       if (residual_.defined()) tile.residual = residual_.data<T>() + first;
       kernels().rows<T>().store_tile(tile);

@@ -7,7 +7,7 @@ namespace {
 
 template <typename T, typename F>
 FLUX_INLINE void store_row(const TileEpilogue<T>& tile, int64_t row, const F& activation) {
-  const float* sums = tile.sums + row * tile.columns;
+  const float* sums = tile.sums + row * tile.sums_stride;
   const T* residual = tile.residual ? tile.residual + row * tile.residual_stride : nullptr;
   T* out = tile.out + row * tile.out_stride;
   for_each_vec(tile.columns, [&](int64_t i, auto part) {

@@ -29,7 +29,8 @@ struct Moments {
 /// out = residual + gate * activation(sums + bias). Null where left out. May alias as the ops say.
 template <typename T>
 struct TileEpilogue {
-  const float* sums;  // [rows, columns]
+  const float* sums;
+  int64_t sums_stride;  // elements between rows
   int64_t rows;
   int64_t columns;
   const float* bias;  // [columns]
@@ -86,6 +87,39 @@ struct AttentionTile {
   std::byte* scratch;  // scratch_bytes(head_dim), aligned to 64 bytes
 };
 
+/// How products of a linear layer are computed.
+enum class ProductScheme {
+  kPlain,     // a row's result depends on no other row
+  kStrassen,  // with an eighth less multiplications; needs an even depth
+};
+
+/// A part of the rows and depth of a linear layer by a strip of its columns, in f32.
+struct ProductStrip {
+  ProductScheme scheme;
+  const float* rows;  // packed
+  const float* left;  // the part's first row in the strip's two packed panels
+  const float* right;
+  int64_t depth;            // of the part
+  bool first;               // part: there are no sums yet
+  bool last;                // part: the sums are stored
+  float* sums;              // [rows, strip_columns]; where first and last, of group_rows only
+  TileEpilogue<float> end;  // without sums
+  float* scratch;           // scratch_floats(depth), aligned to 64 bytes
+};
+
+struct ProductKernels {
+  int64_t group_rows;     // packed together
+  int64_t panel_columns;  // two panels are a strip
+  int64_t strip_columns;  // packed together
+  /// plain: [columns, depth]; columns is at most strip_columns; strip: [2, depth, panel_columns].
+  void (*pack_weights)(const float* plain, int64_t columns, int64_t depth, float* strip);
+  int64_t (*group_floats)(ProductScheme scheme, int64_t depth);
+  void (*pack_rows)(ProductScheme scheme, const float* x, int64_t stride, int64_t rows,
+                    int64_t depth, float* group);
+  int64_t (*scratch_floats)(int64_t depth);
+  void (*run)(const ProductStrip& strip);
+};
+
 template <typename T>
 struct AttentionKernels {
   int64_t tile_rows;
@@ -136,6 +170,7 @@ struct Kernels {
   AttentionKernels<float> attention_f32;
   AttentionKernels<BFloat16> attention_bf16;
   WinogradKernels winograd;
+  ProductKernels products;
 
   template <typename T>
   const RowKernels<T>& rows() const {

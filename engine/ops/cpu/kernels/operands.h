@@ -51,21 +51,21 @@ FLUX_INLINE Vec multiply_add(Vec sum, Pair a, __m512bh b) {
 }
 #endif
 
-/// sums[kRows][kColumns] = factors[row] * sums + a b, or a b where factors is null. a: the operand
+/// sums[kCount][kColumns] = factors[row] * sums + a b, or a b where factors is null. a: the operand
 /// of a row and a depth is at row * kRowStride + depth * kDepthStride, known to the compiler so
 /// that no registers hold addresses; b: a packed panel of `depth` rows.
-template <int kRowStride, int kDepthStride, typename Operand>
+template <int kRowStride, int kDepthStride, int kCount = kRows, typename Operand>
 void micro_kernel(const Operand* a, const Operand* b, int64_t depth, const float* factors,
                   float* sums, int64_t sums_stride) {
   // The loops over rows are unrolled before anything else, or the sums would live on the stack.
-  Vec total[kRows][2];
+  Vec total[kCount][2];
   FLUX_UNROLL
-  for (int row = 0; row < kRows; ++row) total[row][0] = total[row][1] = Vec{};
+  for (int row = 0; row < kCount; ++row) total[row][0] = total[row][1] = Vec{};
   for (int64_t i = 0; i < depth; ++i, a += kDepthStride, b += kColumns) {
     const auto left = load_operands(b);
     const auto right = load_operands(b + kLanes);
     FLUX_UNROLL
-    for (int row = 0; row < kRows; ++row) {
+    for (int row = 0; row < kCount; ++row) {
       const Operand element = a[row * kRowStride];
       total[row][0] = multiply_add(total[row][0], element, left);
       total[row][1] = multiply_add(total[row][1], element, right);
@@ -73,13 +73,13 @@ void micro_kernel(const Operand* a, const Operand* b, int64_t depth, const float
   }
   if (factors) {
     FLUX_UNROLL
-    for (int row = 0; row < kRows; ++row) {
+    for (int row = 0; row < kCount; ++row) {
       total[row][0] += factors[row] * load(sums + row * sums_stride);
       total[row][1] += factors[row] * load(sums + row * sums_stride + kLanes);
     }
   }
   FLUX_UNROLL
-  for (int row = 0; row < kRows; ++row) {
+  for (int row = 0; row < kCount; ++row) {
     store(sums + row * sums_stride, total[row][0]);
     store(sums + row * sums_stride + kLanes, total[row][1]);
   }

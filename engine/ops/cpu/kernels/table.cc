@@ -1,5 +1,6 @@
 #include "ops/cpu/kernels/attention_kernels.h"
 #include "ops/cpu/kernels/kernels.h"
+#include "ops/cpu/kernels/product_kernels.h"
 #include "ops/cpu/kernels/row_kernels.h"
 #include "ops/cpu/kernels/winograd_kernels.h"
 
@@ -11,9 +12,10 @@ namespace flux::cpu::FLUX_ISA {
 const Kernels& kernels();
 
 const Kernels& kernels() {
-  static const Kernels table = {FLUX_NAME(FLUX_ISA),           row_kernels<float>(),
-                                row_kernels<BFloat16>(),       attention_kernels<float>(),
-                                attention_kernels<BFloat16>(), winograd_kernels()};
+  static const Kernels table = {
+      FLUX_NAME(FLUX_ISA),        row_kernels<float>(),          row_kernels<BFloat16>(),
+      attention_kernels<float>(), attention_kernels<BFloat16>(), winograd_kernels(),
+      product_kernels()};
   return table;
 }
 

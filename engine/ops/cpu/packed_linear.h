@@ -1,0 +1,34 @@
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include "ops/backend.h"
+
+/// Linear layers on the host.
+namespace flux::cpu {
+
+class PackedLinear : public PackedWeights {
+ public:
+  int64_t depth = 0;
+  int64_t columns = 0;
+  Tensor memory;
+  Tensor bias;  // [columns], f32, may be undefined
+
+  int64_t bytes() const override { return memory.bytes() + (bias.defined() ? bias.bytes() : 0); }
+  virtual void run(Context& ctx, const Tensor& x, const Epilogue& epilogue,
+                   const Tensor& out) const = 0;
+};
+
+/// By own kernels (kernels/product_kernels.cc), with fewer multiplications than plain products
+/// have.
+std::shared_ptr<PackedLinear> pack_f32_linear(Context& ctx, std::span<const Tensor> weights);
+/// By oneDNN's products.
+std::shared_ptr<PackedLinear> pack_bf16_linear(Context& ctx, std::span<const Tensor> weights);
+
+/// Rows [begin, end) of the stacked weights as contiguous `dtype`: where they are if possible,
+/// else copied to `buffer`.
+const void* gather_rows(std::span<const Tensor> weights, int64_t begin, int64_t end, DType dtype,
+                        Tensor& buffer);
+
+}  // namespace flux::cpu
