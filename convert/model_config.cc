@@ -7,8 +7,9 @@
 namespace flux {
 namespace {
 
-/// Instances of "bls" for each of a stage: they only wait for stages, and while one waits for the
-/// decoder others keep the transformer busy. Enough to fill a batch of the transformer; where all
+/// Instances of "bls" for each of a stage (in Python: requests that its one process draws at once):
+/// they only wait for stages, and while one waits for the decoder others keep the transformer busy.
+/// Enough to fill a batch of the transformer; where all
 /// are busy, a request may wait half a second too long (see the stages' templates).
 constexpr int kPipelinesPerInstance = 8;
 
@@ -31,7 +32,8 @@ TemplateValues values_of(std::string_view model, const FluxConfig& config,
                            {"DTYPE_NAME", std::string(name_of(options.dtype))},
                            {"DEVICE", options.device.is_cpu() ? "cpu" : "cuda"}};
   if (model == "bls") {
-    values["INSTANCES"] = std::to_string(kPipelinesPerInstance * options.instances);
+    const char* count = options.in_python.contains(model) ? "REQUESTS_AT_ONCE" : "INSTANCES";
+    values[count] = std::to_string(kPipelinesPerInstance * options.instances);
     values["DEFAULT_HEIGHT"] = std::to_string(options.default_height);
     values["DEFAULT_WIDTH"] = std::to_string(options.default_width);
     values["MAX_SIDE"] = std::to_string(options.max_side);
@@ -60,14 +62,23 @@ TemplateValues values_of(std::string_view model, const FluxConfig& config,
 
 }  // namespace
 
-std::vector<ModelConfig> make_model_configs(const FluxConfig& config,
-                                            const ServingOptions& options) {
-  std::vector<ModelConfig> configs;
-  for (const ConfigTemplate& source : config_templates()) {
-    configs.push_back(
-        {std::string(source.name), fill_template(source, values_of(source.name, config, options))});
+std::vector<ModelFile> make_model_files(const FluxConfig& config, const ServingOptions& options) {
+  std::vector<ModelFile> files;
+  for (const std::string_view name : kModelNames) {
+    const std::string model(name);
+    const bool python = options.in_python.contains(model);
+    const Template& source =
+        find_template(fmt::format("{}/{}.pbtxt.in", python ? "python" : "native", model));
+    files.push_back(
+        {model, "config.pbtxt", fill_template(source, values_of(model, config, options))});
+    if (!python) continue;
+    const Template& program = find_template(fmt::format("python/{}.py", model));
+    files.push_back({model, "1/model.py", std::string(program.text)});
+    if (model != "bls") continue;
+    const Template& request = find_template("python/bls_request.py");
+    files.push_back({model, "1/bls_request.py", std::string(request.text)});
   }
-  return configs;
+  return files;
 }
 
 }  // namespace flux
