@@ -2,7 +2,6 @@
 
 #include <sys/statvfs.h>
 
-#include <algorithm>
 #include <array>
 #include <set>
 
@@ -10,7 +9,6 @@
 #include "convert/repository_target.h"
 #include "convert/staging_directory.h"
 #include "convert/weight_check.h"
-#include "pipeline/stages.h"
 #include "support/error.h"
 
 namespace flux {
@@ -196,12 +194,10 @@ int64_t weight_bytes_of(const Checkpoint& checkpoint) {
   return bytes;
 }
 
-/// Weights are bound as the engine would. Where it computes no stage, its dtypes and devices are no
-/// limit.
+/// Weights are bound as the engine would. Where all models run in Python, the engine's dtypes and
+/// devices are no limit.
 void check_weights_for(const Checkpoint& checkpoint, const ServingOptions& serving) {
-  const bool engine =
-      std::any_of(std::begin(kAllStages), std::end(kAllStages),
-                  [&](StageKind stage) { return !serving.in_python.contains(name_of(stage)); });
+  const bool engine = serving.in_python.size() < std::size(kModelNames);
   check_weights(checkpoint, engine ? serving.dtype : DType::kF32,
                 engine ? serving.device : Device{});
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""bls: prompts to pictures, FluxPipeline.__call__. It computes little and asks the other models, once
-a step the transformer, so that steps of different users' pictures meet in its queue.
+"""bls: prompts to pictures, FluxPipeline.__call__. It asks the other models, once a step the
+transformer, so that steps of different users' pictures meet in its queue.
 
   input   prompt                 STRING [rows, 1]  for CLIP, and for T5 without prompt_2
   input   prompt_2               STRING [rows, 1]  for T5

@@ -80,18 +80,22 @@ def same(found, wanted, bf16=False):
 
 
 class Server:
-    """A running tritonserver. Use it with `with`."""
+    """A running tritonserver. Use it with `with`. `python`: for models in Python."""
 
-    def __init__(self, repository, log, *options, ready=True):
+    def __init__(self, repository, log, *options, ready=True, python=None):
+        if IN_PYTHON:
+            python = os.environ["FLUX_PYTHON"]
+        self.python = python
         site = pathlib.Path(sysconfig.get_paths()["purelib"])
         self.http, self.grpc, self.metrics_port = free_ports(3)
         self.log_path = pathlib.Path(log)
         tritonserver = site / "pytriton/tritonserver/bin/tritonserver"
         ports = [f"--http-port={self.http}", f"--grpc-port={self.grpc}"]
         ports.append(f"--metrics-port={self.metrics_port}")
-        if IN_PYTHON:  # serve knows what the Python backend needs
+        if python:  # serve knows what the Python backend needs
             command = [PROGRAM, "serve", repository, "--tritonserver", tritonserver]
-            command += ["--backend-directory", BACKENDS, *ports, "--", *options]
+            command += ["--backend-directory", BACKENDS, "--python", python, *ports]
+            command += ["--", *options]
         else:
             command = [
                 tritonserver,
