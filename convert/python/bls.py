@@ -443,8 +443,7 @@ def try_it(model):
     values = {"height": height, "width": width, "num_inference_steps": 2, "seed": 7}
     values |= {"prompt": b"a red fox", "negative_prompt": b"dark", "true_cfg_scale": 2.0}
     for output_format, name in (("raw", "images"), ("png", "encoded_images")):
-        start = time.monotonic()
-        form = output_format.encode()
+        start, form = time.monotonic(), output_format.encode()
         response = ask(model, [name, "seed"], output_format=form, num_images_per_prompt=2, **values)
         if response.has_error():
             raise Off(response.failure.message)
@@ -488,8 +487,9 @@ def main():
         model.initialize(made_arguments(directory))
         print(f"{NAME}: loaded from {directory} in {time.monotonic() - start:.1f} s")
         try_it(model)
-    except (Off, OSError, ValueError, KeyError, RuntimeError) as error:
-        print(f"{NAME}: failed: {' '.join(str(error).split())}", file=sys.stderr)
+    except Exception as error:  # whatever it is, one line says it
+        what = "" if isinstance(error, Off) else f"{type(error).__name__}: "
+        print(f"{NAME}: failed: {what}{' '.join(str(error).split())}", file=sys.stderr)
         return 1
     print(f"{NAME}: ok")
     return 0

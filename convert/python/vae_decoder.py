@@ -341,8 +341,9 @@ def main():
         model.initialize(made_arguments(directory))
         print(f"{NAME}: loaded from {directory} in {time.monotonic() - start:.1f} s")
         try_it(model, directory)
-    except (Off, OSError, ValueError, KeyError, RuntimeError) as error:
-        print(f"{NAME}: failed: {' '.join(str(error).split())}", file=sys.stderr)
+    except Exception as error:  # whatever it is, one line says it
+        what = "" if isinstance(error, Off) else f"{type(error).__name__}: "
+        print(f"{NAME}: failed: {what}{' '.join(str(error).split())}", file=sys.stderr)
         return 1
     print(f"{NAME}: ok")
     return 0
