@@ -75,7 +75,8 @@ class TritonPythonModel:
         self.slots = threading.Semaphore(self.slot_count)
         self.loop = asyncio.new_event_loop()
         self.loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(16 * self.slot_count))
-        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+        run = torch.inference_mode()(self.loop.run_forever)
+        threading.Thread(target=run, daemon=True).start()
 
     def execute(self, requests):
         """Begins to draw and returns: each request is answered through its own sender."""
@@ -118,22 +119,21 @@ class TritonPythonModel:
     async def draw(self, job):
         """The pictures of a request, [row][picture], as arrays [height, width, 3]. Each follows
         FluxPipeline.__call__; the steps of all are done side by side."""
-        with torch.inference_mode():
-            texts = await together(*(self.encode(job, row) for row in job.rows))
-            pictures = [
-                [Picture(self, row, row.seed + k, *text) for k in range(row.num_images_per_prompt)]
-                for row, text in zip(job.rows, texts)
-            ]
-            everyone = [picture for row in pictures for picture in row]
-            for step in range(job.steps):
-                job.check()
-                active = [p for p in everyone if step < p.row.num_inference_steps]
-                await together(*(self.denoise(job, picture, step) for picture in active))
-                job.done = step + 1
-                self.counters.add("flux_steps_total", 1)
+        texts = await together(*(self.encode(job, row) for row in job.rows))
+        pictures = [
+            [Picture(self, row, row.seed + k, *text) for k in range(row.num_images_per_prompt)]
+            for row, text in zip(job.rows, texts)
+        ]
+        everyone = [picture for row in pictures for picture in row]
+        for step in range(job.steps):
             job.check()
-            await together(*(self.decode(job, picture) for picture in everyone))
-            return [[picture.pixels for picture in row] for row in pictures]
+            active = [p for p in everyone if step < p.row.num_inference_steps]
+            await together(*(self.denoise(job, picture, step) for picture in active))
+            job.done = step + 1
+            self.counters.add("flux_steps_total", 1)
+        job.check()
+        await together(*(self.decode(job, picture) for picture in everyone))
+        return [[picture.pixels for picture in row] for row in pictures]
 
     async def encode(self, job, row):
         """FluxPipeline.encode_prompt: [(pooled, sequence)], of the negative prompt behind it."""
@@ -181,7 +181,7 @@ class TritonPythonModel:
             said = response.error().message()
             gone = "is not loaded: " if not pb_utils.is_model_ready(stage) else ""
             raise Refused(f"stage '{stage}' {gone}failed: {said}", "UNAVAILABLE")
-        if hasattr(response, "parameters"):  # from releases after 24.10
+        if hasattr(response, "parameters"):  # from Triton 25.02 on
             job.truncated |= json.loads(response.parameters() or "{}").get("truncated", False)
         tensor = pb_utils.get_output_tensor_by_name(response, output)
         return to_torch(tensor)

@@ -216,7 +216,7 @@ def answer(model, request):
 
 
 def respond(outputs, truncated):
-    """Triton after 24.10 takes parameters of a response; before, only the log says it."""
+    """Triton takes parameters of a response from 25.02 on; before, only the log says it."""
     if truncated:
         pb_utils.Logger.log_warn(f"{NAME}: a prompt was longer than its encoder takes and was cut")
         if hasattr(pb_utils.InferenceResponse, "parameters"):
