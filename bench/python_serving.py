@@ -13,6 +13,7 @@ import dataclasses
 import datetime
 import os
 import pathlib
+import re
 import shutil
 import statistics
 import subprocess
@@ -62,8 +63,8 @@ class Case:
     @staticmethod
     def parse(text: str) -> "Case":
         parts = text.rsplit(":", 3)
-        if len(parts) != 4 or not all(part.isdigit() for part in parts[2:]) or int(parts[3]) < 2:
-            raise argparse.ArgumentTypeError(f"{text}: give CHECKPOINT:DTYPE:SIDE:STEPS, 2 steps up")
+        if len(parts) != 4 or not all(part.isdigit() for part in parts[2:]):
+            raise argparse.ArgumentTypeError(f"{text}: give CHECKPOINT:DTYPE:SIDE:STEPS")
         return Case(pathlib.Path(parts[0]), parts[1], int(parts[2]), int(parts[3]))
 
     def __str__(self):
@@ -81,12 +82,11 @@ class Clock:
         return self.end - time.monotonic()
 
 
-def draw(client, case: Case, seed: int, steps: int = 0) -> None:
-    """One picture, in `steps` steps or those of the case."""
+def draw(client, case: Case, seed: int) -> None:
     values = {"prompt": ("BYTES", object, PROMPT), "seed": ("INT64", np.int64, seed)}
     for name in ("height", "width"):
         values[name] = ("INT32", np.int32, case.side)
-    values["num_inference_steps"] = ("INT32", np.int32, steps or case.steps)
+    values["num_inference_steps"] = ("INT32", np.int32, case.steps)
     inputs = []
     for name, (datatype, dtype, value) in values.items():
         inputs.append(grpcclient.InferInput(name, [1, 1], datatype))
@@ -180,24 +180,32 @@ def measure(args, case: Case, kind: str, work: pathlib.Path, clock: Clock) -> di
     return found
 
 
+def denoise_seconds(served: Served) -> list:
+    """Those of all pictures drawn so far, as bls says them in the log."""
+    log = served.log.read_text(encoding="utf-8", errors="replace")
+    return [float(found) for found in re.findall(r"seconds: encode [\d.]+, denoise ([\d.]+)", log)]
+
+
 def alone(args, case: Case, served: Served, client, clock: Clock) -> dict:
-    """One client. What a step costs beside the transformer's own work is the difference of whole
-    pictures and those of one step, a step, less what the transformer says that it computed."""
+    """One client. What a step costs beside the transformer's own work is the time of the loop, as
+    bls has it, less what the transformer says that it computed."""
     draw(client, case, 0)  # warm: a second picture finds all memory in place
     names = ("flux_stage_seconds_total", "flux_stage_rows_total")
     before = [counter(served, name) for name in names]
-    whole, short = [], []
+    drawn, seconds = len(denoise_seconds(served)), []
     for seed in range(args.images):
-        whole.append(seconds_of(lambda: draw(client, case, seed))[0])
-        short.append(seconds_of(lambda: draw(client, case, seed, 1))[0])
+        seconds.append(seconds_of(lambda: draw(client, case, seed))[0])
         if clock.left() < 0:
             break
-    seconds, rows = (counter(served, n) - old for n, old in zip(names, before))
-    step = (statistics.median(whole) - statistics.median(short)) / (case.steps - 1)
+    worked, steps = (counter(served, n) - old for n, old in zip(names, before))
+    end = time.monotonic() + 5  # the log may come a moment later
+    while len(denoise_seconds(served)) < drawn + len(seconds) and time.monotonic() < end:
+        time.sleep(0.1)
+    loops = sum(denoise_seconds(served)[drawn:])
     return {
-        "single": statistics.median(whole),
-        "step": 1e3 * seconds / rows,
-        "beside": 1e3 * (step - seconds / rows),
+        "single": statistics.median(seconds),
+        "step": 1e3 * worked / steps,
+        "beside": 1e3 * (loops - worked) / steps,
     }
 
 

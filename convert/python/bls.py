@@ -95,16 +95,15 @@ class TritonPythonModel:
 
     async def serve(self, request):
         """Answers one request."""
-        start, job, sender = time.monotonic(), None, request.get_response_sender()
+        job, sender = None, request.get_response_sender()
         try:
             rows, output_format = read_request(request, self.sizes)
             job = Job(request, rows)
             self.jobs.add(job)
             pictures = await self.draw(job)
-            count = sum(map(len, pictures))
-            self.counters.add("flux_images_total", count)
+            self.counters.add("flux_images_total", sum(map(len, pictures)))
             response = respond(job, pictures, output_format)
-            message = f"{count} images in {time.monotonic() - start:.3f} s"
+            message = f"{sum(map(len, pictures))} images; {job.seconds()}"
         except Exception as error:  # whatever it is, the client is told
             known = isinstance(error, Refused)
             message = str(error) if known else f"{type(error).__name__}: {error}"
@@ -125,6 +124,7 @@ class TritonPythonModel:
             for row, text in zip(job.rows, texts)
         ]
         everyone = [picture for row in pictures for picture in row]
+        job.lap()
         for step in range(job.steps):
             job.check()
             active = [p for p in everyone if step < p.row.num_inference_steps]
@@ -132,6 +132,7 @@ class TritonPythonModel:
             job.done = step + 1
             self.counters.add("flux_steps_total", 1)
         job.check()
+        job.lap()
         await together(*(self.decode(job, picture) for picture in everyone))
         return [[picture.pixels for picture in row] for row in pictures]
 
@@ -153,10 +154,8 @@ class TritonPythonModel:
 
     async def denoise(self, job, picture, step):
         """One pass of the pipeline's denoising loop."""
-        calls = [
-            self.ask(job, "dit_transformer", inputs, "noise_pred")
-            for inputs in picture.transformer_inputs(step)
-        ]
+        inputs = picture.transformer_inputs(step)
+        calls = [self.ask(job, "dit_transformer", each, "noise_pred") for each in inputs]
         picture.advance(step, *await together(*calls))
 
     async def decode(self, job, picture):

@@ -73,8 +73,19 @@ class Job:
         self.request, self.rows, self.sender = request, rows, request.get_response_sender()
         self.steps = max(row.num_inference_steps for row in rows)
         self.done, self.stopping, self.truncated = 0, False, False
+        self.laps = [time.monotonic()]
         microseconds = timeout_of(request)
         self.deadline = time.monotonic() + (microseconds or math.inf) * 1e-6
+
+    def lap(self):
+        """Encoding is done; then denoising."""
+        self.laps.append(time.monotonic())
+
+    def seconds(self):
+        encode, denoise, decode = (
+            end - begin for begin, end in zip(self.laps, [*self.laps[1:], time.monotonic()])
+        )
+        return f"seconds: encode {encode:.3f}, denoise {denoise:.3f}, decode {decode:.3f}"
 
     def remaining_microseconds(self):
         """0: without end."""
