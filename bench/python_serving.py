@@ -282,7 +282,7 @@ def bench(args) -> int:
         cases.append(Case(ROOT / "demo/shapes", "f32", 128, 4))
         cases.append(Case(bench_checkpoint(ROOT / "build", args.python), "bf16", 256, 4))
     clock = Clock(args.minutes)
-    kept = args.output.read_text(encoding="utf-8") if args.append else ""
+    kept = args.output.read_text(encoding="utf-8") + "\n" if args.append else ""
     asked = "import torch, diffusers; print(torch.__version__, diffusers.__version__)"
     torch, diffusers = run_program(args.python, "-c", asked).split()
     lines = [
