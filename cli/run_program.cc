@@ -1,6 +1,7 @@
 #include "cli/run_program.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -21,7 +22,9 @@ std::vector<std::string> environment_with(const std::map<std::string, std::strin
       variables.emplace_back(text);
     }
   }
-  for (const auto& [name, value] : replaced) variables.push_back(name + "=" + value);
+  for (const auto& [name, value] : replaced) {
+    variables.push_back(fmt::format("{}={}", name, value));
+  }
   return variables;
 }
 
