@@ -194,8 +194,10 @@ void add_options(CLI::App& command, ConvertCommand& options) {
       ->type_name("N")
       ->capture_default_str();
   command
-      .add_option("--instances", options.instances,
-                  "executions at once of each stage; of the pipeline eight times as many")
+      .add_option(
+          "--instances", options.instances,
+          "executions at once of each stage; of the pipeline eight times as many (in Python "
+          "four times)")
       ->transform(whole_number())
       ->type_name("N")
       ->capture_default_str();

@@ -7,11 +7,12 @@
 namespace flux {
 namespace {
 
-/// Instances of "bls" for each of a stage (in Python: requests that its one process draws at once):
-/// they only wait for stages, and while one waits for the decoder others keep the transformer busy.
-/// Enough to fill a batch of the transformer; where all
+/// Instances of "bls" for each of a stage: they only wait for stages, and while one waits for the
+/// decoder others keep the transformer busy. Enough to fill a batch of the transformer; where all
 /// are busy, a request may wait half a second too long (see the stages' templates).
 constexpr int kPipelinesPerInstance = 8;
+/// In Python, where each is a process.
+constexpr int kPythonPipelinesPerInstance = 4;
 
 std::string triton_type(DType dtype) {
   switch (dtype) {
@@ -32,8 +33,9 @@ TemplateValues values_of(std::string_view model, const FluxConfig& config,
                            {"DTYPE_NAME", std::string(name_of(options.dtype))},
                            {"DEVICE", options.device.is_cpu() ? "cpu" : "cuda"}};
   if (model == "bls") {
-    const char* count = options.in_python.contains(model) ? "REQUESTS_AT_ONCE" : "INSTANCES";
-    values[count] = std::to_string(kPipelinesPerInstance * options.instances);
+    const int pipelines =
+        options.in_python.contains(model) ? kPythonPipelinesPerInstance : kPipelinesPerInstance;
+    values["INSTANCES"] = std::to_string(pipelines * options.instances);
     values["DEFAULT_HEIGHT"] = std::to_string(options.default_height);
     values["DEFAULT_WIDTH"] = std::to_string(options.default_width);
     values["MAX_SIDE"] = std::to_string(options.max_side);

@@ -32,7 +32,6 @@ import json
 import pathlib
 import re
 import sys
-import threading
 import time
 import types
 
@@ -68,38 +67,21 @@ class TritonPythonModel:
         self.sizes = Sizes(directory, parameters_of(args))
         self.dtype = dtype_of(args)
         self.counters = Counters(COUNTERS)
-        self.jobs = set()
-        # Requests are drawn side by side on one event loop; each nested request waits in a thread.
-        # Those that find no slot wait in the server's queue.
-        self.slot_count = int(parameters_of(args)["requests_at_once"])
-        self.slots = threading.Semaphore(self.slot_count)
+        # Each request to another model waits in a thread.
         self.loop = asyncio.new_event_loop()
-        self.loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(16 * self.slot_count))
-        run = torch.inference_mode()(self.loop.run_forever)
-        threading.Thread(target=run, daemon=True).start()
+        self.loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(128))
 
     def execute(self, requests):
-        """Begins to draw and returns: each request is answered through its own sender."""
-        for request in requests:
-            self.slots.acquire()
-            drawing = asyncio.run_coroutine_threadsafe(self.serve(request), self.loop)
-            drawing.add_done_callback(lambda _: self.slots.release())
-
-    def finalize(self):
-        """What has begun stops at its next step."""
-        for job in list(self.jobs):
-            job.stopping = True
-        for _ in range(self.slot_count):
-            self.slots.acquire()
-        self.loop.call_soon_threadsafe(self.loop.stop)
+        """Draws the requests side by side: one response each, in their order."""
+        with torch.inference_mode():
+            return self.loop.run_until_complete(together(*map(self.serve, requests)))
 
     async def serve(self, request):
-        """Answers one request."""
-        job, sender = None, request.get_response_sender()
+        """The response to one request."""
+        job = None
         try:
             rows, output_format = read_request(request, self.sizes)
             job = Job(request, rows)
-            self.jobs.add(job)
             pictures = await self.draw(job)
             self.counters.add("flux_images_total", sum(map(len, pictures)))
             response = respond(job, pictures, output_format)
@@ -111,9 +93,8 @@ class TritonPythonModel:
             response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
             if "cancelled after step" in message:
                 self.counters.add("flux_steps_cancelled_total", job.steps - job.done)
-        self.jobs.discard(job)
         pb_utils.Logger.log_info(f"{NAME}: request '{request.request_id()}': {message}")
-        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        return response
 
     async def draw(self, job):
         """The pictures of a request, [row][picture], as arrays [height, width, 3]. Each follows
@@ -336,7 +317,6 @@ class Counters:
 class StandIn:
     """As much of triton_python_backend_utils as this file uses; the other models answer noise."""
 
-    TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
     shapes = {}  # of the outputs
 
     class Tensor:
@@ -359,7 +339,7 @@ class StandIn:
     class InferenceRequest:
         def __init__(self, inputs, requested_output_names, model_name="", request_id="", timeout=0):
             self._inputs, self._wanted, self._timeout = inputs, requested_output_names, timeout
-            self._id, self.answered, self.answer = request_id, threading.Event(), None
+            self._id = request_id
 
         def inputs(self):
             return self._inputs
@@ -378,13 +358,6 @@ class StandIn:
 
         def is_cancelled(self):
             return False
-
-        def get_response_sender(self):
-            return self
-
-        def send(self, response, flags):
-            self.answer = response
-            self.answered.set()
 
         async def async_exec(self):
             """What another model would answer: noise of the right shape."""
@@ -423,10 +396,7 @@ def ask(model, wanted, **values):
     """One request; its response."""
     inputs = [pb_utils.Tensor(name, np.array([[value]])) for name, value in values.items()]
     request = pb_utils.InferenceRequest(inputs, wanted)
-    model.execute([request])
-    if not request.answered.wait(600):
-        raise Off("a request was not answered within ten minutes")
-    return request.answer
+    return model.execute([request])[0]
 
 
 def try_it(model):
@@ -460,7 +430,7 @@ def made_arguments(directory):
     """What Triton would give to initialize(): config.pbtxt where there is one, else defaults."""
     config = directory.parent / "config.pbtxt"
     text = config.read_text() if config.exists() else ""
-    parameters = {"dtype": "f32", "max_side": "2048", "requests_at_once": "2"}
+    parameters = {"dtype": "f32", "max_side": "2048"}
     parameters |= {"default_height": "1024", "default_width": "1024"}
     parameters |= re.findall(r'key: "(\w+)" value: { string_value: "([^"]*)" }', text)
     values = {name: {"string_value": value} for name, value in parameters.items()}

@@ -70,9 +70,9 @@ class Job:
     """One request while it is drawn: its rows, how far it is, and whether it is still wanted."""
 
     def __init__(self, request, rows):
-        self.request, self.rows, self.sender = request, rows, request.get_response_sender()
+        self.request, self.rows = request, rows
         self.steps = max(row.num_inference_steps for row in rows)
-        self.done, self.stopping, self.truncated = 0, False, False
+        self.done, self.truncated = 0, False
         self.laps = [time.monotonic()]
         microseconds = timeout_of(request)
         self.deadline = time.monotonic() + (microseconds or math.inf) * 1e-6
@@ -95,11 +95,9 @@ class Job:
     def check(self):
         """Raises when nobody waits for the pictures any more."""
         where = f"cancelled after step {self.done} of {self.steps}"
-        if self.stopping:
-            raise Refused(f"bls is being stopped: {where}", "UNAVAILABLE")
         if time.monotonic() >= self.deadline:
             raise Refused(f"the request's timeout passed: {where}", "UNAVAILABLE")
-        if self.sender.is_cancelled():
+        if self.request.is_cancelled():
             raise Refused(where, "CANCELLED")
 
 

@@ -43,7 +43,7 @@ class RepositoryTest(ConvertTest):
         self.assertEqual(found, (TEMPLATES / "bls_request.py").read_bytes())
 
     def test_the_contract_is_that_of_the_native_models(self):
-        """The same inputs, outputs, limits and queues; the instances and parameters differ."""
+        """The same inputs, outputs, limits and queues; the instances differ."""
         for checkpoint in (DEV, SCHNELL):
             for options in ([], ["--max-batch-size", "3", "--default-size", "64x32"]):
                 native, python = {}, {}
@@ -56,16 +56,13 @@ class RepositoryTest(ConvertTest):
                         config.pop("backend")
                         config.pop("instance_group")
                         config["parameters"].pop("FORCE_CPU_ONLY_INPUT_TENSORS", None)
-                        config["parameters"].pop("requests_at_once", None)
                     self.assertEqual(ours, theirs, model)
 
     def test_instances(self):
         self.convert(DEV, "--backend", "python", "--instances", "2")
-        for model in STAGES:
-            group = [{"count": 2, "kind": "KIND_CPU"}]
+        for model in MODELS:
+            group = [{"count": 8 if model == "bls" else 2, "kind": "KIND_CPU"}]
             self.assertEqual(self.config(model)["instance_group"], group)
-        self.assertEqual(self.config("bls")["instance_group"], [{"count": 1, "kind": "KIND_CPU"}])
-        self.assertEqual(self.config("bls")["parameters"]["requests_at_once"], "16")
 
     def test_one_backend_is_replaced_by_the_other(self):
         for backend in ("python", "native", "python"):

@@ -90,8 +90,7 @@ TEST(ModelConfigs, MixBackends) {
     const char* backend = python ? "backend: \"python\"" : "backend: \"flux\"";
     EXPECT_NE(file.text.find(backend), std::string::npos) << file.text;
     if (file.model != "bls") continue;
-    EXPECT_NE(file.text.find("key: \"requests_at_once\" value: { string_value: \"16\" }"),
-              std::string::npos);
+    EXPECT_NE(file.text.find("[ { count: 8 kind: KIND_CPU } ]"), std::string::npos);
   }
   EXPECT_EQ(names,
             (std::vector<std::string>{"bls/config.pbtxt", "bls/1/model.py", "bls/1/bls_request.py",
