@@ -2,14 +2,16 @@
 SHELL := /bin/bash
 JOBS ?= $(shell nproc)
 
-.PHONY: help demo build test bench bench-serving quality fuzz format lint clean
+.PHONY: help demo build test test-python bench bench-serving bench-python quality fuzz format lint clean
 
 help:
 	@echo 'make demo    build, draw with the demo checkpoint, serve it with Triton and ask: out/'
 	@echo 'make build   build flux-triton and the Triton backend: build/cli/flux-triton, build/backends'
 	@echo 'make test    style, build, unit and golden tests, sanitizers, clang-tidy, command line'
+	@echo 'make test-python  the models in Python, alone and mixed with native ones (installs torch)'
 	@echo 'make bench   compare with diffusers on this CPU (installs torch under build/)'
 	@echo 'make bench-serving  perf_analyzer against the server, and what the server adds to a step'
+	@echo 'make bench-python  native models and those in Python in the same server (installs torch)'
 	@echo 'make quality  what each dtype and number of steps costs in quality, with the demo model'
 	@echo 'make fuzz    build the fuzz targets and run each for a minute (FUZZ_SECONDS=60)'
 	@echo 'make format  format the C++ files'
@@ -29,6 +31,10 @@ test:
 	@scripts/setup.sh build test
 	@python3 scripts/run_tests.py --jobs $(JOBS)
 
+test-python: build
+	@scripts/setup.sh serve test
+	@python3 scripts/test_python.py
+
 bench: build
 	@scripts/setup.sh bench
 	@python3 bench/compare.py
@@ -37,6 +43,11 @@ bench-serving: build
 	@scripts/setup.sh serve bench
 	@scripts/serving_venv.sh
 	@.venv-serving/bin/python bench/serving.py
+
+bench-python: build
+	@scripts/setup.sh serve
+	@scripts/serving_venv.sh
+	@.venv-serving/bin/python bench/python_serving.py --python "$$(scripts/python_venv.sh)"
 
 quality: build
 	@scripts/setup.sh serve

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <charconv>
 #include <csignal>
 
@@ -19,6 +20,7 @@ struct ConvertCommand {
   std::string checkpoint;
   std::string repository;
   std::string backend = "native";
+  std::vector<std::string> stages;  // NAME=BACKEND
   std::string dtype = "as stored";
   std::string device = "auto";
   std::string weights = "link";
@@ -62,6 +64,29 @@ void set_sizes(const std::string& default_size, const FluxConfig& config, Servin
   }
 }
 
+/// The models that run in Python: all or none by --backend, then one by one by --stage.
+std::set<std::string, std::less<>> parse_backends(const ConvertCommand& command) {
+  std::set<std::string, std::less<>> python;
+  if (command.backend == "python") python.insert(std::begin(kModelNames), std::end(kModelNames));
+  for (const std::string& stage : command.stages) {
+    const size_t equals = std::min(stage.find('='), stage.size());
+    const std::string name = stage.substr(0, equals);
+    const std::string backend = stage.substr(std::min(equals + 1, stage.size()));
+    const bool known =
+        std::find(std::begin(kModelNames), std::end(kModelNames), name) != std::end(kModelNames);
+    if (!known || (backend != "python" && backend != "native")) {
+      throw UsageError(fmt::format("--stage {}: give NAME=python or NAME=native, with a NAME of {}",
+                                   stage, fmt::join(kModelNames, ", ")));
+    }
+    if (backend == "python") {
+      python.insert(name);
+    } else {
+      python.erase(name);
+    }
+  }
+  return python;
+}
+
 ConvertOptions parse_options(const ConvertCommand& command) {
   check_range("--max-batch-size", command.max_batch_size, kMaxBatchSize);
   check_range("--instances", command.instances, kMaxInstances);
@@ -69,6 +94,7 @@ ConvertOptions parse_options(const ConvertCommand& command) {
   ConvertOptions options;
   options.serving.max_batch_size = command.max_batch_size;
   options.serving.instances = command.instances;
+  options.serving.in_python = parse_backends(command);
   options.replace = command.force;
   if (command.weights == "copy") options.weights = Weights::kCopy;
   if (command.weights == "reference") options.weights = Weights::kReference;
@@ -79,8 +105,6 @@ ConvertOptions parse_options(const ConvertCommand& command) {
       options.serving.dtype = parse_compute_dtype(command.dtype);
     }
   });
-  check(command.backend == "native", ErrorCode::kUnsupported,
-        "--backend python: not available yet; use --backend native");
   return options;
 }
 
@@ -112,12 +136,16 @@ std::string report(const ConvertCommand& command, const ConvertOptions& options,
   if (options.weights == Weights::kCopy) how = "copied";
   if (options.weights == Weights::kReference) how = "left where they are";
   const ServingOptions& serving = options.serving;
+  const std::string python = serving.in_python.empty()
+                                 ? ""
+                                 : fmt::format("in Python, with torch and diffusers: {}\n",
+                                               fmt::join(serving.in_python, ", "));
   return fmt::format(
       "wrote {}: five models, {} files, {} of weights {}\n"
-      "computes in {} on {}; batches of up to {}; default size {}x{}\n"
+      "{}computes in {} on {}; batches of up to {}; default size {}x{}\n"
       "serve it: flux-triton serve {}\n",
       one_line(result.repository.string()), result.files, format_bytes(result.weight_bytes), how,
-      name_of(serving.dtype), to_string(serving.device), serving.max_batch_size,
+      python, name_of(serving.dtype), to_string(serving.device), serving.max_batch_size,
       serving.default_height, serving.default_width, one_line(command.repository));
 }
 
@@ -145,9 +173,15 @@ void add_options(CLI::App& command, ConvertCommand& options) {
   command.add_option("REPOSITORY", options.repository, "the directory to write")->required();
   command
       .add_option("--backend", options.backend,
-                  "native: this program's engine; python: Triton's Python backend")
+                  "native: this program's engine; python: model.py files over "
+                  "diffusers")
       ->check(CLI::IsMember({"native", "python"}))
       ->capture_default_str();
+  command
+      .add_option("--stage", options.stages,
+                  "the backend of one model, bls included: bls=python, vae_decoder=native; "
+                  "repeatable")
+      ->type_name("NAME=BACKEND");
   command.add_option("--dtype", options.dtype, "f32, bf16 or f16 to compute in")
       ->type_name("DTYPE")
       ->capture_default_str();
@@ -163,8 +197,10 @@ void add_options(CLI::App& command, ConvertCommand& options) {
       ->type_name("N")
       ->capture_default_str();
   command
-      .add_option("--instances", options.instances,
-                  "executions at once of each stage; of the pipeline four times as many")
+      .add_option(
+          "--instances", options.instances,
+          "executions at once of each stage; of the pipeline eight times as many (in Python "
+          "four times)")
       ->transform(whole_number())
       ->type_name("N")
       ->capture_default_str();

@@ -3,11 +3,13 @@
 
 #include <array>
 #include <cstdlib>
+#include <optional>
 #include <set>
 
 #include "cli/child_process.h"
 #include "cli/common.h"
 #include "cli/ports.h"
+#include "cli/python_serving.h"
 #include "cli/server_log.h"
 #include "cli/serving_files.h"
 #include "support/error.h"
@@ -31,6 +33,7 @@ struct ServeOptions {
   std::string address = "127.0.0.1";
   std::string backend_directory;
   std::string tritonserver;
+  std::string python;
   std::vector<std::string> more;
 };
 
@@ -75,14 +78,16 @@ fs::path find_repository(const std::string& name) {
   return fs::canonical(name);
 }
 
-Command server_command(const ServeOptions& options, const fs::path& repository) {
-  const ServerProgram server = find_server(options.tritonserver);
+/// The server's command line; `python`, where models run in Python, must outlive it.
+Command server_command(const ServeOptions& options, const fs::path& repository,
+                       const ServerProgram& server, const fs::path& backends,
+                       const PythonServing* python) {
   Command command;
   command.program = server.program;
   command.arguments = {
       fmt::format("--model-repository={}", repository.string()),
       fmt::format("--backend-directory={}",
-                  find_backend_directory(options.backend_directory).string()),
+                  (python != nullptr ? python->backend_directory() : backends).string()),
       fmt::format("--http-address={}", options.address),
       fmt::format("--http-port={}", options.http_port),
       fmt::format("--grpc-address={}", options.address),
@@ -92,13 +97,17 @@ Command server_command(const ServeOptions& options, const fs::path& repository) 
       // A model that cannot be loaded ends the server, and its reason reaches the user.
       "--exit-on-error=true",
   };
-  command.arguments.insert(command.arguments.end(), options.more.begin(), options.more.end());
-  if (!server.libraries.empty()) {
-    const char* before = std::getenv("LD_LIBRARY_PATH");
-    std::string path = server.libraries.string();
-    if (before != nullptr && *before != '\0') path += fmt::format(":{}", before);
-    command.environment["LD_LIBRARY_PATH"] = path;
+  if (python != nullptr) {
+    // The config.pbtxt files are complete; each model.py would be started twice to complete them.
+    command.arguments.emplace_back("--disable-auto-complete-config");
+    const char* path = std::getenv("PATH");
+    command.environment["PATH"] =
+        fmt::format("{}:{}", python->programs().string(), path == nullptr ? "" : path);
   }
+  command.arguments.insert(command.arguments.end(), options.more.begin(), options.more.end());
+  const fs::path more = python != nullptr ? python->libraries() : fs::path();
+  const std::string libraries = library_path({server.libraries, more});
+  if (!libraries.empty()) command.environment["LD_LIBRARY_PATH"] = libraries;
   return command;
 }
 
@@ -201,7 +210,12 @@ int serve(const ServeOptions& options) {
   check_more_arguments(options.more);
   check_ports(options);
   const fs::path repository = find_repository(options.repository);
-  const Command command = server_command(options, repository);
+  const ServerProgram server = find_server(options.tritonserver);
+  const fs::path backends = find_backend_directory(options.backend_directory);
+  std::optional<PythonServing> python;
+  if (!models_in_python(repository).empty()) python.emplace(backends, server, options.python);
+  const Command command =
+      server_command(options, repository, server, backends, python ? &*python : nullptr);
   check_port_is_free(options.address, options.http_port, "--http-port");
   check_port_is_free(options.address, options.grpc_port, "--grpc-port");
   check_port_is_free(options.address, options.metrics_port, "--metrics-port");
@@ -240,6 +254,11 @@ void add_serve(CLI::App& app, Action& run) {
       ->add_option("--tritonserver", options->tritonserver,
                    "the server [default: $TRITONSERVER, PATH, /opt/tritonserver, or the Python "
                    "package nvidia-pytriton of $FLUX_TRITON_VENV, .venv-serving or python3]")
+      ->type_name("FILE");
+  command
+      ->add_option("--python", options->python,
+                   "the Python whose packages (torch, diffusers) model.py files use [default: "
+                   "$FLUX_PYTHON, $VIRTUAL_ENV, or python3 on PATH]")
       ->type_name("FILE");
   command->add_option("ARGUMENTS", options->more, "after --: more arguments for tritonserver");
   command->callback([options, &run] {

@@ -22,7 +22,8 @@ std::string_view message_of(std::string_view line) {
   if (line.size() >= 2 && line.front() == '"' && line.back() == '"') {
     line = line.substr(1, line.size() - 2);
   }
-  return line;
+  // A Python traceback that comes behind the message, on the same line.
+  return line.substr(0, line.find("\\n\\nAt:\\n"));
 }
 
 }  // namespace

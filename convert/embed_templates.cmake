@@ -4,21 +4,22 @@ string(REPLACE "," ";" files "${FILES}")
 set(entries "")
 foreach(file IN LISTS files)
   get_filename_component(name "${file}" NAME)
-  string(REPLACE ".pbtxt.in" "" name "${name}")
+  get_filename_component(folder "${file}" DIRECTORY)
+  get_filename_component(folder "${folder}" NAME)
   file(READ "${file}" text)
   string(FIND "${text}" ")template\"" delimiter)
   if(NOT delimiter EQUAL -1)
     message(FATAL_ERROR "${file}: holds the end mark of a raw string")
   endif()
-  string(APPEND entries "    {\"${name}\", R\"template(${text})template\"},\n")
+  string(APPEND entries "    {\"${folder}/${name}\", R\"template(${text})template\"},\n")
 endforeach()
-file(WRITE "${OUTPUT}.new" "// Made from convert/native/*.pbtxt.in by convert/embed_templates.cmake.
+file(WRITE "${OUTPUT}.new" "// Made from convert/native/* and convert/python/* by convert/embed_templates.cmake.
 #include \"convert/templates.h\"
 
 namespace flux {
 
-std::span<const ConfigTemplate> config_templates() {
-  static constexpr ConfigTemplate kTemplates[] = {
+std::span<const Template> all_templates() {
+  static constexpr Template kTemplates[] = {
 ${entries}  };
   return kTemplates;
 }

@@ -10,7 +10,14 @@ constexpr std::string_view kNameCharacters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 
 }  // namespace
 
-std::string fill_template(const ConfigTemplate& source, const TemplateValues& values) {
+const Template& find_template(std::string_view name) {
+  for (const Template& found : all_templates()) {
+    if (found.name == name) return found;
+  }
+  fail(ErrorCode::kInternal, "template {} is not there", name);
+}
+
+std::string fill_template(const Template& source, const TemplateValues& values) {
   std::string result;
   std::set<std::string_view> used;
   const std::string_view text = source.text;

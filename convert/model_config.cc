@@ -23,6 +23,8 @@ std::string gpus(const ServingOptions& options) {
 /// decoder others keep the transformer busy. Enough to fill a batch of the transformer; where all
 /// are busy, a request may wait half a second too long (see the stages' templates).
 constexpr int kPipelinesPerInstance = 8;
+/// In Python, where each is a process.
+constexpr int kPythonPipelinesPerInstance = 4;
 
 std::string triton_type(DType dtype) {
   switch (dtype) {
@@ -43,7 +45,9 @@ TemplateValues values_of(std::string_view model, const FluxConfig& config,
                            {"DTYPE_NAME", std::string(name_of(options.dtype))},
                            {"DEVICE", device_name(options)}};
   if (model == "bls") {
-    values["INSTANCES"] = std::to_string(kPipelinesPerInstance * options.instances);
+    const int pipelines =
+        options.in_python.contains(model) ? kPythonPipelinesPerInstance : kPipelinesPerInstance;
+    values["INSTANCES"] = std::to_string(pipelines * options.instances);
     values["DEFAULT_HEIGHT"] = std::to_string(options.default_height);
     values["DEFAULT_WIDTH"] = std::to_string(options.default_width);
     values["MAX_SIDE"] = std::to_string(options.max_side);
@@ -73,14 +77,23 @@ TemplateValues values_of(std::string_view model, const FluxConfig& config,
 
 }  // namespace
 
-std::vector<ModelConfig> make_model_configs(const FluxConfig& config,
-                                            const ServingOptions& options) {
-  std::vector<ModelConfig> configs;
-  for (const ConfigTemplate& source : config_templates()) {
-    configs.push_back(
-        {std::string(source.name), fill_template(source, values_of(source.name, config, options))});
+std::vector<ModelFile> make_model_files(const FluxConfig& config, const ServingOptions& options) {
+  std::vector<ModelFile> files;
+  for (const std::string_view name : kModelNames) {
+    const std::string model(name);
+    const bool python = options.in_python.contains(model);
+    const Template& source =
+        find_template(fmt::format("{}/{}.pbtxt.in", python ? "python" : "native", model));
+    files.push_back(
+        {model, "config.pbtxt", fill_template(source, values_of(model, config, options))});
+    if (!python) continue;
+    const Template& program = find_template(fmt::format("python/{}.py", model));
+    files.push_back({model, "1/model.py", std::string(program.text)});
+    if (model != "bls") continue;
+    const Template& request = find_template("python/bls_request.py");
+    files.push_back({model, "1/bls_request.py", std::string(request.text)});
   }
-  return configs;
+  return files;
 }
 
 }  // namespace flux

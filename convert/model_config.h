@@ -1,5 +1,6 @@
 #pragma once
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -8,6 +9,10 @@
 #include "tensor/dtype.h"
 
 namespace flux {
+
+/// The models of a repository.
+inline constexpr std::string_view kModelNames[] = {"bls", "clip_encoder", "t5_encoder",
+                                                   "dit_transformer", "vae_decoder"};
 
 /// What the config.pbtxt files say besides the checkpoint's own sizes.
 struct ServingOptions {
@@ -19,16 +24,18 @@ struct ServingOptions {
   int64_t default_height = 0;  // pixels
   int64_t default_width = 0;
   int64_t max_side = 0;
+  /// Models that Triton's Python backend runs; the others are this program's backend's.
+  std::set<std::string, std::less<>> in_python;
 };
 
-/// The config.pbtxt of one model.
-struct ModelConfig {
+/// A file that makes a model of what convert puts into its directory.
+struct ModelFile {
   std::string model;  // "dit_transformer"; also the name of its directory
+  std::string name;   // in that directory: "config.pbtxt", or "1/model.py"
   std::string text;
 };
 
 /// Those of all five models, from the templates.
-std::vector<ModelConfig> make_model_configs(const FluxConfig& config,
-                                            const ServingOptions& options);
+std::vector<ModelFile> make_model_files(const FluxConfig& config, const ServingOptions& options);
 
 }  // namespace flux

@@ -150,9 +150,9 @@ class Writer {
     const int64_t bytes = bytes_to_copy(transfers, options_.weights);
     check_room(root, bytes);
     total_ = result_.copied_bytes + bytes;
-    for (const ModelConfig& model : make_model_configs(checkpoint_.config(), options_.serving)) {
-      fs::create_directories(root / model.model / "1");
-      write_new_file(root / model.model / "config.pbtxt", model.text);
+    for (const ModelFile& file : make_model_files(checkpoint_.config(), options_.serving)) {
+      fs::create_directories(root / file.model / "1");
+      write_new_file(root / file.model / file.name, file.text);
       ++result_.files;
     }
     for (const Transfer& transfer : transfers) perform(transfer);
@@ -194,6 +194,14 @@ int64_t weight_bytes_of(const Checkpoint& checkpoint) {
   return bytes;
 }
 
+/// Weights are bound as the engine would. Where all models run in Python, the engine's dtypes and
+/// devices are no limit.
+void check_weights_for(const Checkpoint& checkpoint, const ServingOptions& serving) {
+  const bool engine = serving.in_python.size() < std::size(kModelNames);
+  check_weights(checkpoint, engine ? serving.dtype : DType::kF32,
+                engine ? serving.device : Device{});
+}
+
 }  // namespace
 
 ConvertResult convert_checkpoint(const Checkpoint& checkpoint, const fs::path& name,
@@ -201,7 +209,7 @@ ConvertResult convert_checkpoint(const Checkpoint& checkpoint, const fs::path& n
   ConvertResult result;
   result.repository = resolve_repository(checkpoint, name, options.replace);
   result.weight_bytes = weight_bytes_of(checkpoint);
-  check_weights(checkpoint, options.serving.dtype, options.serving.device);
+  check_weights_for(checkpoint, options.serving);
   observer.poll();
   try {
     StagingDirectory staging(result.repository);

@@ -37,8 +37,8 @@ struct ConvertResult {
   int64_t copied_bytes = 0;
 };
 
-/// Writes a Triton model repository of the five models, each with its config.pbtxt and the
-/// checkpoint's files that it needs:
+/// Writes a Triton model repository of the five models, each with its config.pbtxt, a program where
+/// it runs in Python, and the checkpoint's files that it needs:
 ///   bls/1/                the JSON files: model_index.json and every component's config
 ///   clip_encoder/1/       text_encoder, tokenizer
 ///   t5_encoder/1/         text_encoder_2, tokenizer_2

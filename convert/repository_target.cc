@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "convert/templates.h"
+#include "convert/model_config.h"
 #include "support/error.h"
 #include "support/file.h"
 
@@ -64,7 +64,9 @@ bool is_our_repository(const fs::path& directory) {
   const fs::path config = directory / "bls" / "config.pbtxt";
   if (!fs::is_regular_file(directory / "bls" / "1" / "model_index.json")) return false;
   if (!fs::is_regular_file(config)) return false;
-  return read_text_file(config, kMaxConfigBytes).find("backend: \"flux\"") != std::string::npos;
+  const std::string text = read_text_file(config, kMaxConfigBytes);
+  return text.find("backend: \"flux\"") != text.npos ||
+         text.find("backend: \"python\"") != text.npos;
 }
 
 void check_replaceable(const fs::path& target, bool replace) {
@@ -78,10 +80,8 @@ void check_replaceable(const fs::path& target, bool replace) {
           target.string());
     for (const fs::directory_entry& entry : fs::directory_iterator(target)) {
       const std::string name = entry.path().filename().string();
-      const auto models = config_templates();
-      const bool ours = std::any_of(models.begin(), models.end(), [&](const ConfigTemplate& model) {
-        return model.name == name;
-      });
+      const bool ours =
+          std::find(std::begin(kModelNames), std::end(kModelNames), name) != std::end(kModelNames);
       check(ours, ErrorCode::kInvalidArgument,
             "{}: holds '{}' besides the five models; move it away, or choose another name",
             target.string(), name);

@@ -108,16 +108,19 @@ def command_line_tests(directory: str, pattern: str = "test_*.py") -> Count:
     return Count(passed, failed, skipped)
 
 
-def pytest_tests(directory: str, folder: str) -> Count:
-    """tests/FOLDER, in a virtual environment with pinned packages: the real tritonserver, numpy."""
+def pytest_tests(directory: str, name: str, paths: list = None, **environment) -> Count:
+    """`paths`, else tests/NAME, in a virtual environment with pinned packages: the real
+    tritonserver, numpy."""
     if not run(["scripts/serving_venv.sh"]):
         return Count(failed=1)
-    results = ROOT / directory / "test-results" / f"{folder}.xml"
+    results = ROOT / directory / "test-results" / f"{name}.xml"
     succeeded = run(
-        [ROOT / ".venv-serving/bin/python", "-m", "pytest", "-q", "--no-header", f"tests/{folder}"]
+        [ROOT / ".venv-serving/bin/python", "-m", "pytest", "-q", "--no-header"]
+        + (paths or [f"tests/{name}"])
         + [f"--junit-xml={results}", "-p", "no:cacheprovider"],
         FLUX_TRITON=str(ROOT / directory / "cli" / "flux-triton"),
         FLUX_BACKENDS=str(ROOT / directory / "backends"),
+        **environment,
     )
     total = Count()
     if results.exists():

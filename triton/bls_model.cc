@@ -106,8 +106,6 @@ void BlsModel::draw(Context& ctx, Request& request) const {
     metrics().add(Counter::kImages, static_cast<double>(result.images.size()));
     if (std::any_of(result.images.begin(), result.images.end(),
                     [](const GeneratedImage& image) { return image.truncated; })) {
-      log_warning("bls: request '{}': a prompt was longer than its encoder takes and was cut",
-                  request.id());
       request.set_flag("truncated");
     }
     write_bls_outputs(request, asked, result);

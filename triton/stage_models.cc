@@ -171,7 +171,10 @@ class TextModel : public StageModel {
     for (size_t row = 0; row < prompts.size(); ++row) {
       truncated |= stage_->encode(ctx, prompts[row], embeds[static_cast<int64_t>(row)]);
     }
-    if (truncated) request.set_flag("truncated");
+    if (!truncated) return;
+    log_warning("{}: request '{}': a prompt was longer than the encoder takes and was cut",
+                settings().name, request.id());
+    request.set_flag("truncated");
   }
 
   virtual Shape output_shape(const Request& request) const = 0;

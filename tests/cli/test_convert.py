@@ -316,7 +316,6 @@ add_cases(
 
 # (name, options, exit code, what the error says)
 OPTION_CASES = [
-    ("python", ["--backend", "python"], 1, "--backend python: not available yet"),
     ("backend", ["--backend", "torch"], 2, "--backend"),
     ("f16", ["--dtype", "f16"], 1, "f16 cannot be computed on cpu: use --dtype f32 or bf16"),
     ("dtype", ["--dtype", "int8"], 2, "dtype 'int8' is not known"),

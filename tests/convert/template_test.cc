@@ -9,7 +9,7 @@
 namespace flux {
 namespace {
 
-std::string error_of(const ConfigTemplate& source, const TemplateValues& values) {
+std::string error_of(const Template& source, const TemplateValues& values) {
   try {
     fill_template(source, values);
   } catch (const Error& error) {
@@ -20,7 +20,7 @@ std::string error_of(const ConfigTemplate& source, const TemplateValues& values)
 }
 
 TEST(FillTemplate, ReplacesEveryPlaceholder) {
-  const ConfigTemplate source{"model", "a: @A@\nb: [ @B_2@, @A@ ]"};
+  const Template source{"model", "a: @A@\nb: [ @B_2@, @A@ ]"};
   EXPECT_EQ(fill_template(source, {{"A", "1"}, {"B_2", "@A@"}}), "a: 1\nb: [ @A@, 1 ]");
   EXPECT_EQ(fill_template({"model", ""}, {}), "");
 }
@@ -51,7 +51,8 @@ TEST(ModelConfigs, AreMadeForEveryDtypeAndModel) {
     ServingOptions options;
     options.dtype = dtype;
     std::vector<std::string> names;
-    for (const ModelConfig& model : make_model_configs(config, options)) {
+    for (const ModelFile& model : make_model_files(config, options)) {
+      EXPECT_EQ(model.name, "config.pbtxt");
       names.push_back(model.model);
       EXPECT_EQ(model.text.find('@'), std::string::npos) << model.model;
       if (model.model == "bls") continue;
@@ -67,7 +68,7 @@ TEST(ModelConfigs, PutTheStagesOnTheDevice) {
   ServingOptions options;
   options.device = {Device::Kind::kCuda, 0};
   options.instances = 3;
-  for (const ModelConfig& model : make_model_configs(FluxConfig{}, options)) {
+  for (const ModelFile& model : make_model_files(FluxConfig{}, options)) {
     const char* group = model.model == "bls" ? "[ { count: 24 kind: KIND_CPU } ]"
                                              : "[ { count: 3 kind: KIND_GPU } ]";
     EXPECT_NE(model.text.find(group), std::string::npos) << model.text;
@@ -78,7 +79,7 @@ TEST(ModelConfigs, PutTheStagesOnTheDevice) {
 
 /// The line of instance_group in the config.pbtxt of a model.
 std::string instances_of(const std::string& model, const ServingOptions& options) {
-  for (const ModelConfig& config : make_model_configs(FluxConfig{}, options)) {
+  for (const ModelFile& config : make_model_files(FluxConfig{}, options)) {
     if (config.model != model) continue;
     const size_t begin = config.text.find("instance_group [");
     return config.text.substr(begin, config.text.find('\n', begin) - begin);
@@ -96,9 +97,31 @@ TEST(ModelConfigs, PutStagesOnEveryGpuOrOnOneAndBlsOnTheCpu) {
   EXPECT_EQ(instances_of("dit_transformer", options),
             "instance_group [ { count: 1 kind: KIND_GPU gpus: [ 1 ] } ]");
   EXPECT_EQ(instances_of("bls", options), "instance_group [ { count: 8 kind: KIND_CPU } ]");
-  for (const ModelConfig& config : make_model_configs(FluxConfig{}, options)) {
+  for (const ModelFile& config : make_model_files(FluxConfig{}, options)) {
     EXPECT_NE(config.text.find("string_value: \"cuda:1\""), std::string::npos) << config.model;
   }
+}
+
+TEST(ModelConfigs, MixBackends) {
+  ServingOptions options;
+  options.instances = 2;
+  options.in_python = {"bls", "vae_decoder"};
+  std::vector<std::string> names;
+  for (const ModelFile& file : make_model_files(FluxConfig{}, options)) {
+    names.push_back(file.model + "/" + file.name);
+    if (file.name != "config.pbtxt") continue;
+    EXPECT_EQ(file.text.find('@'), std::string::npos) << file.model;
+    const bool python = file.model == "bls" || file.model == "vae_decoder";
+    const char* backend = python ? "backend: \"python\"" : "backend: \"flux\"";
+    EXPECT_NE(file.text.find(backend), std::string::npos) << file.text;
+    if (file.model != "bls") continue;
+    EXPECT_NE(file.text.find("[ { count: 8 kind: KIND_CPU } ]"), std::string::npos);
+  }
+  EXPECT_EQ(names,
+            (std::vector<std::string>{"bls/config.pbtxt", "bls/1/model.py", "bls/1/bls_request.py",
+                                      "clip_encoder/config.pbtxt", "t5_encoder/config.pbtxt",
+                                      "dit_transformer/config.pbtxt", "vae_decoder/config.pbtxt",
+                                      "vae_decoder/1/model.py"}));
 }
 
 }  // namespace

@@ -1,9 +1,14 @@
-"""A real Triton server with a repository made by `flux-triton convert`, for the tests."""
+"""A real Triton server with a repository made by `flux-triton convert`, for the tests.
+
+FLUX_TEST_PYTHON names the models, separated by commas, that run in Python instead of the native
+backend, with the packages of FLUX_PYTHON: the same tests, for every mix (scripts/test_python.py).
+"""
 
 import json
 import os
 import pathlib
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +33,8 @@ DEVICE = os.environ.get("FLUX_TEST_DEVICE", "cpu")
 PACKAGES = pathlib.Path(grpcclient.__file__).parents[2]
 CHECKPOINTS = ROOT / "tests/golden/checkpoints"
 MODELS = ("bls", "clip_encoder", "t5_encoder", "dit_transformer", "vae_decoder")
+IN_PYTHON = tuple(name for name in os.environ.get("FLUX_TEST_PYTHON", "").split(",") if name)
+READY_SECONDS = 300 if IN_PYTHON else 60  # each model.py imports torch
 TYPES = {
     "prompt": "BYTES",
     "prompt_2": "BYTES",
@@ -56,28 +63,54 @@ def program(*arguments, **options):
 
 
 def convert(checkpoint, repository, *options, device=DEVICE):
+    for model in IN_PYTHON:
+        options += ("--stage", f"{model}=python")
     program("convert", checkpoint, repository, "--device", device, "--weights", "copy", *options)
     return repository
 
 
-class Server:
-    """A running tritonserver. Use it with `with`."""
+def same(found, wanted, bf16=False):
+    """Whether pictures or outputs of stages are equal: to the byte among native models; where one
+    of them is in Python, as closely as float32 (or bfloat16) of two implementations can be."""
+    if not IN_PYTHON:
+        return found.shape == wanted.shape and bool((found == wanted).all())
+    if found.shape != wanted.shape:
+        return False
+    difference = np.abs(found.astype(np.float64) - wanted.astype(np.float64))
+    if found.dtype != np.uint8:
+        return bool(difference.max() <= 2e-4 * np.abs(wanted).max())
+    if bf16:
+        return 10 * np.log10(255**2 / max(np.mean(difference**2), 1e-9)) > 38
+    return bool((difference <= 1).mean() >= 0.999)
 
-    def __init__(self, repository, log, *options, ready=True):
+
+class Server:
+    """A running tritonserver. Use it with `with`. `python`: for models in Python."""
+
+    def __init__(self, repository, log, *options, ready=True, python=None):
+        if IN_PYTHON:
+            python = os.environ["FLUX_PYTHON"]
+        self.python = python
         self.http, self.grpc, self.metrics_port = free_ports(3)
         self.log_path = pathlib.Path(log)
-        command = [
-            PACKAGES / "pytriton/tritonserver/bin/tritonserver",
-            f"--model-repository={repository}",
-            f"--backend-directory={BACKENDS}",
-            "--http-address=127.0.0.1",
-            "--grpc-address=127.0.0.1",
-            "--metrics-address=127.0.0.1",
-            f"--http-port={self.http}",
-            f"--grpc-port={self.grpc}",
-            f"--metrics-port={self.metrics_port}",
-            *options,
-        ]
+        tritonserver = PACKAGES / "pytriton/tritonserver/bin/tritonserver"
+        ports = [f"--http-port={self.http}", f"--grpc-port={self.grpc}"]
+        ports.append(f"--metrics-port={self.metrics_port}")
+        if python:  # serve knows what the Python backend needs
+            command = [PROGRAM, "serve", repository, "--tritonserver", tritonserver]
+            command += ["--backend-directory", BACKENDS, "--python", python, *ports]
+            command += ["--", *options]
+        else:
+            command = [
+                tritonserver,
+                f"--model-repository={repository}",
+                f"--backend-directory={BACKENDS}",
+                "--http-address=127.0.0.1",
+                "--grpc-address=127.0.0.1",
+                "--metrics-address=127.0.0.1",
+                *ports,
+                *options,
+            ]
         libraries = [str(PACKAGES / "nvidia_pytriton.libs"), os.environ.get("LD_LIBRARY_PATH", "")]
         environment = os.environ | {"LD_LIBRARY_PATH": ":".join(filter(None, libraries))}
         with open(self.log_path, "w") as log_file:
@@ -103,7 +136,7 @@ class Server:
         with urllib.request.urlopen(f"http://127.0.0.1:{port or self.http}{path}", timeout=10) as r:
             return r.read().decode()
 
-    def wait_ready(self, seconds=60):
+    def wait_ready(self, seconds=READY_SECONDS):
         end = time.time() + seconds
         while time.time() < end:
             assert self.process.poll() is None, f"the server ended:\n{self.log()[-4000:]}"
@@ -140,16 +173,21 @@ class Server:
                 return float(line.rsplit(" ", 1)[1])
         return None
 
+    def process_id(self):
+        """Of tritonserver."""
+        said = re.search(r"^serving .* \(process (\d+)\)", self.log(), re.MULTILINE)
+        return int(said.group(1)) if said else self.process.pid
+
     def resident_bytes(self):
-        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        status = pathlib.Path(f"/proc/{self.process_id()}/status").read_text()
         line = next(l for l in status.splitlines() if l.startswith("VmRSS"))
         return int(line.split()[1]) * 1024
 
     def threads(self):
-        return len(list(pathlib.Path(f"/proc/{self.process.pid}/task").iterdir()))
+        return len(list(pathlib.Path(f"/proc/{self.process_id()}/task").iterdir()))
 
     def open_files(self):
-        return len(list(pathlib.Path(f"/proc/{self.process.pid}/fd").iterdir()))
+        return len(list(pathlib.Path(f"/proc/{self.process_id()}/fd").iterdir()))
 
     def steps(self):
         return self.metric("flux_steps_total", "bls")

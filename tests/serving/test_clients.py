@@ -164,5 +164,6 @@ def test_a_transformer_step_in_shared_memory(server, shared):
     own.infer("dit_transformer", [odd, *others], outputs=[wanted])
     found = shm.get_contents_as_numpy(output, np.uint8, (1 + hidden.nbytes,))[1:]
     assert found.tobytes() == expected.tobytes()
-    copied = server.metric("flux_input_bytes_copied_total", "dit_transformer") - copied
-    assert copied >= hidden.nbytes
+    if "dit_transformer" not in serving.IN_PYTHON:  # whose backend copies all, uncounted
+        copied = server.metric("flux_input_bytes_copied_total", "dit_transformer") - copied
+        assert copied >= hidden.nbytes

@@ -1,0 +1,382 @@
+#!/usr/bin/env python3
+"""t5_encoder: prompts to sequences of states, as FluxPipeline._get_t5_prompt_embeds makes them.
+
+  input   prompt               STRING [rows, 1]   UTF-8; what exceeds max_sequence_length is cut
+  input   max_sequence_length  INT32  [rows, 1]   1 to 512, one for all rows; else parameter
+                                                  "default_max_sequence_length" of config.pbtxt
+  output  prompt_embeds        T      [rows, max_sequence_length, joint_dim]
+                                                  T: parameter "dtype" of config.pbtxt
+
+Triton's Python backend runs this file in a process of its own, whose Python needs the packages
+below. Without Triton, `python3 model.py [CHECKPOINT]` tries it on made prompts: CHECKPOINT is a
+diffusers directory; in a model repository it is not needed.
+"""
+
+import builtins
+import importlib.util
+import json
+import pathlib
+import re
+import sys
+import time
+
+NAME = "t5_encoder"
+PACKAGES = ("numpy", "torch", "transformers")
+PARTS = ("text_encoder_2", "tokenizer_2")  # directories of the checkpoint
+MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+if not MISSING:
+    import numpy as np
+    import torch
+    import transformers
+    from transformers import T5EncoderModel, T5TokenizerFast
+try:
+    import triton_python_backend_utils as pb_utils
+except ImportError:
+    pb_utils = None  # without Triton: main() puts StandIn in its place
+LONGEST = 512
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        """Once, when the model is loaded."""
+        require_packages(args["model_instance_kind"])
+        directory = pathlib.Path(args["model_repository"]) / args["model_version"]
+        transformers.utils.logging.disable_progress_bar()
+        self.dtype = dtype_of(args)
+        self.device = device_of(args)
+        self.default_length = int(parameters_of(args)["default_max_sequence_length"])
+        self.tokenizer = T5TokenizerFast.from_pretrained(directory / "tokenizer_2")
+        self.encoder = T5EncoderModel.from_pretrained(
+            directory / "text_encoder_2", dtype=self.dtype
+        )
+        self.encoder.to(self.device).eval()
+        self.counters = Counters(STAGE_COUNTERS)
+
+    def execute(self, requests):
+        """One response a request, in their order."""
+        self.counters.add("flux_stage_batches_total", 1)
+        return [answer(self, request) for request in requests]
+
+    def compute(self, request):
+        """(outputs, rows, whether a prompt was cut). Rows are computed one by one: the same row
+        gives the same bytes alone and in company."""
+        prompts = texts_of(request, "prompt")
+        length = self.length_of(request)
+        embeds, truncated = [], False
+        for prompt in prompts:
+            check_wanted(request)
+            embed, cut = self.encode(prompt, length)
+            embeds.append(embed)
+            truncated |= cut
+        return [to_triton("prompt_embeds", torch.cat(embeds))], len(prompts), truncated
+
+    def length_of(self, request):
+        if pb_utils.get_input_tensor_by_name(request, "max_sequence_length") is None:
+            return self.default_length
+        lengths = to_torch(input_of(request, "max_sequence_length"), "cpu").reshape(-1).tolist()
+        for length in lengths:
+            if not 1 <= length <= LONGEST:
+                raise Refused(f"max_sequence_length is {length}: must be from 1 to {LONGEST}")
+            if length != lengths[0]:
+                raise Refused(
+                    f"max_sequence_length differs between rows ({lengths[0]} and {length}): send "
+                    "them as two requests"
+                )
+        return lengths[0]
+
+    def encode(self, prompt, length):
+        """The states [1, length, joint_dim] of one prompt, and whether it was cut. Padding is
+        attended to, as in the pipeline."""
+        ids = self.tokenizer(
+            prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        ).input_ids
+        whole = self.tokenizer(prompt, padding="longest", return_tensors="pt").input_ids
+        cut = whole.shape[-1] > ids.shape[-1]
+        states = self.encoder(ids.to(self.device), output_hidden_states=False)[0]
+        return states.to(self.dtype), cut
+
+
+def try_it(model, directory):
+    """What main() asks: prompts alone and together."""
+    joint_dim = json.loads((directory / "text_encoder_2" / "config.json").read_text())["d_model"]
+    prompts = ["a red fox", "a lighthouse at dawn, " * 40]
+    texts = np.array([[prompt.encode()] for prompt in prompts], object)
+    lengths = torch.full((2, 1), 64, dtype=torch.int32)
+
+    def ask(begin, end):
+        inputs = [pb_utils.Tensor("prompt", texts[begin:end])]
+        inputs.append(pb_utils.Tensor("max_sequence_length", lengths[begin:end]))
+        return run(model, inputs)["prompt_embeds"]
+
+    found = ask(0, 2)
+    expect(found, (2, 64, joint_dim), model.dtype)
+    for row in range(2):
+        expect_equal(found[row : row + 1], ask(row, row + 1))
+
+
+# ---- What all stages share, the same in every file --------------------------------------------
+
+STAGE_COUNTERS = {
+    "flux_stage_seconds_total": "Seconds that the model computed",
+    "flux_stage_rows_total": "Rows (prompts, steps of images, images) that the model computed",
+    "flux_stage_batches_total": "Executions of the model; rows / batches is the mean batch size",
+}
+
+
+class Refused(Exception):
+    """What a request is answered with instead of outputs; `code` is one of pb_utils.TritonError."""
+
+    def __init__(self, message, code="INVALID_ARG"):
+        super().__init__(message)
+        self.code = code
+
+
+def require_packages(kind):
+    if MISSING:
+        raise RuntimeError(
+            f"{NAME}: python {sys.version.split()[0]} of {sys.prefix} has no {', '.join(MISSING)}; "
+            "install what is missing there, or start the server with another Python"
+        )
+    # The mark of a Python backend that was built before numpy 2 and would crash with it.
+    old = any(key.startswith("__pybind11_internals_v4") for key in vars(builtins))
+    if old and int(np.__version__.split(".")[0]) > 1:
+        raise RuntimeError(
+            f"{NAME}: numpy {np.__version__}: this release of Triton needs numpy 1: install "
+            "'numpy<2' in the Python that the server runs models with"
+        )
+    if kind == "GPU" and not torch.cuda.is_available():
+        raise RuntimeError(
+            f"{NAME}: config.pbtxt says KIND_GPU, and torch {torch.__version__} sees no GPU"
+        )
+
+
+def dtype_of(args):
+    names = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+    return names[parameters_of(args)["dtype"]]
+
+
+def parameters_of(args):
+    """Those of config.pbtxt, name: text."""
+    given = json.loads(args["model_config"])["parameters"]
+    return {name: value["string_value"] for name, value in given.items()}
+
+
+def device_of(args):
+    if args["model_instance_kind"] != "GPU":
+        return torch.device("cpu")
+    return torch.device("cuda", int(args["model_instance_device_id"]))
+
+
+def answer(model, request):
+    """The response to one request."""
+    start = time.monotonic()
+    try:
+        with torch.inference_mode():
+            outputs, rows, truncated = model.compute(request)
+        model.counters.add("flux_stage_rows_total", rows)
+        model.counters.add("flux_stage_seconds_total", time.monotonic() - start)
+        return respond(outputs, truncated)
+    except Refused as refusal:
+        message, code = str(refusal), refusal.code
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        message, code = f"out of memory: {error}".splitlines()[0], "UNAVAILABLE"
+    pb_utils.Logger.log_info(f"{NAME}: request '{request.request_id()}': {message}")
+    error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
+    return pb_utils.InferenceResponse(error=error)
+
+
+def respond(outputs, truncated):
+    """Triton takes parameters of a response from 25.02 on; before, only the log says it."""
+    if truncated:
+        pb_utils.Logger.log_warn(f"{NAME}: a prompt was longer than its encoder takes and was cut")
+        if hasattr(pb_utils.InferenceResponse, "parameters"):
+            return pb_utils.InferenceResponse(outputs, parameters={"truncated": True})
+    return pb_utils.InferenceResponse(outputs)
+
+
+def check_wanted(request):
+    if request.is_cancelled():
+        raise Refused("cancelled before the stage began", "CANCELLED")
+
+
+def input_of(request, name):
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    if tensor is None:
+        raise Refused(f"{name} is missing: it is required")
+    if 0 in tensor.shape():
+        raise Refused(f"{name} has shape {list(tensor.shape())}: no size may be 0")
+    return tensor
+
+
+def to_torch(tensor, device):
+    """A tensor of Triton as one of torch: the same memory, by DLPack, copied only to another
+    device. (numpy has no bfloat16: as_numpy refuses it.)"""
+    return torch.utils.dlpack.from_dlpack(tensor.to_dlpack()).to(device)
+
+
+def to_triton(name, tensor):
+    """The other way round. The server reads CPU tensors from shared memory: one copy, its own."""
+    return pb_utils.Tensor.from_dlpack(name, tensor.contiguous())
+
+
+def texts_of(request, name):
+    texts = []
+    for value in input_of(request, name).as_numpy().reshape(-1):
+        try:
+            texts.append(value.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            at = error.start
+            raise Refused(f"{name} is not valid UTF-8: byte {at} is 0x{value[at]:02x}") from None
+    return texts
+
+
+class Counters:
+    """Metrics with the names that the native models have; none where the server has none."""
+
+    def __init__(self, names):
+        self.metrics = {}
+        for name, what in names.items() if hasattr(pb_utils, "MetricFamily") else ():
+            family = pb_utils.MetricFamily(name, what, pb_utils.MetricFamily.COUNTER)
+            self.metrics[name] = (family.Metric({"model": NAME}), family)
+
+    def add(self, name, value):
+        if name in self.metrics:
+            self.metrics[name][0].increment(value)
+
+
+# ---- Without Triton -----------------------------------------------------------------------------
+
+
+class StandIn:
+    """As much of triton_python_backend_utils as this file uses."""
+
+    class Tensor:
+        def __init__(self, name, data):
+            self._name, self._data = name, data
+
+        @staticmethod
+        def from_dlpack(name, tensor):
+            return StandIn.Tensor(name, torch.utils.dlpack.from_dlpack(tensor))
+
+        def name(self):
+            return self._name
+
+        def shape(self):
+            return tuple(self._data.shape)
+
+        def as_numpy(self):
+            return self._data
+
+        def to_dlpack(self):
+            return torch.utils.dlpack.to_dlpack(self._data)
+
+    class InferenceRequest:
+        def __init__(self, inputs):
+            self._inputs = inputs
+
+        def inputs(self):
+            return self._inputs
+
+        def request_id(self):
+            return "made"
+
+        def is_cancelled(self):
+            return False
+
+    class InferenceResponse:
+        def __init__(self, output_tensors=(), error=None):
+            self.outputs, self.failure = output_tensors, error
+
+    class TritonError:
+        INVALID_ARG, UNAVAILABLE, CANCELLED = "INVALID_ARG", "UNAVAILABLE", "CANCELLED"
+
+        def __init__(self, message, code):
+            self.message, self.code = message, code
+
+    class Logger:
+        @staticmethod
+        def log_info(message):
+            print(f"  log: {message}")
+
+        log_warn = log_info
+
+    @staticmethod
+    def get_input_tensor_by_name(request, name):
+        return next((tensor for tensor in request.inputs() if tensor.name() == name), None)
+
+
+class Off(Exception):
+    """Something is not as it should be."""
+
+
+def run(model, inputs):
+    """One request; its outputs by name. Prints what came, and how long it took."""
+    start = time.monotonic()
+    response = model.execute([pb_utils.InferenceRequest(inputs)])[0]
+    if response.failure is not None:
+        raise Off(response.failure.message)
+    found = {tensor.name(): to_torch(tensor, "cpu") for tensor in response.outputs}
+    seconds = time.monotonic() - start
+    for name, tensor in found.items():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        print(f"  {name} {kind} {list(tensor.shape)}: {seconds:.3f} s on {model.device}")
+    return found
+
+
+def expect(tensor, shape, dtype):
+    if tuple(tensor.shape) != tuple(shape) or tensor.dtype != dtype:
+        raise Off(f"came as {tensor.dtype} {tuple(tensor.shape)}, expected {dtype} {tuple(shape)}")
+    if not torch.isfinite(tensor.float()).all():
+        raise Off("holds values that are not finite")
+
+
+def expect_equal(found, alone):
+    if not torch.equal(found, alone):
+        raise Off("a row has other values alone than in company")
+
+
+def made_arguments(directory):
+    """What Triton would give to initialize(): config.pbtxt where there is one, else defaults."""
+    config = directory.parent / "config.pbtxt"
+    text = config.read_text() if config.exists() else ""
+    found = dict(re.findall(r'key: "(\w+)" value: { string_value: "([^"]*)" }', text))
+    parameters = {"dtype": "f32", "device": "cpu", "default_max_sequence_length": "256"} | found
+    gpu = torch.cuda.is_available() and (parameters["device"] == "cuda" or not found)
+    if not gpu:
+        print(f"{NAME}: {'no GPU here' if parameters['device'] == 'cuda' else 'on the CPU'}")
+    values = {name: {"string_value": value} for name, value in parameters.items()}
+    return {
+        "model_config": json.dumps({"parameters": values}),
+        "model_instance_kind": "GPU" if gpu else "CPU",
+        "model_instance_device_id": "0",
+        "model_repository": str(directory.parent),
+        "model_version": directory.name,
+    }
+
+
+def main():
+    global pb_utils
+    pb_utils = StandIn
+    given = sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parent
+    directory = pathlib.Path(given).resolve()
+    try:
+        for part in PARTS:
+            if not (directory / part).is_dir():
+                raise Off(f"{directory} has no {part}; name the directory of a FLUX checkpoint")
+        if MISSING:
+            raise Off(f"{', '.join(MISSING)} missing; pip install it. {directory} has all parts")
+        model, start = TritonPythonModel(), time.monotonic()
+        model.initialize(made_arguments(directory))
+        print(f"{NAME}: loaded from {directory} in {time.monotonic() - start:.1f} s")
+        try_it(model, directory)
+    except Exception as error:  # whatever it is, one line says it
+        what = "" if isinstance(error, Off) else f"{type(error).__name__}: "
+        print(f"{NAME}: failed: {what}{' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    print(f"{NAME}: ok")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

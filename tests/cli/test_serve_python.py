@@ -1,0 +1,195 @@
+"""serve, where models run in Python: what it puts together for the server, and what it refuses.
+
+Scripts stand in for tritonserver, its stub and Python; tests/serving runs the real ones.
+"""
+
+import os
+import pathlib
+import shutil
+import signal
+import unittest
+
+import test_serve
+from harness import DEV, run
+from test_serve import TIMEOUT
+
+STUB = "triton_python_backend_stub"
+
+
+class PythonTest(test_serve.ServeTest):
+    def setUp(self):
+        super().setUp()
+        shutil.rmtree(self.repository)
+        options = ["--weights", "reference", "--stage", "bls=python"]
+        made = run("convert", DEV, self.repository, *options)
+        self.assertEqual(made.code, 0, made.err)
+        self.server = self.make_server(self.directory / "server" / "bin")
+        self.python_backend = self.directory / "server" / "backends" / "python"
+        self.python_backend.mkdir(parents=True)
+        (self.python_backend / "libtriton_python.so").write_bytes(b"")
+        (self.python_backend / "triton_python_backend_utils.py").write_text("")
+        self.stub = self.script(f"server/python_backend_stubs/3.11/{STUB}", "exit 1")
+        self.python = self.make_python()
+
+    def script(self, name, *lines) -> pathlib.Path:
+        file = self.directory / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+        file.chmod(0o755)
+        return file
+
+    def make_python(self, version="3.11", missing="", libraries="/opt/a", sites=("/a/site-packages",)):
+        said = [version, missing, libraries, "/opt/prefix", *sites]
+        return self.script("python3", *(f'echo "{line}"' for line in said))
+
+    def arguments(self, *more):
+        return super().arguments("--python", self.python, *more)
+
+    def server_file(self, name) -> pathlib.Path:
+        return self.directory / "server" / "bin" / name
+
+    def server_process(self) -> int:
+        self.wait_for(self.server_file("process").exists, "the server's start")
+        return int(self.server_file("process").read_text())
+
+    def environment_of_server(self) -> dict:
+        data = pathlib.Path(f"/proc/{self.server_process()}/environ").read_text()
+        return dict(entry.split("=", 1) for entry in data.split("\0") if "=" in entry)
+
+    def started(self, *more, **variables):
+        """(process, the directory that was put together)"""
+        process = self.start(*more, **variables)
+        self.read_announcement(process)
+        words = self.server_file("arguments").read_text().splitlines()
+        self.assertIn("--disable-auto-complete-config", words)
+        given = next(word for word in words if word.startswith("--backend-directory="))
+        return process, pathlib.Path(given.split("=", 1)[1]).parent
+
+    def stop(self, process):
+        process.send_signal(signal.SIGINT)
+        self.assertEqual(process.wait(TIMEOUT), 0)
+
+
+class PutTogetherTest(PythonTest):
+    def test_backends(self):
+        process, made = self.started()
+        backends = made / "backends"
+        self.assertTrue((backends / "flux").samefile(self.backends / "flux"))
+        for file in self.python_backend.iterdir():
+            self.assertTrue((backends / "python" / file.name).samefile(file))
+        self.assertTrue((backends / "python" / STUB).samefile(self.stub))
+        self.stop(process)
+        self.assertFalse(made.exists())
+
+    def test_environment(self):
+        sites = ("/a/site-packages", "/it's/dist-packages")
+        self.python = self.make_python(sites=sites)
+        process, made = self.started(LD_LIBRARY_PATH="/before")
+        found = self.environment_of_server()
+        self.assertTrue(found["PATH"].startswith(f"{made}/python/bin:"), found["PATH"])
+        self.assertEqual(found["LD_LIBRARY_PATH"], "/opt/a:/before")
+        self.assertTrue((made / "python/bin/python3").samefile(self.python))
+        self.assertIn("home = /opt/prefix/bin\n", (made / "python/pyvenv.cfg").read_text())
+        lines = (made / "python/lib/python3.11/site-packages/flux-triton.pth").read_text()
+        called = []
+        for line in lines.splitlines():
+            exec(line.replace("import site; site.", ""), {"addsitedir": called.append})
+        self.assertEqual(called, list(sites))
+        self.stop(process)
+
+    def test_a_python_without_shared_library(self):
+        """The stub then loads the system's, whose standard library fits."""
+        self.python = self.make_python(libraries="")
+        process, made = self.started()
+        system = pathlib.Path("/usr/lib/python3.11/os.py").exists()
+        home = "/usr/bin" if system else "/opt/prefix/bin"
+        self.assertIn(f"home = {home}\n", (made / "python/pyvenv.cfg").read_text())
+        self.stop(process)
+
+    def test_stub_and_backend_of_a_container(self):
+        """One directory has everything."""
+        shutil.copytree(self.python_backend, self.backends / "python")
+        own = self.script(f"backends/python/{STUB}", "exit 1")
+        shutil.rmtree(self.directory / "server" / "backends")
+        process, made = self.started()
+        self.assertTrue((made / "backends/python" / STUB).samefile(own))
+        self.stop(process)
+
+    def test_which_python(self):
+        venv = self.script("venv/bin/python3", f'exec {self.python} "$@"')
+        named = self.script("named", f'exec {self.python} "$@"')
+        base = test_serve.ServeTest.arguments(self)
+        for variables, wanted in [
+            ({"VIRTUAL_ENV": str(self.directory / "venv")}, venv),
+            ({"VIRTUAL_ENV": str(self.directory / "venv"), "FLUX_PYTHON": str(named)}, named),
+            ({"VIRTUAL_ENV": "", "PATH": f"{self.directory}:{os.environ['PATH']}"}, self.python),
+        ]:
+            self.arguments = lambda *more: base + list(more)
+            process, made = self.started(**({"FLUX_PYTHON": ""} | variables))
+            self.assertTrue((made / "python/bin/python3").samefile(wanted))
+            self.stop(process)
+            self.server_file("process").unlink()
+
+    def test_nothing_of_it_for_native_models(self):
+        made = run("convert", DEV, self.repository, "--weights", "reference", "--force")
+        self.assertEqual(made.code, 0, made.err)
+        self.python = self.directory / "none"
+        process = self.start()
+        self.read_announcement(process)
+        words = self.server_file("arguments").read_text().splitlines()
+        self.assertIn(f"--backend-directory={self.backends}", words)
+        self.assertNotIn("--disable-auto-complete-config", words)
+        self.stop(process)
+
+
+class RefusalTest(PythonTest):
+    def refused(self, pattern, **variables):
+        left = set(pathlib.Path("/tmp").glob("flux-triton-serve-*"))
+        self.assert_failed(self.serve(**variables), 1, pattern)
+        self.assertFalse(self.server_file("process").exists(), "the server was started")
+        self.assertEqual(set(pathlib.Path("/tmp").glob("flux-triton-serve-*")) - left, set())
+
+    def test_missing_packages(self):
+        self.python = self.make_python(missing="torch, diffusers")
+        self.refused(
+            r"python3 \(version 3.11\) has no torch, diffusers; install .*requirements.txt.*--python"
+        )
+
+    def test_no_python_backend(self):
+        shutil.rmtree(self.python_backend)
+        self.refused(r"Python backend \(python/libtriton_python.so\) is neither in .* nor in ")
+
+    def test_no_stub_for_the_version(self):
+        self.python = self.make_python(version="3.7")
+        self.refused(f"the server has no {STUB} for Python 3.7")
+
+    def test_a_stub_that_cannot_be_run(self):
+        """As without its library of Python; the server would change its permissions."""
+        self.stub.write_text("#!/bin/sh\nexit 127\n")
+        before = self.stub.stat().st_mode
+        self.refused(r"stub: cannot be run; it needs libpython3.11.so.1.0, .*libpython3.11\)")
+        self.assertEqual(self.stub.stat().st_mode, before)
+
+    def test_no_python(self):
+        self.python = self.directory / "none"
+        self.refused(r"--python .*none: is no program that can be run")
+        self.python = self.script("other", "echo hello")
+        self.refused(r"other: is no Python 3 that can be asked")
+        self.python = self.script("failing", "exit 3")
+        self.refused(r"failing: is no Python 3 that can be asked")
+
+    def test_the_variable(self):
+        base = test_serve.ServeTest.arguments(self)
+        self.arguments = lambda *more: base + list(more)
+        self.refused(r"\$FLUX_PYTHON /none: is no program", FLUX_PYTHON="/none")
+
+    def test_the_reason_of_a_model_ends_before_its_traceback(self):
+        text = self.server.read_text()
+        said = "is missing\"')"
+        self.assertIn(said, text)
+        self.server.write_text(text.replace(said, r"""is missing\\n\\nAt:\\n  model.py(1)"')"""))
+        self.assert_failed(self.serve(BEHAVIOUR="bad model"), 1, r"x.safetensors is missing$")
+
+
+if __name__ == "__main__":
+    unittest.main()
