@@ -73,11 +73,12 @@ Conditioning DitTransformer::make_conditioning(Context& ctx, const TransformerIn
   }
   Tensor& rows = input.kept->rows;
   if (!rows.defined()) {
-    rows = new_tensor(ctx, {std::ssize(input.timesteps), config_.inner_dim()}, dtype_);
-    for (int64_t i = 0; i < rows.size(0); ++i) {
+    const Tensor made = new_tensor(ctx, {std::ssize(input.timesteps), config_.inner_dim()}, dtype_);
+    for (int64_t i = 0; i < made.size(0); ++i) {
       embed_conditioning(ctx, input, input.timesteps[static_cast<size_t>(i)],
-                         rows.slice(0, i, i + 1));
+                         made.slice(0, i, i + 1));
     }
+    rows = made;  // only when it is whole: memory may end half-way, and the step be tried again
   }
   return {rows, found - input.timesteps.begin(), &input.kept->modulations};
 }

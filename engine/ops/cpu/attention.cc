@@ -66,9 +66,10 @@ void attend(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
 
 void CpuBackend::attention(Context& ctx, std::span<const AttentionPart> parts,
                            const AttentionOptions& options) {
-  for (const auto& [q, k, v, out] : parts) {
-    if (q.numel() == 0) continue;
-    dispatch(q.dtype(), [&]<typename T>() { attend<T>(ctx, q, k, v, options, out); });
+  for (const AttentionPart& part : parts) {
+    if (part.q.numel() == 0) continue;
+    dispatch(part.q.dtype(),
+             [&]<typename T>() { attend<T>(ctx, part.q, part.k, part.v, options, part.out); });
   }
 }
 

@@ -57,8 +57,7 @@ class LinearCall {
  public:
   LinearCall(Context& ctx, const Tensor& x, const PanelLinear& packed, const Epilogue& epilogue,
              const Tensor& out)
-      : ctx_(ctx),
-        x_(x),
+      : x_(x),
         packed_(packed),
         kernels_(packed.kernels()),
         epilogue_(epilogue),
@@ -152,7 +151,6 @@ class LinearCall {
     return end;
   }
 
-  Context& ctx_;
   const Tensor& x_;
   const PanelLinear& packed_;
   const ProductKernels& kernels_;
