@@ -41,7 +41,7 @@ struct LocalStages::Loaded {
   int64_t expected_bytes(StageKind stage) const;
   void load(StageKind stage);
   void drop(StageKind stage);
-  /// Drops whatever is loaded or kept for other stages; whether there was anything.
+  /// Drops the other stages and the workspace; whether there were any.
   bool drop_others(StageKind stage);
 
   /// What `row` keeps: found among what is in use or was kept before, or new; then it is in use.
@@ -138,7 +138,7 @@ void LocalStages::Loaded::drop(StageKind stage) {
 }
 
 bool LocalStages::Loaded::drop_others(StageKind stage) {
-  bool any = context.workspace().reserved_bytes() > 0;
+  bool any = false;
   for (const StageKind other : kAllStages) {
     if (other == stage || !has(other)) continue;
     any = true;
