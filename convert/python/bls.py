@@ -67,6 +67,7 @@ class TritonPythonModel:
         self.sizes = Sizes(directory, parameters_of(args))
         self.dtype = dtype_of(args)
         self.counters = Counters(COUNTERS)
+        torch.set_num_threads(1)  # it computes little; more would be in the way of the stages
         # Each request to another model waits in a thread.
         self.loop = asyncio.new_event_loop()
         self.loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(128))
