@@ -21,7 +21,7 @@ import tritonclient.http as httpclient
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
-from served import Failed, Served, interrupt_on_signals, run_program, seconds_of  # noqa: E402
+from served import Failed, Served, run_program, run_script, seconds_of  # noqa: E402
 
 CONCURRENCIES = (1, 2, 4, 8)
 MIXED = ((1.0, 1.0), (0.5, 0.5), (1.5, 1.0), (1.0, 1.5), (2.0, 2.0))  # of --small
@@ -169,7 +169,7 @@ def load_lines(args, served) -> list:
     return lines
 
 
-def bench(args, work) -> int:
+def bench(args, work: pathlib.Path) -> int:
     inside = in_process_seconds(args)
     repository = work / "models"
     run_program(
@@ -203,16 +203,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=15, help="of each number of clients")
     parser.add_argument("--clients", type=int, nargs="+", default=CONCURRENCIES)
     args = parser.parse_args()
-    interrupt_on_signals()
-    try:
-        with tempfile.TemporaryDirectory() as work:
-            return bench(args, pathlib.Path(work))
-    except Failed as failure:
-        print(f"bench: {failure}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the server is stopped", file=sys.stderr)
-        return 130
+
+    def work() -> int:
+        with tempfile.TemporaryDirectory() as directory:
+            return bench(args, pathlib.Path(directory))
+
+    return run_script("bench", work)
 
 
 if __name__ == "__main__":

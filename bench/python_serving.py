@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import served as serving  # noqa: E402
 from compare import checkpoint as bench_checkpoint  # noqa: E402
 from compare import cpu_name  # noqa: E402
-from served import Failed, Served, interrupt_on_signals, run_program, seconds_of  # noqa: E402
+from served import Failed, Served, run_program, run_script, seconds_of  # noqa: E402
 
 KINDS = {
     "native": ["--backend", "native"],
@@ -319,15 +319,7 @@ def main() -> int:
     parser.add_argument("--output", type=pathlib.Path, default=results)
     parser.add_argument("--append", action="store_true", help="to the output instead of anew")
     args = parser.parse_args()
-    interrupt_on_signals()
-    try:
-        return bench(args)
-    except Failed as failure:
-        print(f"bench: {failure}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the server is stopped", file=sys.stderr)
-        return 130
+    return run_script("bench", lambda: bench(args))
 
 
 if __name__ == "__main__":

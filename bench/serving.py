@@ -22,7 +22,7 @@ import tritonclient.grpc as grpcclient
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
-from served import Failed, Served, interrupt_on_signals, run_program, seconds_of  # noqa: E402
+from served import Failed, Served, run_program, run_script, seconds_of  # noqa: E402
 
 # perf_analyzer is in the wheel of tritonclient; this is what it needs besides Debian's libb64-0d.
 CUDA_RUNTIME = "nvidia-cuda-runtime-cu12==12.6.77"
@@ -202,15 +202,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=32, help="of a perf_analyzer window")
     args = parser.parse_args()
-    interrupt_on_signals()
-    try:
-        return bench(args)
-    except Failed as failure:
-        print(f"bench: {failure}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the server is stopped", file=sys.stderr)
-        return 130
+    return run_script("bench", lambda: bench(args))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import numpy as np
 import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 from PIL import Image
-from served import Failed, Served, interrupt_on_signals, run_program, seconds_of
+from served import Served, run_program, run_script, seconds_of
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TYPES = {"prompt": ("BYTES", object), "output_format": ("BYTES", object), "seed": ("INT64", np.int64)}
@@ -29,7 +29,6 @@ SHAPES = [
     "a yellow star on the right on a purple background",
     "a pink heart above an orange ring",
 ]
-INTERRUPTED = 130
 
 
 def ask(module, client, rows: list, common: dict):
@@ -125,17 +124,13 @@ def main() -> int:
     parser.add_argument("--output", type=pathlib.Path, required=True, help="directory for it all")
     parser.add_argument("--steps", type=int, default=28)
     args = parser.parse_args()
-    interrupt_on_signals()
-    try:
+
+    def work() -> int:
         args.output.mkdir(parents=True, exist_ok=True)
         demo(args.program, args.output, args.steps)
-    except KeyboardInterrupt:
-        print("interrupted; the server is stopped", file=sys.stderr)
-        return INTERRUPTED
-    except Failed as failure:
-        print(f"demo: {failure}", file=sys.stderr)
-        return 1
-    return 0
+        return 0
+
+    return run_script("demo", work)
 
 
 if __name__ == "__main__":

@@ -156,6 +156,14 @@ def steps(jobs: int) -> list:
     ]
 
 
+def report(total: Count, failed_steps: list) -> int:
+    """Prints the closing lines; the exit code."""
+    if failed_steps:
+        print(f"failed: {', '.join(failed_steps)}")
+    print(f"{total.passed} passed, {total.failed} failed")
+    return 1 if total.failed > 0 else 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
@@ -181,10 +189,7 @@ def main() -> int:
             f"{time.monotonic() - start:.0f} s",
             flush=True,
         )
-    if failed_steps:
-        print(f"failed: {', '.join(failed_steps)}")
-    print(f"{total.passed} passed, {total.failed} failed")
-    return 1 if total.failed > 0 else 0
+    return report(total, failed_steps)
 
 
 if __name__ == "__main__":

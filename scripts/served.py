@@ -10,6 +10,7 @@ import time
 
 READY_SECONDS = 300
 STOP_SECONDS = 60
+INTERRUPTED = 130
 
 
 class Failed(Exception):
@@ -47,6 +48,19 @@ def interrupt_on_signals() -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
+
+
+def run_script(name: str, work) -> int:
+    """The exit code of a script that serves: work()'s, or that of a failure or an interruption."""
+    interrupt_on_signals()
+    try:
+        return work()
+    except Failed as failure:
+        print(f"{name}: {failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the server is stopped", file=sys.stderr)
+        return INTERRUPTED
 
 
 class Served:

@@ -10,7 +10,7 @@ import pathlib
 import subprocess
 import sys
 
-from run_tests import ROOT, Count, pytest_tests
+from run_tests import ROOT, Count, pytest_tests, report
 
 ALL = ("bls", "clip_encoder", "t5_encoder", "dit_transformer", "vae_decoder")
 CONTRACT = ("test_contract.py", "test_errors.py", "test_schnell.py", "test_stages.py")
@@ -59,10 +59,7 @@ def main() -> int:
         total += count
         if count.failed:
             failed.append(name)
-    if failed:
-        print(f"failed: {', '.join(failed)}")
-    print(f"{total.passed} passed, {total.failed} failed")
-    return 1 if total.failed > 0 else 0
+    return report(total, failed)
 
 
 if __name__ == "__main__":

@@ -167,21 +167,11 @@ class LinearCall {
         x_.slice(0, first_row, first_row + rows).raw(), weights, sums,
         row<std::byte>(scratch_, thread));
 
-    const int64_t column = chunk * packed_.chunk;
-    TileEpilogue<BFloat16> tile{};
+    auto tile = tile_epilogue<BFloat16>(packed_, epilogue_, out_, first_row, chunk * packed_.chunk);
     tile.sums = sums;
     tile.sums_stride = columns;
     tile.rows = rows;
     tile.columns = columns;
-    tile.bias = packed_.bias.defined() ? packed_.bias.data<float>() + column : nullptr;
-    tile.activation = epilogue_.activation;
-    tile.gate = epilogue_.gate.defined() ? epilogue_.gate.data<float>() + column : nullptr;
-    if (epilogue_.residual.defined()) {
-      tile.residual = row<BFloat16>(epilogue_.residual, first_row) + column;
-      tile.residual_stride = epilogue_.residual.stride(0);
-    }
-    tile.out = row<BFloat16>(out_, first_row) + column;
-    tile.out_stride = out_.stride(0);
     kernels().rows<BFloat16>().store_tile(tile);
   }
 

@@ -136,18 +136,8 @@ class LinearCall {
 
   /// What becomes of the sums of strip i, from a row on.
   TileEpilogue<float> end_of(int64_t first, int64_t i) const {
-    const int64_t column = i * kernels_.strip_columns;
-    TileEpilogue<float> end{};
+    auto end = tile_epilogue<float>(packed_, epilogue_, out_, first, i * kernels_.strip_columns);
     end.columns = packed_.width(i);
-    end.bias = packed_.bias.defined() ? packed_.bias.data<float>() + column : nullptr;
-    end.activation = epilogue_.activation;
-    end.gate = epilogue_.gate.defined() ? epilogue_.gate.data<float>() + column : nullptr;
-    if (epilogue_.residual.defined()) {
-      end.residual = row<float>(epilogue_.residual, first) + column;
-      end.residual_stride = epilogue_.residual.stride(0);
-    }
-    end.out = row<float>(out_, first) + column;
-    end.out_stride = out_.stride(0);
     return end;
   }
 

@@ -4,6 +4,8 @@
 #include <span>
 
 #include "ops/backend.h"
+#include "ops/cpu/kernels/kernels.h"
+#include "ops/cpu/rows.h"
 
 /// Linear layers on the host.
 namespace flux::cpu {
@@ -19,6 +21,24 @@ class PackedLinear : public PackedWeights {
   virtual void run(Context& ctx, const Tensor& x, const Epilogue& epilogue,
                    const Tensor& out) const = 0;
 };
+
+/// What becomes of sums that begin at a row and a column of the result. The sums and their extent
+/// are left to set.
+template <typename T>
+TileEpilogue<T> tile_epilogue(const PackedLinear& packed, const Epilogue& epilogue,
+                              const Tensor& out, int64_t first_row, int64_t column) {
+  TileEpilogue<T> tile{};
+  tile.bias = packed.bias.defined() ? packed.bias.data<float>() + column : nullptr;
+  tile.activation = epilogue.activation;
+  tile.gate = epilogue.gate.defined() ? epilogue.gate.data<float>() + column : nullptr;
+  if (epilogue.residual.defined()) {
+    tile.residual = row<T>(epilogue.residual, first_row) + column;
+    tile.residual_stride = epilogue.residual.stride(0);
+  }
+  tile.out = row<T>(out, first_row) + column;
+  tile.out_stride = out.stride(0);
+  return tile;
+}
 
 /// By own kernels (kernels/product_kernels.cc), with fewer multiplications than plain products
 /// have.

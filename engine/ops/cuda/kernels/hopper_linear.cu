@@ -7,10 +7,10 @@
 #include "ops/cuda/kernels/tensor_map.h"
 
 /// bf16 linears on Hopper that end with what follows them, so that it costs no pass over memory:
-/// bias, GELU, gate and residual. Two blocks of a cluster take tiles of the same rows side by side
-/// and copy half of the rows each, for both. In a block one thread copies and some warpgroups
-/// multiply, 64 rows each; they leave through shared memory, a few columns at a time. Tiles of
-/// several parts (text and image, or the images of a batch) are shared out as one.
+/// bias, GELU, gate and residual. Two blocks of a cluster take neighbouring tiles and copy half of
+/// what both need each, for both. In a block one thread copies and some warpgroups multiply, 64
+/// rows each, and store from their registers. Tiles of several parts (text and image, or the images
+/// of a batch) are shared out as one.
 namespace flux::cuda {
 namespace {
 
