@@ -16,9 +16,10 @@ namespace {
 
 using namespace hopper;
 
-constexpr int kDepth = 64;      // of a stage
-constexpr int kRowBytes = 128;  // of a stage
-constexpr int kCluster = 2;     // blocks
+constexpr int kDepth = 64;             // of a stage
+constexpr int kRowBytes = 128;         // of a stage
+constexpr int kCluster = 2;            // blocks
+constexpr int kCopyingRegisters = 24;  // of a thread beside the multiplying ones
 
 enum class Ending { kBias, kGelu, kResidual };
 
@@ -158,7 +159,7 @@ __device__ void produce(const Args& args, Tiles<Shape>& tiles) {
 }
 
 /// GELU's tanh by one instruction, exact enough for bf16: what cuBLASLt does.
-__device__ float fast_gelu(float x) {
+[[maybe_unused]] __device__ float fast_gelu(float x) {
   float y = x * (0.7978845608f + 0.0356774081f * x * x);
   asm("tanh.approx.f32 %0, %1;\n" : "=f"(y) : "f"(y));
   return 0.5f * x * (1.0f + y);
@@ -313,7 +314,7 @@ __device__ void init_barriers(Tiles<Shape>& tiles) {
 }
 
 template <typename Shape, Ending kEnding>
-__global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(Shape::kThreads, 1)
+__global__ void __launch_bounds__(Shape::kThreads, 1)
     hopper_linear_kernel(const __grid_constant__ Args args) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ unsigned char shared[];
@@ -322,7 +323,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(Shape::kThrea
   if (threadIdx.x == 0) init_barriers(tiles);
   sync_cluster();
   if (threadIdx.x < 128) {
-    give_registers<24>();
+    give_registers<kCopyingRegisters>();
     if (threadIdx.x == 0) produce<Shape>(args, tiles);
   } else {
     take_registers<Shape::kRegisters>();
@@ -375,12 +376,24 @@ cudaError_t launch(const HopperLinear& linear, int multiprocessors, cudaStream_t
   if (result != cudaSuccess) return result;
   constexpr int kShared = sizeof(Tiles<Shape>) + 1024;
   static_assert(kShared <= 227 * 1024);
+  static_assert(Shape::kSums < Shape::kRegisters);
+  static_assert(128 * (kCopyingRegisters + Shape::kGroups * Shape::kRegisters) <= 65536);
   const auto kernel = hopper_linear_kernel<Shape, kEnding>;
   result = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
   if (result != cudaSuccess) return result;
   const int clusters = std::min(args.works, multiprocessors / kCluster);
-  kernel<<<static_cast<unsigned>(clusters * kCluster), Shape::kThreads, kShared, stream>>>(args);
-  return cudaGetLastError();
+  // Said here and not at the kernel: compilers for older GPUs know no clusters.
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {kCluster, 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(clusters * kCluster));
+  config.blockDim = dim3(Shape::kThreads);
+  config.dynamicSmemBytes = kShared;
+  config.stream = stream;
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, kernel, args);
 }
 
 using Launch = cudaError_t (*)(const HopperLinear&, int, cudaStream_t);
