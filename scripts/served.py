@@ -42,8 +42,11 @@ def interrupt_on_signals() -> None:
     """SIGTERM and SIGHUP end a script as Ctrl-C does, so that contexts are left properly."""
 
     def interrupt(*_):
-        # A client that was being made complains when it is dropped half-made; nobody needs to know.
+        # A client that was being made complains when it is dropped half-made, and the loop that HTTP
+        # clients wait in reports what ends it; nobody needs to know.
         sys.unraisablehook = lambda _: None
+        if "gevent" in sys.modules:
+            sys.modules["gevent"].get_hub().exception_stream = None
         raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
