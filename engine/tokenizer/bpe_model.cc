@@ -45,13 +45,13 @@ struct Symbol {
 }  // namespace
 
 BpeModel::BpeModel(Pieces pieces, const Merges& merges, const std::string& unknown,
-                   const std::string& source)
+                   const Sources& sources)
     : pieces_(std::move(pieces)),
       slots_(std::bit_ceil(pieces_.size() * 2 + 1)),
       merges_(std::bit_ceil(merges.size() * 2 + 1)),
       unknown_(unknown) {
-  index_pieces(source);
-  index_merges(merges, source);
+  index_pieces(sources.pieces);
+  index_merges(merges, sources.merges);
   const std::array<char32_t, 256> alphabet = byte_alphabet();
   for (size_t b = 0; b < 256; ++b) {
     std::string character;

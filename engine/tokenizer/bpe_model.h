@@ -17,10 +17,15 @@ class BpeModel {
   using Pieces = std::vector<std::pair<std::string, int32_t>>;
   using Merges = std::vector<std::pair<std::string, std::string>>;
 
-  /// `source` names the file in errors. Error kInvalidArgument when a piece or an id is there
-  /// twice, or a merge names or makes a piece that is not in the vocabulary.
-  BpeModel(Pieces pieces, const Merges& merges, const std::string& unknown,
-           const std::string& source);
+  /// The files that pieces and merges are from, for errors; often the same.
+  struct Sources {
+    std::string pieces;
+    std::string merges;
+  };
+
+  /// Error kInvalidArgument when a piece or an id is there twice, or a merge names or makes a piece
+  /// that is not in the vocabulary.
+  BpeModel(Pieces pieces, const Merges& merges, const std::string& unknown, const Sources& sources);
 
   /// Id of a piece, or -1.
   int32_t find(std::string_view piece) const;

@@ -89,7 +89,7 @@ BpeModel load_model(const fs::path& directory, TokenizerJson* json, const std::s
         "{}: model.vocab is not an object from piece to id, as a CLIP tokenizer has it; is it the "
         "tokenizer of another model?",
         file);
-    return BpeModel(std::move(json->pieces), json->merges, unknown, file);
+    return BpeModel(std::move(json->pieces), json->merges, unknown, {file, file});
   }
   const fs::path vocab = directory / "vocab.json";
   const fs::path merges = directory / "merges.txt";
@@ -97,7 +97,8 @@ BpeModel load_model(const fs::path& directory, TokenizerJson* json, const std::s
         "{}: neither tokenizer.json nor both vocab.json and merges.txt are there; copy the "
         "checkpoint's tokenizer folder again",
         directory.string());
-  return BpeModel(read_vocab_json(vocab), read_merges(merges), unknown, directory.string());
+  return BpeModel(read_vocab_json(vocab), read_merges(merges), unknown,
+                  {vocab.string(), merges.string()});
 }
 
 }  // namespace

@@ -285,6 +285,7 @@ SHARD_CASES = [
     ),
     ("tokenizer_cut", cut("tokenizer/vocab.json", 0.5), "tokenizer/vocab.json: "),
     ("tokenizer_missing", remove("tokenizer/vocab.json"), "tokenizer"),
+    ("merges_of_others", content("tokenizer/merges.txt", b"no where\n"), "tokenizer/merges.txt: merge 0"),
     ("merges_binary", content("tokenizer/merges.txt", os.urandom(300)), "tokenizer/merges.txt"),
     ("spiece_cut", cut("tokenizer_2/spiece.model", 0.5), "tokenizer_2/spiece.model: "),
     ("spiece_missing", remove("tokenizer_2/spiece.model"), "tokenizer_2"),
