@@ -43,6 +43,10 @@ NestedCall::~NestedCall() {
     }
     changed_.wait(lock, [&] { return released_ && responded_; });
   }
+  if (handover_) {
+    // Whatever became of the call: what it worked with is only used again when it has ended.
+    log_and_drop(guard([&] { wait_for(ctx_, handover_->done()); }), "waiting for a stage's GPU");
+  }
   if (response_ != nullptr) {
     log_and_drop(api().TRITONSERVER_InferenceResponseDelete(response_), "dropping a response");
   }
@@ -105,6 +109,10 @@ void NestedCall::expect_output(const char* name, const Tensor& tensor) {
   Target& target = target_of(name);
   target.tensor = tensor;
   target.given = true;
+}
+
+void NestedCall::hand_over(const Tensor& output, std::shared_ptr<const Fence> ready) {
+  handover_.emplace(output, std::move(ready));
 }
 
 void NestedCall::set_timeout(uint64_t microseconds) {

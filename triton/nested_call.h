@@ -10,6 +10,7 @@
 
 #include "tensor/tensor.h"
 #include "triton/c_api.h"
+#include "triton/handover.h"
 #include "triton/memory.h"
 
 namespace flux::triton {
@@ -27,13 +28,18 @@ class NestedCall {
   NestedCall& operator=(const NestedCall&) = delete;
 
   /// A tensor input with a batch dimension of 1 put in front. Its memory must stay until the call
-  /// is destroyed, and its values must be there when the call starts.
+  /// is destroyed, and its values must be there when the call starts (but see hand_over()).
   void add_input(const char* name, const Tensor& tensor);
   void add_string(const char* name, std::string_view text);
   void add_integer(const char* name, int32_t value);
   void add_number(const char* name, float value);
   /// Where an output goes. Without it, memory is allocated.
   void expect_output(const char* name, const Tensor& target);
+  /// The call's only output, expected in the memory of a GPU, may come after the response, and its
+  /// inputs after `ready`: ops of the context come after both. See Handover.
+  void hand_over(const Tensor& output, std::shared_ptr<const Fence> ready);
+  /// Whether the other model knew of that. After wait().
+  bool handed_over() const { return handover_ && handover_->taken(); }
   void set_timeout(uint64_t microseconds);
   void set_parameter(const char* name, const std::string& value);
 
@@ -76,6 +82,7 @@ class NestedCall {
   std::list<std::string> owned_;  // small inputs made here
   std::list<Target> targets_;
   std::vector<std::string> flags_;
+  std::optional<Handover> handover_;
 
   std::mutex mutex_;
   std::condition_variable changed_;

@@ -323,7 +323,10 @@ Tensor Request::output(std::string_view name, DType dtype, const Shape& shape) {
   const Device here = ctx_->backend().device();
   const Tensor buffer = output_buffer(name, wire_type(dtype), sizes_of(shape), bytes, here);
   const Tensor target(buffer.raw(), dtype, shape, buffer.device());
-  return is_usable(*ctx_, target) ? target : staged(target, here);
+  if (!is_usable(*ctx_, target)) return staged(target, here);
+  if (!here.is_cpu()) handover_ = Handover::find(target);
+  if (handover_ != nullptr) handover_->take_part(*ctx_);
+  return target;
 }
 
 Tensor Request::host_output(std::string_view name, DType dtype, const Shape& shape) {

@@ -13,6 +13,7 @@
 #include "support/error.h"
 #include "tensor/tensor.h"
 #include "triton/c_api.h"
+#include "triton/handover.h"
 
 namespace flux::triton {
 
@@ -66,7 +67,8 @@ class Request {
   std::optional<uint64_t> remaining_us() const;
 
   /// The memory of an output, where the server wants it: in host memory or on a GPU within reach of
-  /// the context. shape: with the batch dimension.
+  /// the context. shape: with the batch dimension. Ask for it before ops of the context read
+  /// inputs: with a Handover it lets them wait for these.
   Tensor output(std::string_view name, DType dtype, const Shape& shape);
   /// The same for an output that is made by the CPU: always in host memory.
   Tensor host_output(std::string_view name, DType dtype, const Shape& shape);
@@ -76,6 +78,10 @@ class Request {
   /// After the last output was written, by ops of the context or by the CPU: brings all outputs to
   /// where the server wants them and waits until they are there.
   void finish_outputs();
+  /// Whether the caller takes outputs before they are there: all of them, where they are.
+  bool can_hand_over() const { return handover_ != nullptr && staged_.empty(); }
+  /// Instead of finish_outputs(), where that is so: they are there when `done` has been reached.
+  void hand_over(std::shared_ptr<const Fence> done) { handover_->answer(std::move(done)); }
 
   /// Sends the response (or the error) and releases the request, with its statistics.
   void send(Instance* instance, uint64_t start_ns, uint64_t compute_start_ns,
@@ -116,6 +122,7 @@ class Request {
     Tensor target;
   };
   std::vector<Staged> staged_;  // outputs to copy to where the server wants them
+  Handover* handover_ = nullptr;
   int64_t rows_ = 1;
   mutable int64_t copied_bytes_ = 0;  // counted by the reading functions
   Clock::time_point start_ = Clock::now();

@@ -60,9 +60,12 @@ class StageModel : public ServedModel {
   virtual bool computes_together() const { return false; }
   /// Computes all rows of a request into its outputs.
   virtual void run(InstanceState& instance, Request& request) const = 0;
-  /// Computes the jobs that have no error yet.
-  virtual void run_together(InstanceState& instance, std::span<Job> jobs) const {
+  /// Computes the jobs that have no error yet. Returns a point shortly before the end of that, or
+  /// null.
+  virtual std::shared_ptr<const Fence> run_together(InstanceState& instance,
+                                                    std::span<Job> jobs) const {
     for (Job& job : jobs) job.attempt([&](Request& request) { run(instance, request); });
+    return nullptr;
   }
 
  private:
@@ -106,14 +109,31 @@ class StageModel : public ServedModel {
     std::optional<CpuTurn> turn;
     if (settings().device.is_cpu()) turn.emplace();
     const uint64_t begin = now_ns();
-    run_together(instance, jobs);
-    // The one place where a stage waits for its GPU: who gets an answer may read it at once.
-    for (Job& job : jobs) job.attempt([](Request& request) { request.finish_outputs(); });
+    const std::shared_ptr<const Fence> nearly_done = run_together(instance, jobs);
+    end(instance.context(), jobs, nearly_done.get());
     if (std::any_of(jobs.begin(), jobs.end(),
                     [](const Job& job) { return job.error != nullptr; })) {
       let_go(instance.context());
     }
     return begin;
+  }
+
+  /// The one place where a stage waits for its GPU: who gets an answer may read it at once. Where
+  /// everybody knows to wait for the end, it is enough that it is near.
+  static void end(Context& ctx, std::span<Job> jobs, const Fence* nearly_done) {
+    const bool early =
+        nearly_done != nullptr && std::all_of(jobs.begin(), jobs.end(), [](const Job& job) {
+          return !job.error && job.request->can_hand_over();
+        });
+    std::shared_ptr<const Fence> done;
+    for (Job& job : jobs) {
+      job.attempt([&](Request& request) {
+        if (!early) return request.finish_outputs();
+        if (done == nullptr) done = make_fence(ctx);
+        nearly_done->wait();
+        request.hand_over(done);
+      });
+    }
   }
 
   /// A failed request must not be answered while a GPU still works on its tensors.
@@ -254,7 +274,8 @@ class DitModel final : public StageModel {
     forward(instance, rows.inputs);
   }
 
-  void run_together(InstanceState& instance, std::span<Job> jobs) const override {
+  std::shared_ptr<const Fence> run_together(InstanceState& instance,
+                                            std::span<Job> jobs) const override {
     std::list<Rows> prepared;  // spans of timesteps point into it
     std::vector<TransformerInput> all;
     for (Job& job : jobs) {
@@ -263,16 +284,19 @@ class DitModel final : public StageModel {
         all.insert(all.end(), rows.inputs.begin(), rows.inputs.end());
       });
     }
-    if (all.empty()) return;
+    if (all.empty()) return nullptr;
+    std::shared_ptr<const Fence> nearly_done;
     try {
-      forward(instance, all);
+      forward(instance, all, &nearly_done);
     } catch (const std::exception&) {
+      nearly_done = nullptr;
       // Whose fault it was, each finds out alone.
       auto rows = prepared.begin();
       for (Job& job : jobs) {
         job.attempt([&](Request&) { forward(instance, rows++->inputs); });
       }
     }
+    return nearly_done;
   }
 
  private:
@@ -321,11 +345,12 @@ class DitModel final : public StageModel {
           name, ids.size(1), of, states.size(1));
   }
 
-  void forward(InstanceState& instance, std::vector<TransformerInput> rows) const {
+  void forward(InstanceState& instance, std::vector<TransformerInput> rows,
+               std::shared_ptr<const Fence>* nearly_done = nullptr) const {
     Context& ctx = instance.context();
     share_conditioning(instance, rows);
     try {
-      model_->forward(ctx, rows);
+      model_->forward(ctx, rows, nearly_done);
     } catch (const Error& error) {
       if (error.code() == ErrorCode::kCancelled || instance.conditioning().empty()) throw;
       // It may be half made; and where memory ran out, this step is worth more than later ones.
@@ -333,12 +358,12 @@ class DitModel final : public StageModel {
       finish(ctx);
       instance.conditioning().clear();
       if (error.code() != ErrorCode::kUnavailable) throw;
-      model_->forward(ctx, rows);
+      model_->forward(ctx, rows, nearly_done);
     }
   }
 
-  /// Lets the steps of an image share what depends on the time alone, as LocalStages does. Reading
-  /// the pooled projections from the GPU takes microseconds, and only equal values are shared.
+  /// Lets the steps of an image share what depends on the time alone, as LocalStages does. Only
+  /// equal values are shared; bls keeps them on the host, where comparing them waits for nothing.
   void share_conditioning(InstanceState& instance, std::span<TransformerInput> rows) const {
     if (settings().device.is_cpu()) return;  // there a step is long beside its modulations
     for (TransformerInput& row : rows) {

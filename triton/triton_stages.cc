@@ -1,5 +1,6 @@
 #include "triton/triton_stages.h"
 
+#include <algorithm>
 #include <exception>
 
 #include "ops/backend.h"
@@ -26,7 +27,6 @@ NestedCall& TritonStages::add_call(std::list<NestedCall>& calls, StageKind stage
 }
 
 void TritonStages::start_all(std::list<NestedCall>& calls) const {
-  finish(ctx_);
   for (NestedCall& call : calls) call.start();
 }
 
@@ -61,12 +61,15 @@ std::vector<TextEmbeddings> TritonStages::encode(std::span<const TextInput> rows
     t5_call.add_integer("max_sequence_length", row.max_sequence_length);
     t5.push_back(&t5_call);
   }
+  finish(ctx_);
   start_all(calls);
   wait_all(calls);
   std::vector<TextEmbeddings> result;
   for (size_t i = 0; i < rows.size(); ++i) {
     TextEmbeddings embeddings;
-    embeddings.pooled_prompt_embeds = clip[i]->take_output("pooled_prompt_embeds");
+    // Kilobytes that the transformer compares with those of other images before each step: on the
+    // host it need not wait for its GPU to do so.
+    embeddings.pooled_prompt_embeds = to_host(ctx_, clip[i]->take_output("pooled_prompt_embeds"));
     embeddings.prompt_embeds = t5[i]->take_output("prompt_embeds");
     embeddings.truncated = clip[i]->flag("truncated") || t5[i]->flag("truncated");
     result.push_back(std::move(embeddings));
@@ -75,6 +78,16 @@ std::vector<TextEmbeddings> TritonStages::encode(std::span<const TextInput> rows
 }
 
 void TritonStages::transformer(std::span<const TransformerInput> rows) {
+  // Whether the stage takes part in a handover, its last answers have shown. Should it have been
+  // replaced since by one that does not, it has read too early.
+  std::shared_ptr<const Fence> ready = handing_over_ ? make_fence(ctx_) : nullptr;
+  if (ready != nullptr && predict(rows, ready)) return;
+  finish(ctx_);
+  handing_over_ = predict(rows, nullptr);
+}
+
+bool TritonStages::predict(std::span<const TransformerInput> rows,
+                           const std::shared_ptr<const Fence>& ready) {
   std::list<NestedCall> calls;
   for (const TransformerInput& row : rows) {
     NestedCall& call = add_call(calls, StageKind::kDitTransformer);
@@ -86,6 +99,7 @@ void TritonStages::transformer(std::span<const TransformerInput> rows) {
     call.add_input("img_ids", row.img_ids);
     call.add_input("txt_ids", row.txt_ids);
     call.expect_output("noise_pred", row.noise_pred);
+    if (!ctx_.backend().device().is_cpu()) call.hand_over(row.noise_pred, ready);
     // On a GPU the weights that only look at the time are worth reading once an image.
     if (!ctx_.backend().device().is_cpu() && !row.timesteps.empty()) {
       call.set_parameter("timesteps", timesteps_text(row.timesteps));
@@ -93,12 +107,15 @@ void TritonStages::transformer(std::span<const TransformerInput> rows) {
   }
   start_all(calls);
   wait_all(calls);
+  return std::all_of(calls.begin(), calls.end(),
+                     [](const NestedCall& call) { return call.handed_over(); });
 }
 
 Tensor TritonStages::decode(const Tensor& latents) {
   std::list<NestedCall> calls;
   NestedCall& call = add_call(calls, StageKind::kVaeDecoder);
   call.add_input("latents", latents);
+  finish(ctx_);  // the stage computes in a stream of its own and must not read too early
   start_all(calls);
   wait_all(calls);
   return call.take_output("image");

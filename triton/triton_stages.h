@@ -25,15 +25,18 @@ class TritonStages final : public Stages {
 
  private:
   NestedCall& add_call(std::list<NestedCall>& calls, StageKind stage) const;
-  /// Starts every call, once what the context computed for them is there: a stage computes on
-  /// another stream and must not read too early.
+  /// Starts every call. What the context computed for them must be there.
   void start_all(std::list<NestedCall>& calls) const;
+  /// Starts the calls that predict the noise of `rows`, and waits for their answers. `ready`: after
+  /// which point the rows are there; null: they are. Returns whether the stage knew of it.
+  bool predict(std::span<const TransformerInput> rows, const std::shared_ptr<const Fence>& ready);
   /// Waits for every call; the first failure cancels the others and is thrown.
   void wait_all(std::list<NestedCall>& calls) const;
 
   Server* server_;
   const Request& request_;
   Context& ctx_;
+  bool handing_over_ = false;  // the transformer's last answers came before its GPU was done
 };
 
 }  // namespace flux::triton

@@ -10,6 +10,10 @@
 namespace flux {
 namespace {
 
+/// A millisecond of a small picture on a fast GPU, which is what an answer takes to arrive, and a
+/// small part of a step.
+constexpr size_t kNearlyDoneBlocks = 3;
+
 /// The pipeline hands times in [0, 1] in its dtype; the model scales them back in that dtype, which
 /// rounds visibly in bf16.
 float scaled_to_thousand(float value, DType dtype) {
@@ -130,7 +134,8 @@ void DitTransformer::predict(Context& ctx, const JointBatch& batch,
   }
 }
 
-void DitTransformer::forward_together(Context& ctx, std::span<const TransformerInput> rows) const {
+void DitTransformer::forward_together(Context& ctx, std::span<const TransformerInput> rows,
+                                      std::shared_ptr<const Fence>* nearly_done) const {
   const Workspace::Scope scope(ctx.workspace());
   const JointBatch batch = embed(ctx, rows);
   const auto trace = [&](const char* blocks, size_t index, bool text) {
@@ -146,7 +151,11 @@ void DitTransformer::forward_together(Context& ctx, std::span<const TransformerI
   }
   for (size_t i = 0; i < single_transformer_blocks_.size(); ++i) {
     ctx.poll_cancel();
-    const bool last = i + 1 == single_transformer_blocks_.size();
+    const size_t left = single_transformer_blocks_.size() - i;
+    if (nearly_done != nullptr && (left == kNearlyDoneBlocks || i == 0)) {
+      *nearly_done = make_fence(ctx);
+    }
+    const bool last = left == 1;
     single_transformer_blocks_[i].forward(
         ctx, batch, last ? SingleBlock::Update::kImage : SingleBlock::Update::kAll);
     trace("single_transformer_blocks", i, !last);
@@ -154,7 +163,8 @@ void DitTransformer::forward_together(Context& ctx, std::span<const TransformerI
   predict(ctx, batch, rows);
 }
 
-void DitTransformer::forward(Context& ctx, std::span<const TransformerInput> rows) const {
+void DitTransformer::forward(Context& ctx, std::span<const TransformerInput> rows,
+                             std::shared_ptr<const Fence>* nearly_done) const {
   const int64_t most = ctx.backend().useful_tokens();
   size_t limit = rows.size();  // of rows at once, less where memory is short
   while (!rows.empty()) {
@@ -167,7 +177,7 @@ void DitTransformer::forward(Context& ctx, std::span<const TransformerInput> row
       tokens += tokens_of(count++);
     }
     try {
-      forward_together(ctx, rows.first(count));
+      forward_together(ctx, rows.first(count), nearly_done);
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kUnavailable || count == 1) throw;
       limit = count / 2;

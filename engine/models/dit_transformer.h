@@ -44,8 +44,10 @@ class DitTransformer {
 
   /// One denoising step of each image. Where the device is busier with several at once they are
   /// computed together, as far as its memory goes; a row's bits do not depend on that. Polls for
-  /// cancellation between blocks.
-  void forward(Context& ctx, std::span<const TransformerInput> rows) const;
+  /// cancellation between blocks. `nearly_done`, if given, becomes a point a few blocks before the
+  /// end (null on a CPU): whoever waits for it can ask for the next step before the device is idle.
+  void forward(Context& ctx, std::span<const TransformerInput> rows,
+               std::shared_ptr<const Fence>* nearly_done = nullptr) const;
 
   /// Bytes held for the weights.
   int64_t weight_bytes() const;
@@ -59,7 +61,8 @@ class DitTransformer {
   JointBatch embed(Context& ctx, std::span<const TransformerInput> rows) const;
   /// The noise of a batch that has passed the blocks.
   void predict(Context& ctx, const JointBatch& batch, std::span<const TransformerInput> rows) const;
-  void forward_together(Context& ctx, std::span<const TransformerInput> rows) const;
+  void forward_together(Context& ctx, std::span<const TransformerInput> rows,
+                        std::shared_ptr<const Fence>* nearly_done) const;
 
   TransformerConfig config_;
   DType dtype_;

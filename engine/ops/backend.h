@@ -25,6 +25,10 @@ class Backend {
   virtual std::unique_ptr<DeviceState> make_state() { return nullptr; }
   /// Waits for what the context's ops began; nothing where they end before they return.
   virtual void finish(Context& /*ctx*/) {}
+  /// Null where ops end before they return.
+  virtual std::shared_ptr<const Fence> make_fence(Context& /*ctx*/) { return nullptr; }
+  /// `fence` is of a backend of the same kind of device.
+  virtual void wait_for(Context& /*ctx*/, const Fence& /*fence*/) {}
   /// Whether activations and weights can be `dtype` here.
   virtual bool supports(DType dtype) const = 0;
   /// Up to how many tokens several sequences gain from being computed together; 0: they never do.

@@ -33,6 +33,12 @@ Tensor tensor_in(Context& ctx, const std::shared_ptr<std::byte>& memory, const S
 
 void finish(Context& ctx) { ctx.backend().finish(ctx); }
 
+std::shared_ptr<const Fence> make_fence(Context& ctx) { return ctx.backend().make_fence(ctx); }
+
+void wait_for(Context& ctx, const Fence* fence) {
+  if (fence != nullptr) ctx.backend().wait_for(ctx, *fence);
+}
+
 void copy(Context& ctx, const Tensor& x, const Tensor& out) {
   check(x.shape() == out.shape() && x.dtype() == out.dtype(), ErrorCode::kInternal,
         "copy: {} to {}", describe(x), describe(out));

@@ -6,6 +6,7 @@
 #include <span>
 
 #include "ops/context.h"
+#include "ops/fence.h"
 #include "tensor/tensor.h"
 
 /// The operations models are made of. Each checks its arguments (kInternal on a mismatch: models
@@ -195,6 +196,14 @@ void add(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out);
 /// Waits until all that the context has been asked for is done, so that others may use its
 /// results. Throws kInternal when the device failed at it.
 void finish(Context& ctx);
+
+/// The point that the context has come to when all that it has been asked for is done; null on a
+/// CPU, where ops end before they return. Its results may then be used by contexts that wait for
+/// it.
+std::shared_ptr<const Fence> make_fence(Context& ctx);
+/// What the context is asked for from now on begins when `fence`, of any context on a device of its
+/// kind, has been reached. The host does not wait. Null is reached already.
+void wait_for(Context& ctx, const Fence* fence);
 
 /// Copies x to out, of the same shape and dtype, both contiguous, between the host and the
 /// context's device, or within one of them; for a GPU another GPU is within reach, too. On return x

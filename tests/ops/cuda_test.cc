@@ -427,6 +427,28 @@ TEST_P(CudaOps, LatentsAreTheSameBytes) {
 INSTANTIATE_TEST_SUITE_P(Types, CudaOps, testing::Values(DType::kF32, DType::kBF16),
                          [](const auto& test) { return std::string(name_of(test.param)); });
 
+TEST(CudaFences, OneContextWaitsForAnother) {
+  if (!has_cuda()) GTEST_SKIP() << "there is no GPU";
+  Context first(backend_for(kGpu), 1);
+  Context second(backend_for(kGpu), 1);
+  const Shape shape{2048,
+                    4096};  // a pass over it takes the GPU longer than the host to ask for one
+  const Tensor host = Tensor::allocate(shape, DType::kF32);
+  std::fill_n(host.data<float>(), shape.numel(), 1.0f);
+  const Tensor ones = to_device(first, host);
+  const Tensor sum = to_device(first, host);
+  const Tensor seen = new_tensor(second, shape, DType::kF32);
+  for (int i = 0; i < 200; ++i) add(first, sum, ones, sum);
+  const std::shared_ptr<const Fence> done = make_fence(first);
+  wait_for(second, done.get());
+  wait_for(second, nullptr);
+  copy(second, sum, seen);
+  EXPECT_EQ(to_host(second, seen).data<float>()[shape.numel() - 1], 201.0f);
+  done->wait();
+  Context cpu(backend_for(Device{}), 1);
+  EXPECT_EQ(make_fence(cpu), nullptr);
+}
+
 TEST(CudaMemory, TooMuchIsAnErrorAndTheRestGoesOn) {
   if (!has_cuda()) GTEST_SKIP() << "there is no GPU";
   Context ctx(backend_for(kGpu), 1);

@@ -22,6 +22,8 @@ class CudaBackend final : public Backend {
   int64_t available_bytes() const override;
   std::unique_ptr<DeviceState> make_state() override;
   void finish(Context& ctx) override;
+  std::shared_ptr<const Fence> make_fence(Context& ctx) override;
+  void wait_for(Context& ctx, const Fence& fence) override;
   bool supports(DType dtype) const override;
   int64_t useful_tokens() const override;
 
