@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tests on a GPU, then its times; logs in LOGS. Run it on a machine that has the GPU, with a build.
 #   bench/gpu.sh BUILD LOGS [tests] [sanitizer] [checkpoint] [times] [first-image] [memory]
-#                           [equality] [profile] [diffusers] [serving-tests] [serving]
+#                           [equality] [profile] [diffusers] [compiled] [serving-tests] [serving]
 # Without steps named: all. FULL is where the 33 GB checkpoint is, or is made. The steps of serving
 # need SERVING_PACKAGES: a directory of Python packages for $FLUX_REFERENCE_PYTHON, with pytest,
 # tritonclient[http,grpc] and, from nvidia-pytriton, pytriton/tritonserver/bin/tritonserver and
@@ -12,7 +12,7 @@ build=$1
 logs=$2
 shift 2
 steps="${*:-tests sanitizer checkpoint times first-image memory equality profile diffusers}"
-steps="${*:-$steps serving-tests serving}"
+steps="${*:-$steps compiled serving-tests serving}"
 full=${FULL:-/dev/shm/flux-full}
 python=${FLUX_REFERENCE_PYTHON:-python3}
 flux=$build/cli/flux-triton
@@ -103,11 +103,13 @@ if has_step profile; then
   "$python" bench/kernel_profile.py "$logs/profile.log" | tee "$logs/profile.txt"
   rm -f "$logs/profile.log"
 fi
-if has_step diffusers; then
-  logged diffusers "$python" bench/reference/time_diffusers.py "$full" --device cuda --dtype bf16 \
-    --height 1024 --width 1024 --steps 28 --runs 3 --threads 8
-  cat "$logs/diffusers.log"
-fi
+time_diffusers() {
+  logged "$1" "$python" bench/reference/time_diffusers.py "$full" --device cuda --dtype bf16 \
+    --height 1024 --width 1024 --steps 28 --runs 3 --threads 8 "${@:2}"
+  tail -n 1 "$logs/$1.log"
+}
+if has_step diffusers; then time_diffusers diffusers; fi
+if has_step compiled; then LIMIT=400 time_diffusers compiled --compile; fi
 if [[ -n ${SERVING_PACKAGES:-} ]]; then
   # What runs a command with the server and its clients.
   served=(env PYTHONPATH="$SERVING_PACKAGES" FLUX_TRITON="$flux" FLUX_BACKENDS="$build/backends"

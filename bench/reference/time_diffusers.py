@@ -17,16 +17,21 @@ def measure(call, runs: int, warmup: int) -> dict:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 
-    for _ in range(warmup):
-        call()
-    seconds = []
-    for _ in range(runs):
+    def timed() -> float:
         wait()
         start = time.perf_counter()
         call()
         wait()
-        seconds.append(time.perf_counter() - start)
-    return {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
+        return time.perf_counter() - start
+
+    first = [timed() for _ in range(warmup)][:1]
+    seconds = [timed() for _ in range(runs)]
+    return {
+        "median": statistics.median(seconds),
+        "min": min(seconds),
+        "max": max(seconds),
+        "first": (first + seconds)[0],
+    }
 
 
 def stage_calls(pipe, args) -> dict:
@@ -80,12 +85,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--warmup", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="transformer and decoder by torch.compile")
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
     dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[args.dtype]
     pipe = FluxPipeline.from_pretrained(args.checkpoint, torch_dtype=dtype).to(args.device)
     pipe.set_progress_bar_config(disable=True)
+    if args.compile:
+        pipe.transformer.compile()
+        pipe.vae.decode = torch.compile(pipe.vae.decode)
 
     def draw():
         pipe(

@@ -188,8 +188,12 @@ def to_torch(tensor, device):
 
 
 def to_triton(name, tensor):
-    """The other way round. The server reads CPU tensors from shared memory: one copy, its own."""
-    return pb_utils.Tensor.from_dlpack(name, tensor.contiguous())
+    """The other way round. The server reads CPU tensors from shared memory: one copy, its own; those
+    on a GPU in a stream of its own, which does not wait for torch's."""
+    tensor = tensor.contiguous()
+    if tensor.is_cuda:
+        torch.cuda.current_stream(tensor.device).synchronize()
+    return pb_utils.Tensor.from_dlpack(name, tensor)
 
 
 def texts_of(request, name):
