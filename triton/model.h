@@ -9,8 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "ops/context.h"
-#include "triton/conditioning_cache.h"
+#include "models/conditioning_cache.h"
 #include "triton/metrics.h"
 #include "triton/request.h"
 
@@ -53,7 +52,8 @@ class InstanceState {
   Instance* handle_;
   std::shared_ptr<const ServedModel> model_;
   std::vector<std::unique_ptr<Context>> contexts_;
-  ConditioningCache conditioning_;
+  /// Images of many users take turns.
+  ConditioningCache conditioning_{16};
 };
 
 /// One of the five models, loaded on one device. Immutable and shared by its instances there.

@@ -42,7 +42,6 @@ class StageModel : public ServedModel {
 
   void execute(InstanceState& instance,
                std::span<const std::unique_ptr<Request>> requests) const final {
-    instance.conditioning().begin_execution();
     Execution execution;
     const size_t at_once = computes_together() ? requests.size() : 1;
     for (size_t i = 0; i < requests.size(); i += at_once) {
@@ -334,7 +333,8 @@ class DitModel final : public StageModel {
       input.img_ids = img_ids[row];
       input.txt_ids = txt_ids[row];
       input.noise_pred = noise_pred[row];
-      input.timesteps = rows.timesteps;
+      // On a CPU a step is long beside its modulations.
+      if (!settings().device.is_cpu()) input.timesteps = rows.timesteps;
     }
     return rows;
   }
@@ -345,35 +345,10 @@ class DitModel final : public StageModel {
           name, ids.size(1), of, states.size(1));
   }
 
+  /// bls keeps pooled projections on the host, where comparing them waits for nothing.
   void forward(InstanceState& instance, std::vector<TransformerInput> rows,
                std::shared_ptr<const Fence>* nearly_done = nullptr) const {
-    Context& ctx = instance.context();
-    share_conditioning(instance, rows);
-    try {
-      model_->forward(ctx, rows, nearly_done);
-    } catch (const Error& error) {
-      if (error.code() == ErrorCode::kCancelled || instance.conditioning().empty()) throw;
-      // It may be half made; and where memory ran out, this step is worth more than later ones.
-      for (TransformerInput& row : rows) row.kept = nullptr;
-      finish(ctx);
-      instance.conditioning().clear();
-      if (error.code() != ErrorCode::kUnavailable) throw;
-      model_->forward(ctx, rows, nearly_done);
-    }
-  }
-
-  /// Lets the steps of an image share what depends on the time alone, as LocalStages does. Only
-  /// equal values are shared; bls keeps them on the host, where comparing them waits for nothing.
-  void share_conditioning(InstanceState& instance, std::span<TransformerInput> rows) const {
-    if (settings().device.is_cpu()) return;  // there a step is long beside its modulations
-    for (TransformerInput& row : rows) {
-      if (row.timesteps.empty()) continue;
-      const Tensor pooled = to_host(instance.context(), row.pooled_projections);
-      row.kept = instance.conditioning().find(
-          {std::string(pooled.data<char>(), static_cast<size_t>(pooled.bytes())),
-           row.guidance,
-           {row.timesteps.begin(), row.timesteps.end()}});
-    }
+    instance.conditioning().forward(instance.context(), *model_, std::move(rows), nearly_done);
   }
 
   /// The parameter `timesteps`: those of all steps of the images, or none.

@@ -1,9 +1,8 @@
 #include "pipeline/local_stages.h"
 
-#include <algorithm>
-#include <list>
 #include <string>
 
+#include "models/conditioning_cache.h"
 #include "models/dit_transformer.h"
 #include "models/vae_decoder.h"
 #include "models/vae_tiling.h"
@@ -27,14 +26,7 @@ struct LocalStages::Loaded {
   std::optional<DitTransformer> transformer;
   std::optional<VaeDecoder> vae;
 
-  /// What a row of transformer calls keeps between its steps, by what it depends on.
-  struct Kept {
-    Tensor pooled;  // holds its memory: no other tensor can come to be at its address
-    std::optional<float> guidance;
-    std::vector<float> timesteps;
-    KeptConditioning conditioning;
-  };
-  std::list<Kept> kept;
+  ConditioningCache conditioning{1};  // an image's steps follow each other
 
   bool has(StageKind stage) const;
   /// About what the weights of a stage take on the device.
@@ -43,17 +35,7 @@ struct LocalStages::Loaded {
   void drop(StageKind stage);
   /// Drops the other stages and the workspace; whether there were any.
   bool drop_others(StageKind stage);
-
-  /// What `row` keeps: found among what is in use or was kept before, or new; then it is in use.
-  KeptConditioning* kept_for(const TransformerInput& row, std::list<Kept>& in_use);
 };
-
-namespace {
-
-/// Kept conditioning takes some 100 MB a row.
-constexpr size_t kMostKeptRows = 8;
-
-}  // namespace
 
 LocalStages::LocalStages(std::shared_ptr<const Checkpoint> checkpoint,
                          const LocalOptions& options) {
@@ -128,7 +110,7 @@ void LocalStages::Loaded::drop(StageKind stage) {
       t5.reset();
       return;
     case StageKind::kDitTransformer:
-      kept.clear();  // refers to its layers
+      conditioning.clear();  // refers to its layers
       transformer.reset();
       return;
     case StageKind::kVaeDecoder:
@@ -217,7 +199,9 @@ std::vector<TextEmbeddings> LocalStages::encode(std::span<const TextInput> rows)
   std::vector<TextEmbeddings> result;
   for (const TextInput& row : rows) {
     TextEmbeddings embeddings;
-    embeddings.pooled_prompt_embeds = encode_clip(row.prompt, &embeddings.truncated);
+    // On the host: ConditioningCache compares it before each step.
+    embeddings.pooled_prompt_embeds =
+        to_host(loaded_->context, encode_clip(row.prompt, &embeddings.truncated));
     embeddings.prompt_embeds =
         encode_t5(row.prompt_2, row.max_sequence_length, &embeddings.truncated);
     result.push_back(std::move(embeddings));
@@ -225,36 +209,10 @@ std::vector<TextEmbeddings> LocalStages::encode(std::span<const TextInput> rows)
   return result;
 }
 
-KeptConditioning* LocalStages::Loaded::kept_for(const TransformerInput& row,
-                                                std::list<Kept>& in_use) {
-  const auto fits = [&](const Kept& candidate) {
-    return candidate.pooled.raw() == row.pooled_projections.raw() &&
-           candidate.guidance == row.guidance &&
-           std::equal(candidate.timesteps.begin(), candidate.timesteps.end(), row.timesteps.begin(),
-                      row.timesteps.end());
-  };
-  auto found = std::find_if(in_use.begin(), in_use.end(), fits);
-  if (found != in_use.end()) return &found->conditioning;
-  found = std::find_if(kept.begin(), kept.end(), fits);
-  if (found != kept.end()) {
-    in_use.splice(in_use.end(), kept, found);
-  } else {
-    in_use.push_back(
-        {row.pooled_projections, row.guidance, {row.timesteps.begin(), row.timesteps.end()}, {}});
-  }
-  return &in_use.back().conditioning;
-}
-
 void LocalStages::transformer(std::span<const TransformerInput> rows) {
   with_room(StageKind::kDitTransformer, [&] {
-    const bool keep = rows.size() <= kMostKeptRows;
-    std::list<Loaded::Kept> in_use;  // what this call does not need again is forgotten
-    std::vector<TransformerInput> own(rows.begin(), rows.end());
-    for (TransformerInput& row : own) {
-      if (keep && !row.timesteps.empty()) row.kept = loaded_->kept_for(row, in_use);
-    }
-    loaded_->transformer->forward(loaded_->context, own);
-    loaded_->kept = std::move(in_use);
+    loaded_->conditioning.forward(loaded_->context, *loaded_->transformer,
+                                  {rows.begin(), rows.end()});
   });
 }
 
