@@ -64,11 +64,12 @@ if has_step checkpoint && [[ ! -e $full/model_index.json ]]; then
 fi
 if has_step times; then
   watch_gpu "$logs/gpu.csv"
-  for case in "1024 28 1 3" "1024 4 1 5" "512 28 1 5" "512 28 4 2" "256 4 1 9"; do
-    read -r size count images runs <<<"$case"
+  # Side, steps, pictures, runs, text tokens. FLUX.1-schnell is used with 4 steps and 256 tokens.
+  for case in "1024 28 1 3 512" "1024 4 1 5 256" "512 28 1 5 512" "512 28 4 2 512" "256 4 1 9 256"; do
+    read -r size count images runs tokens <<<"$case"
     name=time-$size-$count-$images
     logged "$name" "$flux" bench "$full" --device cuda --dtype bf16 --runs "$runs" --height "$size" \
-      --width "$size" --steps "$count" --images "$images" --max-sequence-length 512
+      --width "$size" --steps "$count" --images "$images" --max-sequence-length "$tokens"
     cat "$logs/$name.log"
   done
   gpu_summary "$logs/gpu.csv"
