@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <optional>
 
 #include "cli/common.h"
 #include "cli/made_inputs.h"
@@ -27,11 +28,12 @@ struct Measurement {
   double max = 0;
 };
 
-Measurement measure(std::string name, int calls, const BenchOptions& options,
+Measurement measure(std::string name, int calls, const BenchOptions& options, Context& ctx,
                     const std::function<void()>& work) {
   std::vector<double> seconds;
   for (int run = -options.warmup; run < options.runs; ++run) {
     stop_if_interrupted();
+    finish(ctx);  // a GPU has nothing left to do
     const double time = seconds_of(work);
     if (run >= 0) seconds.push_back(time);
   }
@@ -53,39 +55,9 @@ TransformerInput on_device(Context& ctx, TransformerInput input) {
   return input;
 }
 
-std::vector<Measurement> measure_stages(Session& session, const ImageParams& params,
-                                        const BenchOptions& options, Progress& progress) {
-  const FluxConfig& config = session.checkpoint->config();
-  const DType dtype = session.options.dtype;
-  LocalStages& stages = *session.stages;
-  const PictureSize size{params.height, params.width, params.max_sequence_length};
-  Context& ctx = stages.context();
-  const TransformerInput step = on_device(ctx, made_transformer_input(config, dtype, size));
-  const Tensor latents = to_device(ctx, made_latents(config, dtype, size));
-  const std::pair<StageKind, std::function<void()>> calls[] = {
-      {StageKind::kClipEncoder, [&] { to_host(ctx, stages.encode_clip(params.prompt, nullptr)); }},
-      {StageKind::kT5Encoder,
-       [&] {
-         to_host(ctx, stages.encode_t5(params.prompt_2, params.max_sequence_length, nullptr)[0]);
-       }},
-      {StageKind::kDitTransformer,
-       [&] {
-         stages.transformer({&step, 1});
-         to_host(ctx, step.noise_pred[0]);
-       }},
-      {StageKind::kVaeDecoder, [&] { to_host(ctx, stages.decode(latents)[0][0]); }},
-  };
-  std::vector<Measurement> measurements;
-  for (const auto& [stage, work] : calls) {
-    progress.phase(fmt::format("timing {}", name_of(stage)));
-    const int count = stage == StageKind::kDitTransformer ? params.num_inference_steps : 1;
-    measurements.push_back(measure(std::string(name_of(stage)), count, options, work));
-  }
-  return measurements;
-}
-
 struct BenchReport {
   std::vector<Measurement> stages;
+  std::optional<Measurement> launching;  // a step: until the host is free again, where it is early
   Measurement image;
   double load_seconds = 0;
   int64_t weight_bytes = 0;
@@ -98,6 +70,40 @@ struct BenchReport {
     return all > 0 ? stage.median * stage.calls / all : 0;
   }
 };
+
+void measure_stages(Session& session, const ImageParams& params, const BenchOptions& options,
+                    Progress& progress, BenchReport& report) {
+  const FluxConfig& config = session.checkpoint->config();
+  const DType dtype = session.options.dtype;
+  LocalStages& stages = *session.stages;
+  const PictureSize size{params.height, params.width, params.max_sequence_length};
+  Context& ctx = stages.context();
+  const TransformerInput step = on_device(ctx, made_transformer_input(config, dtype, size));
+  const Tensor latents = to_device(ctx, made_latents(config, dtype, size));
+  const auto launch_step = [&] { stages.transformer({&step, 1}); };
+  const std::pair<StageKind, std::function<void()>> calls[] = {
+      {StageKind::kClipEncoder, [&] { to_host(ctx, stages.encode_clip(params.prompt, nullptr)); }},
+      {StageKind::kT5Encoder,
+       [&] {
+         to_host(ctx, stages.encode_t5(params.prompt_2, params.max_sequence_length, nullptr)[0]);
+       }},
+      {StageKind::kDitTransformer,
+       [&] {
+         launch_step();
+         to_host(ctx, step.noise_pred[0]);
+       }},
+      {StageKind::kVaeDecoder, [&] { to_host(ctx, stages.decode(latents)[0][0]); }},
+  };
+  for (const auto& [stage, work] : calls) {
+    progress.phase(fmt::format("timing {}", name_of(stage)));
+    const int count = stage == StageKind::kDitTransformer ? params.num_inference_steps : 1;
+    report.stages.push_back(measure(std::string(name_of(stage)), count, options, ctx, work));
+  }
+  if (session.options.device.is_cpu()) return;
+  progress.phase("timing the launch of a step");
+  report.launching =
+      measure("launching a step", params.num_inference_steps, options, ctx, launch_step);
+}
 
 BenchReport measure_all(Session& session, const ImageParams& params, const BenchOptions& options) {
   Progress progress(Progress::Mode::kAutomatic);
@@ -113,12 +119,12 @@ BenchReport measure_all(Session& session, const ImageParams& params, const Bench
   GenerateObserver observer;
   observer.cancelled = interrupted;
   progress.phase("timing whole images");
-  report.image = measure("whole image", 1, options, [&] {
+  report.image = measure("whole image", 1, options, session.stages->context(), [&] {
     generate(*session.stages, session.checkpoint->config(), session.options.dtype, {&params, 1},
              observer);
   });
   report.peak_bytes = peak_memory_bytes();
-  report.stages = measure_stages(session, params, options, progress);
+  measure_stages(session, params, options, progress, report);
   return report;
 }
 
@@ -133,22 +139,24 @@ nlohmann::json report_json(const BenchReport& report, const Session& session,
     stages[stage.name] = to_json(stage);
     stages[stage.name]["share"] = report.share(stage);
   }
-  return {{"checkpoint", session.checkpoint->name()},
-          {"dtype", name_of(session.options.dtype)},
-          {"device", to_string(session.options.device)},
-          {"threads", session.options.threads},
-          {"height", params.height},
-          {"width", params.width},
-          {"steps", params.num_inference_steps},
-          {"images", params.num_images_per_prompt},
-          {"max_sequence_length", params.max_sequence_length},
-          {"runs", options.runs},
-          {"warmup", options.warmup},
-          {"load_seconds", report.load_seconds},
-          {"stages", stages},
-          {"image", to_json(report.image)},
-          {"weight_bytes", report.weight_bytes},
-          {"peak_memory_bytes", report.peak_bytes}};
+  nlohmann::json json{{"checkpoint", session.checkpoint->name()},
+                      {"dtype", name_of(session.options.dtype)},
+                      {"device", to_string(session.options.device)},
+                      {"threads", session.options.threads},
+                      {"height", params.height},
+                      {"width", params.width},
+                      {"steps", params.num_inference_steps},
+                      {"images", params.num_images_per_prompt},
+                      {"max_sequence_length", params.max_sequence_length},
+                      {"runs", options.runs},
+                      {"warmup", options.warmup},
+                      {"load_seconds", report.load_seconds},
+                      {"stages", stages},
+                      {"image", to_json(report.image)},
+                      {"weight_bytes", report.weight_bytes},
+                      {"peak_memory_bytes", report.peak_bytes}};
+  if (report.launching) json["launching_a_step"] = to_json(*report.launching);
+  return json;
 }
 
 std::string line_of(const Measurement& m, const std::string& share) {
@@ -168,6 +176,7 @@ std::string report_text(const BenchReport& report, const Session& session,
   for (const Measurement& stage : report.stages) {
     text += line_of(stage, fmt::format("{:.1f} %", 100 * report.share(stage)));
   }
+  if (report.launching) text += line_of(*report.launching, "");
   Measurement image = report.image;
   if (params.num_images_per_prompt > 1) {
     image.name = fmt::format("{} whole images", params.num_images_per_prompt);

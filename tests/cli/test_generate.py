@@ -335,6 +335,19 @@ class ReportTest(CliTest):
             self.assertTrue(0 < times["min"] <= times["median"] <= times["max"])
         self.assertRegex(run(*arguments).out, r"(?m)^dit_transformer +2 ")
 
+    def test_bench_says_how_long_a_step_takes_to_launch_on_a_gpu(self):
+        arguments = ["bench", DEV, *SMALL, "--runs", "1", "--warmup", "0", "--device"]
+        self.assertNotIn("launching_a_step", json.loads(run(*arguments, "cpu", "--json").out))
+        self.assertNotIn("launching a step", run(*arguments, "cpu").out)
+        found = run(*arguments, "auto", "--json")
+        report = json.loads(found.out)
+        self.assertEqual("launching_a_step" in report, report["device"] != "cpu")
+        if "launching_a_step" in report:
+            times = report["launching_a_step"]
+            self.assertTrue(0 < times["min"] <= times["median"] <= times["max"])
+            self.assertEqual(times["calls"], 2)
+            self.assertRegex(run(*arguments, "cuda").out, r"(?m)^launching a step +2 ")
+
 
 if __name__ == "__main__":
     unittest.main()
