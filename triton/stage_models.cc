@@ -32,6 +32,18 @@ struct Job {
       error = std::current_exception();
     }
   }
+
+  /// Whether it failed as it does where memory runs out.
+  bool was_unavailable() const {
+    try {
+      if (error) std::rethrow_exception(error);
+    } catch (const Error& known) {
+      return known.code() == ErrorCode::kUnavailable;
+    } catch (...) {
+      return false;
+    }
+    return false;
+  }
 };
 
 /// A model of one stage: what it does with requests. Whatever happens to one of them, the others of
@@ -110,9 +122,9 @@ class StageModel : public ServedModel {
     const uint64_t begin = now_ns();
     const std::shared_ptr<const Fence> nearly_done = run_together(instance, jobs);
     end(instance.context(), jobs, nearly_done.get());
-    if (std::any_of(jobs.begin(), jobs.end(),
-                    [](const Job& job) { return job.error != nullptr; })) {
-      let_go(instance.context());
+    const auto any = [&](const auto& is) { return std::any_of(jobs.begin(), jobs.end(), is); };
+    if (any([](const Job& job) { return job.error != nullptr; })) {
+      let_go(instance.context(), any([](const Job& job) { return job.was_unavailable(); }));
     }
     return begin;
   }
@@ -135,10 +147,14 @@ class StageModel : public ServedModel {
     }
   }
 
-  /// A failed request must not be answered while a GPU still works on its tensors.
-  static void let_go(Context& ctx) {
+  /// A failed request must not be answered while a GPU still works on its tensors, nor keep what it
+  /// took before memory ran out: others have to go on.
+  static void let_go(Context& ctx, bool with_memory) {
     try {
       finish(ctx);
+      if (!with_memory) return;
+      ctx.workspace().release();
+      ctx.memory().release();
     } catch (const std::exception& error) {
       log_warning("after a failed request: {}", error.what());
     }

@@ -17,12 +17,13 @@ void ConditioningCache::forward(Context& ctx, const DitTransformer& model,
   try {
     model.forward(ctx, rows, nearly_done);
   } catch (const Error& error) {
-    if (error.code() == ErrorCode::kCancelled || entries_.empty()) throw;
+    if (error.code() == ErrorCode::kCancelled) throw;
     // It may be half made; and where memory ran out, this step is worth more than later ones.
     for (TransformerInput& row : rows) row.kept = nullptr;
     finish(ctx);
     clear();
     if (error.code() != ErrorCode::kUnavailable) throw;
+    ctx.workspace().release();  // of other sizes, there may be enough in it
     model.forward(ctx, rows, nearly_done);
   }
 }

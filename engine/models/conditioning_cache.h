@@ -22,7 +22,8 @@ class ConditioningCache {
   explicit ConditioningCache(int64_t patience) : patience_(patience) {}
 
   /// model.forward() of rows that share where their timesteps are known. To compare pooled
-  /// projections that are on a GPU the host waits for it. Where memory runs out nothing is shared.
+  /// projections that are on a GPU the host waits for it. Where memory runs out nothing is shared,
+  /// and the workspace begins anew: no scope of it may be open.
   void forward(Context& ctx, const DitTransformer& model, std::vector<TransformerInput> rows,
                std::shared_ptr<const Fence>* nearly_done = nullptr);
   /// Before the model goes. Its GPU must be done.

@@ -103,6 +103,7 @@ void decode_within_memory(Context& ctx, const VaeDecoder& vae, const Tensor& lat
     log_warning("{}x{} pixels are decoded in tiles of {}x{}, with faint seams: {}", out.size(1),
                 out.size(2), tiles.side * tiles.factor, tiles.side * tiles.factor, error.what());
   }
+  ctx.workspace().release();  // what the picture took before memory ran out
   decode_in_tiles(ctx, vae, latents, out);
 }
 

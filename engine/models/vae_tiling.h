@@ -14,7 +14,7 @@ namespace flux {
 void decode_in_tiles(Context& ctx, const VaeDecoder& vae, const Tensor& latents, const Tensor& out);
 
 /// forward(); where memory runs out and there is more than one tile, decode_in_tiles() with a
-/// warning.
+/// warning, and without what the workspace held: no scope of it may be open.
 void decode_within_memory(Context& ctx, const VaeDecoder& vae, const Tensor& latents,
                           const Tensor& out);
 

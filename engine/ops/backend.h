@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <limits>
+#include <string_view>
 
 #include "ops/ops.h"
 
@@ -70,6 +71,9 @@ class Backend {
   virtual void embedding(Context& ctx, const Tensor& table, std::span<const int32_t> ids,
                          const Tensor& out) = 0;
 };
+
+/// Throws kUnavailable: the backend has no `bytes` for `what`.
+[[noreturn]] void fail_out_of_memory(const Backend& backend, size_t bytes, std::string_view what);
 
 /// The backend of `device`, made on first use and kept for the life of the process.
 /// Throws kUnsupported for a device this build cannot use.

@@ -21,12 +21,11 @@ size_t bytes_of(const Shape& shape, DType dtype) {
 /// `memory` may be null.
 Tensor tensor_in(Context& ctx, const std::shared_ptr<std::byte>& memory, const Shape& shape,
                  DType dtype) {
-  const Device device = ctx.backend().device();
-  check(memory != nullptr, ErrorCode::kUnavailable,
-        "out of memory on {}: {} bytes wanted for a tensor {}; free memory there, draw smaller or "
-        "fewer images, or use another device",
-        to_string(device), bytes_of(shape, dtype), to_string(shape));
-  return Tensor(memory.get(), dtype, shape, device, memory);
+  if (memory == nullptr) {
+    fail_out_of_memory(ctx.backend(), bytes_of(shape, dtype),
+                       fmt::format("a tensor {}", to_string(shape)));
+  }
+  return Tensor(memory.get(), dtype, shape, ctx.backend().device(), memory);
 }
 
 }  // namespace

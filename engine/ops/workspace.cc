@@ -24,10 +24,10 @@ Tensor Workspace::allocate(const Shape& shape, DType dtype) {
   if (block_ == blocks_.size()) {
     const size_t size = std::max(bytes, kMinimumBlock);
     auto memory = backend_->allocate(size);
-    check(
-        memory != nullptr, ErrorCode::kUnavailable,
-        "out of memory on {}: {} bytes of workspace wanted, {} held; draw smaller or fewer images",
-        to_string(backend_->device()), size, reserved_bytes());
+    if (memory == nullptr) {
+      fail_out_of_memory(*backend_, size,
+                         fmt::format("workspace beside the {} held", reserved_bytes()));
+    }
     blocks_.push_back(Block{std::move(memory), size});
   }
   void* data = blocks_[block_].memory.get() + used_;

@@ -1,14 +1,10 @@
 #include "ops/cuda/cublas.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace flux::cuda {
 namespace {
-
-void check_cublas(cublasStatus_t status, const char* call) {
-  check(status == CUBLAS_STATUS_SUCCESS, ErrorCode::kInternal, "cuBLASLt: {} failed: {}", call,
-        cublasLtGetStatusString(status));
-}
 
 cudaDataType_t type_of(DType dtype) { return dtype == DType::kBF16 ? CUDA_R_16BF : CUDA_R_32F; }
 
@@ -86,7 +82,7 @@ class Description {
     set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, p.bias);
   }
 
-  ProductPlan plan(cublasLtHandle_t handle, const Product& p) const {
+  cublasLtMatmulAlgo_t find_algorithm(cublasLtHandle_t handle, const Product& p) const {
     Owner<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy> preference;
     check_cublas(cublasLtMatmulPreferenceCreate(preference.receive()),
                  "cublasLtMatmulPreferenceCreate");
@@ -111,15 +107,21 @@ class Description {
     const cublasStatus_t status =
         cublasLtMatmulAlgoGetHeuristic(handle, operation_.get(), w_.get(), x_.get(), added_.get(),
                                        out_.get(), preference.get(), 1, &result, &found);
-    return {result.algo, status == CUBLAS_STATUS_SUCCESS && found == 1};
+    if (status != CUBLAS_STATUS_NOT_SUPPORTED) {
+      check_cublas(status, "cublasLtMatmulAlgoGetHeuristic");
+    }
+    check(found == 1, ErrorCode::kUnsupported,
+          "cuBLASLt has no way to multiply {} [{}, {}] with [{}, {}]", name_of(p.dtype), p.rows,
+          p.depth, p.columns, p.depth);
+    return result.algo;
   }
 
-  void run(State& state, const Product& p, const ProductPlan& plan) const {
+  void run(State& state, const Product& p, const cublasLtMatmulAlgo_t& algorithm) const {
     const float one = 1.0f;
     const float beta = p.added ? 1.0f : 0.0f;
     check_cublas(
         cublasLtMatmul(state.cublas(), operation_.get(), &one, p.w, w_.get(), p.x, x_.get(), &beta,
-                       p.added ? p.added : p.out, added_.get(), p.out, out_.get(), &plan.algorithm,
+                       p.added ? p.added : p.out, added_.get(), p.out, out_.get(), &algorithm,
                        state.product_workspace(), State::kProductBytes, state.stream()),
         "cublasLtMatmul");
   }
@@ -166,12 +168,14 @@ std::vector<int64_t> key_of(const Product& p) {
 
 void multiply(State& state, const Product& product) {
   const Description description(product);
-  const auto [plan, added] = state.plans().try_emplace(key_of(product));
-  if (added) plan->second = description.plan(state.cublas(), product);
-  check(plan->second.found, ErrorCode::kUnsupported,
-        "cuBLASLt has no way to multiply {} [{}, {}] with [{}, {}]", name_of(product.dtype),
-        product.rows, product.depth, product.columns, product.depth);
-  description.run(state, product, plan->second);
+  std::vector<int64_t> key = key_of(product);
+  auto known = state.algorithms().find(key);
+  if (known == state.algorithms().end()) {
+    // Kept only when there is one: a search that memory ran out for is made again.
+    const cublasLtMatmulAlgo_t algorithm = description.find_algorithm(state.cublas(), product);
+    known = state.algorithms().emplace(std::move(key), algorithm).first;
+  }
+  description.run(state, product, known->second);
 }
 
 }  // namespace flux::cuda

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "ops/backend.h"
+#include "ops/cuda/kernels/kernels.h"
 #include "ops/cuda/uploader.h"
 
 namespace flux::cuda {
@@ -63,6 +64,7 @@ class CudaBackend final : public Backend {
 
  private:
   int index_;
+  GpuTraits traits_;
   std::atomic<int64_t> limit_{std::numeric_limits<int64_t>::max()};
   mutable std::atomic<int64_t> held_{0};  // of what allocate() gave
   Uploader uploader_;

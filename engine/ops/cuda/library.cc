@@ -42,16 +42,28 @@ Backend& backend(int index) {
   return *slot;
 }
 
+/// What CUDA says of a kernel that was not built for the GPU.
+bool is_no_kernel(cudaError_t result) {
+  return result == cudaErrorNoKernelImageForDevice || result == cudaErrorInvalidDeviceFunction ||
+         result == cudaErrorUnsupportedPtxVersion;
+}
+
 }  // namespace
 
 CudaBackend::CudaBackend(int index) : index_(index), uploader_(index) {
-  check_cuda(cudaSetDevice(index), "cudaSetDevice");
+  const cudaError_t entered = cudaSetDevice(index);
+  check(entered != cudaErrorDevicesUnavailable, ErrorCode::kUnavailable,
+        "cuda:{} is out of memory or kept by another process ({}); free it, or use another device",
+        index, cudaGetErrorString(entered));
+  check_cuda(entered, "cudaSetDevice");
   cudaDeviceProp properties{};
   check_cuda(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties");
-  check(kernels_available(), ErrorCode::kUnsupported,
+  const cudaError_t read = read_gpu_traits(traits_);
+  check(!is_no_kernel(read), ErrorCode::kUnsupported,
         "cuda:{} ({}, compute capability {}.{}): this build has no kernels for it; use the device "
         "cpu",
         index, properties.name, properties.major, properties.minor);
+  check_cuda(read, "loading kernels");
 }
 
 std::shared_ptr<std::byte> CudaBackend::allocate(size_t bytes) const {
@@ -84,7 +96,9 @@ int64_t CudaBackend::available_bytes() const {
   return std::max<int64_t>(0, std::min(limit_ - held_, static_cast<int64_t>(free)));
 }
 
-std::unique_ptr<DeviceState> CudaBackend::make_state() { return std::make_unique<State>(index_); }
+std::unique_ptr<DeviceState> CudaBackend::make_state() {
+  return std::make_unique<State>(index_, traits_);
+}
 
 bool CudaBackend::supports(DType dtype) const {
   return dtype == DType::kF32 || dtype == DType::kBF16;

@@ -3,21 +3,47 @@
 #include "ops/backend.h"
 
 namespace flux::cuda {
+namespace {
 
-void check_cuda(cudaError_t result, const char* call) {
-  if (result == cudaSuccess) return;
+/// Where less is free, memory is what a call failed for, whatever it says: loading a kernel takes
+/// some MiB, and libraries name their own failure instead.
+constexpr size_t kAlmostFull = size_t{64} << 20;
+
+/// `failure`: what failed, and how.
+[[noreturn]] void fail_on_gpu(bool out_of_memory, std::string_view failure) {
   (void)cudaGetLastError();  // forgets an error that can be recovered from
-  check(result != cudaErrorMemoryAllocation, ErrorCode::kUnavailable,
-        "out of GPU memory in {}; draw smaller or fewer images, or free memory on the GPU", call);
-  fail(ErrorCode::kInternal, "CUDA: {} failed: {} ({})", call, cudaGetErrorString(result),
-       cudaGetErrorName(result));
+  int device = 0;
+  size_t free = 0;
+  size_t total = 0;
+  (void)cudaGetDevice(&device);
+  // After an error that cannot be recovered from this fails, too.
+  const bool known = cudaMemGetInfo(&free, &total) == cudaSuccess;
+  (void)cudaGetLastError();
+  check(!out_of_memory && !(known && free < kAlmostFull), ErrorCode::kUnavailable,
+        "out of memory on cuda:{}: {}{}; draw smaller or fewer images, or free memory there",
+        device, failure, known ? fmt::format(", {} bytes are free", free) : std::string());
+  fail(ErrorCode::kInternal, "cuda:{}: {}", device, failure);
+}
+
+}  // namespace
+
+void check_cuda(cudaError_t result, std::string_view call) {
+  if (result == cudaSuccess) return;
+  fail_on_gpu(result == cudaErrorMemoryAllocation,
+              fmt::format("{} failed: {} ({})", call, cudaGetErrorString(result),
+                          cudaGetErrorName(result)));
+}
+
+void check_cublas(cublasStatus_t status, std::string_view call) {
+  if (status == CUBLAS_STATUS_SUCCESS) return;
+  fail_on_gpu(status == CUBLAS_STATUS_ALLOC_FAILED,
+              fmt::format("{} failed: {}", call, cublasLtGetStatusString(status)));
 }
 
 void check_launch(const char* op) { check_cuda(cudaGetLastError(), op); }
 
-State::State(int device) : device_(device) {
+State::State(int device, const GpuTraits& traits) : device_(device), traits_(traits) {
   check_cuda(cudaSetDevice(device), "cudaSetDevice");
-  traits_ = gpu_traits();
   check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
 }
 
@@ -30,18 +56,14 @@ State::~State() {
 }
 
 cublasLtHandle_t State::cublas() {
-  if (cublas_ == nullptr) {
-    const cublasStatus_t made = cublasLtCreate(&cublas_);
-    check(made == CUBLAS_STATUS_SUCCESS, ErrorCode::kUnavailable,
-          "cuBLASLt cannot be started on cuda:{}: {}; is its memory full?", device_,
-          cublasLtGetStatusString(made));
-  }
+  if (cublas_ == nullptr) check_cublas(cublasLtCreate(&cublas_), "cublasLtCreate");
   return cublas_;
 }
 
 void* State::product_workspace() {
   if (product_workspace_ == nullptr) {
-    check_cuda(cudaMalloc(&product_workspace_, kProductBytes), "cudaMalloc");
+    check_cuda(cudaMalloc(&product_workspace_, kProductBytes),
+               fmt::format("cudaMalloc of {} bytes for matrix products", kProductBytes));
   }
   return product_workspace_;
 }

@@ -4,7 +4,7 @@
 #include <cuda_runtime_api.h>
 
 #include <map>
-#include <memory>
+#include <string_view>
 #include <vector>
 
 #include "ops/context.h"
@@ -13,21 +13,16 @@
 
 namespace flux::cuda {
 
-/// Throws for a failed call: kUnavailable where memory ran out, else kInternal naming the call.
-void check_cuda(cudaError_t result, const char* call);
+/// Throw for a failed call, naming it: kUnavailable where memory ran out, else kInternal.
+void check_cuda(cudaError_t result, std::string_view call);
+void check_cublas(cublasStatus_t status, std::string_view call);
 /// Throws when the kernels of an op could not be launched.
 void check_launch(const char* op);
-
-/// A matrix product's algorithm, by what the choice may depend on.
-struct ProductPlan {
-  cublasLtMatmulAlgo_t algorithm;
-  bool found = false;
-};
 
 /// What a context has on its device. Ops of one context come from one thread at a time.
 class State final : public DeviceState {
  public:
-  explicit State(int device);
+  State(int device, const GpuTraits& traits);
   ~State() override;
   State(const State&) = delete;
   State& operator=(const State&) = delete;
@@ -42,8 +37,8 @@ class State final : public DeviceState {
   /// kProductBytes of scratch for cuBLASLt.
   void* product_workspace();
 
-  /// Plans by the numbers that describe a product.
-  std::map<std::vector<int64_t>, ProductPlan>& plans() { return plans_; }
+  /// Algorithms by the numbers that describe a product.
+  std::map<std::vector<int64_t>, cublasLtMatmulAlgo_t>& algorithms() { return algorithms_; }
 
   /// Makes the stream wait for weights that are still on their way, if there are new ones since the
   /// last call: `uploads` counts them.
@@ -55,7 +50,7 @@ class State final : public DeviceState {
   cudaStream_t stream_ = nullptr;
   cublasLtHandle_t cublas_ = nullptr;
   void* product_workspace_ = nullptr;
-  std::map<std::vector<int64_t>, ProductPlan> plans_;
+  std::map<std::vector<int64_t>, cublasLtMatmulAlgo_t> algorithms_;
   uint64_t uploads_seen_ = 0;
 };
 

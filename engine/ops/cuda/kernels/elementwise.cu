@@ -145,13 +145,6 @@ void with_vectors(const F& f, Values... values) {
 
 }  // namespace
 
-bool kernels_available() {
-  cudaFuncAttributes attributes{};
-  const bool there = cudaFuncGetAttributes(&attributes, store_kernel<bf16, 8>) == cudaSuccess;
-  (void)cudaGetLastError();
-  return there;
-}
-
 void store_rows(const StoreRows& args, DType dtype, cudaStream_t stream) {
   if (args.rows == 0) return;
   dispatch(dtype, [&]<typename T>() {

@@ -14,15 +14,12 @@
 /// alone. These files are compiled by nvcc and know nothing of tensors.
 namespace flux::cuda {
 
-/// Whether this build has kernels for the current device.
-bool kernels_available();
-
 struct GpuTraits {
   bool hopper = false;  // and this build has kernels for it alone
   int multiprocessors = 1;
 };
-/// Of the current device.
-GpuTraits gpu_traits();
+/// Of the current device. Fails where this build has no kernels for it.
+cudaError_t read_gpu_traits(GpuTraits& traits);
 
 struct NormRows {
   const void* x;  // [rows, n], T

@@ -30,11 +30,12 @@ __global__ void probe_kernel() {}
 
 }  // namespace
 
-GpuTraits gpu_traits() {
+cudaError_t read_gpu_traits(GpuTraits& traits) {
   cudaFuncAttributes attributes{};
-  const bool there = cudaFuncGetAttributes(&attributes, probe_kernel) == cudaSuccess;
-  (void)cudaGetLastError();
-  return {there && attributes.binaryVersion == 90, attribute(cudaDevAttrMultiProcessorCount)};
+  const cudaError_t result = cudaFuncGetAttributes(&attributes, probe_kernel);
+  if (result != cudaSuccess) return result;
+  traits = {attributes.binaryVersion == 90, attribute(cudaDevAttrMultiProcessorCount)};
+  return cudaSuccess;
 }
 
 cudaError_t make_tensor_map(CUtensorMap& map, const void* address,
