@@ -117,7 +117,8 @@ if [[ -n ${SERVING_PACKAGES:-} ]]; then
     TRITONSERVER="$SERVING_PACKAGES/pytriton/tritonserver/bin/tritonserver")
   pytest=("$python" -m pytest -q -rs -p no:cacheprovider)
   if has_step serving-tests; then
-    LIMIT=400 logged serving-gpu "${served[@]}" "${pytest[@]}" tests/serving/test_gpu.py
+    LIMIT=400 logged serving-gpu "${served[@]}" "${pytest[@]}" \
+      tests/serving/test_gpu{,_memory}.py
     tail -n 3 "$logs/serving-gpu.log"
     LIMIT=400 logged serving-contract "${served[@]}" FLUX_TEST_DEVICE=cuda "${pytest[@]}" \
       tests/serving/test_{contract,stages,errors,lifecycle,load}.py

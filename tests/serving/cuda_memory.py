@@ -1,4 +1,5 @@
-"""GPU memory that a client shares with the server, through CUDA's driver alone: no package needed."""
+"""GPU memory that a client shares with the server, or takes from it, through CUDA's driver alone: no
+package needed."""
 
 import base64
 import contextlib
@@ -37,12 +38,37 @@ def enter_device():
     _call("cuCtxSetCurrent", context)
 
 
-def used_bytes():
-    """Memory in use on the first GPU, by everybody."""
+def _free_and_total():
     enter_device()
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     _call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
-    return total.value - free.value
+    return free.value, total.value
+
+
+def used_bytes():
+    """Memory in use on the first GPU, by everybody."""
+    free, total = _free_and_total()
+    return total - free
+
+
+@contextlib.contextmanager
+def only_free(size):
+    """Takes memory of the first GPU until only `size` bytes of it, and a little, are free."""
+    granule = 2 << 20  # what memory is handed out in
+    block = 1 << 30
+    taken = []
+    try:
+        while block >= granule:
+            address = ctypes.c_uint64()
+            room = _free_and_total()[0] >= size + block
+            if room and DRIVER.cuMemAlloc_v2(ctypes.byref(address), ctypes.c_size_t(block)) == 0:
+                taken.append(address)
+            else:
+                block //= 2
+        yield
+    finally:
+        for address in taken:
+            _call("cuMemFree_v2", address)
 
 
 class Region:
