@@ -250,8 +250,10 @@ const Case kCases[] = {
 
 void run(double seconds) {
   check_cuda(cudaSetDevice(0), "cudaSetDevice");
-  State state(0);
-  if (!state.traits().hopper) throw std::runtime_error("no Hopper GPU is here");
+  GpuTraits traits;
+  check_cuda(read_gpu_traits(traits), "loading kernels");
+  State state(0, traits);
+  if (!traits.hopper) throw std::runtime_error("no Hopper GPU is here");
   const Meter meter;
   std::printf(
       "us, TFLOP/s and mJ of cuBLASLt, and of tiles of 192x192 side by side, 192x192, 128x256,\n"
