@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Configures a build directory.   scripts/configure.sh PRESET   (default, asan or fuzz)
+# Configures a build directory.   scripts/configure.sh PRESET [OPTION...]
+# PRESET: default, asan or fuzz; options of cmake.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -10,4 +11,4 @@ if [[ -z "${CXX:-}" ]]; then
     export CXX=g++-12
   fi
 fi
-cmake --preset "$1" >/dev/null
+cmake --preset "$@" >/dev/null

@@ -16,8 +16,9 @@ packages_of() {
     serve) echo python3-venv ;;
     test)
       # Version 14 by name: other versions format and warn differently.
-      # The serving tests ask with curl, too; the server's Python backend loads libpython.
-      echo clang-format-14 clang-tidy-14 curl libpython3-dev "$(packages_of serve)"
+      # The serving tests ask with curl, too; the server's Python backend loads libpython; the
+      # microbenchmarks are built.
+      echo clang-format-14 clang-tidy-14 curl libpython3-dev libbenchmark-dev "$(packages_of serve)"
       ;;
     fuzz) echo clang-14 libclang-rt-14-dev ;;
     # perf_analyzer, from the wheel of tritonclient, needs libb64.
