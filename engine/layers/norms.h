@@ -31,7 +31,6 @@ class RmsNorm {
     rms_norm(ctx, x, weight_, eps_, out);
   }
   const Tensor& weight() const { return weight_; }
-  float eps() const { return eps_; }
 
  private:
   Tensor weight_;

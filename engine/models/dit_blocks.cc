@@ -62,14 +62,10 @@ QkvProjection::QkvProjection(Context& ctx, const WeightScope& attn, const Transf
       norm_q(ctx, attn / norms[0], config.attention_head_dim, kNormEps),
       norm_k(ctx, attn / norms[1], config.attention_head_dim, kNormEps) {}
 
-LinearPart QkvProjection::part(const Tensor& x, const Tensor& out) const {
-  return linear.part(x, out.reshape({out.size(0), out.size(1) * out.size(2)}));
-}
-
-void QkvProjection::rotate(Context& ctx, const RopeTable& rope, const Tensor& out) const {
-  const int64_t heads = out.size(1) / 3;
-  rms_norm_rope(ctx, out.slice(1, 0, heads), norm_q.weight(), norm_q.eps(), rope);
-  rms_norm_rope(ctx, out.slice(1, heads, 2 * heads), norm_k.weight(), norm_k.eps(), rope);
+LinearPart QkvProjection::part(const Tensor& x, const RopeTable& rope, const Tensor& out) const {
+  Epilogue epilogue;
+  epilogue.norm = {norm_q.weight(), norm_k.weight(), kNormEps, rope};
+  return linear.part(x, out.reshape({out.size(0), out.size(1) * out.size(2)}), epilogue);
 }
 
 DoubleBlock::Stream DoubleBlock::load_image_stream(Context& ctx, const WeightScope& scope,
@@ -150,8 +146,9 @@ void DoubleBlock::forward(Context& ctx, const JointBatch& batch) const {
   };
 
   norm_all(0, 1);
-  linear_all([&](const Part& p) { return p.stream.qkv.part(p.rows(normed), p.rows(qkv)); });
-  for (const Part& p : parts) p.stream.qkv.rotate(ctx, p.rows(batch.rope), p.rows(qkv));
+  linear_all([&](const Part& p) {
+    return p.stream.qkv.part(p.rows(normed), p.rows(batch.rope), p.rows(qkv));
+  });
   std::vector<AttentionPart> attentions;
   for (const JointSequence& sequence : batch.sequences) {
     attentions.push_back(joint_attention(config_, sequence.rows(qkv), sequence.rows(normed)));
@@ -219,9 +216,8 @@ void SingleBlock::forward(Context& ctx, const JointBatch& batch, Update update) 
     outs.push_back(proj_out_.part(updated(joined), hidden, gated(modulations[i][2], hidden)));
   }
   if (update == Update::kAll) ups = {proj_mlp_.part(normed, mlp, gelu())};
-  const LinearPart projection = qkv_.part(normed, qkv);
+  const LinearPart projection = qkv_.part(normed, batch.rope, qkv);
   linear(ctx, {&projection, 1});
-  qkv_.rotate(ctx, batch.rope, qkv);
   attention(ctx, attentions, attention_options(config_));
   linear(ctx, ups);
   linear(ctx, outs);

@@ -28,7 +28,7 @@ struct JointBatch {
   RopeTable rope;  // [tokens, head_dim / 2]
 };
 
-/// Queries, keys and values of one stream: a fused linear, and the norms of Q and K.
+/// Queries, keys and values of one stream: a fused linear that ends with the norms of Q and K.
 struct QkvProjection {
   QkvProjection() = default;
   /// linears: the names of the Q, K and V linears; norms: those of the Q and K norms.
@@ -36,10 +36,9 @@ struct QkvProjection {
                 const std::vector<std::string_view>& linears,
                 const std::vector<std::string_view>& norms, DType dtype);
 
-  /// x: [rows, inner_dim] -> out: [rows, 3 heads, head_dim] as q | k | v.
-  LinearPart part(const Tensor& x, const Tensor& out) const;
-  /// Q and K of `out` normalised and rotated by the rows' angles, in place.
-  void rotate(Context& ctx, const RopeTable& rope, const Tensor& out) const;
+  /// x: [rows, inner_dim] -> out: [rows, 3 heads, head_dim] as q | k | v; q and k are normalised
+  /// and rotated by the rows' angles.
+  LinearPart part(const Tensor& x, const RopeTable& rope, const Tensor& out) const;
   int64_t bytes() const { return linear.bytes(); }
 
   Linear linear;

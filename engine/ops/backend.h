@@ -75,6 +75,9 @@ class Backend {
 /// Throws kUnavailable: the backend has no `bytes` for `what`.
 [[noreturn]] void fail_out_of_memory(const Backend& backend, size_t bytes, std::string_view what);
 
+/// `norm` of a linear's result in passes of their own, for a backend that has nothing better.
+void norm_heads(Context& ctx, const HeadNorm& norm, const Tensor& out);
+
 /// The backend of `device`, made on first use and kept for the life of the process.
 /// Throws kUnsupported for a device this build cannot use.
 Backend& backend_for(const Device& device);

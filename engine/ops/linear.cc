@@ -35,6 +35,22 @@ void check_biases(std::span<const Tensor> weights, std::span<const Tensor> biase
   }
 }
 
+void check_norm(const Epilogue& epilogue, int64_t rows, int64_t columns) {
+  const HeadNorm& norm = *epilogue.norm;
+  check(epilogue.activation == Activation::kNone && !epilogue.gate.defined() &&
+            !epilogue.residual.defined(),
+        ErrorCode::kInternal,
+        "linear: a norm of heads goes with no activation, gate or residual; leave them out");
+  check_rank("linear", "weight_q", norm.weight_q, 1);
+  const int64_t head_dim = norm.weight_q.size(0);
+  check(head_dim >= 1 && head_dim % 2 == 0 && columns % (3 * head_dim) == 0, ErrorCode::kInternal,
+        "linear: {} columns are not q, k and v of heads of {}, an even number", columns, head_dim);
+  check_parameter("linear", "weight_q", norm.weight_q, {head_dim});
+  check_parameter("linear", "weight_k", norm.weight_k, {head_dim});
+  check_parameter("linear", "cos", norm.rope.cos, {rows, head_dim / 2});
+  check_parameter("linear", "sin", norm.rope.sin, {rows, head_dim / 2});
+}
+
 void check_part(const LinearPart& part) {
   check(part.weights != nullptr && part.weights->packed != nullptr, ErrorCode::kInternal,
         "linear: weights are not packed");
@@ -48,8 +64,13 @@ void check_part(const LinearPart& part) {
   if (part.epilogue.residual.defined()) {
     check_activation("linear", "residual", part.epilogue.residual, weights.dtype, result);
   }
+  if (part.epilogue.norm) check_norm(part.epilogue, rows, weights.out_features);
   check(rows == 0 || part.x.raw() != part.out.raw(), ErrorCode::kInternal,
         "linear: out must not alias x");
+}
+
+int64_t head_dim(const LinearPart& part) {
+  return part.epilogue.norm ? part.epilogue.norm->weight_q.size(0) : 0;
 }
 
 void check_alike(const LinearPart& a, const LinearPart& b) {
@@ -58,7 +79,8 @@ void check_alike(const LinearPart& a, const LinearPart& b) {
             a.weights->dtype == b.weights->dtype &&
             a.epilogue.activation == b.epilogue.activation &&
             a.epilogue.gate.defined() == b.epilogue.gate.defined() &&
-            a.epilogue.residual.defined() == b.epilogue.residual.defined(),
+            a.epilogue.residual.defined() == b.epilogue.residual.defined() &&
+            head_dim(a) == head_dim(b),
         ErrorCode::kInternal, "linear: parts differ: {} and {}", describe(a.out), describe(b.out));
 }
 
@@ -88,6 +110,15 @@ void linear(Context& ctx, std::span<const LinearPart> parts) {
     any |= part.x.size(0) > 0;
   }
   if (any) ctx.backend().linear(ctx, parts);
+}
+
+void norm_heads(Context& ctx, const HeadNorm& norm, const Tensor& out) {
+  const int64_t head_dim = norm.weight_q.size(0);
+  const int64_t heads = out.size(1) / head_dim / 3;
+  const Tensor all = out.split_last(3 * heads, head_dim);
+  Backend& backend = ctx.backend();
+  backend.rms_norm_rope(ctx, all.slice(1, 0, heads), norm.weight_q, norm.eps, norm.rope);
+  backend.rms_norm_rope(ctx, all.slice(1, heads, 2 * heads), norm.weight_k, norm.eps, norm.rope);
 }
 
 }  // namespace flux

@@ -49,12 +49,32 @@ struct LinearWeights {
 LinearWeights pack_linear(Context& ctx, std::span<const Tensor> weights,
                           std::span<const Tensor> biases, DType dtype);
 
+/// Base of the rotary frequencies.
+inline constexpr double kRopeTheta = 10000.0;
+
+/// Rotary position angles for one sequence.
+struct RopeTable {
+  Tensor cos;  // [tokens, head_dim / 2], f32
+  Tensor sin;
+};
+
+/// What makes queries and keys of the result of a linear that is [rows, q | k | v], each some
+/// heads: rms_norm_rope() of the heads of q and of those of k. The result is rounded to T before,
+/// too.
+struct HeadNorm {
+  Tensor weight_q;  // [head_dim], f32
+  Tensor weight_k;
+  float eps = 1e-6f;
+  RopeTable rope;  // of the rows
+};
+
 /// What is done to a linear's result before it is stored:
-/// out = residual + gate * activation(x W^T + b).
+/// out = residual + gate * activation(x W^T + b), or the head norm of x W^T + b.
 struct Epilogue {
   Activation activation = Activation::kNone;
   Tensor gate;      // optional [out_features], f32
   Tensor residual;  // optional [rows, out_features], T, rows may be strided; may alias out
+  std::optional<HeadNorm> norm = std::nullopt;  // without any of the others
 };
 
 /// x: [rows, in], T, rows may be strided; out: [rows, out_features], T, rows may be strided. Up to
@@ -69,8 +89,9 @@ struct LinearPart {
   Epilogue epilogue;
   Tensor out;
 };
-/// All parts, which a device may compute together. They are alike: in features, activation, and in
-/// whether they have a gate and a residual. The result of a part does not depend on the others.
+/// All parts, which a device may compute together. They are alike: in features, activation, in
+/// whether they have a gate, a residual and a norm, and in its heads. The result of a part does not
+/// depend on the others.
 void linear(Context& ctx, std::span<const LinearPart> parts);
 
 /// Weights of a 2-d convolution with a square odd kernel, stride 1 and "same" padding.
@@ -106,15 +127,6 @@ void layer_norm(Context& ctx, const Tensor& x, const LayerNormParams& params, co
 
 /// y = x / sqrt(mean(x^2) + eps) * weight ([n], f32). x, out: [rows, n], T; out may be x.
 void rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps, const Tensor& out);
-
-/// Base of the rotary frequencies.
-inline constexpr double kRopeTheta = 10000.0;
-
-/// Rotary position angles for one sequence.
-struct RopeTable {
-  Tensor cos;  // [tokens, head_dim / 2], f32
-  Tensor sin;
-};
 
 /// The angles of `positions` ([tokens, axes], f32): axis a rotates axes_dims[a] / 2 pairs, pair i
 /// by position / 10000^(2 i / axes_dims[a]), computed in f64. out: [tokens, sum of axes_dims / 2],

@@ -43,6 +43,7 @@ void CpuBackend::linear(Context& ctx, std::span<const LinearPart> parts) {
     const Workspace::Scope scope(ctx.workspace());
     const auto& packed = static_cast<const PackedLinear&>(*part.weights->packed);
     packed.run(ctx, part.x, part.epilogue, part.out);
+    if (part.epilogue.norm) norm_heads(ctx, *part.epilogue.norm, part.out);
   }
 }
 

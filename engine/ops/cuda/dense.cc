@@ -82,9 +82,10 @@ bool few_rows(Context& ctx, State& state, const DensePart& part) {
   return true;
 }
 
-/// Whether our kernel, which has gates and takes parts as one, is faster than the library's, a
-/// product for each part and a pass for gates. Both give the same bits. The figures are an H100's
-/// in the middle of an image (bench/ops/hopper_linear_bench.cc).
+/// Whether our kernel, which has gates and norms and takes parts as one, is faster than the
+/// library's, a product for each part and a pass for gates, or over queries and over keys. Both
+/// give the same bits. The figures are an H100's in the middle of an image
+/// (bench/ops/hopper_linear_bench.cc).
 bool is_faster(const HopperLinear& linear, int multiprocessors) {
   constexpr double kOperations = 650e12;  // a second
   constexpr double kBytes = 2.5e12;
@@ -96,8 +97,31 @@ bool is_faster(const HopperLinear& linear, int multiprocessors) {
     library += 2.0 * static_cast<double>(part.rows + kLostRows) * width *
                static_cast<double>(linear.depth) / kOperations;
     if (part.residual) library += 6.0 * static_cast<double>(part.rows) * width / kBytes;
+    if (linear.head_dim > 0) library += 8.0 / 3 * static_cast<double>(part.rows) * width / kBytes;
   }
   return kOverhead * hopper_linear_operations(linear, multiprocessors) / kOperations < library;
+}
+
+HopperLinear::Part hopper_part(Context& ctx, const DensePart& part) {
+  const StoreRows store = store_args(ctx, *part.weights, part.epilogue, part.out);
+  HopperLinear::Part own{.x = address(ctx, part.x),
+                         .x_stride = part.x.stride(0),
+                         .rows = store.rows,
+                         .weights = address(ctx, part.weights->weight),
+                         .bias = store.bias,
+                         .gate = store.gate,
+                         .residual = store.residual,
+                         .residual_stride = store.residual_stride,
+                         .norm = {},
+                         .out = store.out,
+                         .out_stride = store.out_stride};
+  if (const auto& norm = part.epilogue.norm) {
+    own.norm = {{optional_floats(ctx, norm->weight_q), optional_floats(ctx, norm->weight_k)},
+                optional_floats(ctx, norm->rope.cos),
+                optional_floats(ctx, norm->rope.sin),
+                norm->eps};
+  }
+  return own;
 }
 
 /// False where our kernel cannot compute the parts, or the library should.
@@ -111,20 +135,10 @@ bool on_hopper(Context& ctx, State& state, std::span<const DensePart> parts) {
     return false;
   }
   std::vector<HopperLinear::Part> own;
-  for (const DensePart& part : parts) {
-    const StoreRows store = store_args(ctx, *part.weights, part.epilogue, part.out);
-    own.push_back({.x = address(ctx, part.x),
-                   .x_stride = part.x.stride(0),
-                   .rows = store.rows,
-                   .weights = address(ctx, part.weights->weight),
-                   .bias = store.bias,
-                   .gate = store.gate,
-                   .residual = store.residual,
-                   .residual_stride = store.residual_stride,
-                   .out = store.out,
-                   .out_stride = store.out_stride});
-  }
-  const HopperLinear linear{first.x.size(1), first.out.size(1), gelu, own};
+  for (const DensePart& part : parts) own.push_back(hopper_part(ctx, part));
+  const auto& norm = first.epilogue.norm;
+  const int64_t head_dim = norm ? norm->weight_q.size(0) : 0;
+  const HopperLinear linear{first.x.size(1), first.out.size(1), gelu, head_dim, own};
   const int multiprocessors = state.traits().multiprocessors;
   if (!hopper_linear_supports(linear) || !is_faster(linear, multiprocessors)) return false;
   check_cuda(hopper_linear(linear, multiprocessors, state.stream()), "hopper_linear");
@@ -176,14 +190,24 @@ void set_bias(Context& ctx, std::span<const Tensor> weights, std::span<const Ten
 
 void dense(Context& ctx, State& state, std::span<const DensePart> parts) {
   std::vector<DensePart> large;
+  const auto finish = [&](const DensePart& part) {
+    if (part.epilogue.norm) norm_heads(ctx, *part.epilogue.norm, part.out);
+  };
   for (const DensePart& part : parts) {
-    if (!few_rows(ctx, state, part)) large.push_back(part);
+    if (few_rows(ctx, state, part)) {
+      finish(part);
+    } else {
+      large.push_back(part);
+    }
   }
   for (size_t begin = 0; begin < large.size(); begin += kMaxLinearParts) {
     const size_t count = std::min(kMaxLinearParts, large.size() - begin);
     const std::span<const DensePart> turn(large.data() + begin, count);
     if (on_hopper(ctx, state, turn)) continue;
-    for (const DensePart& part : turn) by_library(ctx, state, part);
+    for (const DensePart& part : turn) {
+      by_library(ctx, state, part);
+      finish(part);
+    }
   }
 }
 

@@ -30,8 +30,8 @@ struct DensePart {
   Tensor out;
 };
 
-/// out = residual + gate * activation(x W^T + b); x: [rows, depth], out: [rows, columns], of every
-/// part. The parts are alike, as ops.h says of linear().
+/// x W^T + b and the epilogue; x: [rows, depth], out: [rows, columns], of every part. The parts are
+/// alike, as ops.h says of linear().
 void dense(Context& ctx, State& state, std::span<const DensePart> parts);
 
 }  // namespace flux::cuda

@@ -67,6 +67,22 @@ __device__ inline float warp_max(float value) {
   return value;
 }
 
+/// What the norm and rotation of a head are made of, each rounding spelled out, so that they give
+/// the same bits wherever they are compiled: the squares of a pair, the factor of a head (from the
+/// sum of its squares), and a pair when all is done.
+__device__ inline float squares_of(float2 pair) {
+  return __fmaf_rn(pair.x, pair.x, __fmul_rn(pair.y, pair.y));
+}
+__device__ inline float norm_factor(float squares, float dim, float eps) {
+  return rsqrtf(__fadd_rn(squares / dim, eps));
+}
+__device__ inline float2 norm_and_rotate(float2 pair, float factor, float2 weight, float cos,
+                                         float sin) {
+  const float a = __fmul_rn(__fmul_rn(pair.x, factor), weight.x);
+  const float b = __fmul_rn(__fmul_rn(pair.y, factor), weight.y);
+  return make_float2(__fmaf_rn(a, cos, -__fmul_rn(b, sin)), __fmaf_rn(b, cos, __fmul_rn(a, sin)));
+}
+
 /// Sum (or maximum) over a block of whole warps, the same in every thread. `shared`: 32 floats.
 template <bool kMax = false>
 __device__ float block_reduce(float value, float* shared) {

@@ -97,10 +97,17 @@ void row_product(const RowProduct& args, DType dtype, cudaStream_t stream);
 
 /// Linears of one shape over the rows of several parts, as StoreRows says, in bf16 on Hopper; see
 /// hopper_linear_supports. An element's bits do not depend on the parts, nor on the tiles; they are
-/// those of cuBLASLt's product, rounded, and store_rows().
+/// those of cuBLASLt's product, rounded, and store_rows() or norm_rope().
 inline constexpr size_t kMaxLinearParts = 16;
 inline constexpr int kLinearTiles = 5;
 struct HopperLinear {
+  /// Of queries and keys, as norm_rope() does it.
+  struct Norm {
+    const float* weights[2];  // of queries and of keys, [head_dim]
+    const float* cos;         // [rows, head_dim / 2]
+    const float* sin;
+    float eps;
+  };
   struct Part {
     const void* x;  // [rows, depth]
     int64_t x_stride;
@@ -110,16 +117,19 @@ struct HopperLinear {
     const float* gate;    // only with a residual
     const void* residual;
     int64_t residual_stride;
+    Norm norm;  // where head_dim is not 0
     void* out;  // may be residual
     int64_t out_stride;
   };
   int64_t depth;
   int64_t columns;
-  bool gelu;  // tanh; not with a residual
+  bool gelu;         // tanh; not with a residual
+  int64_t head_dim;  // 0, or the columns are q | k | v; not with any of the others
   std::span<const Part> parts;
   int tile = -1;  // below kLinearTiles: this shape of tile instead of the best
 };
-/// Whether sizes are multiples of 8 and addresses aligned to 16 bytes, and the parts alike.
+/// Whether sizes are multiples of 8, addresses aligned to 16 bytes, the parts alike and heads, if
+/// there are any, of 128 columns. Not every shape of tile can do norms.
 bool hopper_linear_supports(const HopperLinear& linear);
 /// The multiplications and additions of a perfect kernel that take as long.
 double hopper_linear_operations(const HopperLinear& linear, int multiprocessors);

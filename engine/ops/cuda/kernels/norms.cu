@@ -114,14 +114,14 @@ __global__ void __launch_bounds__(kRopeWarps * 32) norm_rope_kernel(NormRope arg
   const int64_t first = item % turns * kRopeHeads;
   const int pairs = static_cast<int>(args.dim / 2);
   const int lane = threadIdx.x % 32;
-  float cos[kPairs], sin[kPairs], weight[kPairs][2];
+  float cos[kPairs], sin[kPairs];
+  float2 weight[kPairs];
 #pragma unroll
   for (int i = 0; i < kPairs; ++i) {
     const int pair = min(lane + i * 32, pairs - 1);
     cos[i] = args.cos[token * pairs + pair];
     sin[i] = args.sin[token * pairs + pair];
-    weight[i][0] = args.weight[2 * pair];
-    weight[i][1] = args.weight[2 * pair + 1];
+    weight[i] = make_float2(args.weight[2 * pair], args.weight[2 * pair + 1]);
   }
   auto* x = static_cast<T*>(args.x) + token * args.token_stride + first * args.head_stride;
   const int64_t count = min(args.heads - first, static_cast<int64_t>(kRopeHeads));
@@ -139,17 +139,16 @@ __global__ void __launch_bounds__(kRopeWarps * 32) norm_rope_kernel(NormRope arg
 #pragma unroll
         for (int k = 0; k < kVector; ++k) values[i][j + k] = to_float(part.values[k]);
       }
-      squares += values[i][0] * values[i][0] + values[i][1] * values[i][1];
+      squares = __fadd_rn(squares, squares_of(make_float2(values[i][0], values[i][1])));
     }
-    const float factor = rsqrtf(warp_sum(squares) / static_cast<float>(args.dim) + args.eps);
+    const float factor = norm_factor(warp_sum(squares), static_cast<float>(args.dim), args.eps);
 #pragma unroll
     for (int i = 0; i < kPairs; ++i) {
       const int pair = lane + i * 32;
       if (pair >= pairs) continue;
-      const float a = values[i][0] * factor * weight[i][0];
-      const float b = values[i][1] * factor * weight[i][1];
-      const T rotated[2] = {from_float<T>(a * cos[i] - b * sin[i]),
-                            from_float<T>(b * cos[i] + a * sin[i])};
+      const float2 done = norm_and_rotate(make_float2(values[i][0], values[i][1]), factor,
+                                          weight[i], cos[i], sin[i]);
+      const T rotated[2] = {from_float<T>(done.x), from_float<T>(done.y)};
 #pragma unroll
       for (int j = 0; j < 2; j += kVector) {
         Pack<T, kVector> part;

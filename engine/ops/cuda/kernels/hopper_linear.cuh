@@ -1,0 +1,97 @@
+#pragma once
+
+#include "ops/cuda/kernels/device.cuh"
+#include "ops/cuda/kernels/hopper.cuh"
+#include "ops/cuda/kernels/kernels.h"
+
+/// What the parts of hopper_linear.cu share: shapes of tiles, arguments, and where a tile is.
+namespace flux::cuda::hopper::linear {
+
+constexpr int kDepth = 64;             // of a stage
+constexpr int kRowBytes = 128;         // of a stage
+constexpr int kCluster = 2;            // blocks
+constexpr int kCopyingRegisters = 24;  // of a thread beside the multiplying ones
+constexpr int kHeadDim = 128;          // of heads that are normalised
+
+/// What the two blocks of a cluster share: their tiles are side by side, or below one another.
+enum class Shared { kRows, kColumns };
+
+/// The shape of a tile: kGroups warpgroups of 64 rows.
+template <int kGroups_, int kColumns_, int kStages_, Shared kShared_>
+struct TileShape {
+  static constexpr int kGroups = kGroups_;
+  static constexpr int kRows = kGroups * 64;
+  static constexpr int kColumns = kColumns_;
+  static constexpr int kStages = kStages_;
+  static constexpr bool kSharesRows = kShared_ == Shared::kRows;
+  static constexpr int kTilesAside = kSharesRows ? kCluster : 1;  // of a cluster
+  static constexpr int kTilesBelow = kSharesRows ? 1 : kCluster;
+  static constexpr int kCopiedRows = kSharesRows ? kRows / kCluster : kRows;  // by a block
+  static constexpr int kCopiedColumns = kSharesRows ? kColumns : kColumns / kCluster;
+  static constexpr int kThreads = (1 + kGroups) * 128;
+  static constexpr int kXBytes = kRows * kRowBytes;
+  static constexpr int kWBytes = kColumns * kRowBytes;
+  static constexpr int kSums = kColumns / 2;                   // of a thread
+  static constexpr int kRegisters = kGroups == 3 ? 160 : 240;  // of a multiplying thread
+};
+
+template <typename Shape>
+struct Tiles {
+  unsigned char x[Shape::kStages][Shape::kXBytes];
+  unsigned char w[Shape::kStages][Shape::kWBytes];
+  alignas(16) float bias[Shape::kColumns];  // of the tile, as gate
+  alignas(16) float gate[Shape::kColumns];  // of heads the weights of their norm
+  uint64_t full[Shape::kStages], empty[Shape::kStages];
+  uint64_t columns_full, columns_empty;
+};
+
+struct Part {
+  CUtensorMap x, w;
+  bf16* out;
+  int64_t out_stride;
+  const float* bias;  // null where left out, as gate
+  const float* gate;
+  const bf16* residual;
+  int64_t residual_stride;
+  HopperLinear::Norm norm;
+  int rows;
+  int row_turns;     // of a cluster, down the rows
+  int column_turns;  // along the columns
+  int first_work;
+};
+
+struct Args {
+  Part parts[kMaxLinearParts];
+  int count;
+  int works;  // pairs of tiles
+  int columns;
+  int queries;  // columns that are queries, the first ones, where there is a norm
+  int normed;   // and those that are queries or keys
+  int chunks;   // stages of a tile
+};
+
+/// A block's tile.
+struct Place {
+  const Part* part;
+  int row, column;
+
+  template <typename Shape>
+  __device__ static Place of(const Args& args, int work, Shape) {
+    constexpr int kBand = Shape::kSharesRows ? 12 : 8;
+    int index = 0;
+    while (index + 1 < args.count && work >= args.parts[index + 1].first_work) ++index;
+    const Part& part = args.parts[index];
+    const int own = work - part.first_work;
+    // Down the rows of a band, then along the columns: what runs at a time is about square, so that
+    // it reads little, and what a band has of x stays in the L2 cache.
+    const int band = own / (kBand * part.column_turns) * kBand;
+    const int in_band = own - band * part.column_turns;
+    const int rows = min(kBand, part.row_turns - band);
+    const auto rank = static_cast<int>(cluster_rank());
+    const int row = (band + in_band % rows) * Shape::kTilesBelow + (Shape::kSharesRows ? 0 : rank);
+    const int column = in_band / rows * Shape::kTilesAside + (Shape::kSharesRows ? rank : 0);
+    return {&part, row * Shape::kRows, column * Shape::kColumns};
+  }
+};
+
+}  // namespace flux::cuda::hopper::linear
