@@ -144,6 +144,52 @@ TEST(LinearActivations, MatchTheReference) {
   }
 }
 
+RopeTable angles_of(int64_t rows, int64_t pairs, uint32_t seed) {
+  return {ref::random_tensor({rows, pairs}, DType::kF32, seed),
+          ref::random_tensor({rows, pairs}, DType::kF32, seed + 1)};
+}
+
+/// Of a text and an image part: queries and keys have the bytes of rms_norm_rope(), values those of
+/// the linear alone.
+TEST(LinearHeadNorm, IsRmsNormRopeOfQueriesAndKeys) {
+  constexpr int64_t kHeads = 3;
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const int64_t dim : {2, 16, 128}) {
+      Context ctx = cpu_context(2);
+      const int64_t width = kHeads * dim;
+      const auto vector = [&](uint32_t seed) {
+        return ref::random_tensor({dim}, DType::kF32, seed);
+      };
+      std::vector<LinearPart> parts;
+      std::vector<Tensor> expected;
+      const LinearWeights weights[] = {
+          pack_linear(ctx, {{ref::random_tensor({3 * width, 40}, dtype, 1)}}, {}, dtype),
+          pack_linear(ctx, {{ref::random_tensor({3 * width, 40}, dtype, 2)}}, {}, dtype)};
+      for (const int64_t rows : {70, 0, 5}) {
+        const auto seed = static_cast<uint32_t>(rows);
+        LinearPart part{ref::random_rows(rows, 40, 3, dtype, seed),
+                        &weights[parts.size() % 2],
+                        {},
+                        ref::random_rows(rows, 3 * width, 5, dtype, 7)};
+        const HeadNorm norm{vector(seed + 1), vector(seed + 2), 1e-5f,
+                            angles_of(rows, dim / 2, seed + 3)};
+        expected.push_back(Tensor::allocate({rows, 3 * width}, dtype));
+        linear(ctx, part.x, *part.weights, {}, expected.back());
+        const Tensor heads = expected.back().split_last(3 * kHeads, dim);
+        rms_norm_rope(ctx, heads.slice(1, 0, kHeads), norm.weight_q, 1e-5f, norm.rope);
+        rms_norm_rope(ctx, heads.slice(1, kHeads, 2 * kHeads), norm.weight_k, 1e-5f, norm.rope);
+        part.epilogue.norm = norm;
+        parts.push_back(part);
+      }
+      linear(ctx, parts);
+      for (size_t i = 0; i < parts.size(); ++i) {
+        const Tensor found = to_dtype(parts[i].out, dtype);
+        EXPECT_TRUE(ref::same_bytes(found, expected[i])) << dim << ", part " << i;
+      }
+    }
+  }
+}
+
 TEST(LinearPacking, StacksWeightsOfAnyFloatType) {
   Context ctx = cpu_context(2);
   const Tensor whole = ref::random_tensor({300, 40}, DType::kBF16, 1);
@@ -195,6 +241,25 @@ TEST(LinearChecks, NameWhatIsWrong) {
               linear(ctx, x, weights, {Activation::kNone, x, {}}, out);
             }),
             "linear: gate is f32[2, 4], but a contiguous f32[8] is needed");
+  Epilogue heads;
+  const auto with_heads = [&](int64_t dim, int64_t rows) {
+    const Tensor vector = ref::random_tensor({dim}, DType::kF32, 1);
+    heads.norm = {vector, vector, 1e-6f, angles_of(rows, dim / 2, 1)};
+    const LinearWeights qkv =
+        pack_linear(ctx, {{ref::random_tensor({12, 4}, DType::kF32, 1)}}, {}, DType::kF32);
+    return message([&] {
+      linear(ctx, x, qkv, heads, ref::random_tensor({2, 12}, DType::kF32, 1));
+    });
+  };
+  EXPECT_EQ(with_heads(2, 2), "nothing thrown");
+  EXPECT_EQ(with_heads(2, 3), "linear: cos is f32[3, 1], but a contiguous f32[2, 1] is needed");
+  EXPECT_EQ(with_heads(8, 2),
+            "linear: 12 columns are not q, k and v of heads of 8, an even number");
+  EXPECT_EQ(with_heads(1, 2),
+            "linear: 12 columns are not q, k and v of heads of 1, an even number");
+  heads.activation = Activation::kSilu;
+  EXPECT_EQ(with_heads(2, 2),
+            "linear: a norm of heads goes with no activation, gate or residual; leave them out");
   EXPECT_EQ(message([&] { pack_linear(ctx, {}, {}, DType::kF32); }),
             "pack_linear: no weights given");
   EXPECT_EQ(message([&] { pack_linear(ctx, {{weight}}, {{x}}, DType::kF32); }),
