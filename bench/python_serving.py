@@ -158,26 +158,25 @@ class GpuWatch:
             self.thread.join()
 
 
-def measure(args, case: Case, kind: str, work: pathlib.Path, clock: Clock) -> dict:
-    """Figures by the names of ROWS."""
+def measure(args, case: Case, kind: str, work: pathlib.Path, clock: Clock, found: dict) -> None:
+    """Figures by the names of ROWS. Those found before a failure count: that a server does not stop
+    properly is none of theirs."""
     repository = work / f"models-{kind}"
     run_program(
         args.program, "convert", case.checkpoint, repository, "--dtype", case.dtype, "--device",
         args.device, "--weights", "reference", "--force", *KINDS[kind],
     )  # fmt: skip
-    found = {}
     with GpuWatch(args.device) as gpu:
         with Served(args.program, repository, work / f"server-{kind}.log") as served:
             found["ready"] = served.start_seconds
             with grpcclient.InferenceServerClient(served.grpc) as client:
                 found["first"] = seconds_of(lambda: draw(client, case, 0))[0]
-                found |= alone(args, case, served, client, clock)
+                found.update(alone(args, case, served, client, clock))
             if clock.left() > CLIENTS * 2 * found["single"]:
-                found |= share(args, case, served)
-            found |= host_memory(served.process.pid)
-    if gpu.most is not None:
-        found["gpu"] = gpu.most
-    return found
+                found.update(share(args, case, served))
+            found.update(host_memory(served.process.pid))
+            if gpu.most is not None:
+                found["gpu"] = gpu.most
 
 
 def denoise_seconds(served: Served) -> list:
@@ -252,11 +251,12 @@ def bench_case(args, case: Case, work: pathlib.Path, clock: Clock) -> list:
                 notes.append(f"left out for want of time: {kind}, round {number + 1}")
                 continue
             print(f"{case}: {kind}, round {number + 1}", file=sys.stderr, flush=True)
+            rounds[kind].append({})
             try:
-                rounds[kind].append(measure(args, case, kind, work, clock))
+                measure(args, case, kind, work, clock, rounds[kind][-1])
             except Failed as failure:
                 notes.append(f"{kind}: {failure}")
-    results = {kind: joined(found) for kind, found in rounds.items() if found}
+    results = {kind: joined(found) for kind, found in rounds.items()}
     return table(case, args.kinds, results) + notes + [""]
 
 
