@@ -17,22 +17,36 @@ size_t round_up(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * k
 
 Tensor Workspace::allocate(const Shape& shape, DType dtype) {
   const size_t bytes = round_up(static_cast<size_t>(shape.numel()) * size_of(dtype));
+  if (in_use_ == 0 && (blocks_.size() > 1 || (blocks_.size() == 1 && bytes > blocks_[0].size))) {
+    make_one_block(std::max(most_, bytes));
+  }
   while (block_ < blocks_.size() && used_ + bytes > blocks_[block_].size) {
     ++block_;
     used_ = 0;
   }
-  if (block_ == blocks_.size()) {
-    const size_t size = std::max(bytes, kMinimumBlock);
-    auto memory = backend_->allocate(size);
-    if (memory == nullptr) {
-      fail_out_of_memory(*backend_, size,
-                         fmt::format("workspace beside the {} held", reserved_bytes()));
-    }
-    blocks_.push_back(Block{std::move(memory), size});
+  if (block_ == blocks_.size() && !add_block(std::max(bytes, kMinimumBlock))) {
+    fail_out_of_memory(*backend_, bytes,
+                       fmt::format("workspace beside the {} held", reserved_bytes()));
   }
   void* data = blocks_[block_].memory.get() + used_;
   used_ += bytes;
+  in_use_ += bytes;
+  most_ = std::max(most_, in_use_);
   return Tensor(data, dtype, shape, backend_->device());
+}
+
+bool Workspace::add_block(size_t size) {
+  auto memory = backend_->allocate(size);
+  if (memory == nullptr) return false;
+  blocks_.push_back(Block{std::move(memory), size});
+  return true;
+}
+
+void Workspace::make_one_block(size_t size) {
+  const size_t most = most_;
+  release();
+  most_ = most;
+  add_block(size);  // where there is not as much in one piece, blocks come one by one again
 }
 
 size_t Workspace::reserved_bytes() const {
@@ -45,6 +59,8 @@ void Workspace::release() {
   blocks_.clear();
   block_ = 0;
   used_ = 0;
+  in_use_ = 0;
+  most_ = 0;
 }
 
 }  // namespace flux

@@ -10,8 +10,9 @@ namespace flux {
 
 class Backend;
 
-/// Scratch memory for one forward: a stack of tensors. Blocks are kept when scopes end, so after
-/// the first pass nothing is allocated. Not thread-safe: one Workspace for each caller.
+/// Scratch memory for one forward: a stack of tensors. Memory is kept when scopes end, so after
+/// the first passes nothing is allocated: it grows by blocks, and once nothing is in use they
+/// become one that is as large as what ever was. Not thread-safe: one Workspace for each caller.
 class Workspace {
  public:
   /// In the memory of `backend`, which must outlive it.
@@ -32,10 +33,14 @@ class Workspace {
   class Scope {
    public:
     explicit Scope(Workspace& workspace)
-        : workspace_(workspace), block_(workspace.block_), used_(workspace.used_) {}
+        : workspace_(workspace),
+          block_(workspace.block_),
+          used_(workspace.used_),
+          in_use_(workspace.in_use_) {}
     ~Scope() {
       workspace_.block_ = block_;
       workspace_.used_ = used_;
+      workspace_.in_use_ = in_use_;
     }
     Scope(const Scope&) = delete;
     Scope& operator=(const Scope&) = delete;
@@ -44,6 +49,7 @@ class Workspace {
     Workspace& workspace_;
     size_t block_;
     size_t used_;
+    size_t in_use_;
   };
 
  private:
@@ -51,10 +57,17 @@ class Workspace {
     std::shared_ptr<std::byte> memory;
     size_t size;
   };
+  bool add_block(size_t size);
+  /// Instead of all there are: what they leave unused at their ends, and those that are too small
+  /// for a pass's tensors, would be lost to it.
+  void make_one_block(size_t size);
+
   const Backend* backend_;
   std::vector<Block> blocks_;
-  size_t block_ = 0;  // index of the block in use
-  size_t used_ = 0;   // bytes used of it
+  size_t block_ = 0;   // index of the block in use
+  size_t used_ = 0;    // bytes used of it
+  size_t in_use_ = 0;  // bytes of all tensors
+  size_t most_ = 0;    // that ever were in use
 };
 
 }  // namespace flux
