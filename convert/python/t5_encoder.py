@@ -216,8 +216,8 @@ def to_torch(tensor, device):
 
 
 def to_triton(name, tensor):
-    """The other way round. The server reads CPU tensors from shared memory: one copy, its own; those
-    on a GPU in a stream of its own, which does not wait for torch's."""
+    """The other way round. The server reads CPU tensors from shared memory: one copy, its own. It
+    reads those on a GPU in a stream of its own, which does not wait for torch's."""
     tensor = tensor.contiguous()
     if tensor.is_cuda:
         torch.cuda.current_stream(tensor.device).synchronize()
