@@ -149,13 +149,13 @@ void DitTransformer::forward_together(Context& ctx, std::span<const TransformerI
     transformer_blocks_[i].forward(ctx, batch);
     trace("transformer_blocks", i, true);
   }
-  for (size_t i = 0; i < single_transformer_blocks_.size(); ++i) {
+  const size_t blocks = single_transformer_blocks_.size();
+  for (size_t i = 0; i < blocks; ++i) {
     ctx.poll_cancel();
-    const size_t left = single_transformer_blocks_.size() - i;
-    if (nearly_done != nullptr && (left == kNearlyDoneBlocks || i == 0)) {
+    if (nearly_done != nullptr && i == blocks - std::min(blocks, kNearlyDoneBlocks)) {
       *nearly_done = make_fence(ctx);
     }
-    const bool last = left == 1;
+    const bool last = i + 1 == blocks;
     single_transformer_blocks_[i].forward(
         ctx, batch, last ? SingleBlock::Update::kImage : SingleBlock::Update::kAll);
     trace("single_transformer_blocks", i, !last);
