@@ -53,8 +53,11 @@ def save(output: pathlib.Path, name: str, data: bytes) -> str:
         width, height = image.size
     file = output / f"{name}.png"
     beside = output / f".{name}.png.new"
-    beside.write_bytes(data)
-    beside.rename(file)
+    try:
+        beside.write_bytes(data)
+        beside.rename(file)
+    finally:
+        beside.unlink(missing_ok=True)
     return f"{file} {width}x{height}"
 
 

@@ -10,6 +10,7 @@ import time
 
 READY_SECONDS = 300
 STOP_SECONDS = 60
+REPEATED_SECONDS = 1
 INTERRUPTED = 130
 
 
@@ -40,13 +41,22 @@ def free_ports(count: int) -> list:
 
 def interrupt_on_signals() -> None:
     """SIGTERM and SIGHUP end a script as Ctrl-C does, so that contexts are left properly."""
+    # Made now: it imports things, which must not happen in the midst of whatever is interrupted.
+    hub = sys.modules["gevent"].get_hub() if "gevent" in sys.modules else None
+    last = -REPEATED_SECONDS
 
     def interrupt(*_):
+        # A terminal, a shell and a supervisor may send the same wish; the work of the first is to
+        # leave contexts, which the others must not stop half-way.
+        nonlocal last
+        before, last = last, time.monotonic()
+        if last - before < REPEATED_SECONDS:
+            return
         # A client that was being made complains when it is dropped half-made, and the loop that HTTP
         # clients wait in reports what ends it; nobody needs to know.
         sys.unraisablehook = lambda _: None
-        if "gevent" in sys.modules:
-            sys.modules["gevent"].get_hub().exception_stream = None
+        if hub is not None:
+            hub.exception_stream = None
         raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
