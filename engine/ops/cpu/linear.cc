@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "ops/cpu/cpu_backend.h"
+#include "ops/cpu/onednn.h"
 #include "ops/cpu/packed_linear.h"
 #include "ops/cpu/weight_memory.h"
 
@@ -31,8 +32,9 @@ std::shared_ptr<const PackedWeights> CpuBackend::pack_linear(Context& ctx,
                                                              std::span<const Tensor> weights,
                                                              std::span<const Tensor> biases,
                                                              DType dtype) {
+  const bool native = dtype == DType::kBF16 && bf16_path() == Bf16Path::kNative;
   const auto packed =
-      dtype == DType::kF32 ? pack_f32_linear(ctx, weights) : pack_bf16_linear(ctx, weights);
+      native ? pack_onednn_linear(ctx, weights) : pack_panel_linear(ctx, weights, dtype);
   packed->bias = stack_biases(weights, biases);
   return packed;
 }

@@ -16,24 +16,17 @@ namespace flux::cpu {
 namespace {
 
 constexpr int64_t kTileRows = 128;
-/// f32 weights that exist at a time when bf16 ones are computed with through f32.
-constexpr int64_t kWidenedBytes = int64_t{16} << 20;
 
 class OneDnnLinear final : public PackedLinear {
  public:
-  int64_t chunk = 0;             // columns that are packed and computed together
-  DType compute = DType::kBF16;  // or f32, where the processor has no products of bf16
-  int64_t chunk_elements = 0;    // of a packed chunk; the last one may have fewer
-  int64_t last_chunk_elements = 0;
+  int64_t chunk = 0;        // columns that are packed and computed together
+  int64_t chunk_bytes = 0;  // of a packed chunk; the last one may have fewer
 
   void run(Context& ctx, const Tensor& x, const Epilogue& epilogue,
            const Tensor& out) const override;
   int64_t chunks() const { return (columns + chunk - 1) / chunk; }
   int64_t width(int64_t i) const { return std::min(chunk, columns - i * chunk); }
-  int64_t elements(int64_t i) const {
-    return i + 1 == chunks() ? last_chunk_elements : chunk_elements;
-  }
-  std::byte* address(int64_t i) const { return memory.data<std::byte>() + i * chunk_elements * 2; }
+  std::byte* address(int64_t i) const { return memory.data<std::byte>() + i * chunk_bytes; }
 };
 
 /// Narrow chunks give narrow layers enough tiles for many threads.
@@ -49,21 +42,19 @@ struct ChunkPackers {
 };
 
 ChunkPackers lay_out(OneDnnLinear& packed) {
-  const auto size = static_cast<int64_t>(size_of(packed.compute));
   const int64_t rest = packed.columns % packed.chunk;
   ChunkPackers packers;
+  int64_t last_bytes = 0;
   if (packed.columns >= packed.chunk) {
-    packers.full = weight_packer(ProductShape{packed.compute, 0, packed.depth, packed.chunk});
-    packed.chunk_elements = packers.full->packed_bytes() / size;
-    packed.last_chunk_elements = packed.chunk_elements;
+    packers.full = weight_packer(ProductShape{0, packed.depth, packed.chunk});
+    packed.chunk_bytes = packers.full->packed_bytes();
+    last_bytes = packed.chunk_bytes;
   }
   if (rest != 0) {
-    packers.last = weight_packer(ProductShape{packed.compute, 0, packed.depth, rest});
-    packed.last_chunk_elements = packers.last->packed_bytes() / size;
+    packers.last = weight_packer(ProductShape{0, packed.depth, rest});
+    last_bytes = packers.last->packed_bytes();
   }
-  const int64_t elements =
-      (packed.chunks() - 1) * packed.chunk_elements + packed.last_chunk_elements;
-  packed.memory = allocate_weights(elements * 2);
+  packed.memory = allocate_weights((packed.chunks() - 1) * packed.chunk_bytes + last_bytes);
   return packers;
 }
 
@@ -71,28 +62,18 @@ void pack_chunk(const OneDnnLinear& packed, const WeightPacker& packer,
                 std::span<const Tensor> weights, int64_t i) {
   const int64_t begin = i * packed.chunk;
   Tensor buffer;
-  const void* plain = gather_rows(weights, begin, begin + packed.width(i), packed.compute, buffer);
-  if (packed.compute == DType::kBF16) {
-    packer.pack(plain, packed.address(i));
-    return;
-  }
-  const Tensor wide = Tensor::allocate({packed.elements(i)}, DType::kF32);
-  packer.pack(plain, wide.raw());
-  narrow(wide.data<float>(), packed.elements(i), reinterpret_cast<BFloat16*>(packed.address(i)));
+  packer.pack(gather_rows(weights, begin, begin + packed.width(i), DType::kBF16, buffer),
+              packed.address(i));
 }
 
-/// The rows of x as contiguous `compute`: x itself where it is that already.
-Tensor contiguous_rows(Context& ctx, const Tensor& x, DType compute) {
-  if (x.dtype() == compute && x.is_contiguous()) return x;
-  const Tensor copy = ctx.workspace().allocate(x.shape(), compute);
+/// The rows of x one after the other: x itself where they are that already.
+Tensor contiguous_rows(Context& ctx, const Tensor& x) {
+  if (x.is_contiguous()) return x;
+  const Tensor copy = ctx.workspace().allocate(x.shape(), x.dtype());
   for_row_tiles(ctx, x.size(0), x.size(1), [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
-      if (x.dtype() == compute) {
-        const Tensor from = x[i];
-        std::memcpy(copy[i].raw(), from.raw(), static_cast<size_t>(from.bytes()));
-      } else {
-        widen(row<BFloat16>(x, i), x.size(1), row<float>(copy, i));
-      }
+      const Tensor from = x[i];
+      std::memcpy(copy[i].raw(), from.raw(), static_cast<size_t>(from.bytes()));
     }
   });
   return copy;
@@ -108,7 +89,7 @@ class LinearCall {
         epilogue_(epilogue),
         out_(out),
         rows_(out.size(0)),
-        x_(contiguous_rows(ctx, x, packed.compute)) {
+        x_(contiguous_rows(ctx, x)) {
     const int64_t rest_columns = packed.columns % packed.chunk;
     const int64_t rest_rows = rows_ % kTileRows;
     for (const bool last_rows : {false, true}) {
@@ -121,50 +102,30 @@ class LinearCall {
     tiles_ = per_thread_scratch(ctx, std::min(rows_, kTileRows) * packed.chunk * 4);
   }
 
+  /// Chunk by chunk, all rows of each: every weight is read from memory once.
   void run() {
-    const int64_t chunks = packed_.chunks();
-    if (packed_.compute == DType::kBF16) return run_chunks(0, chunks);
-    const int64_t at_once = std::max<int64_t>(1, kWidenedBytes / (packed_.chunk_elements * 4 + 1));
-    widened_ = ctx_.workspace().allocate(
-        {std::min(at_once, chunks), std::max(packed_.chunk_elements, packed_.last_chunk_elements)},
-        DType::kF32);
-    for (int64_t begin = 0; begin < chunks; begin += at_once) {
-      const int64_t end = std::min(chunks, begin + at_once);
-      widened_begin_ = begin;
-      parallel_for(ctx_.threads(), end - begin, [&](int64_t i) {
-        widen(reinterpret_cast<const BFloat16*>(packed_.address(begin + i)),
-              packed_.elements(begin + i), row<float>(widened_, i));
-      });
-      run_chunks(begin, end);
-    }
+    const int64_t row_tiles = (rows_ + kTileRows - 1) / kTileRows;
+    // Reading a weight takes as long as some 16 multiplications with it.
+    const int threads = worthwhile_threads(
+        ctx_.threads(), packed_.depth * packed_.columns * std::max<int64_t>(rows_, 16));
+    parallel_for(threads, packed_.chunks() * row_tiles, [&](int64_t task, int thread) {
+      run_tile(task / row_tiles, task % row_tiles * kTileRows, thread);
+    });
   }
 
  private:
   void prepare(bool last_rows, bool last_columns, int64_t rows, int64_t columns) {
-    auto kernel = tile_kernel(ProductShape{packed_.compute, rows, packed_.depth, columns});
+    auto kernel = tile_kernel(ProductShape{rows, packed_.depth, columns});
     scratch_bytes_ = std::max(scratch_bytes_, kernel->scratch_bytes());
     kernels_[last_rows][last_columns] = std::move(kernel);
-  }
-
-  /// Chunk by chunk, all rows of each: every weight is read from memory once.
-  void run_chunks(int64_t begin, int64_t end) {
-    const int64_t row_tiles = (rows_ + kTileRows - 1) / kTileRows;
-    // Reading a weight takes as long as some 16 multiplications with it.
-    const int64_t weights = packed_.depth * packed_.width(begin) * (end - begin);
-    const int threads = worthwhile_threads(ctx_.threads(), weights * std::max<int64_t>(rows_, 16));
-    parallel_for(threads, (end - begin) * row_tiles, [&](int64_t task, int thread) {
-      run_tile(begin + task / row_tiles, task % row_tiles * kTileRows, thread);
-    });
   }
 
   void run_tile(int64_t chunk, int64_t first_row, int thread) {
     const int64_t rows = std::min(kTileRows, rows_ - first_row);
     const int64_t columns = packed_.width(chunk);
-    const void* weights = packed_.address(chunk);
-    if (widened_.defined()) weights = row<float>(widened_, chunk - widened_begin_);
     auto* sums = reinterpret_cast<float*>(row<std::byte>(tiles_, thread));
     kernels_[rows != kTileRows][columns != packed_.chunk]->run(
-        x_.slice(0, first_row, first_row + rows).raw(), weights, sums,
+        x_.slice(0, first_row, first_row + rows).raw(), packed_.address(chunk), sums,
         row<std::byte>(scratch_, thread));
 
     auto tile = tile_epilogue<BFloat16>(packed_, epilogue_, out_, first_row, chunk * packed_.chunk);
@@ -185,8 +146,6 @@ class LinearCall {
   int64_t scratch_bytes_ = 0;
   Tensor scratch_;
   Tensor tiles_;
-  Tensor widened_;
-  int64_t widened_begin_ = 0;
 };
 
 }  // namespace
@@ -196,12 +155,11 @@ void OneDnnLinear::run(Context& ctx, const Tensor& x, const Epilogue& epilogue,
   LinearCall(ctx, x, *this, epilogue, out).run();
 }
 
-std::shared_ptr<PackedLinear> pack_bf16_linear(Context& ctx, std::span<const Tensor> weights) {
+std::shared_ptr<PackedLinear> pack_onednn_linear(Context& ctx, std::span<const Tensor> weights) {
   auto packed = std::make_shared<OneDnnLinear>();
   packed->depth = weights[0].size(1);
   for (const Tensor& weight : weights) packed->columns += weight.size(0);
   packed->chunk = chunk_columns(packed->columns);
-  packed->compute = bf16_path() == Bf16Path::kNative ? DType::kBF16 : DType::kF32;
   const ChunkPackers packers = lay_out(*packed);
   parallel_for(ctx.threads(), packed->chunks(),
                [&](int64_t i) { pack_chunk(*packed, packers.of(*packed, i), weights, i); });

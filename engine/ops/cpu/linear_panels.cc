@@ -1,13 +1,15 @@
 #include <algorithm>
+#include <type_traits>
 
 #include "ops/cpu/isa.h"
 #include "ops/cpu/packed_linear.h"
 #include "ops/cpu/rows.h"
 #include "ops/cpu/weight_memory.h"
 
-/// Linear layers in f32. A product is cut into parts of its rows and of its depth, so that what a
-/// part works on stays in the L3 cache, and these into strips of columns, whatever the number of
-/// threads. Rows are packed once for all strips.
+/// Linear layers by products of f32. A product is cut into parts of its rows and of its depth, so
+/// that what a part works on stays in the L3 cache, and these into strips of columns, whatever the
+/// number of threads. Rows are packed once for all strips. bf16 rows and weights are widened where
+/// they are used, a few at a time.
 namespace flux::cpu {
 namespace {
 
@@ -23,17 +25,29 @@ int64_t part_depth(int64_t depth) {
   return ((depth + parts - 1) / parts + 1) / 2 * 2;
 }
 
+template <typename T>
+constexpr bool kWiden = !std::is_same_v<T, float>;
+
+/// T: of weights and activations.
+template <typename T>
 class PanelLinear final : public PackedLinear {
  public:
   PanelLinear(Context& ctx, std::span<const Tensor> weights) : kernels_(cpu::kernels().products) {
     depth = weights[0].size(1);
     for (const Tensor& weight : weights) columns += weight.size(0);
-    memory = allocate_weights(strips() * strip_floats() * static_cast<int64_t>(sizeof(float)));
+    memory = allocate_weights(strips() * strip_elements() * static_cast<int64_t>(sizeof(T)));
     parallel_for(ctx.threads(), strips(), [&](int64_t i) {
       const int64_t begin = i * kernels_.strip_columns;
       Tensor buffer;
-      const void* plain = gather_rows(weights, begin, begin + width(i), DType::kF32, buffer);
-      kernels_.pack_weights(static_cast<const float*>(plain), width(i), depth, strip(i));
+      const auto* plain = static_cast<const float*>(
+          gather_rows(weights, begin, begin + width(i), DType::kF32, buffer));
+      if constexpr (kWiden<T>) {
+        const Tensor wide = Tensor::allocate({strip_elements()}, DType::kF32);
+        kernels_.pack_weights(plain, width(i), depth, wide.data<float>());
+        narrow(wide.data<float>(), strip_elements(), strip(i));
+      } else {
+        kernels_.pack_weights(plain, width(i), depth, strip(i));
+      }
     });
   }
 
@@ -44,8 +58,8 @@ class PanelLinear final : public PackedLinear {
   int64_t width(int64_t i) const {
     return std::min(kernels_.strip_columns, columns - i * kernels_.strip_columns);
   }
-  int64_t strip_floats() const { return kernels_.strip_columns * depth; }
-  float* strip(int64_t i) const { return memory.data<float>() + i * strip_floats(); }
+  int64_t strip_elements() const { return kernels_.strip_columns * depth; }
+  T* strip(int64_t i) const { return memory.data<T>() + i * strip_elements(); }
   const ProductKernels& kernels() const { return kernels_; }
 
  private:
@@ -53,9 +67,10 @@ class PanelLinear final : public PackedLinear {
 };
 
 /// One call of linear.
+template <typename T>
 class LinearCall {
  public:
-  LinearCall(Context& ctx, const Tensor& x, const PanelLinear& packed, const Epilogue& epilogue,
+  LinearCall(Context& ctx, const Tensor& x, const PanelLinear<T>& packed, const Epilogue& epilogue,
              const Tensor& out)
       : x_(x),
         packed_(packed),
@@ -77,8 +92,11 @@ class LinearCall {
         {in_parts ? packed.strips() * part_rows_ : ctx.threads() * kernels_.group_rows,
          kernels_.strip_columns},
         DType::kF32);
-    scratch_ = ctx.workspace().allocate(
-        {ctx.threads(), (kernels_.scratch_floats(depth_) + 15) / 16 * 16}, DType::kF32);
+    scratch_ = for_each_thread(ctx, kernels_.scratch_floats(depth_));
+    if constexpr (kWiden<T>) {
+      wide_rows_ = for_each_thread(ctx, kernels_.group_rows * depth_);
+      wide_panels_ = for_each_thread(ctx, kernels_.strip_columns * depth_);
+    }
   }
 
   void run() {
@@ -98,16 +116,32 @@ class LinearCall {
     int64_t depth;
   };
 
+  static Tensor for_each_thread(Context& ctx, int64_t floats) {
+    return ctx.workspace().allocate({ctx.threads(), (floats + 15) / 16 * 16}, DType::kF32);
+  }
+
   int64_t multiple_of_groups(int64_t rows) const {
     return (rows + kernels_.group_rows - 1) / kernels_.group_rows * kernels_.group_rows;
   }
 
   void run_part(const Part& part) {
     const int64_t group_rows = kernels_.group_rows;
-    parallel_for(threads_, (part.rows + group_rows - 1) / group_rows, [&](int64_t i) {
+    parallel_for(threads_, (part.rows + group_rows - 1) / group_rows, [&](int64_t i, int thread) {
       const int64_t first = i * group_rows;
-      kernels_.pack_rows(scheme_, row<float>(x_, part.row + first) + part.begin, x_.stride(0),
-                         std::min(group_rows, part.rows - first), part.depth, packed_rows(part, i));
+      const int64_t rows = std::min(group_rows, part.rows - first);
+      const T* x = row<T>(x_, part.row + first) + part.begin;
+      const auto pack = [&](const float* from, int64_t stride) {
+        kernels_.pack_rows(scheme_, from, stride, rows, part.depth, packed_rows(part, i));
+      };
+      if constexpr (kWiden<T>) {
+        float* wide = row<float>(wide_rows_, thread);
+        for (int64_t r = 0; r < rows; ++r) {
+          widen(x + r * x_.stride(0), part.depth, wide + r * part.depth);
+        }
+        pack(wide, part.depth);
+      } else {
+        pack(x, x_.stride(0));
+      }
     });
     parallel_for(threads_, packed_.strips(),
                  [&](int64_t i, int thread) { run_strip(part, i, thread); });
@@ -118,11 +152,22 @@ class LinearCall {
   }
 
   void run_strip(const Part& part, int64_t i, int thread) {
-    ProductStrip strip{};
+    ProductStrip<T> strip{};
     strip.scheme = scheme_;
     strip.rows = packed_rows(part, 0);
-    strip.left = packed_.strip(i) + part.begin * kernels_.panel_columns;
-    strip.right = strip.left + packed_.depth * kernels_.panel_columns;
+    const T* left = packed_.strip(i) + part.begin * kernels_.panel_columns;
+    const T* right = left + packed_.depth * kernels_.panel_columns;
+    if constexpr (kWiden<T>) {
+      const int64_t panel = part.depth * kernels_.panel_columns;
+      float* wide = row<float>(wide_panels_, thread);
+      widen(left, panel, wide);
+      widen(right, panel, wide + panel);
+      strip.left = wide;
+      strip.right = wide + panel;
+    } else {
+      strip.left = left;
+      strip.right = right;
+    }
     strip.depth = part.depth;
     strip.first = part.begin == 0;
     strip.last = part.begin + part.depth == packed_.depth;
@@ -135,14 +180,14 @@ class LinearCall {
   }
 
   /// What becomes of the sums of strip i, from a row on.
-  TileEpilogue<float> end_of(int64_t first, int64_t i) const {
-    auto end = tile_epilogue<float>(packed_, epilogue_, out_, first, i * kernels_.strip_columns);
+  TileEpilogue<T> end_of(int64_t first, int64_t i) const {
+    auto end = tile_epilogue<T>(packed_, epilogue_, out_, first, i * kernels_.strip_columns);
     end.columns = packed_.width(i);
     return end;
   }
 
   const Tensor& x_;
-  const PanelLinear& packed_;
+  const PanelLinear<T>& packed_;
   const ProductKernels& kernels_;
   const Epilogue& epilogue_;
   const Tensor& out_;
@@ -153,17 +198,22 @@ class LinearCall {
   Tensor rows_;     // of a part, packed: [groups, floats of one]
   Tensor sums_;     // of a part, or of a group for each thread where the depth is in one part
   Tensor scratch_;  // of each thread
+  Tensor wide_rows_;
+  Tensor wide_panels_;
 };
 
-void PanelLinear::run(Context& ctx, const Tensor& x, const Epilogue& epilogue,
-                      const Tensor& out) const {
-  LinearCall(ctx, x, *this, epilogue, out).run();
+template <typename T>
+void PanelLinear<T>::run(Context& ctx, const Tensor& x, const Epilogue& epilogue,
+                         const Tensor& out) const {
+  LinearCall<T>(ctx, x, *this, epilogue, out).run();
 }
 
 }  // namespace
 
-std::shared_ptr<PackedLinear> pack_f32_linear(Context& ctx, std::span<const Tensor> weights) {
-  return std::make_shared<PanelLinear>(ctx, weights);
+std::shared_ptr<PackedLinear> pack_panel_linear(Context& ctx, std::span<const Tensor> weights,
+                                                DType dtype) {
+  if (dtype == DType::kF32) return std::make_shared<PanelLinear<float>>(ctx, weights);
+  return std::make_shared<PanelLinear<BFloat16>>(ctx, weights);
 }
 
 }  // namespace flux::cpu

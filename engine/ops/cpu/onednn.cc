@@ -34,8 +34,8 @@ memory::data_type type_of(DType dtype) {
 }
 
 std::string describe(const ProductShape& shape) {
-  return fmt::format("{} product [{}, {}] x [{}, {}]", name_of(shape.dtype), shape.rows,
-                     shape.depth, shape.depth, shape.columns);
+  return fmt::format("bf16 product [{}, {}] x [{}, {}]", shape.rows, shape.depth, shape.depth,
+                     shape.columns);
 }
 
 std::string describe(const ConvolutionShape& shape) {
@@ -79,7 +79,7 @@ dnnl::primitive_attr user_scratchpad() {
 
 /// `weights` may have the format "any": then the library picks the layout.
 dnnl::matmul::primitive_desc compile(const ProductShape& shape, const memory::desc& weights) {
-  const memory::desc x({shape.rows, shape.depth}, type_of(shape.dtype), memory::format_tag::ab);
+  const memory::desc x({shape.rows, shape.depth}, memory::data_type::bf16, memory::format_tag::ab);
   const memory::desc sums({shape.rows, shape.columns}, memory::data_type::f32,
                           memory::format_tag::ab);
   return {dnnl::matmul::desc(x, weights, sums), user_scratchpad(), cpu_engine()};
@@ -99,7 +99,7 @@ dnnl::convolution_forward::primitive_desc compile(const ConvolutionShape& shape,
 }
 
 memory::desc weights_as(const ProductShape& shape, memory::format_tag tag) {
-  return {{shape.depth, shape.columns}, type_of(shape.dtype), tag};
+  return {{shape.depth, shape.columns}, memory::data_type::bf16, tag};
 }
 
 memory::desc weights_as(const ConvolutionShape& shape, memory::format_tag tag) {
@@ -270,8 +270,7 @@ std::atomic<Bf16Path>& chosen_path() {
 }  // namespace
 
 std::shared_ptr<const TileKernel> tile_kernel(const ProductShape& shape) {
-  const KernelCache::Key key = {0, static_cast<int64_t>(shape.dtype), shape.rows, shape.depth,
-                                shape.columns};
+  const KernelCache::Key key = {0, shape.rows, shape.depth, shape.columns};
   return kernel_cache().find_or_make(
       key, [&] { return std::make_shared<CompiledTile<dnnl::matmul, ProductShape>>(shape); });
 }

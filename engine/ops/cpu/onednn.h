@@ -10,9 +10,9 @@
 /// Failures are Error: kUnavailable when memory ran out, else kInternal.
 namespace flux::cpu {
 
-/// sums[rows, columns] = x[rows, depth] W[depth, columns]; all row-major and contiguous.
+/// sums[rows, columns] = x[rows, depth] W[depth, columns]; all row-major and contiguous. x and W
+/// are bf16, sums f32.
 struct ProductShape {
-  DType dtype = DType::kF32;  // kF32 or kBF16, of x and W; sums are f32
   int64_t rows = 0;
   int64_t depth = 0;
   int64_t columns = 0;
@@ -20,7 +20,7 @@ struct ProductShape {
   friend bool operator==(const ProductShape&, const ProductShape&) = default;
 };
 
-/// sums[height, width, out] from x[height + kernel - 1, width + kernel - 1, in] (its border
+/// f32 sums[height, width, out] from x[height + kernel - 1, width + kernel - 1, in] (its border
 /// included), channels last.
 struct ConvolutionShape {
   DType dtype = DType::kF32;
@@ -43,7 +43,7 @@ class WeightPacker {
   virtual ~WeightPacker() = default;
   /// Bytes of the packed weights, padding included.
   virtual int64_t packed_bytes() const = 0;
-  /// plain and packed both have the shape's dtype.
+  /// plain and packed both have the dtype of x.
   virtual void pack(const void* plain, void* packed) const = 0;
 };
 
@@ -55,7 +55,7 @@ std::unique_ptr<WeightPacker> weight_packer(const ConvolutionShape& shape);
 /// How bf16 weights are computed with.
 enum class Bf16Path {
   kNative,      // bf16 products, f32 sums
-  kThroughF32,  // widened to f32, some columns at a time; for processors without bf16 products
+  kThroughF32,  // widened to f32, some at a time; for processors without bf16 products
 };
 /// The way for weights packed from now on: the processor's, unless set_bf16_path() chose.
 Bf16Path bf16_path();

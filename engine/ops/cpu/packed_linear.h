@@ -40,11 +40,12 @@ TileEpilogue<T> tile_epilogue(const PackedLinear& packed, const Epilogue& epilog
   return tile;
 }
 
-/// By own kernels (kernels/product_kernels.cc), with fewer multiplications than plain products
-/// have.
-std::shared_ptr<PackedLinear> pack_f32_linear(Context& ctx, std::span<const Tensor> weights);
-/// By oneDNN's products.
-std::shared_ptr<PackedLinear> pack_bf16_linear(Context& ctx, std::span<const Tensor> weights);
+/// By own kernels (kernels/product_kernels.cc), in f32, with fewer multiplications than plain
+/// products have. dtype: of weights and activations.
+std::shared_ptr<PackedLinear> pack_panel_linear(Context& ctx, std::span<const Tensor> weights,
+                                                DType dtype);
+/// By oneDNN's products of bf16, on a processor that has them.
+std::shared_ptr<PackedLinear> pack_onednn_linear(Context& ctx, std::span<const Tensor> weights);
 
 /// Rows [begin, end) of the stacked weights as contiguous `dtype`: where they are if possible,
 /// else copied to `buffer`.

@@ -93,18 +93,20 @@ enum class ProductScheme {
   kStrassen,  // with an eighth less multiplications; needs an even depth
 };
 
-/// A part of the rows and depth of a linear layer by a strip of its columns, in f32.
+/// A part of the rows and depth of a linear layer by a strip of its columns, in f32. T: of what is
+/// stored.
+template <typename T>
 struct ProductStrip {
   ProductScheme scheme;
   const float* rows;  // packed
   const float* left;  // the part's first row in the strip's two packed panels
   const float* right;
-  int64_t depth;            // of the part
-  bool first;               // part: there are no sums yet
-  bool last;                // part: the sums are stored
-  float* sums;              // [rows, strip_columns]; where first and last, of group_rows only
-  TileEpilogue<float> end;  // without sums
-  float* scratch;           // scratch_floats(depth), aligned to 64 bytes
+  int64_t depth;        // of the part
+  bool first;           // part: there are no sums yet
+  bool last;            // part: the sums are stored
+  float* sums;          // [rows, strip_columns]; where first and last, of group_rows only
+  TileEpilogue<T> end;  // without sums
+  float* scratch;       // scratch_floats(depth), aligned to 64 bytes
 };
 
 struct ProductKernels {
@@ -117,7 +119,11 @@ struct ProductKernels {
   void (*pack_rows)(ProductScheme scheme, const float* x, int64_t stride, int64_t rows,
                     int64_t depth, float* group);
   int64_t (*scratch_floats)(int64_t depth);
-  void (*run)(const ProductStrip& strip);
+  void (*run_f32)(const ProductStrip<float>& strip);
+  void (*run_bf16)(const ProductStrip<BFloat16>& strip);
+
+  void run(const ProductStrip<float>& strip) const { run_f32(strip); }
+  void run(const ProductStrip<BFloat16>& strip) const { run_bf16(strip); }
 };
 
 template <typename T>

@@ -142,14 +142,16 @@ FLUX_INLINE void multiply(const float* a, const float* b, int64_t depth, int64_t
 }
 
 /// Between the sums of two groups: those of a depth in one part are not needed when stored.
-int64_t sums_step(const ProductStrip& strip) {
+template <typename T>
+int64_t sums_step(const ProductStrip<T>& strip) {
   return strip.first && strip.last ? 0 : kGroupRows * kStripColumns;
 }
 
 /// Of what store_rows() will read and write: its few elements in each of many lines of the cache
 /// would wait for memory.
-void prefetch_rows(const TileEpilogue<float>& end, int64_t first, int64_t rows) {
-  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(float));
+template <typename T>
+void prefetch_rows(const TileEpilogue<T>& end, int64_t first, int64_t rows) {
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
   for (int64_t row = first; row < first + rows; ++row) {
     for (int64_t column = 0; column < end.columns; column += kLine) {
       __builtin_prefetch(end.out + row * end.out_stride + column, 1);
@@ -158,8 +160,9 @@ void prefetch_rows(const TileEpilogue<float>& end, int64_t first, int64_t rows) 
   }
 }
 
-void store_rows(const TileEpilogue<float>& tile, const float* sums, int64_t first, int64_t rows) {
-  TileEpilogue<float> end = tile;
+template <typename T>
+void store_rows(const TileEpilogue<T>& tile, const float* sums, int64_t first, int64_t rows) {
+  TileEpilogue<T> end = tile;
   end.sums = sums;
   end.sums_stride = kStripColumns;
   end.rows = rows;
@@ -171,7 +174,8 @@ void store_rows(const TileEpilogue<float>& tile, const float* sums, int64_t firs
 int64_t scratch_floats(int64_t depth) { return kStripColumns * depth + kProducts * kTile; }
 
 /// `groups` groups of rows, from the first one of the tile on.
-void run_strassen(const ProductStrip& strip, int64_t groups) {
+template <typename T>
+void run_strassen(const ProductStrip<T>& strip, int64_t groups) {
   const int64_t half = strip.depth / 2;
   const StrassenPanels panels(strip.left, strip.right, half, strip.scratch);
   float* products = strip.scratch + kStripColumns * strip.depth;
@@ -192,7 +196,8 @@ void run_strassen(const ProductStrip& strip, int64_t groups) {
 }
 
 /// The rows of a tile from `first` on, a multiple of kGroupRows.
-void run_plain(const ProductStrip& strip, int64_t first) {
+template <typename T>
+void run_plain(const ProductStrip<T>& strip, int64_t first) {
   float ones[kRows];
   for (float& one : ones) one = 1.0f;
   const float* factors = strip.first ? nullptr : ones;
@@ -209,7 +214,8 @@ void run_plain(const ProductStrip& strip, int64_t first) {
   }
 }
 
-void run(const ProductStrip& strip) {
+template <typename T>
+void run(const ProductStrip<T>& strip) {
   const bool strassen = strip.scheme == ProductScheme::kStrassen;
   const int64_t groups = strassen ? strip.end.rows / kGroupRows : 0;
   if (groups > 0) run_strassen(strip, groups);
@@ -219,8 +225,8 @@ void run(const ProductStrip& strip) {
 }  // namespace
 
 ProductKernels product_kernels() {
-  return {kGroupRows,   kColumns,  kStripColumns,  pack_weights,
-          group_floats, pack_rows, scratch_floats, run};
+  return {kGroupRows, kColumns,       kStripColumns, pack_weights, group_floats,
+          pack_rows,  scratch_floats, run<float>,    run<BFloat16>};
 }
 
 }  // namespace flux::cpu::FLUX_ISA
