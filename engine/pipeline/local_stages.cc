@@ -1,12 +1,14 @@
 #include "pipeline/local_stages.h"
 
 #include <string>
+#include <utility>
 
 #include "models/conditioning_cache.h"
 #include "models/dit_transformer.h"
 #include "models/vae_decoder.h"
 #include "models/vae_tiling.h"
 #include "ops/backend.h"
+#include "ops/fence.h"
 #include "pipeline/text_stages.h"
 #include "support/error.h"
 
@@ -26,7 +28,8 @@ struct LocalStages::Loaded {
   std::optional<DitTransformer> transformer;
   std::optional<VaeDecoder> vae;
 
-  ConditioningCache conditioning{1};  // an image's steps follow each other
+  ConditioningCache conditioning{1};       // an image's steps follow each other
+  std::shared_ptr<const Fence> last_step;  // a point shortly before its end, on a GPU
 
   bool has(StageKind stage) const;
   /// About what the weights of a stage take on the device.
@@ -210,9 +213,12 @@ std::vector<TextEmbeddings> LocalStages::encode(std::span<const TextInput> rows)
 }
 
 void LocalStages::transformer(std::span<const TransformerInput> rows) {
+  // The next step is asked for when the last one nearly ends, which keeps a GPU busy. With more of
+  // them ahead progress would not be what is done, and Ctrl-C would have to wait for them.
+  if (const auto last_step = std::exchange(loaded_->last_step, nullptr)) last_step->wait();
   with_room(StageKind::kDitTransformer, [&] {
     loaded_->conditioning.forward(loaded_->context, *loaded_->transformer,
-                                  {rows.begin(), rows.end()});
+                                  {rows.begin(), rows.end()}, &loaded_->last_step);
   });
 }
 
