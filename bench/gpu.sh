@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Tests on a GPU, then its times; logs in LOGS. Run it on a machine that has the GPU, with a build.
-#   bench/gpu.sh BUILD LOGS [tests] [sanitizer] [checkpoint] [times] [first-image] [memory]
-#                           [equality] [profile] [diffusers] [compiled] [serving-tests] [serving]
+#   bench/gpu.sh BUILD LOGS [tests] [sanitizer] [checkpoint] [times] [first-image] [interrupt]
+#                           [memory] [equality] [profile] [diffusers] [compiled] [serving-tests]
+#                           [serving]
 # Without steps named: all. FULL is where the 33 GB checkpoint is, or is made. The steps of serving
 # need SERVING_PACKAGES: a directory of Python packages for $FLUX_REFERENCE_PYTHON, with pytest,
 # tritonclient[http,grpc] and, from nvidia-pytriton, pytriton/tritonserver/bin/tritonserver and
@@ -11,8 +12,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 build=$1
 logs=$2
 shift 2
-steps="${*:-tests sanitizer checkpoint times first-image memory equality profile diffusers}"
-steps="${*:-$steps compiled serving-tests serving}"
+steps="${*:-tests sanitizer checkpoint times first-image interrupt memory equality profile}"
+steps="${*:-$steps diffusers compiled serving-tests serving}"
 full=${FULL:-/dev/shm/flux-full}
 python=${FLUX_REFERENCE_PYTHON:-python3}
 flux=$build/cli/flux-triton
@@ -80,6 +81,18 @@ if has_step first-image; then
     --steps 4 -o /tmp/flux.png
   echo "from process start to the first picture: $((($(date +%s%N) - start) / 1000000)) ms"
   tail -n 3 "$logs/first-image.log"
+fi
+if has_step interrupt; then
+  # Ctrl-C in the midst of many steps. The time includes that the driver takes its memory back.
+  "$flux" generate "$full" --device cuda --dtype bf16 --prompt "a star" --seed 1 --steps 900 \
+    -o /tmp/flux-interrupted.png >"$logs/interrupt.log" 2>&1 &
+  drawing=$!
+  sleep 15
+  start=$(date +%s%N)
+  kill -INT $drawing
+  wait $drawing
+  echo "interrupted: exit code $?, $((($(date +%s%N) - start) / 1000000)) ms after Ctrl-C"
+  tail -n 1 "$logs/interrupt.log"
 fi
 if has_step memory; then
   # The same picture with room for the transformer alone, and in tiles; one line where there is none.
