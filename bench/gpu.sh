@@ -41,6 +41,7 @@ logged() {
   timeout "${LIMIT:-240}" "$@" >"$logs/$name.log" 2>&1
   echo "$name: exit code $?, $((SECONDS - start)) s"
 }
+ms_since() { echo $((($(date +%s%N) - $1) / 1000000)); }
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 if has_step tests; then
@@ -79,7 +80,7 @@ if has_step first-image; then
   start=$(date +%s%N)
   logged first-image "$flux" generate "$full" --device cuda --dtype bf16 --prompt "a star" --seed 1 \
     --steps 4 -o /tmp/flux.png
-  echo "from process start to the first picture: $((($(date +%s%N) - start) / 1000000)) ms"
+  echo "from process start to the first picture: $(ms_since "$start") ms"
   tail -n 3 "$logs/first-image.log"
 fi
 if has_step interrupt; then
@@ -91,7 +92,7 @@ if has_step interrupt; then
   start=$(date +%s%N)
   kill -INT $drawing
   wait $drawing
-  echo "interrupted: exit code $?, $((($(date +%s%N) - start) / 1000000)) ms after Ctrl-C"
+  echo "interrupted: exit code $?, $(ms_since "$start") ms after Ctrl-C"
   tail -n 1 "$logs/interrupt.log"
 fi
 if has_step memory; then
