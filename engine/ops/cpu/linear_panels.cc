@@ -92,10 +92,11 @@ class LinearCall {
         {in_parts ? packed.strips() * part_rows_ : ctx.threads() * kernels_.group_rows,
          kernels_.strip_columns},
         DType::kF32);
-    scratch_ = for_each_thread(ctx, kernels_.scratch_floats(depth_));
+    constexpr auto kFloat = static_cast<int64_t>(sizeof(float));
+    scratch_ = per_thread_scratch(ctx, kernels_.scratch_floats(depth_) * kFloat);
     if constexpr (kWiden<T>) {
-      wide_rows_ = for_each_thread(ctx, kernels_.group_rows * depth_);
-      wide_panels_ = for_each_thread(ctx, kernels_.strip_columns * depth_);
+      wide_rows_ = per_thread_scratch(ctx, kernels_.group_rows * depth_ * kFloat);
+      wide_panels_ = per_thread_scratch(ctx, kernels_.strip_columns * depth_ * kFloat);
     }
   }
 
@@ -116,8 +117,8 @@ class LinearCall {
     int64_t depth;
   };
 
-  static Tensor for_each_thread(Context& ctx, int64_t floats) {
-    return ctx.workspace().allocate({ctx.threads(), (floats + 15) / 16 * 16}, DType::kF32);
+  static float* floats_of(const Tensor& scratch, int thread) {
+    return reinterpret_cast<float*>(row<std::byte>(scratch, thread));
   }
 
   int64_t multiple_of_groups(int64_t rows) const {
@@ -134,7 +135,7 @@ class LinearCall {
         kernels_.pack_rows(scheme_, from, stride, rows, part.depth, packed_rows(part, i));
       };
       if constexpr (kWiden<T>) {
-        float* wide = row<float>(wide_rows_, thread);
+        float* wide = floats_of(wide_rows_, thread);
         for (int64_t r = 0; r < rows; ++r) {
           widen(x + r * x_.stride(0), part.depth, wide + r * part.depth);
         }
@@ -159,7 +160,7 @@ class LinearCall {
     const T* right = left + packed_.depth * kernels_.panel_columns;
     if constexpr (kWiden<T>) {
       const int64_t panel = part.depth * kernels_.panel_columns;
-      float* wide = row<float>(wide_panels_, thread);
+      float* wide = floats_of(wide_panels_, thread);
       widen(left, panel, wide);
       widen(right, panel, wide + panel);
       strip.left = wide;
@@ -175,7 +176,7 @@ class LinearCall {
     strip.sums = row<float>(sums_, in_parts ? i * part_rows_ : thread * kernels_.group_rows);
     strip.end = end_of(part.row, i);
     strip.end.rows = part.rows;
-    strip.scratch = row<float>(scratch_, thread);
+    strip.scratch = floats_of(scratch_, thread);
     kernels_.run(strip);
   }
 
@@ -195,9 +196,10 @@ class LinearCall {
   ProductScheme scheme_ = ProductScheme::kPlain;
   int threads_ = 1;
   int64_t part_rows_ = 0;
-  Tensor rows_;     // of a part, packed: [groups, floats of one]
-  Tensor sums_;     // of a part, or of a group for each thread where the depth is in one part
-  Tensor scratch_;  // of each thread
+  Tensor rows_;  // of a part, packed: [groups, floats of one]
+  Tensor sums_;  // of a part, or of a group for each thread where the depth is in one part
+  // Of each thread; the last two only where there is something to widen.
+  Tensor scratch_;
   Tensor wide_rows_;
   Tensor wide_panels_;
 };
