@@ -1,5 +1,6 @@
 #include "ops/cuda/kernels/device.cuh"
 #include "ops/cuda/kernels/kernels.h"
+#include "ops/cuda/kernels/launch.cuh"
 
 namespace flux::cuda {
 namespace {
@@ -9,6 +10,7 @@ constexpr int kThreads = 256;
 /// One thread N channels of one tap of one output pixel.
 template <typename T, int N>
 __global__ void __launch_bounds__(kThreads) im2col_kernel(Im2col args) {
+  begin_kernel();
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int64_t vectors = args.channels / N;
   const int64_t taps = args.kernel * args.kernel;
@@ -31,6 +33,7 @@ __global__ void __launch_bounds__(kThreads) im2col_kernel(Im2col args) {
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     reorder_kernel(const T* x, int64_t out_channels, int64_t in_channels, int64_t taps, T* out) {
+  begin_kernel();
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (item >= out_channels * in_channels * taps) return;
   const int64_t channel = item % in_channels;
@@ -46,6 +49,7 @@ __device__ bool falls_on(int phase, int part, int tap) {
 
 __global__ void __launch_bounds__(kThreads)
     phase_kernel(const float* x, int64_t out_channels, int64_t in_channels, bf16* out) {
+  begin_kernel();
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (item >= 16 * out_channels * in_channels) return;
   const int64_t channel = item % in_channels;
@@ -66,8 +70,8 @@ __global__ void __launch_bounds__(kThreads)
 void make_phase_filters(const float* weights, int64_t out_channels, int64_t in_channels, void* out,
                         cudaStream_t stream) {
   const unsigned blocks = blocks_for(16 * out_channels * in_channels, kThreads);
-  phase_kernel<<<blocks, kThreads, 0, stream>>>(weights, out_channels, in_channels,
-                                                static_cast<bf16*>(out));
+  launch_kernel(phase_kernel, {blocks, kThreads, stream}, weights, out_channels, in_channels,
+                static_cast<bf16*>(out));
 }
 
 void im2col(const Im2col& args, DType dtype, cudaStream_t stream) {
@@ -75,10 +79,10 @@ void im2col(const Im2col& args, DType dtype, cudaStream_t stream) {
     constexpr int kWidest = 16 / sizeof(T);
     const int64_t elements = args.count * args.kernel * args.kernel * args.channels;
     if (vector_width(kWidest, sizeof(T), args.x, args.out, args.channels) == kWidest) {
-      im2col_kernel<T, kWidest>
-          <<<blocks_for(elements / kWidest, kThreads), kThreads, 0, stream>>>(args);
+      launch_kernel(im2col_kernel<T, kWidest>,
+                    {blocks_for(elements / kWidest, kThreads), kThreads, stream}, args);
     } else {
-      im2col_kernel<T, 1><<<blocks_for(elements, kThreads), kThreads, 0, stream>>>(args);
+      launch_kernel(im2col_kernel<T, 1>, {blocks_for(elements, kThreads), kThreads, stream}, args);
     }
   });
 }
@@ -88,8 +92,8 @@ void reorder_filters(const void* x, int64_t out_channels, int64_t in_channels, i
   const int64_t taps = kernel * kernel;
   dispatch(dtype, [&]<typename T>() {
     const unsigned blocks = blocks_for(out_channels * in_channels * taps, kThreads);
-    reorder_kernel<T><<<blocks, kThreads, 0, stream>>>(static_cast<const T*>(x), out_channels,
-                                                       in_channels, taps, static_cast<T*>(out));
+    launch_kernel(reorder_kernel<T>, {blocks, kThreads, stream}, static_cast<const T*>(x),
+                  out_channels, in_channels, taps, static_cast<T*>(out));
   });
 }
 

@@ -1,5 +1,6 @@
 #include "ops/cuda/kernels/device.cuh"
 #include "ops/cuda/kernels/kernels.h"
+#include "ops/cuda/kernels/launch.cuh"
 
 namespace flux::cuda {
 namespace {
@@ -18,6 +19,7 @@ __device__ bool locate(int64_t rows, int64_t columns, int64_t* row, int64_t* col
 
 template <typename T, int N>
 __global__ void __launch_bounds__(kThreads) store_kernel(StoreRows args) {
+  begin_kernel();
   int64_t row, column;
   if (!locate<N>(args.rows, args.columns, &row, &column)) return;
   const auto sums =
@@ -42,6 +44,7 @@ __global__ void __launch_bounds__(kThreads) store_kernel(StoreRows args) {
 
 template <typename T, int N>
 __global__ void __launch_bounds__(kThreads) binary_kernel(Binary op, BinaryRows args) {
+  begin_kernel();
   int64_t row, column;
   if (!locate<N>(args.rows, args.columns, &row, &column)) return;
   const auto a = Pack<T, N>::load(static_cast<const T*>(args.a) + row * args.a_stride + column);
@@ -58,6 +61,7 @@ __global__ void __launch_bounds__(kThreads) binary_kernel(Binary op, BinaryRows 
 
 template <typename From, typename To>
 __global__ void __launch_bounds__(kThreads) cast_kernel(CopyRows args) {
+  begin_kernel();
   int64_t row, column;
   if (!locate<1>(args.rows, args.columns, &row, &column)) return;
   const From value = static_cast<const From*>(args.x)[row * args.x_stride + column];
@@ -70,6 +74,7 @@ constexpr int kTileRows = 8;
 template <typename From, typename To>
 __global__ void __launch_bounds__(kTile* kTileRows)
     transpose_kernel(const From* x, int64_t rows, int64_t columns, To* out) {
+  begin_kernel();
   __shared__ float tile[kTile][kTile + 1];
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kTile;
   const int64_t column = static_cast<int64_t>(blockIdx.y) * kTile;
@@ -103,6 +108,7 @@ __device__ void store_product(const StoreRows& store, int64_t row, int64_t colum
 /// Blocks of the same columns are neighbours, so that they share the weights.
 template <typename T, int kRows>
 __global__ void __launch_bounds__(kProductWarps * 32) row_product_kernel(RowProduct args) {
+  begin_kernel();
   constexpr int N = 16 / sizeof(T);
   const int64_t column = static_cast<int64_t>(blockIdx.y) * kProductWarps + threadIdx.x / 32;
   if (column >= args.store.columns) return;
@@ -150,7 +156,7 @@ void store_rows(const StoreRows& args, DType dtype, cudaStream_t stream) {
   dispatch(dtype, [&]<typename T>() {
     const auto launch = [&]<int N>() {
       const unsigned blocks = blocks_for(args.rows * (args.columns / N), kThreads);
-      store_kernel<T, N><<<blocks, kThreads, 0, stream>>>(args);
+      launch_kernel(store_kernel<T, N>, {blocks, kThreads, stream}, args);
     };
     with_vectors<T>(launch, args.sums, args.out, args.residual, args.columns, args.sums_stride,
                     args.out_stride, args.residual_stride);
@@ -162,10 +168,10 @@ void row_product(const RowProduct& args, DType dtype, cudaStream_t stream) {
   dispatch(dtype, [&]<typename T>() {
     const unsigned columns = blocks_for(args.store.columns, kProductWarps);
     if (args.store.rows == 1) {
-      row_product_kernel<T, 1><<<dim3(1, columns), kProductWarps * 32, 0, stream>>>(args);
+      launch_kernel(row_product_kernel<T, 1>, {dim3(1, columns), kProductWarps * 32, stream}, args);
     } else {
       const dim3 grid(blocks_for(args.store.rows, kRows), columns);
-      row_product_kernel<T, kRows><<<grid, kProductWarps * 32, 0, stream>>>(args);
+      launch_kernel(row_product_kernel<T, kRows>, {grid, kProductWarps * 32, stream}, args);
     }
   });
 }
@@ -175,7 +181,7 @@ void binary_rows(Binary op, const BinaryRows& args, DType dtype, cudaStream_t st
   dispatch(dtype, [&]<typename T>() {
     const auto launch = [&]<int N>() {
       const unsigned blocks = blocks_for(args.rows * (args.columns / N), kThreads);
-      binary_kernel<T, N><<<blocks, kThreads, 0, stream>>>(op, args);
+      launch_kernel(binary_kernel<T, N>, {blocks, kThreads, stream}, op, args);
     };
     with_vectors<T>(launch, args.a, args.b, args.out, args.columns, args.a_stride, args.b_stride,
                     args.out_stride);
@@ -187,11 +193,11 @@ void cast_rows(const CopyRows& args, DType from, DType to, cudaStream_t stream) 
   const unsigned blocks = blocks_for(args.rows * args.columns, kThreads);
   dispatch(to, [&]<typename To>() {
     if (from == DType::kF16) {
-      cast_kernel<__half, To><<<blocks, kThreads, 0, stream>>>(args);
+      launch_kernel(cast_kernel<__half, To>, {blocks, kThreads, stream}, args);
     } else if (from == DType::kBF16) {
-      cast_kernel<bf16, To><<<blocks, kThreads, 0, stream>>>(args);
+      launch_kernel(cast_kernel<bf16, To>, {blocks, kThreads, stream}, args);
     } else {
-      cast_kernel<float, To><<<blocks, kThreads, 0, stream>>>(args);
+      launch_kernel(cast_kernel<float, To>, {blocks, kThreads, stream}, args);
     }
   });
 }
@@ -201,8 +207,8 @@ void transpose(const void* x, int64_t rows, int64_t columns, DType from, void* o
   const dim3 grid(blocks_for(rows, kTile), blocks_for(columns, kTile));
   dispatch(from, [&]<typename From>() {
     dispatch(to, [&]<typename To>() {
-      transpose_kernel<From, To><<<grid, dim3(kTile, kTileRows), 0, stream>>>(
-          static_cast<const From*>(x), rows, columns, static_cast<To*>(out));
+      launch_kernel(transpose_kernel<From, To>, {grid, dim3(kTile, kTileRows), stream},
+                    static_cast<const From*>(x), rows, columns, static_cast<To*>(out));
     });
   });
 }

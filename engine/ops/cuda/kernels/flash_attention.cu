@@ -2,6 +2,7 @@
 
 #include "ops/cuda/kernels/device.cuh"
 #include "ops/cuda/kernels/kernels.h"
+#include "ops/cuda/kernels/launch.cuh"
 
 /// bf16 attention for every GPU since Ampere. Source: Dao, FlashAttention-2 (2023). A block has
 /// kRows queries of one head, 16 a warp, and walks over the keys in tiles that the next copy hides
@@ -197,6 +198,7 @@ constexpr int shared_bytes() {
 
 template <int kDim>
 __global__ void __launch_bounds__(kThreads, 1) flash_kernel(FlashAttention args) {
+  begin_kernel();
   extern __shared__ __align__(128) unsigned char shared[];
   const auto q_tile = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   constexpr uint32_t kTileBytes = kKeys * kDim * 2;
@@ -250,7 +252,7 @@ void run(const FlashAttention& args, cudaStream_t stream) {
                            kShared) != cudaSuccess) {
     return;
   }
-  flash_kernel<kDim><<<grid, kThreads, kShared, stream>>>(args);
+  launch_kernel(flash_kernel<kDim>, {grid, kThreads, stream, kShared}, args);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "ops/cuda/kernels/device.cuh"
 #include "ops/cuda/kernels/kernels.h"
+#include "ops/cuda/kernels/launch.cuh"
 
 /// Group norm in three passes: the moments of every chunk of pixels, their union for each group,
 /// and the result. Sums are of distances from a value of the group itself, so that a large mean
@@ -31,6 +32,7 @@ struct Moments {
 /// Threads that have the same vector take turns at the pixels.
 template <typename T, int N>
 __global__ void __launch_bounds__(kThreads) moments_kernel(GroupNorm args, Moments* chunks) {
+  begin_kernel();
   __shared__ float sums[kThreads];
   __shared__ float squares[kThreads];
   const auto* x = static_cast<const T*>(args.x);
@@ -86,6 +88,7 @@ __global__ void __launch_bounds__(kThreads) moments_kernel(GroupNorm args, Momen
 /// One block a group: its mean and 1 / standard deviation.
 __global__ void __launch_bounds__(kThreads)
     unite_kernel(GroupNorm args, const Moments* chunks, int64_t count, float2* groups) {
+  begin_kernel();
   __shared__ Moments shared[kThreads];
   Moments own{};
   for (int64_t i = threadIdx.x; i < count; i += kThreads) {
@@ -114,20 +117,21 @@ __device__ Channel channel_of(const GroupNorm& args, const float2* groups, int c
   return {group.x, group.y * args.weight[channel], args.bias[channel]};
 }
 
-template <typename T, int N>
-__device__ void apply(const GroupNorm& args, const Channel (&channels)[N], Pack<T, N>& pack) {
+template <Activation kActivation, typename T, int N>
+__device__ void apply(const Channel (&channels)[N], Pack<T, N>& pack) {
 #pragma unroll
   for (int i = 0; i < N; ++i) {
     const float y = (to_float(pack.values[i]) - channels[i].mean) * channels[i].factor;
-    pack.values[i] = from_float<T>(activate(args.activation, y + channels[i].bias));
+    pack.values[i] = from_float<T>(activate(kActivation, y + channels[i].bias));
   }
 }
 
 /// Each thread has N channels of kHeldPixels pixels, where the threads of a block are a multiple of
 /// the vectors of a pixel.
-template <typename T, int N>
+template <typename T, int N, Activation kActivation>
 __global__ void __launch_bounds__(kThreads)
     held_apply_kernel(GroupNorm args, const float2* groups) {
+  begin_kernel();
   const int vectors = static_cast<int>(args.channels) / N;
   const int at_once = kThreads / vectors;  // pixels
   const int channel = static_cast<int>(threadIdx.x) % vectors * N;
@@ -146,32 +150,34 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int i = 0; i < kHeldPixels; ++i) {
     if (first + i * at_once >= args.pixels) continue;
-    apply<T, N>(args, channels, held[i]);
+    apply<kActivation>(channels, held[i]);
     held[i].store(static_cast<T*>(args.out) + at(i));
   }
 }
 
 /// For any number of channels: each thread has one element.
-template <typename T>
+template <typename T, Activation kActivation>
 __global__ void __launch_bounds__(kThreads) apply_kernel(GroupNorm args, const float2* groups) {
+  begin_kernel();
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (item >= args.pixels * args.channels) return;
   const Channel channel[1] = {channel_of(args, groups, static_cast<int>(item % args.channels))};
   auto pack = Pack<T, 1>::load(static_cast<const T*>(args.x) + item);
-  apply<T, 1>(args, channel, pack);
+  apply<kActivation>(channel, pack);
   pack.store(static_cast<T*>(args.out) + item);
 }
 
-template <typename T>
+template <typename T, Activation kActivation>
 void run_apply(const GroupNorm& args, const float2* groups, cudaStream_t stream) {
   constexpr int N = 16 / sizeof(T);
   const int width = vector_width(N, sizeof(T), args.x, args.out, args.channels);
   if (width == N && args.channels / N <= kThreads && kThreads % (args.channels / N) == 0) {
     const int64_t pixels = kThreads / (args.channels / N) * kHeldPixels;
-    held_apply_kernel<T, N><<<blocks_for(args.pixels, pixels), kThreads, 0, stream>>>(args, groups);
+    launch_kernel(held_apply_kernel<T, N, kActivation>,
+                  {blocks_for(args.pixels, pixels), kThreads, stream}, args, groups);
   } else {
     const unsigned blocks = blocks_for(args.pixels * args.channels, kThreads);
-    apply_kernel<T><<<blocks, kThreads, 0, stream>>>(args, groups);
+    launch_kernel(apply_kernel<T, kActivation>, {blocks, kThreads, stream}, args, groups);
   }
 }
 
@@ -184,10 +190,15 @@ void run(const GroupNorm& args, cudaStream_t stream) {
   const int64_t block_groups =
       std::max<int64_t>(1, std::min<int64_t>(args.groups, kThreads / per_group));
   const dim3 grid(static_cast<unsigned>(chunks), blocks_for(args.groups, block_groups));
-  moments_kernel<T, N><<<grid, kThreads, 0, stream>>>(args, moments);
-  unite_kernel<<<static_cast<unsigned>(args.groups), kThreads, 0, stream>>>(args, moments, chunks,
-                                                                            groups);
-  run_apply<T>(args, groups, stream);
+  launch_kernel(moments_kernel<T, N>, {grid, kThreads, stream}, args, moments);
+  launch_kernel(unite_kernel, {static_cast<unsigned>(args.groups), kThreads, stream}, args, moments,
+                chunks, groups);
+  // Known to the compiler: asking for each element takes longer than the memory does.
+  if (args.activation == Activation::kSilu) {
+    run_apply<T, Activation::kSilu>(args, groups, stream);
+  } else {
+    run_apply<T, Activation::kNone>(args, groups, stream);
+  }
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include "ops/cuda/kernels/device.cuh"
 #include "ops/cuda/kernels/hopper.cuh"
 #include "ops/cuda/kernels/kernels.h"
+#include "ops/cuda/kernels/launch.cuh"
 #include "ops/cuda/kernels/tensor_map.h"
 
 /// bf16 attention on Hopper, heads of 128. Source: Shah et al., FlashAttention-3 (2024). A block
@@ -317,6 +318,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       *reinterpret_cast<Tiles*>((reinterpret_cast<uintptr_t>(shared) + 1023) / 1024 * 1024);
   if (threadIdx.x == 0) init_barriers(tiles);
   __syncthreads();
+  begin_kernel();
   if (threadIdx.x < 128) {
     give_registers<24>();
     if (threadIdx.x == 0) produce(args, tiles);
@@ -370,8 +372,7 @@ cudaError_t hopper_attention(std::span<const FlashAttention> parts, int multipro
       hopper_attention_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
   if (result != cudaSuccess) return result;
   const auto blocks = static_cast<unsigned>(std::min(args.works, multiprocessors));
-  hopper_attention_kernel<<<blocks, kThreads, kShared, stream>>>(args);
-  return cudaGetLastError();
+  return launch_kernel(hopper_attention_kernel, {blocks, kThreads, stream, kShared}, args);
 }
 
 }  // namespace flux::cuda

@@ -1,6 +1,7 @@
 #include "ops/cuda/kernels/device.cuh"
 #include "ops/cuda/kernels/hopper.cuh"
 #include "ops/cuda/kernels/kernels.h"
+#include "ops/cuda/kernels/launch.cuh"
 #include "ops/cuda/kernels/tensor_map.h"
 
 /// bf16 convolutions on Hopper as products without a copy of their inputs: for each tap the copy
@@ -200,6 +201,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     fence_barriers();
   }
   __syncthreads();
+  begin_kernel();
   if (threadIdx.x < 128) {
     give_registers<24>();
     if (threadIdx.x == 0) produce(args, tiles);
@@ -234,8 +236,7 @@ cudaError_t hopper_convolution(const HopperConvolution& conv, int multiprocessor
   const int works =
       tiles(conv.height, kSide) * tiles(conv.width, kSide) * tiles(conv.out_channels, kColumns);
   const auto blocks = static_cast<unsigned>(std::min(works, multiprocessors));
-  hopper_convolution_kernel<<<blocks, kThreads, kShared, stream>>>(args);
-  return cudaGetLastError();
+  return launch_kernel(hopper_convolution_kernel, {blocks, kThreads, stream, kShared}, args);
 }
 
 }  // namespace flux::cuda

@@ -3,6 +3,7 @@
 
 #include "ops/cuda/kernels/hopper_linear.cuh"
 #include "ops/cuda/kernels/hopper_linear_endings.cuh"
+#include "ops/cuda/kernels/launch.cuh"
 #include "ops/cuda/kernels/tensor_map.h"
 
 /// bf16 linears on Hopper that end with what follows them, so that it costs no pass over memory:
@@ -155,6 +156,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
       *reinterpret_cast<Tiles<Shape>*>((reinterpret_cast<uintptr_t>(shared) + 1023) / 1024 * 1024);
   if (threadIdx.x == 0) init_barriers(tiles);
   sync_cluster();
+  begin_kernel();
   if (threadIdx.x < 128) {
     give_registers<kCopyingRegisters>();
     if (threadIdx.x == 0) produce<Shape, kEnding>(args, tiles);
@@ -218,18 +220,8 @@ cudaError_t launch(const HopperLinear& linear, int multiprocessors, cudaStream_t
   result = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
   if (result != cudaSuccess) return result;
   const int clusters = std::min(args.works, multiprocessors / kCluster);
-  // Said here and not at the kernel: compilers for older GPUs know no clusters.
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {kCluster, 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(clusters * kCluster));
-  config.blockDim = dim3(Shape::kThreads);
-  config.dynamicSmemBytes = kShared;
-  config.stream = stream;
-  config.attrs = &cluster;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel, args);
+  const auto blocks = static_cast<unsigned>(clusters * kCluster);
+  return launch_kernel(kernel, {blocks, Shape::kThreads, stream, kShared, kCluster}, args);
 }
 
 using Launch = cudaError_t (*)(const HopperLinear&, int, cudaStream_t);

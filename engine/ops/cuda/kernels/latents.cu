@@ -1,5 +1,6 @@
 #include "ops/cuda/kernels/device.cuh"
 #include "ops/cuda/kernels/kernels.h"
+#include "ops/cuda/kernels/launch.cuh"
 
 namespace flux::cuda {
 namespace {
@@ -14,6 +15,7 @@ __device__ float rounded(float value) {
 // Products and sums are rounded apart, as torch does: no contraction to a fused one.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) euler_kernel(EulerValues args) {
+  begin_kernel();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= args.count) return;
   auto* latents = static_cast<T*>(args.latents);
@@ -29,6 +31,7 @@ __global__ void __launch_bounds__(kThreads) euler_kernel(EulerValues args) {
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) unpack_kernel(UnpackValues args) {
+  begin_kernel();
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (item >= args.channels * args.height * args.width) return;
   const int64_t x = item % args.width;
@@ -43,6 +46,7 @@ __global__ void __launch_bounds__(kThreads) unpack_kernel(UnpackValues args) {
 
 __global__ void __launch_bounds__(kThreads)
     bytes_kernel(const float* x, int64_t plane, uint8_t* out) {
+  begin_kernel();
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (item >= 3 * plane) return;
   const float unit = __fadd_rn(__fmul_rn(x[item % 3 * plane + item / 3], 0.5f), 0.5f);
@@ -54,19 +58,19 @@ __global__ void __launch_bounds__(kThreads)
 
 void euler_values(const EulerValues& args, DType dtype, cudaStream_t stream) {
   dispatch(dtype, [&]<typename T>() {
-    euler_kernel<T><<<blocks_for(args.count, kThreads), kThreads, 0, stream>>>(args);
+    launch_kernel(euler_kernel<T>, {blocks_for(args.count, kThreads), kThreads, stream}, args);
   });
 }
 
 void unpack_values(const UnpackValues& args, DType dtype, cudaStream_t stream) {
   const int64_t count = args.channels * args.height * args.width;
   dispatch(dtype, [&]<typename T>() {
-    unpack_kernel<T><<<blocks_for(count, kThreads), kThreads, 0, stream>>>(args);
+    launch_kernel(unpack_kernel<T>, {blocks_for(count, kThreads), kThreads, stream}, args);
   });
 }
 
 void byte_pixels(const float* x, int64_t plane, uint8_t* out, cudaStream_t stream) {
-  bytes_kernel<<<blocks_for(3 * plane, kThreads), kThreads, 0, stream>>>(x, plane, out);
+  launch_kernel(bytes_kernel, {blocks_for(3 * plane, kThreads), kThreads, stream}, x, plane, out);
 }
 
 }  // namespace flux::cuda

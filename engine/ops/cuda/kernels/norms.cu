@@ -2,6 +2,7 @@
 
 #include "ops/cuda/kernels/device.cuh"
 #include "ops/cuda/kernels/kernels.h"
+#include "ops/cuda/kernels/launch.cuh"
 
 namespace flux::cuda {
 namespace {
@@ -26,6 +27,7 @@ __device__ Column column_of(const NormRows& args, int column) {
 /// and takes every gridDim.x-th row.
 template <typename T, int N, int kVectors>
 __global__ void __launch_bounds__(kNormThreads) held_norm_kernel(NormRows args) {
+  begin_kernel();
   __shared__ float shared[32];
   Column columns[kVectors][N];
 #pragma unroll
@@ -70,6 +72,7 @@ __global__ void __launch_bounds__(kNormThreads) held_norm_kernel(NormRows args) 
 /// Rows of any length, read three times: one block a row.
 template <typename T, int N>
 __global__ void __launch_bounds__(kNormThreads) norm_kernel(NormRows args) {
+  begin_kernel();
   __shared__ float shared[32];
   const auto* x = static_cast<const T*>(args.x) + blockIdx.x * args.x_stride;
   auto* out = static_cast<T*>(args.out) + blockIdx.x * args.out_stride;
@@ -107,6 +110,7 @@ constexpr int kRopeHeads = 6;  // of a token that a warp takes one after the oth
 /// One warp a token and some heads; lane l has the pairs l, l + 32, ... kPairs is an upper bound.
 template <typename T, int kPairs, int kVector>
 __global__ void __launch_bounds__(kRopeWarps * 32) norm_rope_kernel(NormRope args) {
+  begin_kernel();
   const int64_t turns = (args.heads + kRopeHeads - 1) / kRopeHeads;
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kRopeWarps + threadIdx.x / 32;
   if (item >= args.tokens * turns) return;
@@ -161,6 +165,7 @@ __global__ void __launch_bounds__(kRopeWarps * 32) norm_rope_kernel(NormRope arg
 }
 
 __global__ void rope_angles_kernel(RopeAngles args) {
+  begin_kernel();
   const int64_t item = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (item >= args.tokens * args.pairs) return;
   const int64_t token = item / args.pairs;
@@ -180,11 +185,12 @@ void run_norm(const NormRows& args, cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>(std::min(args.rows, kBlocks));
   const int64_t vectors = args.n / N;
   if (vectors == 3 * kNormThreads) {
-    held_norm_kernel<T, N, 3><<<blocks, kNormThreads, 0, stream>>>(args);
+    launch_kernel(held_norm_kernel<T, N, 3>, {blocks, kNormThreads, stream}, args);
   } else if (vectors == 4 * kNormThreads) {
-    held_norm_kernel<T, N, 4><<<blocks, kNormThreads, 0, stream>>>(args);
+    launch_kernel(held_norm_kernel<T, N, 4>, {blocks, kNormThreads, stream}, args);
   } else {
-    norm_kernel<T, N><<<static_cast<unsigned>(args.rows), kNormThreads, 0, stream>>>(args);
+    launch_kernel(norm_kernel<T, N>, {static_cast<unsigned>(args.rows), kNormThreads, stream},
+                  args);
   }
 }
 
@@ -199,7 +205,8 @@ void norm_rows(const NormRows& args, DType dtype, cudaStream_t stream) {
     if (width == kWidest) {
       run_norm<T, kWidest>(args, stream);
     } else {
-      norm_kernel<T, 1><<<static_cast<unsigned>(args.rows), kNormThreads, 0, stream>>>(args);
+      launch_kernel(norm_kernel<T, 1>, {static_cast<unsigned>(args.rows), kNormThreads, stream},
+                    args);
     }
   });
 }
@@ -211,9 +218,10 @@ void norm_rope(const NormRope& args, DType dtype, cudaStream_t stream) {
     const unsigned blocks = blocks_for(items, kRopeWarps);
     const int width = vector_width(2, sizeof(T), args.x, args.token_stride, args.head_stride);
     if (args.dim <= 128 && width == 2) {
-      norm_rope_kernel<T, 2, 2><<<blocks, kRopeWarps * 32, 0, stream>>>(args);
+      launch_kernel(norm_rope_kernel<T, 2, 2>, {blocks, kRopeWarps * 32, stream}, args);
     } else {
-      norm_rope_kernel<T, kMaxRopeDim / 64, 1><<<blocks, kRopeWarps * 32, 0, stream>>>(args);
+      launch_kernel(norm_rope_kernel<T, kMaxRopeDim / 64, 1>, {blocks, kRopeWarps * 32, stream},
+                    args);
     }
   });
 }
@@ -221,7 +229,7 @@ void norm_rope(const NormRope& args, DType dtype, cudaStream_t stream) {
 void rope_angles(const RopeAngles& args, cudaStream_t stream) {
   const int64_t items = args.tokens * args.pairs;
   if (items == 0) return;
-  rope_angles_kernel<<<blocks_for(items, 128), 128, 0, stream>>>(args);
+  launch_kernel(rope_angles_kernel, {blocks_for(items, 128), 128, stream}, args);
 }
 
 }  // namespace flux::cuda

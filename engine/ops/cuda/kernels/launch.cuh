@@ -1,0 +1,61 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <type_traits>
+
+/// How kernels follow one another on a stream. From Hopper on a kernel may be launched while the
+/// one ahead of it still runs, so that its blocks are in place when that one ends, and nobody waits
+/// for a launch. Source: CUDA C++ Programming Guide, programmatic dependent launch.
+namespace flux::cuda {
+
+/// What each kernel does before it reads or writes memory: waits until all that was put on the
+/// stream before is done. From there on the next kernel's blocks may come, too.
+__device__ inline void begin_kernel() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;\ngriddepcontrol.launch_dependents;\n" ::: "memory");
+#endif
+}
+
+struct Grid {
+  dim3 blocks;
+  dim3 threads;  // of a block
+  cudaStream_t stream;
+  size_t shared = 0;     // bytes of a block
+  unsigned cluster = 1;  // blocks
+};
+
+inline bool has_early_launches() {
+  int device = 0;
+  int major = 0;
+  return cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+         major >= 9;
+}
+
+/// Puts a kernel that begins with begin_kernel() on a stream.
+template <typename... Params>
+cudaError_t launch_kernel(void (*kernel)(Params...), const Grid& grid,
+                          const std::type_identity_t<Params>&... args) {
+  cudaLaunchAttribute attributes[2]{};
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid.blocks;
+  config.blockDim = grid.threads;
+  config.dynamicSmemBytes = grid.shared;
+  config.stream = grid.stream;
+  config.attrs = attributes;
+  if (has_early_launches()) {
+    cudaLaunchAttribute& early = attributes[config.numAttrs++];
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+  }
+  // Said here and not at the kernel: compilers for older GPUs know no clusters.
+  if (grid.cluster > 1) {
+    cudaLaunchAttribute& cluster = attributes[config.numAttrs++];
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {grid.cluster, 1, 1};
+  }
+  return cudaLaunchKernelEx(&config, kernel, args...);
+}
+
+}  // namespace flux::cuda
