@@ -128,19 +128,32 @@ __device__ void give_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(kRegisters));
 }
 
-/// Describes a tile whose rows of 128 bytes lie along the depth of the product.
-__device__ inline uint64_t describe_rows(uint32_t address) {
-  constexpr uint64_t kGroup = 1024 >> 4;  // between groups of eight rows
-  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
-  return ((address & 0x3ffff) >> 4) | (uint64_t{1} << 16) | (kGroup << 32) | kSwizzle128;
-}
-/// Describes a tile whose rows are the depth; each has 64 columns, the next 64 are `apart` bytes
-/// on.
-__device__ inline uint64_t describe_columns(uint32_t address, uint32_t apart) {
-  constexpr uint64_t kGroup = 1024 >> 4;
-  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
-  return ((address & 0x3ffff) >> 4) | (static_cast<uint64_t>(apart >> 4) << 16) | (kGroup << 32) |
-         kSwizzle128;
+/// A tile as products want it described, in an order that costs them nothing: the address is in
+/// units of 16 bytes in the low word, so that a few bytes on is an addition, and the high word is
+/// the same for all tiles.
+struct Described {
+  uint32_t low;
+
+  /// Of a tile whose rows of 128 bytes lie along the depth of the product.
+  __device__ static Described rows(const void* tile) {
+    return {shared_address(tile) >> 4 | 1u << 16};
+  }
+  /// Of a tile whose rows are the depth; each has 64 columns, the next 64 are `apart` bytes on.
+  __device__ static Described columns(const void* tile, uint32_t apart) {
+    return {shared_address(tile) >> 4 | apart >> 4 << 16};
+  }
+  __device__ Described after(uint32_t bytes) const { return {low + (bytes >> 4)}; }
+  __device__ operator uint64_t() const {
+    constexpr uint64_t kGroup = 1024 >> 4;  // between groups of eight rows
+    constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
+    return low | kGroup << 32 | kSwizzle128;
+  }
+};
+
+/// Which of the block's warpgroups the thread is in, known to be the same for a whole warp: what
+/// depends on it is computed once and not by every thread.
+__device__ inline int warpgroup() {
+  return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
 }
 
 /// Brackets the products of a warpgroup: registers written before are there for them.

@@ -138,21 +138,18 @@ struct Softmax {
   }
 };
 
-__device__ void issue_scores(float (&s)[64], const unsigned char* q, const unsigned char* k) {
-  const uint32_t a = shared_address(q);
-  const uint32_t b = shared_address(k);
+__device__ void issue_scores(float (&s)[64], Described q, Described k) {
 #pragma unroll
   for (int d = 0; d < kDim / 16; ++d) {
     const uint32_t at = d / 4 * kHalfBytes + d % 4 * 32;
-    product_128(s, describe_rows(a + at), describe_rows(b + at), d > 0);
+    product_128(s, q.after(at), k.after(at), d > 0);
   }
 }
 
-__device__ void issue_values(float (&out)[64], const uint32_t (&p)[32], const unsigned char* v) {
-  const uint32_t b = shared_address(v);
+__device__ void issue_values(float (&out)[64], const uint32_t (&p)[32], Described v) {
 #pragma unroll
   for (int keys = 0; keys < kKeys / 16; ++keys) {
-    product_128_columns(out, p + 4 * keys, describe_columns(b + keys * 16 * 128, kHalfBytes), true);
+    product_128_columns(out, p + 4 * keys, v.after(keys * 16 * 128), true);
   }
 }
 
@@ -233,7 +230,9 @@ struct Consumer {
     const int count = work.part.k_tiles();
     const int last_keys = work.part.k_tokens - (count - 1) * kKeys;
     const bool last_work = index + static_cast<int>(gridDim.x) >= args.works;
-    const unsigned char* q = tiles.q + group * 64 * 128;
+    const Described q = Described::rows(tiles.q + group * 64 * 128);
+    const Described first_k = Described::rows(tiles.k[0]);
+    const Described first_v = Described::columns(tiles.v[0], kHalfBytes);
     float out[64] = {};
     float s[64];
     uint32_t p[32];
@@ -242,7 +241,7 @@ struct Consumer {
     wait(&tiles.k_full[k_ring.stage], k_ring.parity);
     begin_turn();
     begin_products();
-    issue_scores(s, q, tiles.k[k_ring.stage]);
+    issue_scores(s, q, first_k.after(k_ring.stage * kTileBytes));
     commit_products();
     end_turn(last_work && count == 1);
     wait_products<0>();
@@ -256,9 +255,9 @@ struct Consumer {
       wait(&tiles.v_full[v_ring.stage], v_ring.parity);
       begin_turn();
       begin_products();
-      issue_scores(s, q, tiles.k[k_ring.stage]);
+      issue_scores(s, q, first_k.after(k_ring.stage * kTileBytes));
       commit_products();
-      issue_values(out, p, tiles.v[v_ring.stage]);
+      issue_values(out, p, first_v.after(v_ring.stage * kTileBytes));
       commit_products();
       end_turn(last_work && tile + 1 == count);
       wait_products<1>();
@@ -277,7 +276,7 @@ struct Consumer {
     release(&tiles.q_empty);
     wait(&tiles.v_full[v_ring.stage], v_ring.parity);
     begin_products();
-    issue_values(out, p, tiles.v[v_ring.stage]);
+    issue_values(out, p, first_v.after(v_ring.stage * kTileBytes));
     commit_products();
     wait_products<0>();
     pin(out);
@@ -324,7 +323,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (threadIdx.x == 0) produce(args, tiles);
   } else {
     take_registers<240>();
-    consume(args, tiles, static_cast<int>(threadIdx.x) / 128 - 1);
+    consume(args, tiles, warpgroup() - 1);
   }
 #endif
 }

@@ -150,19 +150,18 @@ __device__ void store_tile(const Args& args, const Work& work, int group,
   }
 }
 
-__device__ void issue(float (&sums)[2][64], const Tiles& tiles, int stage, int group) {
-  const uint32_t pixels = shared_address(tiles.pixels[stage]) + group * 128 * 128;
-  const uint32_t weights = shared_address(tiles.weights[stage]);
+__device__ void issue(float (&sums)[2][64], Described pixels, Described weights) {
 #pragma unroll
   for (int k = 0; k < kDepth / 16; ++k) {
-    const uint64_t b = describe_rows(weights + k * 32);
-    product_128(sums[0], describe_rows(pixels + k * 32), b, true);
-    product_128(sums[1], describe_rows(pixels + 64 * 128 + k * 32), b, true);
+    product_128(sums[0], pixels.after(k * 32), weights.after(k * 32), true);
+    product_128(sums[1], pixels.after(64 * 128 + k * 32), weights.after(k * 32), true);
   }
 }
 
 [[maybe_unused]] __device__ void consume(const Args& args, Tiles& tiles, int group) {
   Ring<kStages> ring;
+  const Described first_pixels = Described::rows(tiles.pixels[0] + group * 128 * 128);
+  const Described first_weights = Described::rows(tiles.weights[0]);
   const auto release = [&](int stage) {
     if (threadIdx.x % 32 == 0) arrive(&tiles.empty[stage]);
   };
@@ -172,7 +171,8 @@ __device__ void issue(float (&sums)[2][64], const Tiles& tiles, int stage, int g
     for (int part = 0; part < args.parts(); ++part) {
       wait(&tiles.full[ring.stage], ring.parity);
       begin_products();
-      issue(sums, tiles, ring.stage, group);
+      issue(sums, first_pixels.after(ring.stage * kPixelBytes),
+            first_weights.after(ring.stage * kWeightBytes));
       commit_products();
       wait_products<1>();
       if (part > 0) release(previous);
@@ -207,7 +207,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (threadIdx.x == 0) produce(args, tiles);
   } else {
     take_registers<240>();
-    consume(args, tiles, static_cast<int>(threadIdx.x) / 128 - 1);
+    consume(args, tiles, warpgroup() - 1);
   }
 #endif
 }

@@ -88,15 +88,11 @@ __device__ void produce(const Args& args, Tiles<Shape>& tiles) {
   });
 }
 
-template <typename Shape>
-__device__ void issue(float (&sums)[Shape::kSums], const Tiles<Shape>& tiles, int stage, int group,
-                      bool add) {
-  const uint32_t x = shared_address(tiles.x[stage]) + group * 64 * kRowBytes;
-  const uint32_t w = shared_address(tiles.w[stage]);
+template <int kSums>
+__device__ void issue(float (&sums)[kSums], Described x, Described w, bool add) {
 #pragma unroll
-  for (int k = 0; k < kDepth / 16; ++k) {
-    product(sums, describe_rows(x + k * 32), describe_rows(w + k * 32), add || k > 0);
-  }
+  for (int k = 0; k < kDepth / 16; ++k)
+    product(sums, x.after(k * 32), w.after(k * 32), add || k > 0);
 }
 
 template <typename Shape, Ending kEnding>
@@ -104,6 +100,8 @@ __device__ void consume(const Args& args, Tiles<Shape>& tiles, int group) {
   Ring<Shape::kStages> ring;
   uint32_t columns_parity = 0;
   const uint32_t lane = threadIdx.x % 32;
+  const Described first_x = Described::rows(tiles.x[0] + group * 64 * kRowBytes);
+  const Described first_w = Described::rows(tiles.w[0]);
   // Both blocks copy to both: a stage is free when both have read it.
   const auto release = [&](int stage) {
     if (lane < kCluster) arrive_at(&tiles.empty[stage], lane);
@@ -116,7 +114,8 @@ __device__ void consume(const Args& args, Tiles<Shape>& tiles, int group) {
     for (int i = 0; i < args.chunks; ++i) {
       wait(&tiles.full[ring.stage], ring.parity);
       begin_products();
-      issue(sums, tiles, ring.stage, group, i > 0);
+      issue(sums, first_x.after(ring.stage * Shape::kXBytes),
+            first_w.after(ring.stage * Shape::kWBytes), i > 0);
       commit_products();
       wait_products<1>();
       if (i > 0) release(previous);
@@ -162,7 +161,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     if (threadIdx.x == 0) produce<Shape, kEnding>(args, tiles);
   } else {
     take_registers<Shape::kRegisters>();
-    consume<Shape, kEnding>(args, tiles, static_cast<int>(threadIdx.x) / 128 - 1);
+    consume<Shape, kEnding>(args, tiles, warpgroup() - 1);
   }
   // The other block may still copy to this one, or arrive here.
   sync_cluster();
