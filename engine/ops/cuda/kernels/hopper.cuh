@@ -14,6 +14,14 @@ __device__ inline uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
+/// The block's shared memory as a T, which begins at a multiple of 1024 bytes. One adds 1024 to its
+/// size. Known to be shared memory, which an address that is rounded by itself is not.
+template <typename T>
+__device__ T& shared_tiles() {
+  extern __shared__ unsigned char shared[];
+  return *reinterpret_cast<T*>(shared + (-shared_address(shared) & 1023));
+}
+
 __device__ inline void init_barrier(uint64_t* barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(shared_address(barrier)),
                "r"(arrivals));
@@ -108,6 +116,20 @@ __device__ inline void arrive_at(uint64_t* barrier, uint32_t rank) {
       "mbarrier.arrive.shared::cluster.b64 _, [remote];\n"
       "}\n" ::"r"(shared_address(barrier)),
       "r"(rank)
+      : "memory");
+}
+
+/// Puts a value where `to` is in block `rank` of the cluster; its four bytes arrive at the same
+/// block's `barrier`, which expects them.
+__device__ inline void send(float value, float* to, uint64_t* barrier, uint32_t rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 there, full;\n"
+      "mapa.shared::cluster.u32 there, %0, %3;\n"
+      "mapa.shared::cluster.u32 full, %1, %3;\n"
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [there], %2, [full];\n"
+      "}\n" ::"r"(shared_address(to)),
+      "r"(shared_address(barrier)), "r"(__float_as_uint(value)), "r"(rank)
       : "memory");
 }
 

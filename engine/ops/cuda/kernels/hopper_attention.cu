@@ -312,9 +312,7 @@ struct Consumer {
 __global__ void __launch_bounds__(kThreads, 1)
     hopper_attention_kernel(const __grid_constant__ Args args) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  extern __shared__ unsigned char shared[];
-  auto& tiles =
-      *reinterpret_cast<Tiles*>((reinterpret_cast<uintptr_t>(shared) + 1023) / 1024 * 1024);
+  auto& tiles = shared_tiles<Tiles>();
   if (threadIdx.x == 0) init_barriers(tiles);
   __syncthreads();
   begin_kernel();

@@ -190,9 +190,7 @@ __device__ void issue(float (&sums)[2][64], Described pixels, Described weights)
 __global__ void __launch_bounds__(kThreads, 1)
     hopper_convolution_kernel(const __grid_constant__ Args args) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  extern __shared__ unsigned char shared[];
-  auto& tiles =
-      *reinterpret_cast<Tiles*>((reinterpret_cast<uintptr_t>(shared) + 1023) / 1024 * 1024);
+  auto& tiles = shared_tiles<Tiles>();
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
       init_barrier(&tiles.full[i], 1);

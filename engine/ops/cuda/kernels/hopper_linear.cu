@@ -42,11 +42,13 @@ __device__ void copy_columns(const Args& args, Tiles<Shape>& tiles, const Place&
   if (bytes == 0) return;
   if (part.bias) copy_bytes(tiles.bias, part.bias + first, bytes, &tiles.columns_full);
   if constexpr (kEnding == Ending::kNorm) {
+    constexpr int kHalf = kHeadDim / 2;
 #pragma unroll
-    for (int i = 0; i < Shape::kColumns; i += kHeadDim) {
-      if (place.column + i >= args.normed) break;
-      const float* weight = part.norm.weights[place.column + i < args.queries ? 0 : 1];
-      copy_bytes(tiles.gate + i, weight, kHeadDim * 4, &tiles.columns_full);
+    for (int i = 0; i < Shape::kColumns; i += kHalf) {
+      const int column = place.column + i;
+      if (column >= args.normed) break;
+      const float* weights = part.norm.weights[column < args.queries ? 0 : 1];
+      copy_bytes(tiles.gate + i, weights + column % kHeadDim, kHalf * 4, &tiles.columns_full);
     }
   } else if (part.gate) {
     copy_bytes(tiles.gate, part.gate + first, bytes, &tiles.columns_full);
@@ -89,16 +91,16 @@ __device__ void produce(const Args& args, Tiles<Shape>& tiles) {
 }
 
 template <int kSums>
-__device__ void issue(float (&sums)[kSums], Described x, Described w, bool add) {
+__device__ void issue(float (&sums)[kSums], Described x, Described w) {
 #pragma unroll
-  for (int k = 0; k < kDepth / 16; ++k)
-    product(sums, x.after(k * 32), w.after(k * 32), add || k > 0);
+  for (int k = 0; k < kDepth / 16; ++k) product(sums, x.after(k * 32), w.after(k * 32), true);
 }
 
 template <typename Shape, Ending kEnding>
 __device__ void consume(const Args& args, Tiles<Shape>& tiles, int group) {
   Ring<Shape::kStages> ring;
   uint32_t columns_parity = 0;
+  Exchanges exchanges;
   const uint32_t lane = threadIdx.x % 32;
   const Described first_x = Described::rows(tiles.x[0] + group * 64 * kRowBytes);
   const Described first_w = Described::rows(tiles.w[0]);
@@ -108,14 +110,14 @@ __device__ void consume(const Args& args, Tiles<Shape>& tiles, int group) {
   };
   for_each_work<Shape>(args, [&](const Place& place) {
     const Finish<Shape, kEnding> finish(args, place, group);
-    float sums[Shape::kSums];
+    float sums[Shape::kSums] = {};  // else the last tile's would keep their registers for nothing
     typename Finish<Shape, kEnding>::Loaded loaded;
     int previous = 0;
     for (int i = 0; i < args.chunks; ++i) {
       wait(&tiles.full[ring.stage], ring.parity);
       begin_products();
       issue(sums, first_x.after(ring.stage * Shape::kXBytes),
-            first_w.after(ring.stage * Shape::kWBytes), i > 0);
+            first_w.after(ring.stage * Shape::kWBytes));
       commit_products();
       wait_products<1>();
       if (i > 0) release(previous);
@@ -128,7 +130,7 @@ __device__ void consume(const Args& args, Tiles<Shape>& tiles, int group) {
     release(previous);
     wait(&tiles.columns_full, columns_parity);
     columns_parity ^= 1;
-    finish.store(tiles, sums, loaded);
+    finish.store(tiles, sums, loaded, exchanges);
     __syncwarp();
     if (lane == 0) arrive(&tiles.columns_empty);
   });
@@ -143,6 +145,7 @@ __device__ void init_barriers(Tiles<Shape>& tiles) {
   }
   init_barrier(&tiles.columns_full, 1);
   init_barrier(&tiles.columns_empty, kWarps);
+  for (uint64_t& full : tiles.squares_full) init_barrier(&full, 1);
   fence_barriers();
 }
 
@@ -150,9 +153,7 @@ template <typename Shape, Ending kEnding>
 __global__ void __launch_bounds__(Shape::kThreads, 1)
     hopper_linear_kernel(const __grid_constant__ Args args) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  extern __shared__ unsigned char shared[];
-  auto& tiles =
-      *reinterpret_cast<Tiles<Shape>*>((reinterpret_cast<uintptr_t>(shared) + 1023) / 1024 * 1024);
+  auto& tiles = shared_tiles<Tiles<Shape>>();
   if (threadIdx.x == 0) init_barriers(tiles);
   sync_cluster();
   begin_kernel();
@@ -225,13 +226,9 @@ cudaError_t launch(const HopperLinear& linear, int multiprocessors, cudaStream_t
 
 using Launch = cudaError_t (*)(const HopperLinear&, int, cudaStream_t);
 
-/// Whether the tile's columns are whole heads.
-template <typename Shape>
-constexpr bool kHasHeads = Shape::kColumns % kHeadDim == 0;
-
 template <typename Shape>
 Launch launch_of(const HopperLinear& linear) {
-  if constexpr (kHasHeads<Shape>) {
+  if constexpr (Shape::kHasHeads) {
     if (linear.head_dim > 0) return launch<Shape, Ending::kNorm>;
   }
   if (linear.parts[0].residual != nullptr) return launch<Shape, Ending::kResidual>;
@@ -242,7 +239,8 @@ Launch launch_of(const HopperLinear& linear) {
 struct Choice {
   int rows, columns;
   double extra;
-  bool norms;  // whether it can end with them
+  double norm_extra;  // if it ends with norms
+  bool norms;         // whether it can
   Launch (*launch)(const HopperLinear&);
 
   bool suits(const HopperLinear& linear) const { return norms || linear.head_dim == 0; }
@@ -250,13 +248,17 @@ struct Choice {
 template <int kGroups, int kColumns, int kStages, Shared kShared>
 constexpr Choice choice(double extra) {
   using Shape = TileShape<kGroups, kColumns, kStages, kShared>;
-  return {Shape::kRows * Shape::kTilesBelow, kColumns * Shape::kTilesAside, extra, kHasHeads<Shape>,
+  return {Shape::kRows * Shape::kTilesBelow,
+          kColumns * Shape::kTilesAside,
+          extra,
+          Shape::kWholeHeads ? extra : 1.06 * extra,  // the two blocks wait for one another
+          Shape::kHasHeads,
           launch_of<Shape>};
 }
 constexpr Choice kChoices[kLinearTiles] = {
     choice<3, 192, 4, Shared::kRows>(1.0), choice<3, 192, 4, Shared::kColumns>(1.0),
-    choice<2, 256, 4, Shared::kColumns>(1.0), choice<2, 192, 5, Shared::kColumns>(1.02),
-    choice<2, 128, 6, Shared::kColumns>(1.16)};
+    choice<2, 256, 4, Shared::kColumns>(1.04), choice<2, 192, 5, Shared::kColumns>(1.02),
+    choice<2, 128, 6, Shared::kColumns>(1.18)};
 
 /// What the tiles take, in elements of the result that a cluster computes one after the other.
 /// While some wait in the last turn the others run faster, for the GPU is at its power limit.
@@ -268,7 +270,8 @@ double elements(const HopperLinear& linear, const Choice& tile, int multiprocess
   }
   const double turns =
       0.75 * divide_up(works, clusters) + 0.25 * static_cast<double>(works) / clusters;
-  return tile.extra * turns * tile.rows * tile.columns;
+  const double extra = linear.head_dim > 0 ? tile.norm_extra : tile.extra;
+  return extra * turns * tile.rows * tile.columns;
 }
 
 const Choice& best_choice(const HopperLinear& linear, int multiprocessors) {

@@ -25,6 +25,9 @@ struct TileShape {
   static constexpr int kStages = kStages_;
   static constexpr bool kSharesRows = kShared_ == Shared::kRows;
   static constexpr int kTilesAside = kSharesRows ? kCluster : 1;  // of a cluster
+  /// Whether the columns of a block, or of a cluster, are whole heads.
+  static constexpr bool kWholeHeads = kColumns % kHeadDim == 0;
+  static constexpr bool kHasHeads = kColumns * kTilesAside % kHeadDim == 0;
   static constexpr int kTilesBelow = kSharesRows ? 1 : kCluster;
   static constexpr int kCopiedRows = kSharesRows ? kRows / kCluster : kRows;  // by a block
   static constexpr int kCopiedColumns = kSharesRows ? kColumns : kColumns / kCluster;
@@ -41,8 +44,12 @@ struct Tiles {
   unsigned char w[Shape::kStages][Shape::kWBytes];
   alignas(16) float bias[Shape::kColumns];  // of the tile, as gate
   alignas(16) float gate[Shape::kColumns];  // of heads the weights of their norm
+  /// Of a head that is half in the other block, the sums of squares there: every other tile has the
+  /// same place.
+  float squares[2][Shape::kRows];
   uint64_t full[Shape::kStages], empty[Shape::kStages];
   uint64_t columns_full, columns_empty;
+  uint64_t squares_full[2];
 };
 
 struct Part {

@@ -14,26 +14,24 @@ __device__ inline float fast_gelu(float x) {
   return 0.5f * x * (1.0f + y);
 }
 
-/// Rounds as the product by itself and a pass over its result do.
-template <Ending kEnding>
-__device__ uint32_t finish_pair(float a, float b, float2 bias, float2 gate, uint32_t residual) {
-  a += bias.x;
-  b += bias.y;
-  if constexpr (kEnding == Ending::kGelu) {
-    a = fast_gelu(a);
-    b = fast_gelu(b);
-  }
-  if constexpr (kEnding == Ending::kResidual) {
-    const auto both = *reinterpret_cast<const __nv_bfloat162*>(&residual);
-    a = __fmaf_rn(to_float(from_float<bf16>(a)), gate.x, __low2float(both));
-    b = __fmaf_rn(to_float(from_float<bf16>(b)), gate.y, __high2float(both));
-  }
+__device__ inline float2 unpack_pair(uint32_t word) {
+  return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
+}
+__device__ inline uint32_t pack_pair(float a, float b) {
   const __nv_bfloat162 rounded = __floats2bfloat162_rn(a, b);
   return *reinterpret_cast<const uint32_t*>(&rounded);
 }
 
-/// A multiplying thread's share of a tile: rows t / 4 and t / 4 + 8 of its warp's 16, two columns
-/// of each eight.
+/// How often a block has given the other one of its cluster sums of squares, and got some.
+struct Exchanges {
+  uint32_t count = 0;
+
+  __device__ uint32_t place() const { return count % 2; }
+  __device__ uint32_t parity() const { return count / 2 % 2; }
+};
+
+/// A multiplying thread's share of a tile: rows t / 4 and t / 4 + 8 of its warp's 16; of sums two
+/// columns of each eight, and after transpose_words() eight of each 32.
 struct Share {
   const Args& args;
   const Place& place;
@@ -46,13 +44,40 @@ struct Share {
         row(where.row + group * 64 + static_cast<int>(threadIdx.x) / 32 % 4 * 16 +
             static_cast<int>(threadIdx.x) % 32 / 4) {}
 
-  __device__ float2 pair_of(const float* given, const float* values, int j, float otherwise) const {
-    if (given == nullptr) return make_float2(otherwise, otherwise);
-    return *reinterpret_cast<const float2*>(values + 8 * j + quarter * 2);
+  __device__ bool has_row(int half) const { return row + half * 8 < place.part->rows; }
+
+  /// 32 columns of both rows, with bias and activation, rounded as the product by itself is: words
+  /// are then the columns 32 turn + 8 quarter to the seventh after it.
+  template <Ending kEnding, typename Shape>
+  __device__ void round(const Tiles<Shape>& tiles, const float (&sums)[Shape::kSums], int turn,
+                        uint32_t (&words)[2][4]) const {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      const int j = 4 * turn + k;
+      float2 bias{};
+      if (place.part->bias) {
+        bias = *reinterpret_cast<const float2*>(tiles.bias + 8 * j + quarter * 2);
+      }
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float a = sums[4 * j + 2 * half] + bias.x;
+        float b = sums[4 * j + 2 * half + 1] + bias.y;
+        if constexpr (kEnding == Ending::kGelu) {
+          a = fast_gelu(a);
+          b = fast_gelu(b);
+        }
+        words[half][k] = pack_pair(a, b);
+      }
+    }
+    transpose_words(words[0]);
+    transpose_words(words[1]);
   }
 
-  /// After transpose_words().
-  __device__ static void store_words(const uint32_t (&words)[4], bf16* to) {
+  /// The thread's eight of 32 columns from `first` of the tile on.
+  __device__ void store_words(int half, int first, const uint32_t (&words)[4]) const {
+    const int column = place.column + first + 8 * quarter;
+    if (!has_row(half) || column >= args.columns) return;
+    bf16* to = place.part->out + (row + half * 8) * place.part->out_stride + column;
     *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
   }
 };
@@ -61,164 +86,204 @@ struct Share {
 template <typename Shape, Ending kEnding>
 struct Finish : Share {
   using Share::Share;
-  using Loaded = uint32_t[kEnding == Ending::kResidual ? Shape::kSums / 2 : 1];  // residuals
+  static constexpr int kTurns = Shape::kColumns / 32;
+  static constexpr bool kAdds = kEnding == Ending::kResidual;
+  using Loaded = Pack<uint32_t, 4>[kAdds ? 2 : 1][kTurns];  // residuals
 
   __device__ void load(Loaded& residuals) const {
-    if constexpr (kEnding == Ending::kResidual) {
+    if constexpr (kAdds) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const bf16* from = place.part->residual + (row + half * 8) * place.part->residual_stride;
 #pragma unroll
-        for (int j = 0; j < Shape::kColumns / 8; ++j) {
-          const int column = place.column + 8 * j + quarter * 2;
-          const bool there = row + half * 8 < place.part->rows && column < args.columns;
-          residuals[2 * j + half] = there ? *reinterpret_cast<const uint32_t*>(from + column) : 0;
-        }
-      }
-    }
-  }
-
-  /// 32 columns at a time, for which the four threads of a row store 16 bytes each.
-  __device__ void store(const Tiles<Shape>& tiles, const float (&sums)[Shape::kSums],
-                        const Loaded& residuals) const {
-#pragma unroll
-    for (int first = 0; first < Shape::kColumns / 8; first += 4) {
-      uint32_t words[2][4];
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        const int j = first + k;
-        const float2 bias = pair_of(place.part->bias, tiles.bias, j, 0.0f);
-        const float2 gate = kEnding == Ending::kResidual
-                                ? pair_of(place.part->gate, tiles.gate, j, 1.0f)
-                                : float2{};
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const float* sum = sums + 4 * j + 2 * half;
-          const uint32_t residual = kEnding == Ending::kResidual ? residuals[2 * j + half] : 0;
-          words[half][k] = finish_pair<kEnding>(sum[0], sum[1], bias, gate, residual);
-        }
-      }
-      const int column = place.column + 8 * (first + quarter);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        transpose_words(words[half]);
-        if (row + half * 8 >= place.part->rows || column >= args.columns) continue;
-        store_words(words[half],
-                    place.part->out + (row + half * 8) * place.part->out_stride + column);
-      }
-    }
-  }
-};
-
-__device__ inline float2 unpack_pair(uint32_t word) {
-  return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
-}
-
-/// Head by head: what is stored without a norm, and where the head is a query's or a key's its norm
-/// and rotation, with the bits of norm_rope().
-template <typename Shape>
-struct Finish<Shape, Ending::kNorm> : Share {
-  using Share::Share;
-  static constexpr int kTurns = kHeadDim / 32;  // of 32 columns, for the 16 bytes of a thread
-  using Words = uint32_t[kTurns][4];            // of a row of a head; word [i][k]: see round()
-  /// Of the pairs 16 i + 4 quarter and the next three of each head.
-  struct Loaded {
-    Pack<float, 4> cos[2][kTurns], sin[2][kTurns];
-  };
-
-  __device__ void load(Loaded& angles) const {
-    const bool any = place.column < args.normed;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const bool there = any && row + half * 8 < place.part->rows;
-      const int64_t first = static_cast<int64_t>(row + half * 8) * (kHeadDim / 2) + 4 * quarter;
-      const float* cos = place.part->norm.cos + first;
-      const float* sin = place.part->norm.sin + first;
-#pragma unroll
-      for (int i = 0; i < kTurns; ++i) {
-        angles.cos[half][i] = there ? Pack<float, 4>::load(cos + 16 * i) : Pack<float, 4>{};
-        angles.sin[half][i] = there ? Pack<float, 4>::load(sin + 16 * i) : Pack<float, 4>{};
-      }
-    }
-  }
-
-  /// One row after the other: beside the sums and the angles there are few registers.
-  __device__ void store(const Tiles<Shape>& tiles, const float (&sums)[Shape::kSums],
-                        const Loaded& angles) const {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const bool there = row + half * 8 < place.part->rows;
-      bf16* to = place.part->out + (row + half * 8) * place.part->out_stride + place.column;
-#pragma unroll
-      for (int begin = 0; begin < Shape::kColumns; begin += kHeadDim) {
-        if (place.column + begin >= args.columns) break;
-        const bool normed = place.column + begin < args.normed;
-        Words words;
-        round(tiles, sums, half, begin, words);
-        const float factor = normed ? factor_of(words) : 0.0f;
-#pragma unroll
         for (int i = 0; i < kTurns; ++i) {
-          const int column = begin + 32 * i + 8 * quarter;
-          transpose_words(words[i]);
-          if (normed) {
-            const auto* weights = reinterpret_cast<const float2*>(tiles.gate + column);
-            rotate(words[i], factor, Pack<float2, 4>::load(weights), angles.cos[half][i],
-                   angles.sin[half][i]);
+          const int column = place.column + 32 * i + 8 * quarter;
+          residuals[half][i] = {};
+          if (has_row(half) && column < args.columns) {
+            residuals[half][i] =
+                Pack<uint32_t, 4>::load(reinterpret_cast<const uint32_t*>(from + column));
           }
-          if (there) store_words(words[i], to + column);
         }
       }
+    }
+  }
+
+  __device__ void store(const Tiles<Shape>& tiles, const float (&sums)[Shape::kSums],
+                        const Loaded& residuals, Exchanges&) const {
+#pragma unroll
+    for (int i = 0; i < kTurns; ++i) {
+      uint32_t words[2][4];
+      round<kEnding>(tiles, sums, i, words);
+      if constexpr (kAdds) {
+        Pack<float, 8> gate;
+#pragma unroll
+        for (float& value : gate.values) value = 1.0f;
+        if (place.part->gate) gate = Pack<float, 8>::load(tiles.gate + 32 * i + 8 * quarter);
+        add(gate, residuals[0][i], words[0]);
+        add(gate, residuals[1][i], words[1]);
+      }
+      store_words(0, 32 * i, words[0]);
+      store_words(1, 32 * i, words[1]);
     }
   }
 
  private:
-  /// Word [i][k] of a row: columns 32 i + 8 k + 2 quarter of the head and the next.
-  __device__ void round(const Tiles<Shape>& tiles, const float (&sums)[Shape::kSums], int half,
-                        int begin, Words& words) const {
-#pragma unroll
-    for (int i = 0; i < kTurns; ++i) {
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        const int j = begin / 8 + 4 * i + k;
-        const float* sum = sums + 4 * j + 2 * half;
-        const float2 bias = pair_of(place.part->bias, tiles.bias, j, 0.0f);
-        words[i][k] = finish_pair<Ending::kBias>(sum[0], sum[1], bias, {}, 0);
-      }
-      pin(words[i]);  // one register each from here on, not the two halves that it is made of
-    }
-  }
-
-  /// Adds in norm_rope_kernel's order: there lane l has the pairs l and l + 32, here the thread has
-  /// what lanes quarter, quarter + 4, ... have there.
-  __device__ float factor_of(const Words& words) const {
-    float sums[8];
-#pragma unroll
-    for (int m = 0; m < 8; ++m) {
-      sums[m] = __fadd_rn(squares_of(unpack_pair(words[m / 4][m % 4])),
-                          squares_of(unpack_pair(words[m / 4 + 2][m % 4])));
-    }
-#pragma unroll
-    for (int apart = 4; apart > 0; apart /= 2) {  // 4 apart lanes
-#pragma unroll
-      for (int m = 0; m < apart; ++m) sums[m] = __fadd_rn(sums[m], sums[m + apart]);
-    }
-    float sum = sums[0];
-#pragma unroll
-    for (int lane = 2; lane > 0; lane /= 2) {
-      sum = __fadd_rn(sum, __shfl_xor_sync(0xffffffffu, sum, lane));
-    }
-    return norm_factor(sum, kHeadDim, place.part->norm.eps);
-  }
-
-  __device__ static void rotate(uint32_t (&words)[4], float factor, const Pack<float2, 4>& weights,
-                                const Pack<float, 4>& cos, const Pack<float, 4>& sin) {
+  __device__ static void add(const Pack<float, 8>& gate, const Pack<uint32_t, 4>& residual,
+                             uint32_t (&words)[4]) {
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      const float2 pair = norm_and_rotate(unpack_pair(words[k]), factor, weights.values[k],
-                                          cos.values[k], sin.values[k]);
-      const __nv_bfloat162 rounded = __floats2bfloat162_rn(pair.x, pair.y);
-      words[k] = *reinterpret_cast<const uint32_t*>(&rounded);
+      const float2 pair = unpack_pair(words[k]);
+      const float2 extra = unpack_pair(residual.values[k]);
+      words[k] = pack_pair(__fmaf_rn(pair.x, gate.values[2 * k], extra.x),
+                           __fmaf_rn(pair.y, gate.values[2 * k + 1], extra.y));
     }
+  }
+};
+
+/// Head by head: what is stored without a norm, and where the head is a query's or a key's its norm
+/// and rotation, with the bits of norm_rope(). Where a tile has one and a half heads, the other
+/// half is in the other block of the cluster, and they give each other the half's sum of squares.
+template <typename Shape>
+struct Finish<Shape, Ending::kNorm> : Share {
+  using Share::Share;
+  static constexpr int kTurns = kHeadDim / 32;  // of 32 columns, for the 16 bytes of a thread
+  static constexpr int kHalf = kHeadDim / 2;
+  using Words = uint32_t[2][4];  // of 32 columns of the two rows
+  /// Of the pairs 16 i + 4 quarter and the next three of each head.
+  struct Angles {
+    Pack<float, 4> cos[kTurns], sin[kTurns];
+  };
+  using Loaded = Angles[2];  // of the thread's two rows
+
+  __device__ void load(Loaded& angles) const { load_row(angles[0], 0); }
+
+  __device__ void store(Tiles<Shape>& tiles, const float (&sums)[Shape::kSums], Loaded& angles,
+                        Exchanges& exchanges) const {
+    Words words[Shape::kColumns / 32];
+#pragma unroll
+    for (int i = 0; i < Shape::kColumns / 32; ++i) {
+      round<Ending::kNorm>(tiles, sums, i, words[i]);
+    }
+    load_row(angles[1], 1);  // before the sums are rounded there are no registers for it
+    if constexpr (Shape::kWholeHeads) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int begin = 0; begin < Shape::kColumns; begin += kHeadDim) {
+          store_head(tiles, half, begin, angles[half], words + begin / 32);
+        }
+      }
+    } else if (place.column % kHeadDim == 0) {
+      store_split<0, kHeadDim>(tiles, angles, exchanges, words);
+    } else {
+      store_split<kHalf, 0>(tiles, angles, exchanges, words);
+    }
+  }
+
+ private:
+  __device__ void load_row(Angles& angles, int half) const {
+    if (place.column >= args.normed) return;
+    // Of a row that is not there, the last one's.
+    const int at = min(row + half * 8, place.part->rows - 1);
+    const int64_t first = static_cast<int64_t>(at) * kHalf + 4 * quarter;
+#pragma unroll
+    for (int i = 0; i < kTurns; ++i) {
+      angles.cos[i] = Pack<float, 4>::load(place.part->norm.cos + first + 16 * i);
+      angles.sin[i] = Pack<float, 4>::load(place.part->norm.sin + first + 16 * i);
+    }
+  }
+
+  /// The whole head that begins at column `begin` of the tile with `words`.
+  __device__ void store_head(const Tiles<Shape>& tiles, int half, int begin, const Angles& angles,
+                             Words* words) const {
+    if (place.column + begin < args.normed) {
+      const float squares =
+          __fadd_rn(squares_of_half(words, half), squares_of_half(words + kTurns / 2, half));
+      rotate<kTurns>(tiles, half, begin, squares, angles, 0, words);
+    }
+    store_turns<kTurns>(half, begin, words);
+  }
+
+  /// A whole head from column kWhole on and half a one from kSplit on.
+  template <int kWhole, int kSplit>
+  __device__ void store_split(Tiles<Shape>& tiles, const Loaded& angles, Exchanges& exchanges,
+                              Words* words) const {
+    constexpr int kFirstTurn = kSplit == 0 ? kTurns / 2 : 0;  // the head's other half comes before
+    constexpr uint32_t kOther = kSplit == 0 ? 0 : 1;          // the block that has it
+    Words* split = words + kSplit / 32;
+    const bool normed = place.column + kSplit < args.normed;
+    const int own_row = row - place.row;
+    float* received = tiles.squares[exchanges.place()];
+    uint64_t* full = &tiles.squares_full[exchanges.place()];
+    float squares[2];
+    if (normed) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        squares[half] = squares_of_half(split, half);
+        if (quarter == 0) send(squares[half], received + own_row + half * 8, full, kOther);
+      }
+      if (own_row == 0 && quarter == 0) expect(full, sizeof(tiles.squares[0]));
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      store_head(tiles, half, kWhole, angles[half], words + kWhole / 32);
+    }
+    if (normed) {
+      wait(full, exchanges.parity());
+      ++exchanges.count;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float all = __fadd_rn(squares[half], received[own_row + half * 8]);
+        rotate<kTurns / 2>(tiles, half, kSplit, all, angles[half], kFirstTurn, split);
+      }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) store_turns<kTurns / 2>(half, kSplit, split);
+  }
+
+  /// Adds the squares of 64 columns in norm_rope_kernel's order.
+  __device__ static float squares_of_half(const Words* words, int half) {
+    float sums[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const uint32_t(&turn)[4] = words[i][half];
+      sums[i] =
+          __fadd_rn(__fadd_rn(squares_of(unpack_pair(turn[0])), squares_of(unpack_pair(turn[1]))),
+                    __fadd_rn(squares_of(unpack_pair(turn[2])), squares_of(unpack_pair(turn[3]))));
+    }
+    float sum = __fadd_rn(sums[0], sums[1]);
+#pragma unroll
+    for (int lane = 1; lane <= 2; lane *= 2) {
+      sum = __fadd_rn(sum, __shfl_xor_sync(0xffffffffu, sum, lane));
+    }
+    return sum;
+  }
+
+  /// Norm and rotation of some turns of a row, of the head's from first_turn on.
+  template <int kCount>
+  __device__ void rotate(const Tiles<Shape>& tiles, int half, int begin, float squares,
+                         const Angles& angles, int first_turn, Words* words) const {
+    const float factor = norm_factor(squares, kHeadDim, place.part->norm.eps);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const auto weights = Pack<float, 8>::load(tiles.gate + begin + 32 * i + 8 * quarter);
+      uint32_t(&turn)[4] = words[i][half];
+      pin(turn);  // unpacked anew: there are no registers for what the squares were made of
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const float2 weight = make_float2(weights.values[2 * k], weights.values[2 * k + 1]);
+        const float2 pair = norm_and_rotate(unpack_pair(turn[k]), factor, weight,
+                                            angles.cos[first_turn + i].values[k],
+                                            angles.sin[first_turn + i].values[k]);
+        turn[k] = pack_pair(pair.x, pair.y);
+      }
+    }
+  }
+
+  template <int kCount>
+  __device__ void store_turns(int half, int begin, const Words* words) const {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) store_words(half, begin + 32 * i, words[i][half]);
   }
 };
 

@@ -107,6 +107,16 @@ constexpr int kRopeWarps = 8;
 
 constexpr int kRopeHeads = 6;  // of a token that a warp takes one after the other
 
+/// Over a warp, whose lanes have the pairs of 64 columns: in the order in which hopper_linear.cu
+/// adds them, where a thread has four pairs, and those 16 further on. It may have no more of a
+/// head.
+__device__ float sum_of_squares(float value) {
+  for (const int lane : {1, 2, 16, 4, 8}) {
+    value = __fadd_rn(value, __shfl_xor_sync(0xffffffffu, value, lane));
+  }
+  return value;
+}
+
 /// One warp a token and some heads; lane l has the pairs l, l + 32, ... kPairs is an upper bound.
 template <typename T, int kPairs, int kVector>
 __global__ void __launch_bounds__(kRopeWarps * 32) norm_rope_kernel(NormRope args) {
@@ -132,7 +142,7 @@ __global__ void __launch_bounds__(kRopeWarps * 32) norm_rope_kernel(NormRope arg
 #pragma unroll 2
   for (int64_t head = 0; head < count; ++head, x += args.head_stride) {
     float values[kPairs][2];
-    float squares = 0.0f;
+    float squares[kPairs] = {};
 #pragma unroll
     for (int i = 0; i < kPairs; ++i) {
       const int pair = lane + i * 32;
@@ -143,9 +153,12 @@ __global__ void __launch_bounds__(kRopeWarps * 32) norm_rope_kernel(NormRope arg
 #pragma unroll
         for (int k = 0; k < kVector; ++k) values[i][j + k] = to_float(part.values[k]);
       }
-      squares = __fadd_rn(squares, squares_of(make_float2(values[i][0], values[i][1])));
+      squares[i] = squares_of(make_float2(values[i][0], values[i][1]));
     }
-    const float factor = norm_factor(warp_sum(squares), static_cast<float>(args.dim), args.eps);
+    float total = sum_of_squares(squares[0]);
+#pragma unroll
+    for (int i = 1; i < kPairs; ++i) total = __fadd_rn(total, sum_of_squares(squares[i]));
+    const float factor = norm_factor(total, static_cast<float>(args.dim), args.eps);
 #pragma unroll
     for (int i = 0; i < kPairs; ++i) {
       const int pair = lane + i * 32;
