@@ -200,9 +200,12 @@ void SingleBlock::forward(Context& ctx, const JointBatch& batch, Update update) 
   const Tensor mlp = joined.slice(1, dim, (1 + kMlpRatio) * dim);
   const std::vector<Tensor> modulations = make_modulations(ctx, norm_, batch);  // [3, inner_dim]
 
+  std::vector<LinearPart> projections;
   std::vector<AttentionPart> attentions;
   std::vector<LinearPart> ups;
   std::vector<LinearPart> outs;
+  // Each sequence is a part, although all have the same weights: how a part is computed depends on
+  // its rows, and must not depend on other sequences.
   for (size_t i = 0; i < batch.sequences.size(); ++i) {
     const JointSequence& sequence = batch.sequences[i];
     const auto updated = [&](const Tensor& all) {
@@ -211,13 +214,13 @@ void SingleBlock::forward(Context& ctx, const JointBatch& batch, Update update) 
     const Tensor hidden = updated(batch.hidden);
     modulated_norm(ctx, sequence.rows(batch.hidden), modulations[i][0], modulations[i][1],
                    sequence.rows(normed));
+    projections.push_back(
+        qkv_.part(sequence.rows(normed), sequence.rows(batch.rope), sequence.rows(qkv)));
     attentions.push_back(joint_attention(config_, sequence.rows(qkv), updated(attended)));
     ups.push_back(proj_mlp_.part(updated(normed), updated(mlp), gelu()));
     outs.push_back(proj_out_.part(updated(joined), hidden, gated(modulations[i][2], hidden)));
   }
-  if (update == Update::kAll) ups = {proj_mlp_.part(normed, mlp, gelu())};
-  const LinearPart projection = qkv_.part(normed, batch.rope, qkv);
-  linear(ctx, {&projection, 1});
+  linear(ctx, projections);
   attention(ctx, attentions, attention_options(config_));
   linear(ctx, ups);
   linear(ctx, outs);

@@ -18,6 +18,7 @@ struct JointSequence {
   Tensor rows(const Tensor& all) const { return all.slice(0, begin, end); }
   Tensor text_rows(const Tensor& all) const { return all.slice(0, begin, image); }
   Tensor image_rows(const Tensor& all) const { return all.slice(0, image, end); }
+  RopeTable rows(const RopeTable& all) const { return {rows(all.cos), rows(all.sin)}; }
 };
 
 /// What blocks work on in place: sequences that attend each to itself, one after the other in one
