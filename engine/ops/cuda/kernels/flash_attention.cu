@@ -45,11 +45,6 @@ __device__ void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-__device__ uint32_t pack(float low, float high) {
-  const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&both);
-}
-
 /// Byte offset of 16-byte chunk `chunk` of row `row` in a tile of rows of kDim; the chunks of
 /// neighbouring rows change places so that matrix loads meet no bank twice.
 template <int kDim>
@@ -157,9 +152,9 @@ __device__ void add_values(const float (&s)[kKeys / 8][4], uint32_t v, Accumulat
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int j = 0; j < kKeys / 16; ++j) {
-    const uint32_t a[4] = {pack(s[2 * j][0], s[2 * j][1]), pack(s[2 * j][2], s[2 * j][3]),
-                           pack(s[2 * j + 1][0], s[2 * j + 1][1]),
-                           pack(s[2 * j + 1][2], s[2 * j + 1][3])};
+    const uint32_t a[4] = {pack_pair(s[2 * j][0], s[2 * j][1]), pack_pair(s[2 * j][2], s[2 * j][3]),
+                           pack_pair(s[2 * j + 1][0], s[2 * j + 1][1]),
+                           pack_pair(s[2 * j + 1][2], s[2 * j + 1][3])};
 #pragma unroll
     for (int n = 0; n < kDim / 16; ++n) {
       uint32_t b[4];
@@ -186,7 +181,7 @@ __device__ void store_result(const FlashAttention& args, int64_t head, int64_t f
 #pragma unroll
     for (int n = 0; n < kDim / 8; ++n) {
       auto* to = reinterpret_cast<uint32_t*>(out + query * args.out_strides[0] + 8 * n + 2 * t);
-      *to = pack(acc.out[n][2 * half] * factor, acc.out[n][2 * half + 1] * factor);
+      *to = pack_pair(acc.out[n][2 * half] * factor, acc.out[n][2 * half + 1] * factor);
     }
   }
 }
@@ -247,11 +242,6 @@ template <int kDim>
 void run(const FlashAttention& args, cudaStream_t stream) {
   const dim3 grid(blocks_for(args.q_tokens, kRows), static_cast<unsigned>(args.heads));
   constexpr int kShared = shared_bytes<kDim>();
-  // An error stays for who asks about the launch.
-  if (cudaFuncSetAttribute(flash_kernel<kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           kShared) != cudaSuccess) {
-    return;
-  }
   launch_kernel(flash_kernel<kDim>, {grid, kThreads, stream, kShared}, args);
 }
 

@@ -164,10 +164,7 @@ __device__ void mask(float (&s)[64], int keys) {
 
 __device__ void round_weights(const float (&s)[64], uint32_t (&p)[32]) {
 #pragma unroll
-  for (int i = 0; i < 32; ++i) {
-    const __nv_bfloat162 both = __floats2bfloat162_rn(s[2 * i], s[2 * i + 1]);
-    p[i] = *reinterpret_cast<const uint32_t*>(&both);
-  }
+  for (int i = 0; i < 32; ++i) p[i] = pack_pair(s[2 * i], s[2 * i + 1]);
 }
 
 __device__ void release(uint64_t* empty) {
@@ -193,8 +190,7 @@ __device__ void store(const Work& work, int group, const float (&out)[64], const
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const float* pair = out + 16 * i + 4 * j + 2 * half;
-        const __nv_bfloat162 both = __floats2bfloat162_rn(pair[0] * factor, pair[1] * factor);
-        words[j] = *reinterpret_cast<const uint32_t*>(&both);
+        words[j] = pack_pair(pair[0] * factor, pair[1] * factor);
       }
       transpose_words(words);
       if (query >= part.q_tokens) continue;
@@ -365,9 +361,6 @@ cudaError_t hopper_attention(std::span<const FlashAttention> parts, int multipro
     if (result != cudaSuccess) return result;
   }
   constexpr int kShared = sizeof(Tiles) + 1024;
-  const cudaError_t result = cudaFuncSetAttribute(
-      hopper_attention_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
-  if (result != cudaSuccess) return result;
   const auto blocks = static_cast<unsigned>(std::min(args.works, multiprocessors));
   return launch_kernel(hopper_attention_kernel, {blocks, kThreads, stream, kShared}, args);
 }

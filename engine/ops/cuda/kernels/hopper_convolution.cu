@@ -117,10 +117,8 @@ __device__ void store_vectors(const HopperConvolution& conv, const float (&sums)
       const int column = min(first_column + 32 * i + 8 * j + 2 * t, conv.out_channels - 2);
       const auto both = *reinterpret_cast<const __nv_bfloat162*>(&extra[i][j]);
       const float* pair = sums + 16 * i + 4 * j + 2 * half;
-      const __nv_bfloat162 rounded =
-          __floats2bfloat162_rn(pair[0] + conv.bias[column] + __low2float(both),
-                                pair[1] + conv.bias[column + 1] + __high2float(both));
-      words[j] = *reinterpret_cast<const uint32_t*>(&rounded);
+      words[j] = pack_pair(pair[0] + conv.bias[column] + __low2float(both),
+                           pair[1] + conv.bias[column + 1] + __high2float(both));
     }
     transpose_words(words);
     if (!inside(i)) continue;
@@ -227,9 +225,6 @@ cudaError_t hopper_convolution(const HopperConvolution& conv, int multiprocessor
                            {depth, depth * conv.out_channels}, {kDepth, kColumns, 1});
   if (result != cudaSuccess) return result;
   constexpr int kShared = sizeof(Tiles) + 1024;
-  result = cudaFuncSetAttribute(hopper_convolution_kernel,
-                                cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
-  if (result != cudaSuccess) return result;
   const auto tiles = [](int size, int tile) { return (size + tile - 1) / tile; };
   const int works =
       tiles(conv.height, kSide) * tiles(conv.width, kSide) * tiles(conv.out_channels, kColumns);

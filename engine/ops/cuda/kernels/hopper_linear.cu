@@ -210,18 +210,16 @@ cudaError_t fill(const HopperLinear& linear, Args& args) {
 template <typename Shape, Ending kEnding>
 cudaError_t launch(const HopperLinear& linear, int multiprocessors, cudaStream_t stream) {
   Args args{};
-  cudaError_t result = fill<Shape>(linear, args);
+  const cudaError_t result = fill<Shape>(linear, args);
   if (result != cudaSuccess) return result;
   constexpr int kShared = sizeof(Tiles<Shape>) + 1024;
   static_assert(kShared <= 227 * 1024);
   static_assert(Shape::kSums < Shape::kRegisters);
   static_assert(128 * (kCopyingRegisters + Shape::kGroups * Shape::kRegisters) <= 65536);
-  const auto kernel = hopper_linear_kernel<Shape, kEnding>;
-  result = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
-  if (result != cudaSuccess) return result;
   const int clusters = std::min(args.works, multiprocessors / kCluster);
   const auto blocks = static_cast<unsigned>(clusters * kCluster);
-  return launch_kernel(kernel, {blocks, Shape::kThreads, stream, kShared, kCluster}, args);
+  return launch_kernel(hopper_linear_kernel<Shape, kEnding>,
+                       {blocks, Shape::kThreads, stream, kShared, kCluster}, args);
 }
 
 using Launch = cudaError_t (*)(const HopperLinear&, int, cudaStream_t);

@@ -14,14 +14,6 @@ __device__ inline float fast_gelu(float x) {
   return 0.5f * x * (1.0f + y);
 }
 
-__device__ inline float2 unpack_pair(uint32_t word) {
-  return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
-}
-__device__ inline uint32_t pack_pair(float a, float b) {
-  const __nv_bfloat162 rounded = __floats2bfloat162_rn(a, b);
-  return *reinterpret_cast<const uint32_t*>(&rounded);
-}
-
 /// How often a block has given the other one of its cluster sums of squares, and got some.
 struct Exchanges {
   uint32_t count = 0;

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <cuda_runtime_api.h>
+#include <cuda_runtime.h>
 
 #include <type_traits>
 
@@ -25,18 +25,25 @@ struct Grid {
   unsigned cluster = 1;  // blocks
 };
 
-inline bool has_early_launches() {
+/// Of the current device; 0 where it cannot be asked.
+inline int device_attribute(cudaDeviceAttr which) {
   int device = 0;
-  int major = 0;
-  return cudaGetDevice(&device) == cudaSuccess &&
-         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
-         major >= 9;
+  int value = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&value, which, device);
+  return value;
 }
 
-/// Puts a kernel that begins with begin_kernel() on a stream.
+/// Puts a kernel that begins with begin_kernel() on a stream. An error also stays for who asks
+/// about the launch.
 template <typename... Params>
 cudaError_t launch_kernel(void (*kernel)(Params...), const Grid& grid,
                           const std::type_identity_t<Params>&... args) {
+  if (grid.shared > 0) {  // more than 48 KB has to be asked for
+    const cudaError_t result = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(grid.shared));
+    if (result != cudaSuccess) return result;
+  }
   cudaLaunchAttribute attributes[2]{};
   cudaLaunchConfig_t config{};
   config.gridDim = grid.blocks;
@@ -44,7 +51,7 @@ cudaError_t launch_kernel(void (*kernel)(Params...), const Grid& grid,
   config.dynamicSmemBytes = grid.shared;
   config.stream = grid.stream;
   config.attrs = attributes;
-  if (has_early_launches()) {
+  if (device_attribute(cudaDevAttrComputeCapabilityMajor) >= 9) {
     cudaLaunchAttribute& early = attributes[config.numAttrs++];
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;

@@ -1,4 +1,5 @@
 #include "ops/cuda/kernels/kernels.h"
+#include "ops/cuda/kernels/launch.cuh"
 #include "ops/cuda/kernels/tensor_map.h"
 
 namespace flux::cuda {
@@ -18,14 +19,6 @@ Encode find_encode() {
   return reinterpret_cast<Encode>(function);
 }
 
-int attribute(cudaDeviceAttr which) {
-  int device = 0;
-  int value = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&value, which, device);
-  return value;
-}
-
 __global__ void probe_kernel() {}
 
 }  // namespace
@@ -34,7 +27,7 @@ cudaError_t read_gpu_traits(GpuTraits& traits) {
   cudaFuncAttributes attributes{};
   const cudaError_t result = cudaFuncGetAttributes(&attributes, probe_kernel);
   if (result != cudaSuccess) return result;
-  traits = {attributes.binaryVersion == 90, attribute(cudaDevAttrMultiProcessorCount)};
+  traits = {attributes.binaryVersion == 90, device_attribute(cudaDevAttrMultiProcessorCount)};
   return cudaSuccess;
 }
 
