@@ -1,19 +1,18 @@
 // Times FLUX.1's linears on a Hopper GPU: our kernel with each shape of tile against cuBLASLt with
 // the passes that it needs afterwards, and compares the results. Each is repeated for SECONDS, so
 // that the GPU is at its power limit as in a whole image: then energy is time.
-//   hopper_linear_bench [SECONDS]
-#include <dlfcn.h>
-
+//   hopper_linear_bench [SECONDS [NAME]]     NAME: only cases whose names contain it
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <span>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "bench/ops/bf16_values.h"
+#include "bench/ops/gpu_measure.h"
 #include "ops/cuda/cublas.h"
 #include "ops/cuda/kernels/kernels.h"
 #include "ops/cuda/state.h"
@@ -31,50 +30,6 @@ struct Case {
   int64_t columns;
   int64_t depth;
   Kind kind;
-};
-
-template <typename T>
-class Buffer {
- public:
-  explicit Buffer(int64_t count) : count_(count) {
-    void* memory = nullptr;
-    check_cuda(cudaMalloc(&memory, static_cast<size_t>(count) * sizeof(T)), "cudaMalloc");
-    data_ = static_cast<T*>(memory);
-    check_cuda(cudaMemset(data_, 0xff, static_cast<size_t>(count) * sizeof(T)), "cudaMemset");
-  }
-  ~Buffer() { cudaFree(data_); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  T* get() const { return data_; }
-  int64_t size() const { return count_; }
-
- private:
-  T* data_ = nullptr;
-  int64_t count_;
-};
-
-/// The GPU's own count of the energy it took. Updated some ten times a second.
-class Meter {
- public:
-  Meter() {
-    void* library = dlopen("libnvidia-ml.so.1", RTLD_NOW);
-    if (library == nullptr) throw std::runtime_error("libnvidia-ml.so.1 is not here");
-    const auto init = reinterpret_cast<int (*)()>(dlsym(library, "nvmlInit_v2"));
-    const auto find = reinterpret_cast<int (*)(unsigned, void**)>(
-        dlsym(library, "nvmlDeviceGetHandleByIndex_v2"));
-    read_ = reinterpret_cast<Read>(dlsym(library, "nvmlDeviceGetTotalEnergyConsumption"));
-    if (init() != 0 || find(0, &device_) != 0) throw std::runtime_error("NVML does not start");
-  }
-  double millijoules() const {
-    unsigned long long value = 0;
-    read_(device_, &value);
-    return static_cast<double>(value);
-  }
-
- private:
-  using Read = int (*)(void*, unsigned long long*);
-  Read read_ = nullptr;
-  void* device_ = nullptr;
 };
 
 /// One case: its tensors, and the ways to compute it.
@@ -164,25 +119,6 @@ class Linear {
         "hopper_linear");
   }
 
-  struct Cost {
-    double ms = 0;
-    double mj = 0;
-  };
-
-  /// Of one run, repeated for `seconds`.
-  template <typename F>
-  Cost measure(const Meter& meter, double seconds, const F& run) {
-    const int count = std::max(3, static_cast<int>(seconds * 600 / teraflop()));
-    check_cuda(cudaStreamSynchronize(state_.stream()), "a run");
-    const double energy = meter.millijoules();
-    const auto start = std::chrono::steady_clock::now();
-    for (int i = 0; i < count; ++i) run();
-    check_cuda(cudaStreamSynchronize(state_.stream()), "a run");
-    const std::chrono::duration<double, std::milli> passed =
-        std::chrono::steady_clock::now() - start;
-    return {passed.count() / count, (meter.millijoules() - energy) / count};
-  }
-
   void report(const Meter& meter, double seconds) {
     std::printf("%-16s", case_.name);
     for (int way = -1; way < kLinearTiles; ++way) {
@@ -190,7 +126,8 @@ class Linear {
         std::printf(" %7s %3s %3s", "-", "-", "-");
         continue;
       }
-      const Cost cost = measure(meter, seconds, [&] { way < 0 ? library() : ours(way); });
+      const auto run = [&] { way < 0 ? library() : ours(way); };
+      const Cost cost = measure(meter, state_.stream(), seconds, teraflop(), run);
       std::printf(" %7.1f %3.0f %3.0f", cost.ms * 1e3, teraflop() / cost.ms * 1e3, cost.mj);
     }
     double different = 0;
@@ -319,7 +256,7 @@ const Case kCases[] = {
     {"one head", {65, 577}, 384, 64, Kind::kNorm},
 };
 
-void run(double seconds) {
+void run(double seconds, const std::string& name) {
   check_cuda(cudaSetDevice(0), "cudaSetDevice");
   GpuTraits traits;
   check_cuda(read_gpu_traits(traits), "loading kernels");
@@ -331,8 +268,10 @@ void run(double seconds) {
       "128x192 and 128x128 below one another; the error against cuBLASLt, and the share of\n"
       "elements with other bits than the tile before, of a norm than cuBLASLt and its passes\n");
   for (const Case& c : kCases) {
+    if (std::string(c.name).find(name) == std::string::npos) continue;
     Linear linear(state, c);
-    linear.measure(meter, 2 * seconds, [&] { linear.library(); });  // as warm as what follows
+    const auto library = [&] { linear.library(); };  // the GPU is then as warm as later
+    measure(meter, state.stream(), 2 * seconds, linear.teraflop(), library);
     linear.report(meter, seconds);
   }
 }
@@ -342,7 +281,7 @@ void run(double seconds) {
 
 int main(int argc, char** argv) {
   try {
-    flux::cuda::run(argc > 1 ? std::atof(argv[1]) : 0.5);
+    flux::cuda::run(argc > 1 ? std::atof(argv[1]) : 0.5, argc > 2 ? argv[2] : "");
   } catch (const std::exception& error) {
     std::fprintf(stderr, "hopper_linear_bench: %s\n", error.what());
     return 1;

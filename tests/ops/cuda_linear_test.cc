@@ -67,8 +67,15 @@ TEST_P(CudaOpsLinears, PartsOfALinearAreTheSameAlone) {
   struct Case {
     int64_t in, out;
   };
-  for (const Case& c :
-       {Case{256, 640}, {328, 200}, {64, 8}, {1024, 3072}, {3072, 4096}, {33, 70}}) {
+  for (const Case& c : {Case{256, 640},
+                        {328, 200},
+                        {64, 8},
+                        {1024, 3072},
+                        {3072, 4096},
+                        {33, 70},
+                        {64, 6152},
+                        {72, 9216},
+                        {64, 12288}}) {
     const float spread = 1.0f / std::sqrt(static_cast<float>(c.in));
     std::vector<LinearWeights> weights;
     for (int i = 0; i < 2; ++i) {

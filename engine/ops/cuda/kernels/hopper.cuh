@@ -272,6 +272,37 @@ __device__ inline void product_128_columns(float (&c)[64], const uint32_t* a, ui
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
 }
 
+/// product_128 for a b of 64 columns.
+__device__ inline void product(float (&c)[32], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{\n"
+      ".reg .pred add;\n"
+      "setp.ne.b32 add, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, "
+      "%17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}"
+      ", %32, %33, add, 1, 1, 0, 0;\n"
+      "}\n"
+      : FLUX_ACC8(0), FLUX_ACC8(8), FLUX_ACC8(16), FLUX_ACC8(24)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+
+/// product_128 for a b of 96 columns.
+__device__ inline void product(float (&c)[48], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{\n"
+      ".reg .pred add;\n"
+      "setp.ne.b32 add, %50, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, "
+      "%17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47}"
+      ", %48, %49, add, 1, 1, 0, 0;\n"
+      "}\n"
+      : FLUX_ACC8(0), FLUX_ACC8(8), FLUX_ACC8(16), FLUX_ACC8(24), FLUX_ACC8(32), FLUX_ACC8(40)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+
 /// product_128 for a b of 192 columns.
 __device__ inline void product(float (&c)[96], uint64_t a, uint64_t b, bool add) {
   asm volatile(

@@ -10,7 +10,8 @@
 /// takes 128 queries of one head after the other: a producer warp copies tiles of keys and values,
 /// two warpgroups have 64 queries each and take turns, so that the products of one run while the
 /// other computes its softmax; within one, the next scores are computed during the softmax of the
-/// last.
+/// last. One warpgroup alone takes little more than half the time for its queries, so works of the
+/// last turn are halved where that fills more blocks.
 namespace flux::cuda {
 namespace {
 
@@ -18,18 +19,20 @@ using namespace hopper;
 
 constexpr int kDim = 128;
 constexpr int kRows = 128;  // queries of a block
-constexpr int kKeys = 128;  // of a tile
+constexpr int kKeys = 192;  // of a tile: as many as registers and shared memory hold
 constexpr int kStages = 2;
 constexpr int kGroups = 2;  // warpgroups that compute
 constexpr int kThreads = (1 + kGroups) * 128;
-constexpr int kHalfBytes = 128 * 128;       // 128 rows of 64 columns
-constexpr int kTileBytes = 2 * kHalfBytes;  // all columns
+constexpr int kScores = kKeys / 2;                  // of a thread
+constexpr int kRowBytes = 128;                      // of 64 columns
+constexpr int kQueryBytes = 2 * kRows * kRowBytes;  // of a tile, its 64 columns after 64 columns
+constexpr int kKeyBytes = 2 * kKeys * kRowBytes;
 constexpr float kLog2E = 1.44269504f;
 
 struct Tiles {
-  unsigned char q[kTileBytes];
-  unsigned char k[kStages][kTileBytes];
-  unsigned char v[kStages][kTileBytes];
+  unsigned char q[kQueryBytes];
+  unsigned char k[kStages][kKeyBytes];
+  unsigned char v[kStages][kKeyBytes];
   uint64_t q_full, q_empty;
   uint64_t k_full[kStages], k_empty[kStages];
   uint64_t v_full[kStages], v_empty[kStages];
@@ -49,29 +52,36 @@ struct Part {
 struct Args {
   Part parts[kMaxAttentionParts];
   int count;
-  int works;
+  int whole;  // works of kRows queries
+  int works;  // with those that follow, two halves of each
   float scale_log2;
 };
 
-/// Some queries of a head.
+/// Some queries of a head: kRows, or only those of group 0.
 struct Work {
   const Part& part;
   int head, row;
+  bool half;
 
   __device__ static Work of(const Args& args, int index) {
+    const int beyond = index - args.whole;
+    const bool half = beyond >= 0;
+    if (half) index = args.whole + beyond / 2;
     int at = 0;
     while (at + 1 < args.count && index >= args.parts[at + 1].first_work) ++at;
     const Part& part = args.parts[at];
     const int own = index - part.first_work;
-    return {part, own / part.q_tiles(), own % part.q_tiles() * kRows};
+    const int row = own % part.q_tiles() * kRows + (half ? beyond % 2 * (kRows / 2) : 0);
+    return {part, own / part.q_tiles(), row, half};
   }
 };
 
-__device__ void copy_tile(unsigned char* to, const CUtensorMap& map, uint64_t* full, int head,
-                          int row) {
-  expect(full, kTileBytes);
+template <int kCount>
+__device__ void copy_tile(unsigned char (&to)[kCount], const CUtensorMap& map, uint64_t* full,
+                          int head, int row) {
+  expect(full, kCount);
   copy_box(to, map, full, 0, head, row);
-  copy_box(to + kHalfBytes, map, full, 64, head, row);
+  copy_box(to + kCount / 2, map, full, 64, head, row);
 }
 
 /// One thread that copies everything.
@@ -108,13 +118,13 @@ struct Softmax {
   float total[2];
 
   /// Makes weights of a tile's scores; returns what earlier sums shrink by.
-  __device__ float2 take(float (&s)[64], float scale) {
+  __device__ float2 take(float (&s)[kScores], float scale) {
     float shrink[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float top = largest[half];
 #pragma unroll
-      for (int j = 0; j < 16; ++j) {
+      for (int j = 0; j < kScores / 4; ++j) {
         top = fmaxf(top, fmaxf(s[4 * j + 2 * half], s[4 * j + 2 * half + 1]));
       }
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
@@ -124,7 +134,7 @@ struct Softmax {
       const float offset = top * scale;
       float sum = 0.0f;
 #pragma unroll
-      for (int j = 0; j < 16; ++j) {
+      for (int j = 0; j < kScores / 4; ++j) {
 #pragma unroll
         for (int k = 0; k < 2; ++k) {
           float& value = s[4 * j + 2 * half + k];
@@ -138,33 +148,33 @@ struct Softmax {
   }
 };
 
-__device__ void issue_scores(float (&s)[64], Described q, Described k) {
+__device__ void issue_scores(float (&s)[kScores], Described q, Described k) {
 #pragma unroll
   for (int d = 0; d < kDim / 16; ++d) {
-    const uint32_t at = d / 4 * kHalfBytes + d % 4 * 32;
-    product_128(s, q.after(at), k.after(at), d > 0);
+    const int half = d / 4 * kRowBytes;
+    product(s, q.after(half * kRows + d % 4 * 32), k.after(half * kKeys + d % 4 * 32), d > 0);
   }
 }
 
-__device__ void issue_values(float (&out)[64], const uint32_t (&p)[32], Described v) {
+__device__ void issue_values(float (&out)[64], const uint32_t (&p)[kScores / 2], Described v) {
 #pragma unroll
   for (int keys = 0; keys < kKeys / 16; ++keys) {
-    product_128_columns(out, p + 4 * keys, v.after(keys * 16 * 128), true);
+    product_128_columns(out, p + 4 * keys, v.after(keys * 16 * kRowBytes), true);
   }
 }
 
 /// Scores of keys beyond the last get no weight.
-__device__ void mask(float (&s)[64], int keys) {
+__device__ void mask(float (&s)[kScores], int keys) {
 #pragma unroll
-  for (int i = 0; i < 64; ++i) {
+  for (int i = 0; i < kScores; ++i) {
     const int key = i / 4 * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + i % 2;
     if (key >= keys) s[i] = -INFINITY;
   }
 }
 
-__device__ void round_weights(const float (&s)[64], uint32_t (&p)[32]) {
+__device__ void round_weights(const float (&s)[kScores], uint32_t (&p)[kScores / 2]) {
 #pragma unroll
-  for (int i = 0; i < 32; ++i) p[i] = pack_pair(s[2 * i], s[2 * i + 1]);
+  for (int i = 0; i < kScores / 2; ++i) p[i] = pack_pair(s[2 * i], s[2 * i + 1]);
 }
 
 __device__ void release(uint64_t* empty) {
@@ -199,25 +209,50 @@ __device__ void store(const Work& work, int group, const float (&out)[64], const
   }
 }
 
-/// A warpgroup's place in its rings, and its turns: named barrier 1 + group lets it start products.
+/// A warpgroup's place in the rings, and its turns: named barrier 1 + group lets it start products.
 struct Consumer {
   const Args& args;
   Tiles& tiles;
   int group;
-  Ring<kStages> k_ring, v_ring;
+  uint32_t keys =
+      0;  // tiles of keys that were read so far; of values one less in the midst of a work
+
+  __device__ static uint32_t stage(uint32_t tile) { return tile % kStages; }
+  __device__ static uint32_t parity(uint32_t tile) { return tile / kStages % 2; }
+  __device__ void wait_keys() const { wait(&tiles.k_full[stage(keys)], parity(keys)); }
+  __device__ void wait_values(uint32_t tile) const {
+    wait(&tiles.v_full[stage(tile)], parity(tile));
+  }
+  __device__ void release_keys() {
+    release(&tiles.k_empty[stage(keys)]);
+    ++keys;
+  }
+  __device__ void release_values(uint32_t tile) const { release(&tiles.v_empty[stage(tile)]); }
 
   __device__ void begin_turn() const { sync_named(1 + group, 256); }
   /// The last turn of all is not handed on: nobody waits for it.
   __device__ void end_turn(bool last) const {
     if (group == 0 || !last) arrive_named(2 - group, 256);
   }
-  __device__ void release_keys() {
-    release(&tiles.k_empty[k_ring.stage]);
-    k_ring.next();
+
+  /// Takes part in a work that has no queries for this group.
+  __device__ void watch(int count, bool last_work) {
+#pragma unroll 1
+    for (int tile = 1; tile <= count; ++tile) {
+      wait_keys();
+      begin_turn();
+      end_turn(last_work && tile == count);
+      release_keys();
+      wait_values(keys - 1);
+      release_values(keys - 1);
+    }
+    release(&tiles.q_empty);
   }
-  __device__ void release_values() {
-    release(&tiles.v_empty[v_ring.stage]);
-    v_ring.next();
+
+  __device__ void issue_values_of(uint32_t tile, float (&out)[64],
+                                  const uint32_t (&p)[kScores / 2]) const {
+    const Described first = Described::columns(tiles.v[0], kKeys * kRowBytes);
+    issue_values(out, p, first.after(stage(tile) * kKeyBytes));
   }
 
   /// 64 queries against all keys.
@@ -226,18 +261,18 @@ struct Consumer {
     const int count = work.part.k_tiles();
     const int last_keys = work.part.k_tokens - (count - 1) * kKeys;
     const bool last_work = index + static_cast<int>(gridDim.x) >= args.works;
-    const Described q = Described::rows(tiles.q + group * 64 * 128);
+    if (work.half && group == 1) return watch(count, last_work);
+    const Described q = Described::rows(tiles.q + group * 64 * kRowBytes);
     const Described first_k = Described::rows(tiles.k[0]);
-    const Described first_v = Described::columns(tiles.v[0], kHalfBytes);
     float out[64] = {};
-    float s[64];
-    uint32_t p[32];
+    float s[kScores];
+    uint32_t p[kScores / 2];
     Softmax softmax{{-INFINITY, -INFINITY}, {0.0f, 0.0f}};
     wait(&tiles.q_full, q_parity);
-    wait(&tiles.k_full[k_ring.stage], k_ring.parity);
+    wait_keys();
     begin_turn();
     begin_products();
-    issue_scores(s, q, first_k.after(k_ring.stage * kTileBytes));
+    issue_scores(s, q, first_k.after(stage(keys) * kKeyBytes));
     commit_products();
     end_turn(last_work && count == 1);
     wait_products<0>();
@@ -247,13 +282,13 @@ struct Consumer {
     softmax.take(s, args.scale_log2);
     round_weights(s, p);
     for (int tile = 1; tile < count; ++tile) {
-      wait(&tiles.k_full[k_ring.stage], k_ring.parity);
-      wait(&tiles.v_full[v_ring.stage], v_ring.parity);
+      wait_keys();
+      wait_values(keys - 1);
       begin_turn();
       begin_products();
-      issue_scores(s, q, first_k.after(k_ring.stage * kTileBytes));
+      issue_scores(s, q, first_k.after(stage(keys) * kKeyBytes));
       commit_products();
-      issue_values(out, p, first_v.after(v_ring.stage * kTileBytes));
+      issue_values_of(keys - 1, out, p);
       commit_products();
       end_turn(last_work && tile + 1 == count);
       wait_products<1>();
@@ -264,26 +299,27 @@ struct Consumer {
       wait_products<0>();
       pin(out);
       keep(p);
-      release_values();
+      release_values(keys - 2);
 #pragma unroll
       for (int i = 0; i < 64; ++i) out[i] *= i / 2 % 2 == 0 ? shrink.x : shrink.y;
       round_weights(s, p);
     }
     release(&tiles.q_empty);
-    wait(&tiles.v_full[v_ring.stage], v_ring.parity);
+    wait_values(keys - 1);
     begin_products();
-    issue_values(out, p, first_v.after(v_ring.stage * kTileBytes));
+    issue_values_of(keys - 1, out, p);
     commit_products();
     wait_products<0>();
     pin(out);
     keep(p);
-    release_values();
-    store(work, group, out, softmax);
+    release_values(keys - 1);
+    asm volatile("" : "+r"(index));  // what is known of the work has not to be kept till here
+    store(Work::of(args, index), group, out, softmax);
   }
 };
 
 [[maybe_unused]] __device__ void consume(const Args& args, Tiles& tiles, int group) {
-  Consumer consumer{args, tiles, group, {}, {}};
+  Consumer consumer{args, tiles, group};
   uint32_t q_parity = 0;
   if (group == 1) arrive_named(1, 256);  // the first turn is group 0's
   for (int index = blockIdx.x; index < args.works; index += gridDim.x) {
@@ -333,13 +369,13 @@ namespace {
 cudaError_t add_part(const FlashAttention& from, Args& args) {
   Part& to = args.parts[args.count++];
   const auto map = [&](CUtensorMap& made, const void* address, const int64_t(&strides)[2],
-                       int64_t tokens) {
+                       int64_t tokens, int64_t rows) {
     return make_tensor_map(made, address, {kDim, from.heads, tokens}, {strides[1], strides[0]},
-                           {64, 1, 128});
+                           {64, 1, rows});
   };
-  cudaError_t result = map(to.q, from.q, from.q_strides, from.q_tokens);
-  if (result == cudaSuccess) result = map(to.k, from.k, from.k_strides, from.k_tokens);
-  if (result == cudaSuccess) result = map(to.v, from.v, from.v_strides, from.k_tokens);
+  cudaError_t result = map(to.q, from.q, from.q_strides, from.q_tokens, kRows);
+  if (result == cudaSuccess) result = map(to.k, from.k, from.k_strides, from.k_tokens, kKeys);
+  if (result == cudaSuccess) result = map(to.v, from.v, from.v_strides, from.k_tokens, kKeys);
   to.out = static_cast<bf16*>(from.out);
   to.out_token_stride = from.out_strides[0];
   to.out_head_stride = from.out_strides[1];
@@ -360,6 +396,11 @@ cudaError_t hopper_attention(std::span<const FlashAttention> parts, int multipro
     const cudaError_t result = add_part(part, args);
     if (result != cudaSuccess) return result;
   }
+  // What would leave most blocks without work in the last turn is shared out in halves. A query's
+  // bits are the same in both.
+  const int rest = args.works % multiprocessors;
+  args.whole = 2 * rest <= multiprocessors ? args.works - rest : args.works;
+  args.works += args.works - args.whole;
   constexpr int kShared = sizeof(Tiles) + 1024;
   const auto blocks = static_cast<unsigned>(std::min(args.works, multiprocessors));
   return launch_kernel(hopper_attention_kernel, {blocks, kThreads, stream, kShared}, args);

@@ -10,20 +10,22 @@
 /// bias, GELU, gate and residual, norm and rotation. Two blocks of a cluster take neighbouring
 /// tiles and copy half of what both need each, for both. In a block one thread copies and some
 /// warpgroups multiply, 64 rows each, and store from their registers. Tiles of several parts (text
-/// and image, or the images of a batch) are shared out as one.
+/// and image, or the images of a batch) are shared out as one; those of a last turn that would
+/// leave most blocks idle in pieces of fewer columns.
 namespace flux::cuda {
 namespace {
 
 using namespace hopper;
 using namespace hopper::linear;
 
+/// The cluster's tiles from `work` on, before `end`.
 template <typename Shape, typename F>
-__device__ void for_each_work(const Args& args, const F& f) {
-  for (int work = static_cast<int>(blockIdx.x) / kCluster; work < args.works;
-       work += static_cast<int>(gridDim.x) / kCluster) {
+__device__ void for_each_work(const Args& args, int& work, int end, const F& f) {
+  for (; work < end; work += static_cast<int>(gridDim.x) / kCluster) {
     f(Place::of(args, work, Shape{}));
   }
 }
+__device__ int first_work() { return static_cast<int>(blockIdx.x) / kCluster; }
 
 /// Brings what the tile's columns have.
 template <typename Shape, Ending kEnding>
@@ -31,10 +33,10 @@ __device__ void copy_columns(const Args& args, Tiles<Shape>& tiles, const Place&
                              uint32_t parity) {
   const Part& part = *place.part;
   const auto first = static_cast<unsigned>(place.column);  // the copying thread has few registers
-  const int bytes = max(0, min(Shape::kColumns, args.columns - place.column)) * 4;
+  const int bytes = max(0, min(place.columns, args.columns - place.column)) * 4;
   int expected = bytes * ((part.bias != nullptr) + (part.gate != nullptr));
   if constexpr (kEnding == Ending::kNorm) {
-    expected = max(0, min(Shape::kColumns, args.normed - place.column)) * 4;
+    expected = max(0, min(place.columns, args.normed - place.column)) * 4;
     if (part.bias) expected += bytes;
   }
   wait(&tiles.columns_empty, parity ^ 1);
@@ -46,7 +48,7 @@ __device__ void copy_columns(const Args& args, Tiles<Shape>& tiles, const Place&
 #pragma unroll
     for (int i = 0; i < Shape::kColumns; i += kHalf) {
       const int column = place.column + i;
-      if (column >= args.normed) break;
+      if (i >= place.columns || column >= args.normed) break;
       const float* weights = part.norm.weights[column < args.queries ? 0 : 1];
       copy_bytes(tiles.gate + i, weights + column % kHeadDim, kHalf * 4, &tiles.columns_full);
     }
@@ -62,7 +64,9 @@ __device__ void produce(const Args& args, Tiles<Shape>& tiles) {
   Ring<Shape::kStages> ring;
   const auto rank = static_cast<int>(cluster_rank());
   uint32_t columns_parity = 0;
-  for_each_work<Shape>(args, [&](const Place& place) {
+  int work = first_work();
+  for_each_work<Shape>(args, work, args.works, [&](const Place& place) {
+    const CUtensorMap& w_map = place.part->w[place.columns < Shape::kColumns];
     for (int i = 0; i < args.chunks; ++i) {
       // Now the tile before has been multiplied, and its columns are free soon.
       if (i == min(Shape::kStages, args.chunks - 1)) {
@@ -73,17 +77,17 @@ __device__ void produce(const Args& args, Tiles<Shape>& tiles) {
       unsigned char* x = tiles.x[ring.stage];
       unsigned char* w = tiles.w[ring.stage];
       wait(&tiles.empty[ring.stage], ring.parity ^ 1);
-      expect(full, Shape::kXBytes + Shape::kWBytes);
+      expect(full, Shape::kXBytes + place.columns * kRowBytes);
       if constexpr (Shape::kSharesRows) {
         const int half = rank * Shape::kCopiedRows;
         copy_box_to_cluster(x + half * kRowBytes, place.part->x, full, i * kDepth, place.row + half,
                             0, kBoth);
-        copy_box(w, place.part->w, full, i * kDepth, place.column, 0);
+        copy_box(w, w_map, full, i * kDepth, place.column, 0);
       } else {
-        const int half = rank * Shape::kCopiedColumns;
+        const int half = rank * (place.columns / kCluster);
         copy_box(x, place.part->x, full, i * kDepth, place.row, 0);
-        copy_box_to_cluster(w + half * kRowBytes, place.part->w, full, i * kDepth,
-                            place.column + half, 0, kBoth);
+        copy_box_to_cluster(w + half * kRowBytes, w_map, full, i * kDepth, place.column + half, 0,
+                            kBoth);
       }
       ring.next();
     }
@@ -96,22 +100,56 @@ __device__ void issue(float (&sums)[kSums], Described x, Described w) {
   for (int k = 0; k < kDepth / 16; ++k) product(sums, x.after(k * 32), w.after(k * 32), true);
 }
 
+/// In how many pieces tiles of a last turn may be computed, some or more; 1: not at all. Norms need
+/// whole heads.
+struct Pieces {
+  int some, more;
+};
+template <typename Shape>
+__host__ __device__ constexpr Pieces pieces_of(bool norm) {
+  if (norm) return {Shape::kColumns == 2 * kHeadDim ? 2 : 1, 1};
+  return {2, Shape::kColumns > 128 ? Shape::kColumns / 64 : 1};
+}
+
+/// A thread of a warpgroup that multiplies.
 template <typename Shape, Ending kEnding>
-__device__ void consume(const Args& args, Tiles<Shape>& tiles, int group) {
-  Ring<Shape::kStages> ring;
+struct Consumer {
+  static constexpr Pieces kAllowed = pieces_of<Shape>(kEnding == Ending::kNorm);
+
+  const Args& args;
+  Tiles<Shape>& tiles;
+  int group;
+  Described first_x = Described::rows(tiles.x[0] + group * 64 * kRowBytes);
+  Described first_w = Described::rows(tiles.w[0]);
+  Ring<Shape::kStages> ring{};
   uint32_t columns_parity = 0;
-  Exchanges exchanges;
-  const uint32_t lane = threadIdx.x % 32;
-  const Described first_x = Described::rows(tiles.x[0] + group * 64 * kRowBytes);
-  const Described first_w = Described::rows(tiles.w[0]);
-  // Both blocks copy to both: a stage is free when both have read it.
-  const auto release = [&](int stage) {
+  Exchanges exchanges{};
+
+  __device__ void run() {
+    int work = first_work();
+    for_each_work<Shape>(args, work, args.whole, [&](const Place& place) { multiply<1>(place); });
+    for_each_work<Shape>(args, work, args.works, [&](const Place& place) {
+      if constexpr (kAllowed.more > 1) {
+        if (args.pieces == kAllowed.more) return multiply<kAllowed.more>(place);
+      }
+      if constexpr (kAllowed.some > 1) multiply<kAllowed.some>(place);
+    });
+  }
+
+ private:
+  /// Both blocks copy to both: a stage is free when both have read it.
+  __device__ void release(int stage) const {
+    const uint32_t lane = threadIdx.x % 32;
     if (lane < kCluster) arrive_at(&tiles.empty[stage], lane);
-  };
-  for_each_work<Shape>(args, [&](const Place& place) {
-    const Finish<Shape, kEnding> finish(args, place, group);
-    float sums[Shape::kSums] = {};  // else the last tile's would keep their registers for nothing
-    typename Finish<Shape, kEnding>::Loaded loaded;
+  }
+
+  template <int kPieces>
+  __device__ void multiply(const Place& place) {
+    using Finish = linear::Finish<Shape, kPieces, kEnding>;
+    const Finish finish(args, place, group);
+    // Zeroed, else the last tile's would keep their registers for nothing.
+    float sums[Shape::template Piece<kPieces>::kSums] = {};
+    typename Finish::Loaded loaded;
     int previous = 0;
     for (int i = 0; i < args.chunks; ++i) {
       wait(&tiles.full[ring.stage], ring.parity);
@@ -132,9 +170,9 @@ __device__ void consume(const Args& args, Tiles<Shape>& tiles, int group) {
     columns_parity ^= 1;
     finish.store(tiles, sums, loaded, exchanges);
     __syncwarp();
-    if (lane == 0) arrive(&tiles.columns_empty);
-  });
-}
+    if (threadIdx.x % 32 == 0) arrive(&tiles.columns_empty);
+  }
+};
 
 template <typename Shape>
 __device__ void init_barriers(Tiles<Shape>& tiles) {
@@ -158,11 +196,11 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   sync_cluster();
   begin_kernel();
   if (threadIdx.x < 128) {
-    give_registers<kCopyingRegisters>();
+    give_registers<Shape::kCopyingRegisters>();
     if (threadIdx.x == 0) produce<Shape, kEnding>(args, tiles);
   } else {
     take_registers<Shape::kRegisters>();
-    consume<Shape, kEnding>(args, tiles, warpgroup() - 1);
+    Consumer<Shape, kEnding>{args, tiles, warpgroup() - 1}.run();
   }
   // The other block may still copy to this one, or arrive here.
   sync_cluster();
@@ -171,26 +209,42 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
 
 int divide_up(int64_t size, int tile) { return static_cast<int>((size + tile - 1) / tile); }
 
+/// How many clusters' tiles below one another are computed before the next columns: of about 2304
+/// rows, which the L2 cache keeps, in bands that are alike.
+int band_of(int row_turns, int rows) {
+  const int most = std::max(1, 2304 / rows);
+  return divide_up(row_turns, divide_up(row_turns, most));
+}
+
+/// How pairs of tiles are shared out among clusters: in turns, those that do not fill the last one
+/// in as many pieces as do not exceed it.
+struct Sharing {
+  int whole;     // pairs that are not in pieces
+  int pieces;    // of the others
+  double turns;  // of a whole pair for each cluster
+};
+Sharing share_out(int pairs, int clusters, const Pieces& allowed) {
+  const int rest = pairs % clusters;
+  Sharing sharing{pairs, 1, static_cast<double>(divide_up(pairs, clusters))};
+  for (const int pieces : {allowed.some, allowed.more}) {
+    if (pieces == 1 || rest == 0 || rest * pieces > clusters) continue;
+    constexpr double kLost = 0.1;  // narrow tiles read more for each product
+    sharing = {pairs - rest, pieces, pairs / clusters + 1.0 / pieces + kLost};
+  }
+  return sharing;
+}
+
 template <typename Shape>
-cudaError_t fill(const HopperLinear& linear, Args& args) {
+void fill(const HopperLinear& linear, int clusters, Args& args) {
   args.count = static_cast<int>(linear.parts.size());
   args.columns = static_cast<int>(linear.columns);
   args.queries = linear.head_dim > 0 ? static_cast<int>(linear.columns / 3) : 0;
   args.normed = 2 * args.queries;
   args.chunks = divide_up(linear.depth, kDepth);
-  const int column_turns = divide_up(linear.columns, Shape::kColumns * Shape::kTilesAside);
+  int pairs = 0;
   for (int i = 0; i < args.count; ++i) {
     const HopperLinear::Part& from = linear.parts[static_cast<size_t>(i)];
     Part& to = args.parts[i];
-    const auto map = [&](CUtensorMap& made, const void* address, int64_t rows, int64_t stride,
-                         int64_t box_rows) {
-      return make_tensor_map(made, address, {linear.depth, rows, 1}, {stride, stride * rows},
-                             {kDepth, box_rows, 1});
-    };
-    cudaError_t result = map(to.x, from.x, from.rows, from.x_stride, Shape::kCopiedRows);
-    if (result != cudaSuccess) return result;
-    result = map(to.w, from.weights, linear.columns, linear.depth, Shape::kCopiedColumns);
-    if (result != cudaSuccess) return result;
     to.out = static_cast<bf16*>(from.out);
     to.out_stride = from.out_stride;
     to.residual = static_cast<const bf16*>(from.residual);
@@ -200,9 +254,35 @@ cudaError_t fill(const HopperLinear& linear, Args& args) {
     to.bias = from.bias;
     to.gate = from.gate;
     to.row_turns = divide_up(from.rows, Shape::kRows * Shape::kTilesBelow);
-    to.column_turns = column_turns;
-    to.first_work = args.works;
-    args.works += to.row_turns * column_turns;
+    to.band = band_of(to.row_turns, Shape::kRows * Shape::kTilesBelow);
+    to.column_turns = divide_up(linear.columns, Shape::kColumns * Shape::kTilesAside);
+    to.first_work = pairs;
+    pairs += to.row_turns * to.column_turns;
+  }
+  const Sharing sharing = share_out(pairs, clusters, pieces_of<Shape>(linear.head_dim > 0));
+  args.whole = sharing.whole;
+  args.pieces = sharing.pieces;
+  args.works = args.whole + (pairs - args.whole) * args.pieces;
+}
+
+template <typename Shape>
+cudaError_t make_maps(const HopperLinear& linear, Args& args) {
+  const auto make = [&](CUtensorMap& map, const void* address, int64_t rows, int64_t stride,
+                        int64_t box_rows) {
+    return make_tensor_map(map, address, {linear.depth, rows, 1}, {stride, stride * rows},
+                           {kDepth, box_rows, 1});
+  };
+  for (int i = 0; i < args.count; ++i) {
+    const HopperLinear::Part& from = linear.parts[static_cast<size_t>(i)];
+    Part& to = args.parts[i];
+    const auto make_w = [&](int pieces) {
+      return make(to.w[pieces > 1], from.weights, linear.columns, linear.depth,
+                  Shape::kCopiedColumns / pieces);
+    };
+    cudaError_t result = make(to.x, from.x, from.rows, from.x_stride, Shape::kCopiedRows);
+    if (result == cudaSuccess) result = make_w(1);
+    if (result == cudaSuccess && args.pieces > 1) result = make_w(args.pieces);
+    if (result != cudaSuccess) return result;
   }
   return cudaSuccess;
 }
@@ -210,12 +290,15 @@ cudaError_t fill(const HopperLinear& linear, Args& args) {
 template <typename Shape, Ending kEnding>
 cudaError_t launch(const HopperLinear& linear, int multiprocessors, cudaStream_t stream) {
   Args args{};
-  const cudaError_t result = fill<Shape>(linear, args);
+  fill<Shape>(linear, multiprocessors / kCluster, args);
+  const cudaError_t result = make_maps<Shape>(linear, args);
   if (result != cudaSuccess) return result;
   constexpr int kShared = sizeof(Tiles<Shape>) + 1024;
   static_assert(kShared <= 227 * 1024);
   static_assert(Shape::kSums < Shape::kRegisters);
-  static_assert(128 * (kCopyingRegisters + Shape::kGroups * Shape::kRegisters) <= 65536);
+  // What the block begins with: else threads would wait for registers for ever.
+  constexpr int kAtFirst = 65536 / Shape::kThreads / 8 * 8 * Shape::kThreads;
+  static_assert(128 * (Shape::kCopyingRegisters + Shape::kGroups * Shape::kRegisters) <= kAtFirst);
   const int clusters = std::min(args.works, multiprocessors / kCluster);
   const auto blocks = static_cast<unsigned>(clusters * kCluster);
   return launch_kernel(hopper_linear_kernel<Shape, kEnding>,
@@ -239,6 +322,7 @@ struct Choice {
   double extra;
   double norm_extra;  // if it ends with norms
   bool norms;         // whether it can
+  Pieces pieces, norm_pieces;
   Launch (*launch)(const HopperLinear&);
 
   bool suits(const HopperLinear& linear) const { return norms || linear.head_dim == 0; }
@@ -251,6 +335,8 @@ constexpr Choice choice(double extra) {
           extra,
           Shape::kWholeHeads ? extra : 1.06 * extra,  // the two blocks wait for one another
           Shape::kHasHeads,
+          pieces_of<Shape>(false),
+          pieces_of<Shape>(true),
           launch_of<Shape>};
 }
 constexpr Choice kChoices[kLinearTiles] = {
@@ -262,14 +348,14 @@ constexpr Choice kChoices[kLinearTiles] = {
 /// While some wait in the last turn the others run faster, for the GPU is at its power limit.
 double elements(const HopperLinear& linear, const Choice& tile, int multiprocessors) {
   const int clusters = multiprocessors / kCluster;
-  int64_t works = 0;
+  int pairs = 0;
   for (const HopperLinear::Part& part : linear.parts) {
-    works += divide_up(part.rows, tile.rows) * divide_up(linear.columns, tile.columns);
+    pairs += divide_up(part.rows, tile.rows) * divide_up(linear.columns, tile.columns);
   }
-  const double turns =
-      0.75 * divide_up(works, clusters) + 0.25 * static_cast<double>(works) / clusters;
-  const double extra = linear.head_dim > 0 ? tile.norm_extra : tile.extra;
-  return extra * turns * tile.rows * tile.columns;
+  const bool norm = linear.head_dim > 0;
+  const Sharing sharing = share_out(pairs, clusters, norm ? tile.norm_pieces : tile.pieces);
+  const double turns = 0.75 * sharing.turns + 0.25 * static_cast<double>(pairs) / clusters;
+  return (norm ? tile.norm_extra : tile.extra) * turns * tile.rows * tile.columns;
 }
 
 const Choice& best_choice(const HopperLinear& linear, int multiprocessors) {

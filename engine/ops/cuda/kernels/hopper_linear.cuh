@@ -7,11 +7,10 @@
 /// What the parts of hopper_linear.cu share: shapes of tiles, arguments, and where a tile is.
 namespace flux::cuda::hopper::linear {
 
-constexpr int kDepth = 64;             // of a stage
-constexpr int kRowBytes = 128;         // of a stage
-constexpr int kCluster = 2;            // blocks
-constexpr int kCopyingRegisters = 24;  // of a thread beside the multiplying ones
-constexpr int kHeadDim = 128;          // of heads that are normalised
+constexpr int kDepth = 64;      // of a stage
+constexpr int kRowBytes = 128;  // of a stage
+constexpr int kCluster = 2;     // blocks
+constexpr int kHeadDim = 128;   // of heads that are normalised
 
 /// What the two blocks of a cluster share: their tiles are side by side, or below one another.
 enum class Shared { kRows, kColumns };
@@ -25,17 +24,22 @@ struct TileShape {
   static constexpr int kStages = kStages_;
   static constexpr bool kSharesRows = kShared_ == Shared::kRows;
   static constexpr int kTilesAside = kSharesRows ? kCluster : 1;  // of a cluster
+  static constexpr int kTilesBelow = kSharesRows ? 1 : kCluster;
   /// Whether the columns of a block, or of a cluster, are whole heads.
   static constexpr bool kWholeHeads = kColumns % kHeadDim == 0;
   static constexpr bool kHasHeads = kColumns * kTilesAside % kHeadDim == 0;
-  static constexpr int kTilesBelow = kSharesRows ? 1 : kCluster;
   static constexpr int kCopiedRows = kSharesRows ? kRows / kCluster : kRows;  // by a block
   static constexpr int kCopiedColumns = kSharesRows ? kColumns : kColumns / kCluster;
   static constexpr int kThreads = (1 + kGroups) * 128;
   static constexpr int kXBytes = kRows * kRowBytes;
   static constexpr int kWBytes = kColumns * kRowBytes;
   static constexpr int kSums = kColumns / 2;                   // of a thread
-  static constexpr int kRegisters = kGroups == 3 ? 160 : 240;  // of a multiplying thread
+  static constexpr int kRegisters = kGroups == 3 ? 160 : 232;  // of a multiplying thread
+  static constexpr int kCopyingRegisters = kGroups == 3 ? 32 : 40;
+
+  /// A tile of some of the columns.
+  template <int kPieces>
+  using Piece = TileShape<kGroups, kColumns / kPieces, kStages, kShared_>;
 };
 
 template <typename Shape>
@@ -53,7 +57,8 @@ struct Tiles {
 };
 
 struct Part {
-  CUtensorMap x, w;
+  CUtensorMap x;
+  CUtensorMap w[2];  // for whole tiles and for pieces
   bf16* out;
   int64_t out_stride;
   const float* bias;  // null where left out, as gate
@@ -63,6 +68,7 @@ struct Part {
   HopperLinear::Norm norm;
   int rows;
   int row_turns;     // of a cluster, down the rows
+  int band;          // of them before the next columns
   int column_turns;  // along the columns
   int first_work;
 };
@@ -70,34 +76,43 @@ struct Part {
 struct Args {
   Part parts[kMaxLinearParts];
   int count;
-  int works;  // pairs of tiles
+  int whole;   // pairs of whole tiles
+  int pieces;  // each of the pairs that follow is computed in
+  int works;   // pairs, in pieces or not
   int columns;
   int queries;  // columns that are queries, the first ones, where there is a norm
   int normed;   // and those that are queries or keys
   int chunks;   // stages of a tile
 };
 
-/// A block's tile.
+/// A block's tile, or piece of one.
 struct Place {
   const Part* part;
   int row, column;
+  int columns;  // fewer than the shape's in a piece
 
   template <typename Shape>
   __device__ static Place of(const Args& args, int work, Shape) {
-    constexpr int kBand = Shape::kSharesRows ? 12 : 8;
+    int columns = Shape::kColumns;
+    int skipped = 0;
+    if (work >= args.whole) {
+      columns /= args.pieces;
+      skipped = (work - args.whole) % args.pieces * columns;
+      work = args.whole + (work - args.whole) / args.pieces;
+    }
     int index = 0;
     while (index + 1 < args.count && work >= args.parts[index + 1].first_work) ++index;
     const Part& part = args.parts[index];
     const int own = work - part.first_work;
     // Down the rows of a band, then along the columns: what runs at a time is about square, so that
     // it reads little, and what a band has of x stays in the L2 cache.
-    const int band = own / (kBand * part.column_turns) * kBand;
-    const int in_band = own - band * part.column_turns;
-    const int rows = min(kBand, part.row_turns - band);
+    const int first = own / (part.band * part.column_turns) * part.band;
+    const int in_band = own - first * part.column_turns;
+    const int rows = min(part.band, part.row_turns - first);
     const auto rank = static_cast<int>(cluster_rank());
-    const int row = (band + in_band % rows) * Shape::kTilesBelow + (Shape::kSharesRows ? 0 : rank);
+    const int row = (first + in_band % rows) * Shape::kTilesBelow + (Shape::kSharesRows ? 0 : rank);
     const int column = in_band / rows * Shape::kTilesAside + (Shape::kSharesRows ? rank : 0);
-    return {&part, row * Shape::kRows, column * Shape::kColumns};
+    return {&part, row * Shape::kRows, column * Shape::kColumns + skipped, columns};
   }
 };
 

@@ -40,8 +40,8 @@ struct Share {
 
   /// 32 columns of both rows, with bias and activation, rounded as the product by itself is: words
   /// are then the columns 32 turn + 8 quarter to the seventh after it.
-  template <Ending kEnding, typename Shape>
-  __device__ void round(const Tiles<Shape>& tiles, const float (&sums)[Shape::kSums], int turn,
+  template <Ending kEnding, typename Whole, int kSums>
+  __device__ void round(const Tiles<Whole>& tiles, const float (&sums)[kSums], int turn,
                         uint32_t (&words)[2][4]) const {
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
@@ -74,10 +74,12 @@ struct Share {
   }
 };
 
-/// What a thread loads while the last products run, and what it makes of its sums and stores.
-template <typename Shape, Ending kEnding>
+/// What a thread loads while the last products run, and what it makes of its sums and stores; of a
+/// tile, or of one of kPieces of it.
+template <typename Whole, int kPieces, Ending kEnding>
 struct Finish : Share {
   using Share::Share;
+  using Shape = typename Whole::template Piece<kPieces>;
   static constexpr int kTurns = Shape::kColumns / 32;
   static constexpr bool kAdds = kEnding == Ending::kResidual;
   using Loaded = Pack<uint32_t, 4>[kAdds ? 2 : 1][kTurns];  // residuals
@@ -100,7 +102,7 @@ struct Finish : Share {
     }
   }
 
-  __device__ void store(const Tiles<Shape>& tiles, const float (&sums)[Shape::kSums],
+  __device__ void store(const Tiles<Whole>& tiles, const float (&sums)[Shape::kSums],
                         const Loaded& residuals, Exchanges&) const {
 #pragma unroll
     for (int i = 0; i < kTurns; ++i) {
@@ -135,9 +137,10 @@ struct Finish : Share {
 /// Head by head: what is stored without a norm, and where the head is a query's or a key's its norm
 /// and rotation, with the bits of norm_rope(). Where a tile has one and a half heads, the other
 /// half is in the other block of the cluster, and they give each other the half's sum of squares.
-template <typename Shape>
-struct Finish<Shape, Ending::kNorm> : Share {
+template <typename Whole, int kPieces>
+struct Finish<Whole, kPieces, Ending::kNorm> : Share {
   using Share::Share;
+  using Shape = typename Whole::template Piece<kPieces>;
   static constexpr int kTurns = kHeadDim / 32;  // of 32 columns, for the 16 bytes of a thread
   static constexpr int kHalf = kHeadDim / 2;
   using Words = uint32_t[2][4];  // of 32 columns of the two rows
@@ -149,7 +152,7 @@ struct Finish<Shape, Ending::kNorm> : Share {
 
   __device__ void load(Loaded& angles) const { load_row(angles[0], 0); }
 
-  __device__ void store(Tiles<Shape>& tiles, const float (&sums)[Shape::kSums], Loaded& angles,
+  __device__ void store(Tiles<Whole>& tiles, const float (&sums)[Shape::kSums], Loaded& angles,
                         Exchanges& exchanges) const {
     Words words[Shape::kColumns / 32];
 #pragma unroll
@@ -186,7 +189,7 @@ struct Finish<Shape, Ending::kNorm> : Share {
   }
 
   /// The whole head that begins at column `begin` of the tile with `words`.
-  __device__ void store_head(const Tiles<Shape>& tiles, int half, int begin, const Angles& angles,
+  __device__ void store_head(const Tiles<Whole>& tiles, int half, int begin, const Angles& angles,
                              Words* words) const {
     if (place.column + begin < args.normed) {
       const float squares =
@@ -198,7 +201,7 @@ struct Finish<Shape, Ending::kNorm> : Share {
 
   /// A whole head from column kWhole on and half a one from kSplit on.
   template <int kWhole, int kSplit>
-  __device__ void store_split(Tiles<Shape>& tiles, const Loaded& angles, Exchanges& exchanges,
+  __device__ void store_split(Tiles<Whole>& tiles, const Loaded& angles, Exchanges& exchanges,
                               Words* words) const {
     constexpr int kFirstTurn = kSplit == 0 ? kTurns / 2 : 0;  // the head's other half comes before
     constexpr uint32_t kOther = kSplit == 0 ? 0 : 1;          // the block that has it
@@ -253,7 +256,7 @@ struct Finish<Shape, Ending::kNorm> : Share {
 
   /// Norm and rotation of some turns of a row, of the head's from first_turn on.
   template <int kCount>
-  __device__ void rotate(const Tiles<Shape>& tiles, int half, int begin, float squares,
+  __device__ void rotate(const Tiles<Whole>& tiles, int half, int begin, float squares,
                          const Angles& angles, int first_turn, Words* words) const {
     const float factor = norm_factor(squares, kHeadDim, place.part->norm.eps);
 #pragma unroll

@@ -1,0 +1,84 @@
+// Times FLUX.1's attention on a Hopper GPU, each size repeated for SECONDS, so that the GPU is at
+// its power limit as in a whole image.
+//   hopper_attention_bench [SECONDS]
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <stdexcept>
+#include <vector>
+
+#include "bench/ops/bf16_values.h"
+#include "bench/ops/gpu_measure.h"
+#include "ops/cuda/kernels/kernels.h"
+#include "ops/cuda/state.h"
+
+namespace flux::cuda {
+namespace {
+
+constexpr int64_t kHeads = 24;
+constexpr int64_t kHeadDim = 128;
+constexpr int64_t kWidth = kHeads * kHeadDim;
+
+void report(State& state, const Meter& meter, double seconds, int64_t tokens, int64_t count) {
+  const Buffer<uint16_t> qkv(count * tokens * 3 * kWidth);
+  const Buffer<uint16_t> out(count * tokens * kWidth);
+  fill_bf16(qkv.get(), qkv.size(), 1.0f, 1);
+  check_cuda(cudaDeviceSynchronize(), "filling");
+  std::vector<FlashAttention> parts;
+  for (int64_t i = 0; i < count; ++i) {
+    const uint16_t* first = qkv.get() + i * tokens * 3 * kWidth;
+    FlashAttention part{};
+    part.q = first;
+    part.k = first + kWidth;
+    part.v = first + 2 * kWidth;
+    part.out = out.get() + i * tokens * kWidth;
+    part.dim = kHeadDim;
+    part.heads = kHeads;
+    part.q_tokens = part.k_tokens = tokens;
+    for (auto* strides : {&part.q_strides, &part.k_strides, &part.v_strides}) {
+      (*strides)[0] = 3 * kWidth;
+      (*strides)[1] = kHeadDim;
+    }
+    part.out_strides[0] = kWidth;
+    part.out_strides[1] = kHeadDim;
+    part.scale = 1.0f / std::sqrt(static_cast<float>(kHeadDim));
+    parts.push_back(part);
+  }
+  const double teraflop = 4e-12 * static_cast<double>(count * tokens * tokens * kWidth);
+  const auto run = [&] {
+    check_cuda(hopper_attention(parts, state.traits().multiprocessors, state.stream()),
+               "hopper_attention");
+  };
+  measure(meter, state.stream(), seconds, teraflop, run);  // warms the GPU
+  const Cost cost = measure(meter, state.stream(), seconds, teraflop, run);
+  std::printf("%lld x %4lld tokens: %7.1f us, %3.0f TFLOP/s, %3.0f mJ\n",
+              static_cast<long long>(count), static_cast<long long>(tokens), cost.ms * 1e3,
+              teraflop / cost.ms * 1e3, cost.mj);
+  std::fflush(stdout);
+}
+
+void run(double seconds) {
+  check_cuda(cudaSetDevice(0), "cudaSetDevice");
+  GpuTraits traits;
+  check_cuda(read_gpu_traits(traits), "loading kernels");
+  State state(0, traits);
+  if (!traits.hopper) throw std::runtime_error("no Hopper GPU is here");
+  const Meter meter;
+  for (const int64_t tokens : {4608, 4352, 1536, 1280, 768, 512}) {
+    report(state, meter, seconds, tokens, 1);
+  }
+  report(state, meter, seconds, 1536, 4);
+}
+
+}  // namespace
+}  // namespace flux::cuda
+
+int main(int argc, char** argv) {
+  try {
+    flux::cuda::run(argc > 1 ? std::atof(argv[1]) : 0.5);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "hopper_attention_bench: %s\n", error.what());
+    return 1;
+  }
+  return 0;
+}
