@@ -10,8 +10,7 @@
 /// takes 128 queries of one head after the other: a producer warp copies tiles of keys and values,
 /// two warpgroups have 64 queries each and take turns, so that the products of one run while the
 /// other computes its softmax; within one, the next scores are computed during the softmax of the
-/// last. One warpgroup alone takes little more than half the time for its queries, so works of the
-/// last turn are halved where that fills more blocks.
+/// last.
 namespace flux::cuda {
 namespace {
 
@@ -52,27 +51,21 @@ struct Part {
 struct Args {
   Part parts[kMaxAttentionParts];
   int count;
-  int whole;  // works of kRows queries
-  int works;  // with those that follow, two halves of each
+  int works;
   float scale_log2;
 };
 
-/// Some queries of a head: kRows, or only those of group 0.
+/// Some queries of a head.
 struct Work {
   const Part& part;
   int head, row;
-  bool half;
 
   __device__ static Work of(const Args& args, int index) {
-    const int beyond = index - args.whole;
-    const bool half = beyond >= 0;
-    if (half) index = args.whole + beyond / 2;
     int at = 0;
     while (at + 1 < args.count && index >= args.parts[at + 1].first_work) ++at;
     const Part& part = args.parts[at];
     const int own = index - part.first_work;
-    const int row = own % part.q_tiles() * kRows + (half ? beyond % 2 * (kRows / 2) : 0);
-    return {part, own / part.q_tiles(), row, half};
+    return {part, own / part.q_tiles(), own % part.q_tiles() * kRows};
   }
 };
 
@@ -209,50 +202,25 @@ __device__ void store(const Work& work, int group, const float (&out)[64], const
   }
 }
 
-/// A warpgroup's place in the rings, and its turns: named barrier 1 + group lets it start products.
+/// A warpgroup's place in its rings, and its turns: named barrier 1 + group lets it start products.
 struct Consumer {
   const Args& args;
   Tiles& tiles;
   int group;
-  uint32_t keys =
-      0;  // tiles of keys that were read so far; of values one less in the midst of a work
-
-  __device__ static uint32_t stage(uint32_t tile) { return tile % kStages; }
-  __device__ static uint32_t parity(uint32_t tile) { return tile / kStages % 2; }
-  __device__ void wait_keys() const { wait(&tiles.k_full[stage(keys)], parity(keys)); }
-  __device__ void wait_values(uint32_t tile) const {
-    wait(&tiles.v_full[stage(tile)], parity(tile));
-  }
-  __device__ void release_keys() {
-    release(&tiles.k_empty[stage(keys)]);
-    ++keys;
-  }
-  __device__ void release_values(uint32_t tile) const { release(&tiles.v_empty[stage(tile)]); }
+  Ring<kStages> k_ring, v_ring;
 
   __device__ void begin_turn() const { sync_named(1 + group, 256); }
   /// The last turn of all is not handed on: nobody waits for it.
   __device__ void end_turn(bool last) const {
     if (group == 0 || !last) arrive_named(2 - group, 256);
   }
-
-  /// Takes part in a work that has no queries for this group.
-  __device__ void watch(int count, bool last_work) {
-#pragma unroll 1
-    for (int tile = 1; tile <= count; ++tile) {
-      wait_keys();
-      begin_turn();
-      end_turn(last_work && tile == count);
-      release_keys();
-      wait_values(keys - 1);
-      release_values(keys - 1);
-    }
-    release(&tiles.q_empty);
+  __device__ void release_keys() {
+    release(&tiles.k_empty[k_ring.stage]);
+    k_ring.next();
   }
-
-  __device__ void issue_values_of(uint32_t tile, float (&out)[64],
-                                  const uint32_t (&p)[kScores / 2]) const {
-    const Described first = Described::columns(tiles.v[0], kKeys * kRowBytes);
-    issue_values(out, p, first.after(stage(tile) * kKeyBytes));
+  __device__ void release_values() {
+    release(&tiles.v_empty[v_ring.stage]);
+    v_ring.next();
   }
 
   /// 64 queries against all keys.
@@ -261,18 +229,18 @@ struct Consumer {
     const int count = work.part.k_tiles();
     const int last_keys = work.part.k_tokens - (count - 1) * kKeys;
     const bool last_work = index + static_cast<int>(gridDim.x) >= args.works;
-    if (work.half && group == 1) return watch(count, last_work);
     const Described q = Described::rows(tiles.q + group * 64 * kRowBytes);
     const Described first_k = Described::rows(tiles.k[0]);
+    const Described first_v = Described::columns(tiles.v[0], kKeys * kRowBytes);
     float out[64] = {};
     float s[kScores];
     uint32_t p[kScores / 2];
     Softmax softmax{{-INFINITY, -INFINITY}, {0.0f, 0.0f}};
     wait(&tiles.q_full, q_parity);
-    wait_keys();
+    wait(&tiles.k_full[k_ring.stage], k_ring.parity);
     begin_turn();
     begin_products();
-    issue_scores(s, q, first_k.after(stage(keys) * kKeyBytes));
+    issue_scores(s, q, first_k.after(k_ring.stage * kKeyBytes));
     commit_products();
     end_turn(last_work && count == 1);
     wait_products<0>();
@@ -282,13 +250,13 @@ struct Consumer {
     softmax.take(s, args.scale_log2);
     round_weights(s, p);
     for (int tile = 1; tile < count; ++tile) {
-      wait_keys();
-      wait_values(keys - 1);
+      wait(&tiles.k_full[k_ring.stage], k_ring.parity);
+      wait(&tiles.v_full[v_ring.stage], v_ring.parity);
       begin_turn();
       begin_products();
-      issue_scores(s, q, first_k.after(stage(keys) * kKeyBytes));
+      issue_scores(s, q, first_k.after(k_ring.stage * kKeyBytes));
       commit_products();
-      issue_values_of(keys - 1, out, p);
+      issue_values(out, p, first_v.after(v_ring.stage * kKeyBytes));
       commit_products();
       end_turn(last_work && tile + 1 == count);
       wait_products<1>();
@@ -299,27 +267,26 @@ struct Consumer {
       wait_products<0>();
       pin(out);
       keep(p);
-      release_values(keys - 2);
+      release_values();
 #pragma unroll
       for (int i = 0; i < 64; ++i) out[i] *= i / 2 % 2 == 0 ? shrink.x : shrink.y;
       round_weights(s, p);
     }
     release(&tiles.q_empty);
-    wait_values(keys - 1);
+    wait(&tiles.v_full[v_ring.stage], v_ring.parity);
     begin_products();
-    issue_values_of(keys - 1, out, p);
+    issue_values(out, p, first_v.after(v_ring.stage * kKeyBytes));
     commit_products();
     wait_products<0>();
     pin(out);
     keep(p);
-    release_values(keys - 1);
-    asm volatile("" : "+r"(index));  // what is known of the work has not to be kept till here
-    store(Work::of(args, index), group, out, softmax);
+    release_values();
+    store(work, group, out, softmax);
   }
 };
 
 [[maybe_unused]] __device__ void consume(const Args& args, Tiles& tiles, int group) {
-  Consumer consumer{args, tiles, group};
+  Consumer consumer{args, tiles, group, {}, {}};
   uint32_t q_parity = 0;
   if (group == 1) arrive_named(1, 256);  // the first turn is group 0's
   for (int index = blockIdx.x; index < args.works; index += gridDim.x) {
@@ -396,11 +363,6 @@ cudaError_t hopper_attention(std::span<const FlashAttention> parts, int multipro
     const cudaError_t result = add_part(part, args);
     if (result != cudaSuccess) return result;
   }
-  // What would leave most blocks without work in the last turn is shared out in halves. A query's
-  // bits are the same in both.
-  const int rest = args.works % multiprocessors;
-  args.whole = 2 * rest <= multiprocessors ? args.works - rest : args.works;
-  args.works += args.works - args.whole;
   constexpr int kShared = sizeof(Tiles) + 1024;
   const auto blocks = static_cast<unsigned>(std::min(args.works, multiprocessors));
   return launch_kernel(hopper_attention_kernel, {blocks, kThreads, stream, kShared}, args);
