@@ -57,6 +57,15 @@ class Meter {
   void* device_ = nullptr;
 };
 
+/// Of the first device, which has to be a Hopper GPU.
+inline GpuTraits hopper_traits() {
+  check_cuda(cudaSetDevice(0), "cudaSetDevice");
+  GpuTraits traits;
+  check_cuda(read_gpu_traits(traits), "loading kernels");
+  if (!traits.hopper) throw std::runtime_error("no Hopper GPU is here");
+  return traits;
+}
+
 struct Cost {
   double ms = 0;
   double mj = 0;

@@ -58,11 +58,7 @@ void report(State& state, const Meter& meter, double seconds, int64_t tokens, in
 }
 
 void run(double seconds) {
-  check_cuda(cudaSetDevice(0), "cudaSetDevice");
-  GpuTraits traits;
-  check_cuda(read_gpu_traits(traits), "loading kernels");
-  State state(0, traits);
-  if (!traits.hopper) throw std::runtime_error("no Hopper GPU is here");
+  State state(0, hopper_traits());
   const Meter meter;
   for (const int64_t tokens : {4608, 4352, 1536, 1280, 768, 512}) {
     report(state, meter, seconds, tokens, 1);

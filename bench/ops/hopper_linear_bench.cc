@@ -256,11 +256,9 @@ const Case kCases[] = {
 };
 
 void run(double seconds, const std::string& name) {
-  check_cuda(cudaSetDevice(0), "cudaSetDevice");
-  GpuTraits traits;
-  check_cuda(read_gpu_traits(traits), "loading kernels");
+  GpuTraits traits = hopper_traits();
+  traits.clusters_of_four = hopper_clusters_of_four();
   State state(0, traits);
-  if (!traits.hopper) throw std::runtime_error("no Hopper GPU is here");
   const Meter meter;
   std::printf(
       "us, TFLOP/s and mJ of cuBLASLt, and of tiles of 192x192 side by side, 192x192, 128x256,\n"

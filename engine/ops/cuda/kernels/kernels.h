@@ -17,9 +17,10 @@ namespace flux::cuda {
 struct GpuTraits {
   bool hopper = false;  // and this build has kernels for it alone
   int multiprocessors = 1;
-  int clusters_of_four = 0;  // of blocks that fill a multiprocessor, that run at a time
+  /// How many clusters of four blocks that fill a multiprocessor run at a time; 0: not to be used.
+  int clusters_of_four = 0;
 };
-/// Of the current device. Fails where this build has no kernels for it.
+/// Of the current device, without clusters of four. Fails where this build has no kernels for it.
 cudaError_t read_gpu_traits(GpuTraits& traits);
 
 struct NormRows {

@@ -28,7 +28,6 @@ cudaError_t read_gpu_traits(GpuTraits& traits) {
   const cudaError_t result = cudaFuncGetAttributes(&attributes, probe_kernel);
   if (result != cudaSuccess) return result;
   traits = {attributes.binaryVersion == 90, device_attribute(cudaDevAttrMultiProcessorCount)};
-  if (traits.hopper) traits.clusters_of_four = hopper_clusters_of_four();
   return cudaSuccess;
 }
 
