@@ -226,130 +226,85 @@ __device__ inline void transpose_words(uint32_t (&words)[4]) {
   }
 }
 
-#define FLUX_ACC8(i)                                                                          \
+/// The accumulators of a product: as operands, and their names.
+#define FLUX_SUMS8(i)                                                                         \
   "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), \
       "+f"(c[i + 6]), "+f"(c[i + 7])
-#define FLUX_ACC64                                                                        \
-  FLUX_ACC8(0), FLUX_ACC8(8), FLUX_ACC8(16), FLUX_ACC8(24), FLUX_ACC8(32), FLUX_ACC8(40), \
-      FLUX_ACC8(48), FLUX_ACC8(56)
-#define FLUX_NAMES64                                                                       \
-  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, " \
-  "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "  \
-  "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, "  \
-  "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}"
+#define FLUX_SUMS32(i) FLUX_SUMS8(i), FLUX_SUMS8(i + 8), FLUX_SUMS8(i + 16), FLUX_SUMS8(i + 24)
+#define FLUX_SUMS48 FLUX_SUMS32(0), FLUX_SUMS8(32), FLUX_SUMS8(40)
+#define FLUX_SUMS64 FLUX_SUMS32(0), FLUX_SUMS32(32)
+#define FLUX_SUMS96 FLUX_SUMS64, FLUX_SUMS32(64)
+#define FLUX_SUMS128 FLUX_SUMS96, FLUX_SUMS32(96)
+#define FLUX_NAMES32                                                            \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, " \
+  "%17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define FLUX_NAMES48                                                              \
+  FLUX_NAMES32                                                                    \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, " \
+  "%47"
+#define FLUX_NAMES64                                                              \
+  FLUX_NAMES48                                                                    \
+  ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, " \
+  "%63"
+#define FLUX_NAMES96                                                              \
+  FLUX_NAMES64                                                                    \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, " \
+  "%79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, "   \
+  "%94, %95"
+#define FLUX_NAMES128                                                            \
+  FLUX_NAMES96                                                                   \
+  ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, " \
+  "%109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, "     \
+  "%121, %122, %123, %124, %125, %126, %127"
 
-/// c (+)= a b for a [64, 16] and b [16, 128], both described tiles of rows along the depth. Thread
-/// t of the warpgroup has c[4 j + 2 i + k] = C[16 (t / 32) + t % 32 / 4 + 8 i, 8 j + t % 4 * 2 +
-/// k].
-__device__ inline void product_128(float (&c)[64], uint64_t a, uint64_t b, bool add) {
-  asm volatile(
-      "{\n"
-      ".reg .pred add;\n"
-      "setp.ne.b32 add, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " FLUX_NAMES64
-      ", %64, %65, add, 1, 1, 0, 0;\n"
-      "}\n"
-      : FLUX_ACC64
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
-}
+/// c (+)= a b for a [64, 16] and b [16, columns], both described tiles of rows along the depth.
+/// Thread t of the warpgroup has c[4 j + 2 i + k], which is row 16 (t / 32) + t % 32 / 4 + 8 i and
+/// column 8 j + t % 4 * 2 + k. What follows the sums is named by hand: operands are counted.
+#define FLUX_PRODUCT(columns, sums, operands, names, a_name, b_name, add_name)               \
+  __device__ inline void product(float(&c)[sums], uint64_t a, uint64_t b, bool add) {        \
+    asm volatile(                                                                            \
+        "{\n"                                                                                \
+        ".reg .pred add;\n"                                                                  \
+        "setp.ne.b32 add, " add_name                                                         \
+        ", 0;\n"                                                                             \
+        "wgmma.mma_async.sync.aligned.m64n" columns "k16.f32.bf16.bf16 {" names "}, " a_name \
+        ", " b_name                                                                          \
+        ", add, 1, 1, 0, 0;\n"                                                               \
+        "}\n"                                                                                \
+        : operands                                                                           \
+        : "l"(a), "l"(b), "r"(static_cast<int>(add)));                                       \
+  }
+FLUX_PRODUCT("64", 32, FLUX_SUMS32(0), FLUX_NAMES32, "%32", "%33", "%34")
+FLUX_PRODUCT("96", 48, FLUX_SUMS48, FLUX_NAMES48, "%48", "%49", "%50")
+FLUX_PRODUCT("128", 64, FLUX_SUMS64, FLUX_NAMES64, "%64", "%65", "%66")
+FLUX_PRODUCT("192", 96, FLUX_SUMS96, FLUX_NAMES96, "%96", "%97", "%98")
+FLUX_PRODUCT("256", 128, FLUX_SUMS128, FLUX_NAMES128, "%128", "%129", "%130")
 
-__device__ inline void product(float (&c)[64], uint64_t a, uint64_t b, bool add) {
-  product_128(c, a, b, add);
-}
-
-/// The same for a in registers, laid out as the accumulators of 16 columns and rounded in pairs,
-/// and b a described tile whose rows are the depth.
-__device__ inline void product_128_columns(float (&c)[64], const uint32_t* a, uint64_t b,
-                                           bool add) {
+/// The same for 128 columns and a in registers, laid out as the accumulators of 16 columns and
+/// rounded in pairs, and b a described tile whose rows are the depth.
+__device__ inline void product_columns(float (&c)[64], const uint32_t* a, uint64_t b, bool add) {
   asm volatile(
       "{\n"
       ".reg .pred add;\n"
       "setp.ne.b32 add, %69, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " FLUX_NAMES64
-      ", {%64, %65, %66, %67}, %68, add, 1, 1, 1;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" FLUX_NAMES64
+      "}, {%64, %65, %66, %67}, %68, add, 1, 1, 1;\n"
       "}\n"
-      : FLUX_ACC64
+      : FLUX_SUMS64
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
 }
 
-/// product_128 for a b of 64 columns.
-__device__ inline void product(float (&c)[32], uint64_t a, uint64_t b, bool add) {
-  asm volatile(
-      "{\n"
-      ".reg .pred add;\n"
-      "setp.ne.b32 add, %34, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, "
-      "%17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}"
-      ", %32, %33, add, 1, 1, 0, 0;\n"
-      "}\n"
-      : FLUX_ACC8(0), FLUX_ACC8(8), FLUX_ACC8(16), FLUX_ACC8(24)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
-}
-
-/// product_128 for a b of 96 columns.
-__device__ inline void product(float (&c)[48], uint64_t a, uint64_t b, bool add) {
-  asm volatile(
-      "{\n"
-      ".reg .pred add;\n"
-      "setp.ne.b32 add, %50, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, "
-      "%17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47}"
-      ", %48, %49, add, 1, 1, 0, 0;\n"
-      "}\n"
-      : FLUX_ACC8(0), FLUX_ACC8(8), FLUX_ACC8(16), FLUX_ACC8(24), FLUX_ACC8(32), FLUX_ACC8(40)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
-}
-
-/// product_128 for a b of 192 columns.
-__device__ inline void product(float (&c)[96], uint64_t a, uint64_t b, bool add) {
-  asm volatile(
-      "{\n"
-      ".reg .pred add;\n"
-      "setp.ne.b32 add, %98, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, "
-      "%17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, "
-      "%47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "
-      "%62, %63, %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, "
-      "%77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, "
-      "%92, %93, %94, %95}"
-      ", %96, %97, add, 1, 1, 0, 0;\n"
-      "}\n"
-      : FLUX_ACC8(0), FLUX_ACC8(8), FLUX_ACC8(16), FLUX_ACC8(24), FLUX_ACC8(32), FLUX_ACC8(40),
-        FLUX_ACC8(48), FLUX_ACC8(56), FLUX_ACC8(64), FLUX_ACC8(72), FLUX_ACC8(80), FLUX_ACC8(88)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
-}
-
-/// product_128 for a b of 256 columns.
-__device__ inline void product(float (&c)[128], uint64_t a, uint64_t b, bool add) {
-  asm volatile(
-      "{\n"
-      ".reg .pred add;\n"
-      "setp.ne.b32 add, %130, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, "
-      "%17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, "
-      "%47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "
-      "%62, %63, %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, "
-      "%77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, "
-      "%92, %93, %94, %95, %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, "
-      "%106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, "
-      "%119, %120, %121, %122, %123, %124, %125, %126, %127}"
-      ", %128, %129, add, 1, 1, 0, 0;\n"
-      "}\n"
-      : FLUX_ACC8(0), FLUX_ACC8(8), FLUX_ACC8(16), FLUX_ACC8(24), FLUX_ACC8(32), FLUX_ACC8(40),
-        FLUX_ACC8(48), FLUX_ACC8(56), FLUX_ACC8(64), FLUX_ACC8(72), FLUX_ACC8(80), FLUX_ACC8(88),
-        FLUX_ACC8(96), FLUX_ACC8(104), FLUX_ACC8(112), FLUX_ACC8(120)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
-}
-
+#undef FLUX_PRODUCT
+#undef FLUX_NAMES128
+#undef FLUX_NAMES96
 #undef FLUX_NAMES64
-#undef FLUX_ACC64
-#undef FLUX_ACC8
+#undef FLUX_NAMES48
+#undef FLUX_NAMES32
+#undef FLUX_SUMS128
+#undef FLUX_SUMS96
+#undef FLUX_SUMS64
+#undef FLUX_SUMS48
+#undef FLUX_SUMS32
+#undef FLUX_SUMS8
 
 }  // namespace flux::cuda::hopper

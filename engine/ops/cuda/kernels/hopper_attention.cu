@@ -152,7 +152,7 @@ __device__ void issue_scores(float (&s)[kScores], Described q, Described k) {
 __device__ void issue_values(float (&out)[64], const uint32_t (&p)[kScores / 2], Described v) {
 #pragma unroll
   for (int keys = 0; keys < kKeys / 16; ++keys) {
-    product_128_columns(out, p + 4 * keys, v.after(keys * 16 * kRowBytes), true);
+    product_columns(out, p + 4 * keys, v.after(keys * 16 * kRowBytes), true);
   }
 }
 

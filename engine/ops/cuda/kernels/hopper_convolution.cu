@@ -151,8 +151,8 @@ __device__ void store_tile(const Args& args, const Work& work, int group,
 __device__ void issue(float (&sums)[2][64], Described pixels, Described weights) {
 #pragma unroll
   for (int k = 0; k < kDepth / 16; ++k) {
-    product_128(sums[0], pixels.after(k * 32), weights.after(k * 32), true);
-    product_128(sums[1], pixels.after(64 * 128 + k * 32), weights.after(k * 32), true);
+    product(sums[0], pixels.after(k * 32), weights.after(k * 32), true);
+    product(sums[1], pixels.after(64 * 128 + k * 32), weights.after(k * 32), true);
   }
 }
 
