@@ -114,8 +114,9 @@ class Linear {
 
   void ours(int tile) {
     const std::vector<HopperLinear::Part> parts = make_parts();
-    check_cuda(hopper_linear(make_linear(parts, tile), state_.traits(), state_.stream()),
-               "hopper_linear");
+    check_cuda(
+        hopper_linear(make_linear(parts, tile), state_.traits().multiprocessors, state_.stream()),
+        "hopper_linear");
   }
 
   void report(const Meter& meter, double seconds) {
@@ -256,18 +257,12 @@ const Case kCases[] = {
 };
 
 void run(double seconds, const std::string& name) {
-  GpuTraits traits = hopper_traits();
-  traits.clusters_of_four = hopper_clusters_of_four();
-  State state(0, traits);
+  State state(0, hopper_traits());
   const Meter meter;
   std::printf(
       "us, TFLOP/s and mJ of cuBLASLt, and of tiles of 192x192 side by side, 192x192, 128x256,\n"
-      "128x192 and 128x128 below one another, 192x192 and 128x256 in clusters of four (%d of "
-      "them);\n"
-      "the error against cuBLASLt, and the share of "
-      "elements with other bits than the tile before, of a\n"
-      "norm than cuBLASLt and its passes\n",
-      traits.clusters_of_four);
+      "128x192 and 128x128 below one another; the error against cuBLASLt, and the share of\n"
+      "elements with other bits than the tile before, of a norm than cuBLASLt and its passes\n");
   for (const Case& c : kCases) {
     if (std::string(c.name).find(name) == std::string::npos) continue;
     Linear linear(state, c);

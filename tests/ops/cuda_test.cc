@@ -6,8 +6,7 @@
 namespace flux {
 namespace {
 
-/// With 24 heads and more, Hopper's kernel has more to share out than there are multiprocessors,
-/// and does so otherwise for the parts alone.
+/// With many heads Hopper's kernel has more to share out than there are multiprocessors.
 TEST_P(CudaOps, PartsOfAnAttentionAreTheSameAlone) {
   constexpr int64_t kDim = 128;
   for (const int64_t heads : {3, 22, 24}) {

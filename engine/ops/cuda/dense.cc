@@ -86,7 +86,7 @@ bool few_rows(Context& ctx, State& state, const DensePart& part) {
 /// library's, a product for each part and a pass for gates, or over queries and over keys. Without
 /// GELU both give the same bits. The figures are an H100's in the middle of an image
 /// (bench/ops/hopper_linear_bench.cc).
-bool is_faster(const HopperLinear& linear, const GpuTraits& traits) {
+bool is_faster(const HopperLinear& linear, int multiprocessors) {
   constexpr double kLibrary = 680e12;  // operations a second
   constexpr double kOurs = 690e12;
   constexpr double kBytes = 2.5e12;
@@ -99,7 +99,7 @@ bool is_faster(const HopperLinear& linear, const GpuTraits& traits) {
     if (part.residual) library += 6.0 * static_cast<double>(part.rows) * width / kBytes;
     if (linear.head_dim > 0) library += 8.0 / 3 * static_cast<double>(part.rows) * width / kBytes;
   }
-  return hopper_linear_operations(linear, traits) / kOurs < library;
+  return hopper_linear_operations(linear, multiprocessors) / kOurs < library;
 }
 
 HopperLinear::Part hopper_part(Context& ctx, const DensePart& part) {
@@ -139,11 +139,12 @@ bool on_hopper(Context& ctx, State& state, std::span<const DensePart> parts) {
   const auto& norm = first.epilogue.norm;
   const int64_t head_dim = norm ? norm->weight_q.size(0) : 0;
   const HopperLinear linear{first.x.size(1), first.out.size(1), gelu, head_dim, own};
+  const int multiprocessors = state.traits().multiprocessors;
   if (!hopper_linear_supports(linear)) return false;
   // The library's GELU rounds some elements in a hundred thousand otherwise: with it a result would
   // depend on what else is in the batch.
-  if (!gelu && !is_faster(linear, state.traits())) return false;
-  check_cuda(hopper_linear(linear, state.traits(), state.stream()), "hopper_linear");
+  if (!gelu && !is_faster(linear, multiprocessors)) return false;
+  check_cuda(hopper_linear(linear, multiprocessors, state.stream()), "hopper_linear");
   return true;
 }
 

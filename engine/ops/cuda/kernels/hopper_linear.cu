@@ -8,11 +8,11 @@
 #include "ops/cuda/kernels/tensor_map.h"
 
 /// bf16 linears on Hopper that end with what follows them, so that it costs no pass over memory:
-/// bias, GELU, gate and residual, norm and rotation. The two or four blocks of a cluster take
-/// neighbouring tiles and copy half of what two of them need each, for both. In a block one thread
-/// copies and some warpgroups multiply, 64 rows each, and store from their registers. Tiles of
-/// several parts (text and image, or the images of a batch) are shared out as one; those of a last
-/// turn that would leave most blocks idle in pieces of fewer columns.
+/// bias, GELU, gate and residual, norm and rotation. Two blocks of a cluster take neighbouring
+/// tiles and copy half of what both need each, for both. In a block one thread copies and some
+/// warpgroups multiply, 64 rows each, and store from their registers. Tiles of several parts (text
+/// and image, or the images of a batch) are shared out as one; those of a last turn that would
+/// leave most blocks idle in pieces of fewer columns.
 namespace flux::cuda {
 namespace {
 
@@ -22,14 +22,11 @@ using namespace hopper::linear;
 /// The cluster's tiles from `work` on, before `end`.
 template <typename Shape, typename F>
 __device__ void for_each_work(const Args& args, int& work, int end, const F& f) {
-  for (; work < end; work += static_cast<int>(gridDim.x) / Shape::kBlocks) {
+  for (; work < end; work += static_cast<int>(gridDim.x) / kCluster) {
     f(Place::of(args, work, Shape{}));
   }
 }
-template <typename Shape>
-__device__ int first_work() {
-  return static_cast<int>(blockIdx.x) / Shape::kBlocks;
-}
+[[maybe_unused]] __device__ int first_work() { return static_cast<int>(blockIdx.x) / kCluster; }
 
 /// Brings what the tile's columns have.
 template <typename Shape, Ending kEnding>
@@ -61,24 +58,14 @@ __device__ void copy_columns(const Args& args, Tiles<Shape>& tiles, const Place&
   }
 }
 
-/// Copies a block's share of what kSharers blocks need to all of them.
-template <int kSharers>
-__device__ void copy_share(unsigned char* to, const CUtensorMap& map, uint64_t* full, int depth,
-                           int row, uint16_t mask) {
-  if constexpr (kSharers > 1) {
-    copy_box_to_cluster(to, map, full, depth, row, 0, mask);
-  } else {
-    copy_box(to, map, full, depth, row, 0);
-  }
-}
-
 /// One thread that copies everything.
 template <typename Shape, Ending kEnding>
 __device__ void produce(const Args& args, Tiles<Shape>& tiles) {
+  constexpr uint16_t kBoth = 3;
   Ring<Shape::kStages> ring;
-  const Rank<Shape> rank;
+  const auto rank = static_cast<int>(cluster_rank());
   uint32_t columns_parity = 0;
-  int work = first_work<Shape>();
+  int work = first_work();
   for_each_work<Shape>(args, work, args.works, [&](const Place& place) {
     const CUtensorMap& w_map = place.part->w[place.columns < Shape::kColumns];
     for (int i = 0; i < args.chunks; ++i) {
@@ -92,12 +79,17 @@ __device__ void produce(const Args& args, Tiles<Shape>& tiles) {
       unsigned char* w = tiles.w[ring.stage];
       wait(&tiles.empty[ring.stage], ring.parity ^ 1);
       expect(full, Shape::kXBytes + place.columns * kRowBytes);
-      const int x_share = rank.aside() * Shape::kCopiedRows;
-      copy_share<Shape::kTilesAside>(x + x_share * kRowBytes, place.part->x, full, i * kDepth,
-                                     place.row + x_share, rank.row_mask());
-      const int w_share = rank.below() * (place.columns / Shape::kTilesBelow);
-      copy_share<Shape::kTilesBelow>(w + w_share * kRowBytes, w_map, full, i * kDepth,
-                                     place.column + w_share, rank.column_mask());
+      if constexpr (Shape::kSharesRows) {
+        const int half = rank * Shape::kCopiedRows;
+        copy_box_to_cluster(x + half * kRowBytes, place.part->x, full, i * kDepth, place.row + half,
+                            0, kBoth);
+        copy_box(w, w_map, full, i * kDepth, place.column, 0);
+      } else {
+        const int half = rank * (place.columns / kCluster);
+        copy_box(x, place.part->x, full, i * kDepth, place.row, 0);
+        copy_box_to_cluster(w + half * kRowBytes, w_map, full, i * kDepth, place.column + half, 0,
+                            kBoth);
+      }
       ring.next();
     }
   });
@@ -112,7 +104,6 @@ __device__ void issue(float (&sums)[kSums], Described x, Described w) {
 /// Norms need whole heads.
 template <typename Shape>
 __host__ __device__ constexpr Pieces pieces_of(bool norm) {
-  if (Shape::kHalves == 2) return {1, 1};
   if (norm) return {Shape::kColumns == 2 * kHeadDim ? 2 : 1, 1};
   return {2, Shape::kColumns > 128 ? Shape::kColumns / 64 : 1};
 }
@@ -132,7 +123,7 @@ struct Consumer {
   Exchanges exchanges{};
 
   __device__ void run() {
-    int work = first_work<Shape>();
+    int work = first_work();
     for_each_work<Shape>(args, work, args.whole, [&](const Place& place) { multiply<1>(place); });
     for_each_work<Shape>(args, work, args.works, [&](const Place& place) {
       if constexpr (kAllowed.more > 1) {
@@ -143,10 +134,10 @@ struct Consumer {
   }
 
  private:
-  /// A stage is free to be copied to when all blocks have read it that get something of the copy.
+  /// Both blocks copy to both: a stage is free when both have read it.
   __device__ void release(int stage) const {
     const uint32_t lane = threadIdx.x % 32;
-    if (lane < Shape::kCopiers) arrive_at(&tiles.empty[stage], Rank<Shape>{}.copier(lane));
+    if (lane < kCluster) arrive_at(&tiles.empty[stage], lane);
   }
 
   template <int kPieces>
@@ -185,7 +176,7 @@ __device__ void init_barriers(Tiles<Shape>& tiles) {
   constexpr int kWarps = Shape::kGroups * 4;
   for (int i = 0; i < Shape::kStages; ++i) {
     init_barrier(&tiles.full[i], 1);
-    init_barrier(&tiles.empty[i], Shape::kCopiers * kWarps);
+    init_barrier(&tiles.empty[i], kCluster * kWarps);
   }
   init_barrier(&tiles.columns_full, 1);
   init_barrier(&tiles.columns_empty, kWarps);
@@ -200,11 +191,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   auto& tiles = shared_tiles<Tiles<Shape>>();
   if (threadIdx.x == 0) init_barriers(tiles);
   sync_cluster();
-  if constexpr (Shape::kHalves == 2) {
-    begin_beside();
-  } else {
-    begin_kernel();
-  }
+  begin_kernel();
   if (threadIdx.x < 128) {
     give_registers<Shape::kCopyingRegisters>();
     if (threadIdx.x == 0) produce<Shape, kEnding>(args, tiles);
@@ -212,21 +199,19 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     take_registers<Shape::kRegisters>();
     Consumer<Shape, kEnding>{args, tiles, warpgroup() - 1}.run();
   }
-  // Other blocks may still copy to this one, or arrive here.
+  // The other block may still copy to this one, or arrive here.
   sync_cluster();
-  if constexpr (Shape::kHalves == 2) end_beside();
 #endif
 }
 
-/// Returns how many works there are.
 template <typename Shape>
-int fill(const HopperLinear& linear, Args& args) {
+void fill(const HopperLinear& linear, int clusters, Args& args) {
   args.count = static_cast<int>(linear.parts.size());
   args.columns = static_cast<int>(linear.columns);
   args.queries = linear.head_dim > 0 ? static_cast<int>(linear.columns / 3) : 0;
   args.normed = 2 * args.queries;
   args.chunks = divide_up(linear.depth, kDepth);
-  int works = 0;
+  int pairs = 0;
   for (int i = 0; i < args.count; ++i) {
     const HopperLinear::Part& from = linear.parts[static_cast<size_t>(i)];
     Part& to = args.parts[i];
@@ -238,13 +223,16 @@ int fill(const HopperLinear& linear, Args& args) {
     to.rows = static_cast<int>(from.rows);
     to.bias = from.bias;
     to.gate = from.gate;
-    to.row_turns = divide_up(from.rows, Shape::kWorkRows);
-    to.band = band_of(to.row_turns, Shape::kWorkRows);
-    to.column_turns = divide_up(linear.columns, Shape::kWorkColumns);
-    to.first_work = works;
-    works += to.row_turns * to.column_turns;
+    to.row_turns = divide_up(from.rows, Shape::kRows * Shape::kTilesBelow);
+    to.band = band_of(to.row_turns, Shape::kRows * Shape::kTilesBelow);
+    to.column_turns = divide_up(linear.columns, Shape::kColumns * Shape::kTilesAside);
+    to.first_work = pairs;
+    pairs += to.row_turns * to.column_turns;
   }
-  return works;
+  const Sharing sharing = share_out(pairs, clusters, pieces_of<Shape>(linear.head_dim > 0));
+  args.whole = sharing.whole;
+  args.pieces = sharing.pieces;
+  args.works = args.whole + (pairs - args.whole) * args.pieces;
 }
 
 template <typename Shape>
@@ -270,8 +258,9 @@ cudaError_t make_maps(const HopperLinear& linear, Args& args) {
 }
 
 template <typename Shape, Ending kEnding>
-cudaError_t launch_clusters(const HopperLinear& linear, int clusters, Args& args,
-                            cudaStream_t stream) {
+cudaError_t launch(const HopperLinear& linear, int multiprocessors, cudaStream_t stream) {
+  Args args{};
+  fill<Shape>(linear, multiprocessors / kCluster, args);
   const cudaError_t result = make_maps<Shape>(linear, args);
   if (result != cudaSuccess) return result;
   constexpr int kShared = sizeof(Tiles<Shape>) + 1024;
@@ -280,37 +269,13 @@ cudaError_t launch_clusters(const HopperLinear& linear, int clusters, Args& args
   // What the block begins with: else threads would wait for registers for ever.
   constexpr int kAtFirst = 65536 / Shape::kThreads / 8 * 8 * Shape::kThreads;
   static_assert(128 * (Shape::kCopyingRegisters + Shape::kGroups * Shape::kRegisters) <= kAtFirst);
-  const auto blocks = static_cast<unsigned>(std::min(args.works, clusters) * Shape::kBlocks);
+  const int clusters = std::min(args.works, multiprocessors / kCluster);
+  const auto blocks = static_cast<unsigned>(clusters * kCluster);
   return launch_kernel(hopper_linear_kernel<Shape, kEnding>,
-                       {blocks, Shape::kThreads, stream, kShared, Shape::kBlocks}, args);
+                       {blocks, Shape::kThreads, stream, kShared, kCluster}, args);
 }
 
-Clusters clusters_of(int blocks, const GpuTraits& traits) {
-  if (blocks == 2) return {traits.multiprocessors / 2};
-  return {traits.clusters_of_four, traits.multiprocessors / 2 - 2 * traits.clusters_of_four};
-}
-
-template <typename Shape, Ending kEnding>
-cudaError_t launch(const HopperLinear& linear, const GpuTraits& traits, cudaStream_t stream) {
-  Args args{};
-  const int works = fill<Shape>(linear, args);
-  const Clusters clusters = clusters_of(Shape::kBlocks, traits);
-  const Sharing sharing = share_out(works, clusters, pieces_of<Shape>(linear.head_dim > 0));
-  args.skipped = sharing.by_halves;
-  args.whole = sharing.whole;
-  args.pieces = sharing.pieces;
-  args.works = args.whole + (works - args.skipped - args.whole) * args.pieces;
-  cudaError_t result = launch_clusters<Shape, kEnding>(linear, clusters.count, args, stream);
-  if constexpr (Shape::kBlocks == 4) {
-    if (result != cudaSuccess || sharing.by_halves == 0) return result;
-    args.whole = args.works = 2 * sharing.by_halves;
-    args.pieces = 1;
-    result = launch_clusters<typename Shape::Half, kEnding>(linear, clusters.halves, args, stream);
-  }
-  return result;
-}
-
-using Launch = cudaError_t (*)(const HopperLinear&, const GpuTraits&, cudaStream_t);
+using Launch = cudaError_t (*)(const HopperLinear&, int, cudaStream_t);
 
 template <typename Shape>
 Launch launch_of(const HopperLinear& linear) {
@@ -324,7 +289,6 @@ Launch launch_of(const HopperLinear& linear) {
 /// What a cluster computes at a time, and how much longer than others it takes for an element.
 struct Choice {
   int rows, columns;
-  int blocks;
   double extra;
   double norm_extra;  // if it ends with norms
   bool norms;         // whether it can
@@ -333,44 +297,41 @@ struct Choice {
 
   bool suits(const HopperLinear& linear) const { return norms || linear.head_dim == 0; }
 };
-template <int kGroups, int kColumns, int kStages, Cluster kCluster>
+template <int kGroups, int kColumns, int kStages, Shared kShared>
 constexpr Choice choice(double extra) {
-  using Shape = TileShape<kGroups, kColumns, kStages, kCluster>;
-  return {Shape::kWorkRows,
-          Shape::kWorkColumns,
-          Shape::kBlocks,
+  using Shape = TileShape<kGroups, kColumns, kStages, kShared>;
+  return {Shape::kRows * Shape::kTilesBelow,
+          kColumns * Shape::kTilesAside,
           extra,
-          Shape::kWholeHeads ? extra : 1.06 * extra,  // two blocks wait for one another
+          Shape::kWholeHeads ? extra : 1.06 * extra,  // the two blocks wait for one another
           Shape::kHasHeads,
           pieces_of<Shape>(false),
           pieces_of<Shape>(true),
           launch_of<Shape>};
 }
-constexpr double kNever = std::numeric_limits<double>::infinity();  // only where it is asked for
 constexpr Choice kChoices[kLinearTiles] = {
-    choice<3, 192, 4, Cluster::kAside>(1.0),  choice<3, 192, 4, Cluster::kBelow>(1.0),
-    choice<2, 256, 4, Cluster::kBelow>(1.04), choice<2, 192, 5, Cluster::kBelow>(1.02),
-    choice<2, 128, 6, Cluster::kBelow>(1.18), choice<3, 192, 4, Cluster::kFour>(kNever),
-    choice<2, 256, 4, Cluster::kFour>(kNever)};
+    choice<3, 192, 4, Shared::kRows>(1.0), choice<3, 192, 4, Shared::kColumns>(1.0),
+    choice<2, 256, 4, Shared::kColumns>(1.04), choice<2, 192, 5, Shared::kColumns>(1.02),
+    choice<2, 128, 6, Shared::kColumns>(1.18)};
 
-/// What the tiles take, in elements of the result that a block computes one after the other. While
-/// some wait in the last turn the others run faster, for the GPU is at its power limit.
-double elements(const HopperLinear& linear, const Choice& tile, const GpuTraits& traits) {
-  int works = 0;
+/// What the tiles take, in elements of the result that a cluster computes one after the other.
+/// While some wait in the last turn the others run faster, for the GPU is at its power limit.
+double elements(const HopperLinear& linear, const Choice& tile, int multiprocessors) {
+  const int clusters = multiprocessors / kCluster;
+  int pairs = 0;
   for (const HopperLinear::Part& part : linear.parts) {
-    works += divide_up(part.rows, tile.rows) * divide_up(linear.columns, tile.columns);
+    pairs += divide_up(part.rows, tile.rows) * divide_up(linear.columns, tile.columns);
   }
   const bool norm = linear.head_dim > 0;
-  const Clusters clusters = clusters_of(tile.blocks, traits);
-  const Sharing sharing = share_out(works, clusters, norm ? tile.norm_pieces : tile.pieces);
-  const double turns = 0.75 * sharing.turns + 0.25 * works / clusters.capacity();
-  return (norm ? tile.norm_extra : tile.extra) * turns * tile.rows * tile.columns / tile.blocks;
+  const Sharing sharing = share_out(pairs, clusters, norm ? tile.norm_pieces : tile.pieces);
+  const double turns = 0.75 * sharing.turns + 0.25 * static_cast<double>(pairs) / clusters;
+  return (norm ? tile.norm_extra : tile.extra) * turns * tile.rows * tile.columns;
 }
 
-const Choice& best_choice(const HopperLinear& linear, const GpuTraits& traits) {
+const Choice& best_choice(const HopperLinear& linear, int multiprocessors) {
   const auto cost = [&](const Choice& tile) {
-    const bool runs = tile.extra < kNever && clusters_of(tile.blocks, traits).count > 0;
-    return runs && tile.suits(linear) ? elements(linear, tile, traits) : kNever;
+    return tile.suits(linear) ? elements(linear, tile, multiprocessors)
+                              : std::numeric_limits<double>::infinity();
   };
   return *std::min_element(std::begin(kChoices), std::end(kChoices),
                            [&](const Choice& a, const Choice& b) { return cost(a) < cost(b); });
@@ -400,35 +361,17 @@ bool hopper_linear_supports(const HopperLinear& linear) {
          });
 }
 
-double hopper_linear_operations(const HopperLinear& linear, const GpuTraits& traits) {
-  return 2.0 * elements(linear, best_choice(linear, traits), traits) * traits.multiprocessors *
+double hopper_linear_operations(const HopperLinear& linear, int multiprocessors) {
+  const Choice& tile = best_choice(linear, multiprocessors);
+  const int clusters = multiprocessors / kCluster;
+  return 2.0 * elements(linear, tile, multiprocessors) * clusters *
          static_cast<double>(linear.depth);
 }
 
-cudaError_t hopper_linear(const HopperLinear& linear, const GpuTraits& traits,
-                          cudaStream_t stream) {
-  const Choice& tile = linear.tile < 0 ? best_choice(linear, traits) : kChoices[linear.tile];
-  return tile.launch(linear)(linear, traits, stream);
-}
-
-int hopper_clusters_of_four() {
-  using Shape = TileShape<3, 192, 4, Cluster::kFour>;
-  const auto kernel = hopper_linear_kernel<Shape, Ending::kBias>;
-  constexpr int kShared = sizeof(Tiles<Shape>) + 1024;
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {Shape::kBlocks, 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = Shape::kBlocks;
-  config.blockDim = Shape::kThreads;
-  config.dynamicSmemBytes = kShared;
-  config.attrs = &cluster;
-  config.numAttrs = 1;
-  int count = 0;
-  if (cudaOccupancyMaxActiveClusters(&count, kernel, &config) == cudaSuccess) return count;
-  static_cast<void>(cudaGetLastError());  // it is no launch's
-  return 0;
+cudaError_t hopper_linear(const HopperLinear& linear, int multiprocessors, cudaStream_t stream) {
+  const Choice& tile =
+      linear.tile < 0 ? best_choice(linear, multiprocessors) : kChoices[linear.tile];
+  return tile.launch(linear)(linear, multiprocessors, stream);
 }
 
 }  // namespace flux::cuda

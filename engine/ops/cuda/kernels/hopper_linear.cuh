@@ -9,69 +9,37 @@ namespace flux::cuda::hopper::linear {
 
 constexpr int kDepth = 64;      // of a stage
 constexpr int kRowBytes = 128;  // of a stage
+constexpr int kCluster = 2;     // blocks
 constexpr int kHeadDim = 128;   // of heads that are normalised
 
-/// Where the tiles of a cluster's blocks are: two side by side, which share rows of x; two below
-/// one another, which share columns of weights; four of both kinds; or two side by side that are
-/// the upper or lower half of such four.
-enum class Cluster { kAside, kBelow, kFour, kHalfOfFour };
+/// What the two blocks of a cluster share: their tiles are side by side, or below one another.
+enum class Shared { kRows, kColumns };
 
-/// The shape of a tile, of kGroups warpgroups of 64 rows, and of what a cluster does at a time.
-template <int kGroups_, int kColumns_, int kStages_, Cluster kCluster_>
+/// The shape of a tile: kGroups warpgroups of 64 rows.
+template <int kGroups_, int kColumns_, int kStages_, Shared kShared_>
 struct TileShape {
   static constexpr int kGroups = kGroups_;
   static constexpr int kRows = kGroups * 64;
   static constexpr int kColumns = kColumns_;
   static constexpr int kStages = kStages_;
-  static constexpr int kTilesAside = kCluster_ == Cluster::kBelow ? 1 : 2;  // of a cluster
-  static constexpr int kTilesBelow =
-      kCluster_ == Cluster::kBelow || kCluster_ == Cluster::kFour ? 2 : 1;
-  static constexpr int kBlocks = kTilesAside * kTilesBelow;
-  /// Of several clusters, what is counted as one work: in halves, the four.
-  static constexpr int kHalves = kCluster_ == Cluster::kHalfOfFour ? 2 : 1;
-  static constexpr int kWorkRows = kRows * kTilesBelow * kHalves;
-  static constexpr int kWorkColumns = kColumns * kTilesAside;
+  static constexpr bool kSharesRows = kShared_ == Shared::kRows;
+  static constexpr int kTilesAside = kSharesRows ? kCluster : 1;  // of a cluster
+  static constexpr int kTilesBelow = kSharesRows ? 1 : kCluster;
   /// Whether the columns of a block, or of a cluster, are whole heads.
   static constexpr bool kWholeHeads = kColumns % kHeadDim == 0;
-  static constexpr bool kHasHeads = kWorkColumns % kHeadDim == 0;
-  static constexpr int kCopiedRows = kRows / kTilesAside;  // by a block
-  static constexpr int kCopiedColumns = kColumns / kTilesBelow;
-  static constexpr int kCopiers = kTilesAside + kTilesBelow - 1;  // blocks that copy to a block
+  static constexpr bool kHasHeads = kColumns * kTilesAside % kHeadDim == 0;
+  static constexpr int kCopiedRows = kSharesRows ? kRows / kCluster : kRows;  // by a block
+  static constexpr int kCopiedColumns = kSharesRows ? kColumns : kColumns / kCluster;
   static constexpr int kThreads = (1 + kGroups) * 128;
   static constexpr int kXBytes = kRows * kRowBytes;
   static constexpr int kWBytes = kColumns * kRowBytes;
   static constexpr int kSums = kColumns / 2;                   // of a thread
   static constexpr int kRegisters = kGroups == 3 ? 160 : 232;  // of a multiplying thread
   static constexpr int kCopyingRegisters = kGroups == 3 ? 32 : 40;
-  using Half = TileShape<kGroups, kColumns, kStages, Cluster::kHalfOfFour>;
 
   /// A tile of some of the columns.
   template <int kPieces>
-  using Piece = TileShape<kGroups, kColumns / kPieces, kStages, kCluster_>;
-};
-
-/// A block's place in its cluster.
-template <typename Shape>
-struct Rank {
-  int rank = static_cast<int>(cluster_rank());
-
-  __device__ int below() const { return Shape::kTilesBelow == 1 ? 0 : rank / Shape::kTilesAside; }
-  __device__ int aside() const {
-    return Shape::kTilesAside == 1 ? 0 : Shape::kTilesBelow == 1 ? rank : rank % 2;
-  }
-  /// The blocks that share its rows, or its columns, each a bit.
-  __device__ uint16_t row_mask() const { return static_cast<uint16_t>(3 << (below() * 2)); }
-  __device__ uint16_t column_mask() const {
-    return static_cast<uint16_t>(Shape::kBlocks == 4 ? 5 << aside() : 3);
-  }
-  /// The i-th of the blocks that copy to it; of four, the one across does not.
-  __device__ uint32_t copier(uint32_t i) const {
-    return Shape::kBlocks == 4 ? static_cast<uint32_t>(rank) ^ i : i;
-  }
-  /// The block aside of it, or itself.
-  __device__ uint32_t at_aside(uint32_t aside) const {
-    return Shape::kBlocks == 4 ? static_cast<uint32_t>(below() * 2) + aside : aside;
-  }
+  using Piece = TileShape<kGroups, kColumns / kPieces, kStages, kShared_>;
 };
 
 template <typename Shape>
@@ -99,7 +67,7 @@ struct Part {
   int64_t residual_stride;
   HopperLinear::Norm norm;
   int rows;
-  int row_turns;     // works down the rows
+  int row_turns;     // of a cluster, down the rows
   int band;          // of them before the next columns
   int column_turns;  // along the columns
   int first_work;
@@ -108,14 +76,13 @@ struct Part {
 struct Args {
   Part parts[kMaxLinearParts];
   int count;
-  int whole;   // works of whole tiles
-  int pieces;  // in which each of the works that follow is computed
-  int works;   // in pieces or not
+  int whole;   // pairs of whole tiles
+  int pieces;  // each of the pairs that follow is computed in
+  int works;   // pairs, in pieces or not
   int columns;
   int queries;  // columns that are queries, the first ones, where there is a norm
   int normed;   // and those that are queries or keys
   int chunks;   // stages of a tile
-  int skipped;  // works before these
 };
 
 /// A block's tile, or piece of one.
@@ -127,18 +94,12 @@ struct Place {
   template <typename Shape>
   __device__ static Place of(const Args& args, int work, Shape) {
     int columns = Shape::kColumns;
-    int before = 0;
+    int skipped = 0;
     if (work >= args.whole) {
       columns /= args.pieces;
-      before = (work - args.whole) % args.pieces * columns;
+      skipped = (work - args.whole) % args.pieces * columns;
       work = args.whole + (work - args.whole) / args.pieces;
     }
-    int half = 0;
-    if constexpr (Shape::kHalves == 2) {
-      half = work % 2;
-      work /= 2;
-    }
-    if constexpr (Shape::kBlocks == 4) work += args.skipped;
     int index = 0;
     while (index + 1 < args.count && work >= args.parts[index + 1].first_work) ++index;
     const Part& part = args.parts[index];
@@ -148,11 +109,10 @@ struct Place {
     const int first = own / (part.band * part.column_turns) * part.band;
     const int in_band = own - first * part.column_turns;
     const int rows = min(part.band, part.row_turns - first);
-    const Rank<Shape> rank;
-    const int below = Shape::kHalves == 2 ? half : rank.below();
-    const int row = (first + in_band % rows) * (Shape::kTilesBelow * Shape::kHalves) + below;
-    const int column = in_band / rows * Shape::kTilesAside + rank.aside();
-    return {&part, row * Shape::kRows, column * Shape::kColumns + before, columns};
+    const auto rank = static_cast<int>(cluster_rank());
+    const int row = (first + in_band % rows) * Shape::kTilesBelow + (Shape::kSharesRows ? 0 : rank);
+    const int column = in_band / rows * Shape::kTilesAside + (Shape::kSharesRows ? rank : 0);
+    return {&part, row * Shape::kRows, column * Shape::kColumns + skipped, columns};
   }
 };
 

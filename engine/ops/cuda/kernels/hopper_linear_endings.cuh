@@ -204,7 +204,7 @@ struct Finish<Whole, kPieces, Ending::kNorm> : Share {
   __device__ void store_split(Tiles<Whole>& tiles, const Loaded& angles, Exchanges& exchanges,
                               Words* words) const {
     constexpr int kFirstTurn = kSplit == 0 ? kTurns / 2 : 0;  // the head's other half comes before
-    const uint32_t other = Rank<Shape>{}.at_aside(kSplit == 0 ? 0 : 1);  // the block that has it
+    constexpr uint32_t kOther = kSplit == 0 ? 0 : 1;          // the block that has it
     Words* split = words + kSplit / 32;
     const bool normed = place.column + kSplit < args.normed;
     const int own_row = row - place.row;
@@ -215,7 +215,7 @@ struct Finish<Whole, kPieces, Ending::kNorm> : Share {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         squares[half] = squares_of_half(split, half);
-        if (quarter == 0) send(squares[half], received + own_row + half * 8, full, other);
+        if (quarter == 0) send(squares[half], received + own_row + half * 8, full, kOther);
       }
       if (own_row == 0 && quarter == 0) expect(full, sizeof(tiles.squares[0]));
     }

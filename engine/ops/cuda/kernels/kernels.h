@@ -17,10 +17,8 @@ namespace flux::cuda {
 struct GpuTraits {
   bool hopper = false;  // and this build has kernels for it alone
   int multiprocessors = 1;
-  /// How many clusters of four blocks that fill a multiprocessor run at a time; 0: not to be used.
-  int clusters_of_four = 0;
 };
-/// Of the current device, without clusters of four. Fails where this build has no kernels for it.
+/// Of the current device. Fails where this build has no kernels for it.
 cudaError_t read_gpu_traits(GpuTraits& traits);
 
 struct NormRows {
@@ -101,7 +99,7 @@ void row_product(const RowProduct& args, DType dtype, cudaStream_t stream);
 /// hopper_linear_supports. An element's bits do not depend on the parts, nor on the tiles; but for
 /// GELU they are those of cuBLASLt's product, rounded, and store_rows() or norm_rope().
 inline constexpr size_t kMaxLinearParts = 16;
-inline constexpr int kLinearTiles = 7;
+inline constexpr int kLinearTiles = 5;
 struct HopperLinear {
   /// Of queries and keys, as norm_rope() does it.
   struct Norm {
@@ -134,10 +132,8 @@ struct HopperLinear {
 /// there are any, of 128 columns. Not every shape of tile can do norms.
 bool hopper_linear_supports(const HopperLinear& linear);
 /// The multiplications and additions of a perfect kernel that take as long.
-double hopper_linear_operations(const HopperLinear& linear, const GpuTraits& traits);
-cudaError_t hopper_linear(const HopperLinear& linear, const GpuTraits& traits, cudaStream_t stream);
-/// Of the current device, a Hopper GPU; 0 where it cannot be asked.
-int hopper_clusters_of_four();
+double hopper_linear_operations(const HopperLinear& linear, int multiprocessors);
+cudaError_t hopper_linear(const HopperLinear& linear, int multiprocessors, cudaStream_t stream);
 
 enum class Binary { kMultiply, kAdd };
 struct BinaryRows {

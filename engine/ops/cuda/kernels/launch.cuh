@@ -17,20 +17,6 @@ __device__ inline void begin_kernel() {
 #endif
 }
 
-/// Of a kernel that runs beside the one ahead of it, as neither reads what the other writes. That
-/// one must begin with begin_kernel(), so that what was before both is done; and to who comes
-/// after, it is not done before the kernel ahead of it.
-__device__ inline void begin_beside() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
-#endif
-}
-__device__ inline void end_beside() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;\n" ::: "memory");
-#endif
-}
-
 struct Grid {
   dim3 blocks;
   dim3 threads;  // of a block
