@@ -10,29 +10,24 @@
 /// bf16 linears on Hopper that end with what follows them, so that it costs no pass over memory:
 /// bias, GELU, gate and residual, norm and rotation. Two blocks of a cluster take neighbouring
 /// tiles and copy half of what both need each, for both. In a block one thread copies and some
-/// warpgroups multiply, 64 rows each, and store from their registers. Tiles of several parts (text
-/// and image, or the images of a batch) are shared out as one; those of a last turn that would
-/// leave most blocks idle in pieces of fewer columns.
+/// warpgroups multiply, 64 rows each, and store from their registers, a little beside each stage of
+/// the next tile. Tiles of several parts (text and image, or the images of a batch) are shared out
+/// as one; those of a last turn that would leave most blocks idle in pieces of fewer columns.
 namespace flux::cuda {
 namespace {
 
 using namespace hopper;
 using namespace hopper::linear;
 
-/// The cluster's tiles from `work` on, before `end`.
-template <typename Shape, typename F>
-__device__ void for_each_work(const Args& args, int& work, int end, const F& f) {
-  for (; work < end; work += static_cast<int>(gridDim.x) / kCluster) {
-    f(Place::of(args, work, Shape{}));
-  }
-}
+/// The cluster's first work, and how many further on its next one is.
 [[maybe_unused]] __device__ int first_work() { return static_cast<int>(blockIdx.x) / kCluster; }
+[[maybe_unused]] __device__ int next_work() { return static_cast<int>(gridDim.x) / kCluster; }
 
 /// Brings what the tile's columns have.
 template <typename Shape, Ending kEnding>
 __device__ void copy_columns(const Args& args, Tiles<Shape>& tiles, const Place& place,
                              uint32_t parity) {
-  const Part& part = *place.part;
+  const Part& part = args.parts[place.part];
   const auto first = static_cast<unsigned>(place.column);  // the copying thread has few registers
   const int bytes = max(0, min(place.columns, args.columns - place.column)) * 4;
   int expected = bytes * ((part.bias != nullptr) + (part.gate != nullptr));
@@ -65,15 +60,11 @@ __device__ void produce(const Args& args, Tiles<Shape>& tiles) {
   Ring<Shape::kStages> ring;
   const auto rank = static_cast<int>(cluster_rank());
   uint32_t columns_parity = 0;
-  int work = first_work();
-  for_each_work<Shape>(args, work, args.works, [&](const Place& place) {
-    const CUtensorMap& w_map = place.part->w[place.columns < Shape::kColumns];
+  for (int work = first_work(); work < args.works; work += next_work()) {
+    const Place place = Place::of(args, work, Shape{});
+    const Part& part = args.parts[place.part];
+    const CUtensorMap& w_map = part.w[place.columns < Shape::kColumns];
     for (int i = 0; i < args.chunks; ++i) {
-      // Now the tile before has been multiplied, and its columns are free soon.
-      if (i == min(Shape::kStages, args.chunks - 1)) {
-        copy_columns<Shape, kEnding>(args, tiles, place, columns_parity);
-        columns_parity ^= 1;
-      }
       uint64_t* full = &tiles.full[ring.stage];
       unsigned char* x = tiles.x[ring.stage];
       unsigned char* w = tiles.w[ring.stage];
@@ -81,18 +72,21 @@ __device__ void produce(const Args& args, Tiles<Shape>& tiles) {
       expect(full, Shape::kXBytes + place.columns * kRowBytes);
       if constexpr (Shape::kSharesRows) {
         const int half = rank * Shape::kCopiedRows;
-        copy_box_to_cluster(x + half * kRowBytes, place.part->x, full, i * kDepth, place.row + half,
-                            0, kBoth);
+        copy_box_to_cluster(x + half * kRowBytes, part.x, full, i * kDepth, place.row + half, 0,
+                            kBoth);
         copy_box(w, w_map, full, i * kDepth, place.column, 0);
       } else {
         const int half = rank * (place.columns / kCluster);
-        copy_box(x, place.part->x, full, i * kDepth, place.row, 0);
+        copy_box(x, part.x, full, i * kDepth, place.row, 0);
         copy_box_to_cluster(w + half * kRowBytes, w_map, full, i * kDepth, place.column + half, 0,
                             kBoth);
       }
       ring.next();
     }
-  });
+    // The tile before is finished while this one is multiplied: its columns are free by now.
+    copy_columns<Shape, kEnding>(args, tiles, place, columns_parity);
+    columns_parity ^= 1;
+  }
 }
 
 template <int kSums>
@@ -112,6 +106,7 @@ __host__ __device__ constexpr Pieces pieces_of(bool norm) {
 template <typename Shape, Ending kEnding>
 struct Consumer {
   static constexpr Pieces kAllowed = pieces_of<Shape>(kEnding == Ending::kNorm);
+  using Tile = Finish<Shape, 1, kEnding>;
 
   const Args& args;
   Tiles<Shape>& tiles;
@@ -121,16 +116,19 @@ struct Consumer {
   Ring<Shape::kStages> ring{};
   uint32_t columns_parity = 0;
   Exchanges exchanges{};
+  int work = first_work();
+  Place next = Place::of(args, work, Shape{});
+  Tile before{};  // the tile before, while it is not finished
+  typename Tile::Loaded loaded{};
+  bool unfinished = false;
 
-  __device__ void run() {
-    int work = first_work();
-    for_each_work<Shape>(args, work, args.whole, [&](const Place& place) { multiply<1>(place); });
-    for_each_work<Shape>(args, work, args.works, [&](const Place& place) {
-      if constexpr (kAllowed.more > 1) {
-        if (args.pieces == kAllowed.more) return multiply<kAllowed.more>(place);
-      }
-      if constexpr (kAllowed.some > 1) multiply<kAllowed.some>(place);
-    });
+  __device__ __forceinline__ void run() {
+    while (work < args.whole) multiply<1>();
+    if (work >= args.works) return;  // else a piece is left
+    if constexpr (kAllowed.more > 1) {
+      if (args.pieces == kAllowed.more) return multiply<kAllowed.more>();
+    }
+    if constexpr (kAllowed.some > 1) multiply<kAllowed.some>();
   }
 
  private:
@@ -139,35 +137,84 @@ struct Consumer {
     const uint32_t lane = threadIdx.x % 32;
     if (lane < kCluster) arrive_at(&tiles.empty[stage], lane);
   }
+  __device__ void release_columns() const {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) arrive(&tiles.columns_empty);
+  }
+
+  /// Multiplies a stage, and does something else meanwhile.
+  template <int kSums, typename F>
+  __device__ __forceinline__ void multiply_stage(float (&sums)[kSums], int& previous, bool first,
+                                                 const F& meanwhile) {
+    wait(&tiles.full[ring.stage], ring.parity);
+    begin_products();
+    issue(sums, first_x.after(ring.stage * Shape::kXBytes),
+          first_w.after(ring.stage * Shape::kWBytes));
+    commit_products();
+    meanwhile();
+    wait_products<1>();
+    if (!first) release(previous);
+    previous = ring.stage;
+    ring.next();
+  }
+
+  /// A step of a tile's end. Of what steps need kAhead are loaded in advance, in turns.
+  template <int kStep, int kAhead, typename End, typename Loaded>
+  __device__ __forceinline__ void do_step(End& end, Loaded* loaded) {
+    constexpr int kLoad = End::load_of(kStep);
+    end.template step<kStep>(args, tiles, loaded[(kLoad < 0 ? 0 : kLoad) % kAhead], exchanges);
+    constexpr bool kIsLast = kStep + 1 == End::kSteps || End::load_of(kStep + 1) != kLoad;
+    if constexpr (kLoad >= 0 && kIsLast && kLoad + kAhead < End::kLoads) {
+      end.template load<kLoad + kAhead>(args, loaded[kLoad % kAhead]);
+    }
+  }
+  __device__ __forceinline__ void finish_before() {
+    for_each_constant<Tile::kSteps>([&](auto i) { do_step<i.value, 1>(before, &loaded); });
+    release_columns();
+    unfinished = false;
+  }
 
   template <int kPieces>
-  __device__ void multiply(const Place& place) {
-    using Finish = linear::Finish<Shape, kPieces, kEnding>;
-    const Finish finish(args, place, group);
+  __device__ __forceinline__ void multiply() {
+    using Own = Finish<Shape, kPieces, kEnding>;
+    const Place place = next;
     // Zeroed, else the last tile's would keep their registers for nothing.
     float sums[Shape::template Piece<kPieces>::kSums] = {};
-    typename Finish::Loaded loaded;
     int previous = 0;
-    for (int i = 0; i < args.chunks; ++i) {
-      wait(&tiles.full[ring.stage], ring.parity);
-      begin_products();
-      issue(sums, first_x.after(ring.stage * Shape::kXBytes),
-            first_w.after(ring.stage * Shape::kWBytes));
-      commit_products();
-      wait_products<1>();
-      if (i > 0) release(previous);
-      previous = ring.stage;
-      ring.next();
+    int i = 0;
+    if (unfinished) {
+      for_each_constant<Tile::kSteps>([&](auto k) {
+        multiply_stage(sums, previous, k.value == 0, [&] { do_step<k.value, 1>(before, &loaded); });
+      });
+      i = Tile::kSteps;
+      release_columns();
+      unfinished = false;
     }
-    finish.load(loaded);
+    for (; i < args.chunks; ++i) multiply_stage(sums, previous, i == 0, [] {});
+    // While the last products run:
+    Own own(place, group);
+    constexpr int kAhead = kPieces == 1 ? 1 : 4;
+    typename Own::Loaded first[kAhead];
+    for_each_constant<(kAhead < Own::kLoads ? kAhead : Own::kLoads)>(
+        [&](auto k) { own.template load<k.value>(args, first[k.value]); });
+    work += next_work();
+    if (work < args.works) next = Place::of(args, work, Shape{});
     wait_products<0>();
     pin(sums);
     release(previous);
     wait(&tiles.columns_full, columns_parity);
     columns_parity ^= 1;
-    finish.store(tiles, sums, loaded, exchanges);
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) arrive(&tiles.columns_empty);
+    own.round(args, tiles, sums);
+    if constexpr (kPieces == 1) {
+      before = own;
+      loaded = first[0];
+      unfinished = true;
+      // There is no next tile, or it has too few stages.
+      if (work >= args.works || args.chunks < Tile::kSteps) finish_before();
+    } else {
+      for_each_constant<Own::kSteps>([&](auto k) { do_step<k.value, kAhead>(own, first); });
+      release_columns();
+    }
   }
 };
 
@@ -303,7 +350,7 @@ constexpr Choice choice(double extra) {
   return {Shape::kRows * Shape::kTilesBelow,
           kColumns * Shape::kTilesAside,
           extra,
-          Shape::kWholeHeads ? extra : 1.06 * extra,  // the two blocks wait for one another
+          extra * (Shape::kWholeHeads ? 1.05 : 1.12),  // two blocks' halves of a head cost more
           Shape::kHasHeads,
           pieces_of<Shape>(false),
           pieces_of<Shape>(true),
@@ -311,7 +358,7 @@ constexpr Choice choice(double extra) {
 }
 constexpr Choice kChoices[kLinearTiles] = {
     choice<3, 192, 4, Shared::kRows>(1.0), choice<3, 192, 4, Shared::kColumns>(1.0),
-    choice<2, 256, 4, Shared::kColumns>(1.04), choice<2, 192, 5, Shared::kColumns>(1.02),
+    choice<2, 256, 4, Shared::kColumns>(1.02), choice<2, 192, 5, Shared::kColumns>(1.05),
     choice<2, 128, 6, Shared::kColumns>(1.18)};
 
 /// What the tiles take, in elements of the result that a cluster computes one after the other.

@@ -87,7 +87,7 @@ struct Args {
 
 /// A block's tile, or piece of one.
 struct Place {
-  const Part* part;
+  int part;
   int row, column;
   int columns;  // fewer than the shape's in a piece
 
@@ -112,7 +112,7 @@ struct Place {
     const auto rank = static_cast<int>(cluster_rank());
     const int row = (first + in_band % rows) * Shape::kTilesBelow + (Shape::kSharesRows ? 0 : rank);
     const int column = in_band / rows * Shape::kTilesAside + (Shape::kSharesRows ? rank : 0);
-    return {&part, row * Shape::kRows, column * Shape::kColumns + skipped, columns};
+    return {index, row * Shape::kRows, column * Shape::kColumns + skipped, columns};
   }
 };
 

@@ -2,16 +2,19 @@
 
 #include "ops/cuda/kernels/hopper_linear.cuh"
 
-/// How the tiles of hopper_linear.cu end: what a multiplying thread makes of its sums.
+/// How the tiles of hopper_linear.cu end: what a multiplying thread makes of its sums. They are
+/// rounded at once, and free for the next tile; what follows is done in steps, which may be put off
+/// and done while the next tile is multiplied.
 namespace flux::cuda::hopper::linear {
 
 enum class Ending { kBias, kGelu, kResidual, kNorm };
 
-/// GELU's tanh by one instruction, exact enough for bf16: what cuBLASLt does.
+/// GELU's tanh by one instruction, exact enough for bf16.
 __device__ inline float fast_gelu(float x) {
   float y = x * (0.7978845608f + 0.0356774081f * x * x);
   asm("tanh.approx.f32 %0, %1;\n" : "=f"(y) : "f"(y));
-  return 0.5f * x * (1.0f + y);
+  const float half = 0.5f * x;
+  return half * y + half;
 }
 
 /// How often a block has given the other one of its cluster sums of squares, and got some.
@@ -22,226 +25,268 @@ struct Exchanges {
   __device__ uint32_t parity() const { return count / 2 % 2; }
 };
 
-/// A multiplying thread's share of a tile: rows t / 4 and t / 4 + 8 of its warp's 16; of sums two
-/// columns of each eight, and after transpose_words() eight of each 32.
-struct Share {
-  const Args& args;
-  const Place& place;
-  int row;  // the first
-  int quarter = static_cast<int>(threadIdx.x) % 4;
+/// Calls f with 0, ..., kCount - 1 as constants. (std::integral_constant is not for devices.)
+template <int kValue>
+struct Constant {
+  static constexpr int value = kValue;
+};
+template <int kCount, int kFirst = 0, typename F>
+__device__ __forceinline__ void for_each_constant(const F& f) {
+  if constexpr (kFirst < kCount) {
+    f(Constant<kFirst>{});
+    for_each_constant<kCount, kFirst + 1>(f);
+  }
+}
 
-  __device__ Share(const Args& all, const Place& where, int group)
-      : args(all),
-        place(where),
+/// A multiplying thread's share of a tile: rows t / 4 and t / 4 + 8 of its warp's 16, its halves,
+/// and of 32 columns, a turn, first two of each eight, then eight beside one another.
+template <int kColumns>
+struct Share {
+  static constexpr int kTurns = kColumns / 32;
+
+  Place place;
+  int row;  // the first
+  uint32_t words[kTurns][2][4];
+
+  Share() = default;
+  __device__ Share(const Place& where, int group)
+      : place(where),
         row(where.row + group * 64 + static_cast<int>(threadIdx.x) / 32 % 4 * 16 +
             static_cast<int>(threadIdx.x) % 32 / 4) {}
 
-  __device__ bool has_row(int half) const { return row + half * 8 < place.part->rows; }
+  __device__ static int quarter() { return static_cast<int>(threadIdx.x) % 4; }
+  __device__ const Part& part(const Args& args) const { return args.parts[place.part]; }
+  __device__ bool has_row(const Args& args, int half) const {
+    return row + half * 8 < part(args).rows;
+  }
 
-  /// 32 columns of both rows, with bias and activation, rounded as the product by itself is: words
-  /// are then the columns 32 turn + 8 quarter to the seventh after it.
-  template <Ending kEnding, typename Whole, int kSums>
-  __device__ void round(const Tiles<Whole>& tiles, const float (&sums)[kSums], int turn,
-                        uint32_t (&words)[2][4]) const {
+  /// Rounds the sums with the bias, as the product by itself is.
+  template <typename Whole>
+  __device__ void round(const Args& args, const Tiles<Whole>& tiles,
+                        const float (&sums)[kColumns / 2]) {
+    const bool biased = part(args).bias != nullptr;
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      const int j = 4 * turn + k;
+    for (int j = 0; j < kColumns / 8; ++j) {
       float2 bias{};
-      if (place.part->bias) {
-        bias = *reinterpret_cast<const float2*>(tiles.bias + 8 * j + quarter * 2);
-      }
+      if (biased) bias = *reinterpret_cast<const float2*>(tiles.bias + 8 * j + quarter() * 2);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        float a = sums[4 * j + 2 * half] + bias.x;
-        float b = sums[4 * j + 2 * half + 1] + bias.y;
-        if constexpr (kEnding == Ending::kGelu) {
-          a = fast_gelu(a);
-          b = fast_gelu(b);
-        }
-        words[half][k] = pack_pair(a, b);
+        const float* pair = sums + 4 * j + 2 * half;
+        words[j / 4][half][j % 4] = pack_pair(pair[0] + bias.x, pair[1] + bias.y);
       }
     }
-    transpose_words(words[0]);
-    transpose_words(words[1]);
   }
 
-  /// The thread's eight of 32 columns from `first` of the tile on.
-  __device__ void store_words(int half, int first, const uint32_t (&words)[4]) const {
-    const int column = place.column + first + 8 * quarter;
-    if (!has_row(half) || column >= args.columns) return;
-    bf16* to = place.part->out + (row + half * 8) * place.part->out_stride + column;
-    *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
+  /// Stores the columns 32 turn + 8 quarter to the seventh after it.
+  __device__ void store(const Args& args, int turn, int half) const {
+    const int column = place.column + 32 * turn + 8 * quarter();
+    if (!has_row(args, half) || column >= args.columns) return;
+    bf16* to = part(args).out + (row + half * 8) * part(args).out_stride + column;
+    const uint32_t(&four)[4] = words[turn][half];
+    *reinterpret_cast<uint4*>(to) = make_uint4(four[0], four[1], four[2], four[3]);
   }
 };
 
-/// What a thread loads while the last products run, and what it makes of its sums and stores; of a
-/// tile, or of one of kPieces of it.
+/// The end of a tile, or of one of kPieces of it. Step i needs what load<load_of(i)>() brought.
 template <typename Whole, int kPieces, Ending kEnding>
-struct Finish : Share {
-  using Share::Share;
-  using Shape = typename Whole::template Piece<kPieces>;
-  static constexpr int kTurns = Shape::kColumns / 32;
+struct Finish : Share<Whole::kColumns / kPieces> {
+  using Base = Share<Whole::kColumns / kPieces>;
+  using Base::Base;
+  static constexpr int kSteps = 2 * Base::kTurns;
   static constexpr bool kAdds = kEnding == Ending::kResidual;
-  using Loaded = Pack<uint32_t, 4>[kAdds ? 2 : 1][kTurns];  // residuals
+  static constexpr int kLoads = kAdds ? kSteps : 0;
+  struct Loaded {
+    Pack<uint32_t, 4> residual;
+  };
 
-  __device__ void load(Loaded& residuals) const {
+  __host__ __device__ static constexpr int load_of(int step) { return kAdds ? step : -1; }
+
+  template <int kLoad>
+  __device__ void load(const Args& args, Loaded& loaded) const {
+    const Part& part = this->part(args);
+    const int column = this->place.column + 32 * (kLoad / 2) + 8 * this->quarter();
+    loaded.residual = {};
+    if (!this->has_row(args, kLoad % 2) || column >= args.columns) return;
+    const bf16* row = part.residual + (this->row + kLoad % 2 * 8) * part.residual_stride;
+    loaded.residual = Pack<uint32_t, 4>::load(reinterpret_cast<const uint32_t*>(row + column));
+  }
+
+  template <int kStep>
+  __device__ __forceinline__ void step(const Args& args, const Tiles<Whole>& tiles,
+                                       const Loaded& loaded, Exchanges&) {
+    constexpr int kTurn = kStep / 2;
+    uint32_t(&words)[4] = this->words[kTurn][kStep % 2];
+    if constexpr (kEnding == Ending::kGelu) {
+#pragma unroll
+      for (uint32_t& word : words) {
+        const float2 pair = unpack_pair(word);
+        word = pack_pair(fast_gelu(pair.x), fast_gelu(pair.y));
+      }
+    }
+    transpose_words(words);
     if constexpr (kAdds) {
+      Pack<float, 8> gate;
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const bf16* from = place.part->residual + (row + half * 8) * place.part->residual_stride;
+      for (float& value : gate.values) value = 1.0f;
+      if (this->part(args).gate) {
+        gate = Pack<float, 8>::load(tiles.gate + 32 * kTurn + 8 * this->quarter());
+      }
 #pragma unroll
-        for (int i = 0; i < kTurns; ++i) {
-          const int column = place.column + 32 * i + 8 * quarter;
-          residuals[half][i] = {};
-          if (has_row(half) && column < args.columns) {
-            residuals[half][i] =
-                Pack<uint32_t, 4>::load(reinterpret_cast<const uint32_t*>(from + column));
-          }
-        }
+      for (int k = 0; k < 4; ++k) {
+        const float2 pair = unpack_pair(words[k]);
+        const float2 extra = unpack_pair(loaded.residual.values[k]);
+        words[k] = pack_pair(__fmaf_rn(pair.x, gate.values[2 * k], extra.x),
+                             __fmaf_rn(pair.y, gate.values[2 * k + 1], extra.y));
       }
     }
-  }
-
-  __device__ void store(const Tiles<Whole>& tiles, const float (&sums)[Shape::kSums],
-                        const Loaded& residuals, Exchanges&) const {
-#pragma unroll
-    for (int i = 0; i < kTurns; ++i) {
-      uint32_t words[2][4];
-      round<kEnding>(tiles, sums, i, words);
-      if constexpr (kAdds) {
-        Pack<float, 8> gate;
-#pragma unroll
-        for (float& value : gate.values) value = 1.0f;
-        if (place.part->gate) gate = Pack<float, 8>::load(tiles.gate + 32 * i + 8 * quarter);
-        add(gate, residuals[0][i], words[0]);
-        add(gate, residuals[1][i], words[1]);
-      }
-      store_words(0, 32 * i, words[0]);
-      store_words(1, 32 * i, words[1]);
-    }
-  }
-
- private:
-  __device__ static void add(const Pack<float, 8>& gate, const Pack<uint32_t, 4>& residual,
-                             uint32_t (&words)[4]) {
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      const float2 pair = unpack_pair(words[k]);
-      const float2 extra = unpack_pair(residual.values[k]);
-      words[k] = pack_pair(__fmaf_rn(pair.x, gate.values[2 * k], extra.x),
-                           __fmaf_rn(pair.y, gate.values[2 * k + 1], extra.y));
-    }
+    this->store(args, kTurn, kStep % 2);
   }
 };
 
-/// Head by head: what is stored without a norm, and where the head is a query's or a key's its norm
-/// and rotation, with the bits of norm_rope(). Where a tile has one and a half heads, the other
-/// half is in the other block of the cluster, and they give each other the half's sum of squares.
+/// Of queries and keys the norm and rotation of a head, with the bits of norm_rope(). Where a tile
+/// has one and a half heads, the other half is in the other block of the cluster, and they give
+/// each other the half's sum of squares.
 template <typename Whole, int kPieces>
-struct Finish<Whole, kPieces, Ending::kNorm> : Share {
-  using Share::Share;
-  using Shape = typename Whole::template Piece<kPieces>;
-  static constexpr int kTurns = kHeadDim / 32;  // of 32 columns, for the 16 bytes of a thread
+struct Finish<Whole, kPieces, Ending::kNorm> : Share<Whole::kColumns / kPieces> {
+  using Base = Share<Whole::kColumns / kPieces>;
+  using Base::Base;
+  static constexpr int kHeads = Base::kTurns * 32 / kHeadDim;  // whole ones
+  static constexpr int kHeadTurns = kHeadDim / 32;
   static constexpr int kHalf = kHeadDim / 2;
-  using Words = uint32_t[2][4];  // of 32 columns of the two rows
-  /// Of the pairs 16 i + 4 quarter and the next three of each head.
-  struct Angles {
-    Pack<float, 4> cos[kTurns], sin[kTurns];
+  /// For both halves the factor of each whole head, then turn after turn of all of them. Of a head
+  /// in two blocks the squares come before that, and what is made of both comes after it.
+  static constexpr int kHalfSteps = kHeads * (1 + kHeadTurns);
+  static constexpr int kFirstWhole = Whole::kWholeHeads ? 0 : 1;
+  static constexpr int kFirstSplit = kFirstWhole + 2 * kHalfSteps + 1;
+  static constexpr int kSteps = Whole::kWholeHeads ? 2 * kHalfSteps : kFirstSplit + kHeadTurns;
+  static constexpr int kWholeLoads = 2 * kHeadTurns;
+  static constexpr int kLoads = kWholeLoads + (Whole::kWholeHeads ? 0 : kHeadTurns);
+  /// Of the pairs 16 i + 4 quarter and the next three of a head, i being a turn.
+  struct Loaded {
+    Pack<float, 4> cos, sin;
   };
-  using Loaded = Angles[2];  // of the thread's two rows
 
-  __device__ void load(Loaded& angles) const { load_row(angles[0], 0); }
+  float factors[2];        // of whole heads, or of the halves of a head in two blocks
+  float split_squares[2];  // of that head, which this block has
 
-  __device__ void store(Tiles<Whole>& tiles, const float (&sums)[Shape::kSums], Loaded& angles,
-                        Exchanges& exchanges) const {
-    Words words[Shape::kColumns / 32];
-#pragma unroll
-    for (int i = 0; i < Shape::kColumns / 32; ++i) {
-      round<Ending::kNorm>(tiles, sums, i, words[i]);
+  __host__ __device__ static constexpr int load_of(int step) {
+    if (!Whole::kWholeHeads && step >= kFirstSplit) return kWholeLoads + step - kFirstSplit;
+    const int own = step - kFirstWhole;
+    if (own < 0 || own >= 2 * kHalfSteps || own % kHalfSteps < kHeads) return -1;
+    return own / kHalfSteps * kHeadTurns + own % kHalfSteps / kHeads - 1;
+  }
+
+  template <int kLoad>
+  __device__ void load(const Args& args, Loaded& loaded) const {
+    int half = kLoad / kHeadTurns;
+    int turn = kLoad % kHeadTurns;
+    if constexpr (kLoad >= kWholeLoads) {
+      half = (kLoad - kWholeLoads) / 2;
+      // Where the split head is first, its other half comes before.
+      turn = kLoad % 2 + (splits_first() ? kHeadTurns / 2 : 0);
     }
-    load_row(angles[1], 1);  // before the sums are rounded there are no registers for it
-    if constexpr (Shape::kWholeHeads) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-#pragma unroll
-        for (int begin = 0; begin < Shape::kColumns; begin += kHeadDim) {
-          store_head(tiles, half, begin, angles[half], words + begin / 32);
-        }
-      }
-    } else if (place.column % kHeadDim == 0) {
-      store_split<0, kHeadDim>(tiles, angles, exchanges, words);
+    if (!normed(args, 0)) return;
+    const Part& part = this->part(args);
+    // Of a row that is not there, the last one's.
+    const int row = min(this->row + half * 8, part.rows - 1);
+    const int64_t at = static_cast<int64_t>(row) * kHalf + 16 * turn + 4 * this->quarter();
+    loaded.cos = Pack<float, 4>::load(part.norm.cos + at);
+    loaded.sin = Pack<float, 4>::load(part.norm.sin + at);
+  }
+
+  template <int kStep>
+  __device__ __forceinline__ void step(const Args& args, Tiles<Whole>& tiles, const Loaded& loaded,
+                                       Exchanges& exchanges) {
+    if constexpr (Whole::kWholeHeads) {
+      whole_step<kStep, 0>(args, tiles, loaded);
+    } else if (splits_first()) {
+      split_step<kStep, 0, kHalf>(args, tiles, loaded, exchanges);
     } else {
-      store_split<kHalf, 0>(tiles, angles, exchanges, words);
+      split_step<kStep, kHeadDim, 0>(args, tiles, loaded, exchanges);
     }
   }
 
  private:
-  __device__ void load_row(Angles& angles, int half) const {
-    if (place.column >= args.normed) return;
-    // Of a row that is not there, the last one's.
-    const int at = min(row + half * 8, place.part->rows - 1);
-    const int64_t first = static_cast<int64_t>(at) * kHalf + 4 * quarter;
-#pragma unroll
-    for (int i = 0; i < kTurns; ++i) {
-      angles.cos[i] = Pack<float, 4>::load(place.part->norm.cos + first + 16 * i);
-      angles.sin[i] = Pack<float, 4>::load(place.part->norm.sin + first + 16 * i);
-    }
+  /// Whether the tile begins in the middle of a head.
+  __device__ bool splits_first() const { return this->place.column % kHeadDim != 0; }
+  __device__ bool normed(const Args& args, int begin) const {
+    return this->place.column + begin < args.normed;
   }
 
-  /// The whole head that begins at column `begin` of the tile with `words`.
-  __device__ void store_head(const Tiles<Whole>& tiles, int half, int begin, const Angles& angles,
-                             Words* words) const {
-    if (place.column + begin < args.normed) {
+  /// Of the heads that are whole from column kBegin of the tile on.
+  template <int kStep, int kBegin>
+  __device__ __forceinline__ void whole_step(const Args& args, const Tiles<Whole>& tiles,
+                                             const Loaded& loaded) {
+    constexpr int kRowHalf = kStep / kHalfSteps;
+    constexpr int kOwn = kStep % kHalfSteps;
+    constexpr int kHead = kOwn % kHeads;
+    constexpr int kFirst = (kBegin + kHead * kHeadDim) / 32;
+    const bool is_normed = normed(args, kBegin + kHead * kHeadDim);
+    if constexpr (kOwn < kHeads) {
+      transpose<kHeadTurns>(kFirst, kRowHalf);
+      if (!is_normed) return;
       const float squares =
-          __fadd_rn(squares_of_half(words, half), squares_of_half(words + kTurns / 2, half));
-      rotate<kTurns>(tiles, half, begin, squares, angles, 0, words);
+          __fadd_rn(squares_of_half(kFirst, kRowHalf), squares_of_half(kFirst + 2, kRowHalf));
+      factors[kHead] = norm_factor(squares, kHeadDim, this->part(args).norm.eps);
+    } else {
+      constexpr int kTurn = kFirst + kOwn / kHeads - 1;
+      if (is_normed) rotate(tiles, kTurn, kRowHalf, factors[kHead], loaded);
+      this->store(args, kTurn, kRowHalf);
     }
-    store_turns<kTurns>(half, begin, words);
   }
 
-  /// A whole head from column kWhole on and half a one from kSplit on.
-  template <int kWhole, int kSplit>
-  __device__ void store_split(Tiles<Whole>& tiles, const Loaded& angles, Exchanges& exchanges,
-                              Words* words) const {
-    constexpr int kFirstTurn = kSplit == 0 ? kTurns / 2 : 0;  // the head's other half comes before
-    constexpr uint32_t kOther = kSplit == 0 ? 0 : 1;          // the block that has it
-    Words* split = words + kSplit / 32;
-    const bool normed = place.column + kSplit < args.normed;
-    const int own_row = row - place.row;
+  /// A whole head from column kBegin on and half a one from kSplit on.
+  template <int kStep, int kSplit, int kBegin>
+  __device__ __forceinline__ void split_step(const Args& args, Tiles<Whole>& tiles,
+                                             const Loaded& loaded, Exchanges& exchanges) {
+    constexpr uint32_t kOther = kSplit == 0 ? 0 : 1;  // the block that has the other half
+    const bool is_normed = normed(args, kSplit);
+    const int own_row = this->row - this->place.row;
     float* received = tiles.squares[exchanges.place()];
     uint64_t* full = &tiles.squares_full[exchanges.place()];
-    float squares[2];
-    if (normed) {
+    if constexpr (kStep == 0) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) transpose<kHeadTurns / 2>(kSplit / 32, half);
+      if (!is_normed) return;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        squares[half] = squares_of_half(split, half);
-        if (quarter == 0) send(squares[half], received + own_row + half * 8, full, kOther);
+        split_squares[half] = squares_of_half(kSplit / 32, half);
+        if (this->quarter() == 0) {
+          send(split_squares[half], received + own_row + half * 8, full, kOther);
+        }
       }
-      if (own_row == 0 && quarter == 0) expect(full, sizeof(tiles.squares[0]));
-    }
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      store_head(tiles, half, kWhole, angles[half], words + kWhole / 32);
-    }
-    if (normed) {
+      if (own_row == 0 && this->quarter() == 0) expect(full, sizeof(tiles.squares[0]));
+    } else if constexpr (kStep < kFirstSplit - 1) {
+      whole_step<kStep - kFirstWhole, kBegin>(args, tiles, loaded);
+    } else if constexpr (kStep == kFirstSplit - 1) {
+      if (!is_normed) return;
       wait(full, exchanges.parity());
       ++exchanges.count;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const float all = __fadd_rn(squares[half], received[own_row + half * 8]);
-        rotate<kTurns / 2>(tiles, half, kSplit, all, angles[half], kFirstTurn, split);
+        const float squares = __fadd_rn(split_squares[half], received[own_row + half * 8]);
+        factors[half] = norm_factor(squares, kHeadDim, this->part(args).norm.eps);
       }
+    } else {
+      constexpr int kOwn = kStep - kFirstSplit;
+      constexpr int kTurn = kSplit / 32 + kOwn % 2;
+      if (is_normed) rotate(tiles, kTurn, kOwn / 2, factors[kOwn / 2], loaded);
+      this->store(args, kTurn, kOwn / 2);
     }
+  }
+
+  template <int kCount>
+  __device__ void transpose(int first_turn, int half) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) store_turns<kTurns / 2>(half, kSplit, split);
+    for (int i = 0; i < kCount; ++i) transpose_words(this->words[first_turn + i][half]);
   }
 
   /// Adds the squares of 64 columns in norm_rope_kernel's order.
-  __device__ static float squares_of_half(const Words* words, int half) {
+  __device__ float squares_of_half(int first_turn, int half) const {
     float sums[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const uint32_t(&turn)[4] = words[i][half];
+      const uint32_t(&turn)[4] = this->words[first_turn + i][half];
       sums[i] =
           __fadd_rn(__fadd_rn(squares_of(unpack_pair(turn[0])), squares_of(unpack_pair(turn[1]))),
                     __fadd_rn(squares_of(unpack_pair(turn[2])), squares_of(unpack_pair(turn[3]))));
@@ -254,31 +299,17 @@ struct Finish<Whole, kPieces, Ending::kNorm> : Share {
     return sum;
   }
 
-  /// Norm and rotation of some turns of a row, of the head's from first_turn on.
-  template <int kCount>
-  __device__ void rotate(const Tiles<Whole>& tiles, int half, int begin, float squares,
-                         const Angles& angles, int first_turn, Words* words) const {
-    const float factor = norm_factor(squares, kHeadDim, place.part->norm.eps);
+  __device__ void rotate(const Tiles<Whole>& tiles, int turn, int half, float factor,
+                         const Loaded& angles) {
+    const auto weights = Pack<float, 8>::load(tiles.gate + 32 * turn + 8 * this->quarter());
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      const auto weights = Pack<float, 8>::load(tiles.gate + begin + 32 * i + 8 * quarter);
-      uint32_t(&turn)[4] = words[i][half];
-      pin(turn);  // unpacked anew: there are no registers for what the squares were made of
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        const float2 weight = make_float2(weights.values[2 * k], weights.values[2 * k + 1]);
-        const float2 pair = norm_and_rotate(unpack_pair(turn[k]), factor, weight,
-                                            angles.cos[first_turn + i].values[k],
-                                            angles.sin[first_turn + i].values[k]);
-        turn[k] = pack_pair(pair.x, pair.y);
-      }
+    for (int k = 0; k < 4; ++k) {
+      uint32_t& word = this->words[turn][half][k];
+      const float2 weight = make_float2(weights.values[2 * k], weights.values[2 * k + 1]);
+      const float2 pair = norm_and_rotate(unpack_pair(word), factor, weight, angles.cos.values[k],
+                                          angles.sin.values[k]);
+      word = pack_pair(pair.x, pair.y);
     }
-  }
-
-  template <int kCount>
-  __device__ void store_turns(int half, int begin, const Words* words) const {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) store_words(half, begin + 32 * i, words[i][half]);
   }
 };
 
