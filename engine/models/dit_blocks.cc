@@ -1,6 +1,5 @@
 #include "models/dit_blocks.h"
 
-#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -11,13 +10,13 @@ constexpr float kNormEps = 1e-6f;
 constexpr int64_t kMlpRatio = 4;
 
 /// LayerNorm without weights, then * (1 + scale) + shift.
-LayerNormPart modulated_norm(const Tensor& x, const Tensor& shift, const Tensor& scale,
-                             const Tensor& out) {
+void modulated_norm(Context& ctx, const Tensor& x, const Tensor& shift, const Tensor& scale,
+                    const Tensor& out) {
   LayerNormParams params;
   params.scale = scale;
   params.shift = shift;
   params.eps = kNormEps;
-  return {x, params, out};
+  layer_norm(ctx, x, params, out);
 }
 
 /// A sequence's attention, in which its last rows attend to all. qkv: [tokens, 3 heads, head_dim];
@@ -31,25 +30,9 @@ AttentionPart joint_attention(const TransformerConfig& config, const Tensor& qkv
           out.split_last(heads, config.attention_head_dim)};
 }
 
-/// Of the streams that attend to one another. A normalised head, before its weights, is no longer
-/// than the root of head_dim, and a rotation only moves what a pair has; so that no product of a
-/// query and a key exceeds head_dim times the largest product of both weights of a pair.
-AttentionOptions attention_options(const TransformerConfig& config,
-                                   std::initializer_list<const QkvProjection*> streams) {
-  const auto head_dim = static_cast<float>(config.attention_head_dim);
+AttentionOptions attention_options(const TransformerConfig& config) {
   AttentionOptions options;
-  options.scale = 1.0f / std::sqrt(head_dim);
-  float largest = 0;
-  for (const QkvProjection* queries : streams) {
-    for (const QkvProjection* keys : streams) {
-      for (size_t i = 0; i < queries->norm_q.pairs.size(); ++i) {
-        const float product = queries->norm_q.pairs[i] * keys->norm_k.pairs[i];
-        if (!(product <= largest)) largest = product;  // NaN counts
-      }
-    }
-  }
-  constexpr float kRounding = 1.02f;  // of queries and keys
-  options.largest_score = kRounding * head_dim * options.scale * largest;
+  options.scale = 1.0f / std::sqrt(static_cast<float>(config.attention_head_dim));
   return options;
 }
 
@@ -72,25 +55,16 @@ std::vector<Tensor> make_modulations(Context& ctx, const Modulation& modulation,
 
 }  // namespace
 
-QkNorm::QkNorm(Context& ctx, const WeightScope& scope, int64_t head_dim) {
-  const Tensor values = scope.take_f32("weight", {head_dim});
-  weight = to_device(ctx, values);
-  for (int64_t i = 0; i < head_dim; i += 2) {
-    pairs.push_back(
-        std::max(std::abs(values.data<float>()[i]), std::abs(values.data<float>()[i + 1])));
-  }
-}
-
 QkvProjection::QkvProjection(Context& ctx, const WeightScope& attn, const TransformerConfig& config,
                              const std::vector<std::string_view>& linears,
                              const std::vector<std::string_view>& norms, DType dtype)
     : linear(ctx, attn, linears, config.inner_dim(), config.inner_dim(), Bias::kYes, dtype),
-      norm_q(ctx, attn / norms[0], config.attention_head_dim),
-      norm_k(ctx, attn / norms[1], config.attention_head_dim) {}
+      norm_q(ctx, attn / norms[0], config.attention_head_dim, kNormEps),
+      norm_k(ctx, attn / norms[1], config.attention_head_dim, kNormEps) {}
 
 LinearPart QkvProjection::part(const Tensor& x, const RopeTable& rope, const Tensor& out) const {
   Epilogue epilogue;
-  epilogue.norm = {norm_q.weight, norm_k.weight, kNormEps, rope};
+  epilogue.norm = {norm_q.weight(), norm_k.weight(), kNormEps, rope};
   return linear.part(x, out.reshape({out.size(0), out.size(1) * out.size(2)}), epilogue);
 }
 
@@ -160,12 +134,10 @@ void DoubleBlock::forward(Context& ctx, const JointBatch& batch) const {
   const Tensor mlp = workspace.allocate({tokens, kMlpRatio * dim}, dtype);
   const std::vector<Part> parts = make_parts(ctx, batch);
   const auto norm_all = [&](int64_t shift, int64_t scale) {
-    std::vector<LayerNormPart> norms;
     for (const Part& part : parts) {
-      norms.push_back(modulated_norm(part.rows(batch.hidden), part.modulation[shift],
-                                     part.modulation[scale], part.rows(normed)));
+      modulated_norm(ctx, part.rows(batch.hidden), part.modulation[shift], part.modulation[scale],
+                     part.rows(normed));
     }
-    layer_norm(ctx, norms);
   };
   const auto linear_all = [&](const auto& part_of) {
     std::vector<LinearPart> linears;
@@ -181,7 +153,7 @@ void DoubleBlock::forward(Context& ctx, const JointBatch& batch) const {
   for (const JointSequence& sequence : batch.sequences) {
     attentions.push_back(joint_attention(config_, sequence.rows(qkv), sequence.rows(normed)));
   }
-  attention(ctx, attentions, attention_options(config_, {&text_.qkv, &image_.qkv}));
+  attention(ctx, attentions, attention_options(config_));
   linear_all([&](const Part& p) {
     const Tensor hidden = p.rows(batch.hidden);
     return p.stream.to_out.part(p.rows(normed), hidden, gated(p.modulation[2], hidden));
@@ -228,7 +200,6 @@ void SingleBlock::forward(Context& ctx, const JointBatch& batch, Update update) 
   const Tensor mlp = joined.slice(1, dim, (1 + kMlpRatio) * dim);
   const std::vector<Tensor> modulations = make_modulations(ctx, norm_, batch);  // [3, inner_dim]
 
-  std::vector<LayerNormPart> norms;
   std::vector<LinearPart> projections;
   std::vector<AttentionPart> attentions;
   std::vector<LinearPart> ups;
@@ -241,17 +212,16 @@ void SingleBlock::forward(Context& ctx, const JointBatch& batch, Update update) 
       return update == Update::kAll ? sequence.rows(all) : sequence.image_rows(all);
     };
     const Tensor hidden = updated(batch.hidden);
-    norms.push_back(modulated_norm(sequence.rows(batch.hidden), modulations[i][0],
-                                   modulations[i][1], sequence.rows(normed)));
+    modulated_norm(ctx, sequence.rows(batch.hidden), modulations[i][0], modulations[i][1],
+                   sequence.rows(normed));
     projections.push_back(
         qkv_.part(sequence.rows(normed), sequence.rows(batch.rope), sequence.rows(qkv)));
     attentions.push_back(joint_attention(config_, sequence.rows(qkv), updated(attended)));
     ups.push_back(proj_mlp_.part(updated(normed), updated(mlp), gelu()));
     outs.push_back(proj_out_.part(updated(joined), hidden, gated(modulations[i][2], hidden)));
   }
-  layer_norm(ctx, norms);
   linear(ctx, projections);
-  attention(ctx, attentions, attention_options(config_, {&qkv_}));
+  attention(ctx, attentions, attention_options(config_));
   linear(ctx, ups);
   linear(ctx, outs);
 }

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -126,15 +125,6 @@ struct LayerNormParams {
 /// x, out: [rows, n], T; rows may be strided; out may be x.
 void layer_norm(Context& ctx, const Tensor& x, const LayerNormParams& params, const Tensor& out);
 
-/// One of several layer norms of as many columns that none of the others depends on.
-struct LayerNormPart {
-  Tensor x;
-  LayerNormParams params;
-  Tensor out;
-};
-/// All parts, which a device may compute together.
-void layer_norm(Context& ctx, std::span<const LayerNormPart> parts);
-
 /// y = x / sqrt(mean(x^2) + eps) * weight ([n], f32). x, out: [rows, n], T; out may be x.
 void rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps, const Tensor& out);
 
@@ -156,9 +146,6 @@ struct AttentionOptions {
   /// Optional [heads, q_tokens + k_tokens - 1] f32, added to the scaled scores: entry
   /// (k - q + q_tokens - 1) for key position k and query position q.
   Tensor relative_bias;
-  /// What no scaled score exceeds in size, where that is known: a device may do without the maxima
-  /// of rows then.
-  float largest_score = std::numeric_limits<float>::infinity();
 };
 
 /// softmax(scale q k^T + bias) v, head by head, without storing the scores whole.

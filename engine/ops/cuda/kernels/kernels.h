@@ -35,9 +35,7 @@ struct NormRows {
   const float* shift;
   float eps;
 };
-/// Of several matrices at once, which all have rows, as many columns.
-inline constexpr size_t kMaxNormParts = 16;
-void norm_rows(std::span<const NormRows> parts, DType dtype, cudaStream_t stream);
+void norm_rows(const NormRows& args, DType dtype, cudaStream_t stream);
 
 /// In place, as ops.h says of rms_norm_rope. dim is even and at most kMaxRopeDim.
 struct NormRope {
@@ -287,13 +285,12 @@ struct FlashAttention {
   float scale;
   bool causal;
   const float* bias;
-  float largest_score;  // infinity where it is not known
 };
 bool flash_supports(int64_t dim);
 void flash_attention(const FlashAttention& args, cudaStream_t stream);
 
 /// The same, faster, on Hopper for arguments that it supports; at once for several sequences, which
-/// share scale, dim and largest_score.
+/// share scale and dim.
 inline constexpr size_t kMaxAttentionParts = 16;
 bool hopper_attention_supports(const FlashAttention& args);
 cudaError_t hopper_attention(std::span<const FlashAttention> parts, int multiprocessors,
