@@ -2,11 +2,12 @@
 # Tests on a GPU, then its times; logs in LOGS. Run it on a machine that has the GPU, with a build.
 #   bench/gpu.sh BUILD LOGS [tests] [sanitizer] [checkpoint] [times] [first-image] [interrupt]
 #                           [memory] [equality] [profile] [diffusers] [compiled] [serving-tests]
-#                           [serving]
-# Without steps named: all. FULL is where the 33 GB checkpoint is, or is made. The steps of serving
-# need SERVING_PACKAGES: a directory of Python packages for $FLUX_REFERENCE_PYTHON, with pytest,
-# tritonclient[http,grpc] and, from nvidia-pytriton, pytriton/tritonserver/bin/tritonserver and
-# nvidia_pytriton.libs. SERVING_SECONDS is the time for each number of clients.
+#                           [serving] [against]
+# Without steps named: all but the last, which times the build AGAINST and this one in turns: cards
+# differ by more than builds do. FULL is where the 33 GB checkpoint is, or is made. The steps of
+# serving need SERVING_PACKAGES: a directory of Python packages for $FLUX_REFERENCE_PYTHON, with
+# pytest, tritonclient[http,grpc] and, from nvidia-pytriton, pytriton/tritonserver/bin/tritonserver
+# and nvidia_pytriton.libs. SERVING_SECONDS is the time for each number of clients.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 build=$1
@@ -64,17 +65,33 @@ if has_step checkpoint && [[ ! -e $full/model_index.json ]]; then
   logged checkpoint "$python" bench/reference/make_full_checkpoint.py --tokenizers demo/shapes \
     --output "$full"
 fi
+# time_images FLUX NAME SIDE STEPS PICTURES RUNS TEXT_TOKENS
+time_images() {
+  logged "$2" "$1" bench "$full" --device cuda --dtype bf16 --runs "$6" --height "$3" --width "$3" \
+    --steps "$4" --images "$5" --max-sequence-length "$7"
+}
 if has_step times; then
   watch_gpu "$logs/gpu.csv"
   # Side, steps, pictures, runs, text tokens. FLUX.1-schnell is used with 4 steps and 256 tokens.
   for case in "1024 28 1 3 512" "1024 4 1 5 256" "512 28 1 5 512" "512 28 4 2 512" "256 4 1 9 256"; do
     read -r size count images runs tokens <<<"$case"
     name=time-$size-$count-$images
-    logged "$name" "$flux" bench "$full" --device cuda --dtype bf16 --runs "$runs" --height "$size" \
-      --width "$size" --steps "$count" --images "$images" --max-sequence-length "$tokens"
+    time_images "$flux" "$name" "$size" "$count" "$images" "$runs" "$tokens"
     cat "$logs/$name.log"
   done
   gpu_summary "$logs/gpu.csv"
+fi
+if has_step against; then
+  for turn in 1 2; do
+    for case in "1024 28 1 3 512" "512 28 1 5 512" "512 28 4 1 512"; do
+      read -r size count images runs tokens <<<"$case"
+      for other in "${AGAINST:?the other build}" "$build"; do
+        name=against-$turn-$size-$images-$(basename "$other")
+        time_images "$other/cli/flux-triton" "$name" "$size" "$count" "$images" "$runs" "$tokens"
+        grep -hE "dit_transformer|whole image" "$logs/$name.log"
+      done
+    done
+  done
 fi
 if has_step first-image; then
   start=$(date +%s%N)
