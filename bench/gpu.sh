@@ -85,9 +85,11 @@ if has_step against; then
   for turn in 1 2; do
     for case in "1024 28 1 3 512" "512 28 1 5 512" "512 28 4 1 512"; do
       read -r size count images runs tokens <<<"$case"
-      for other in "${AGAINST:?the other build}" "$build"; do
-        name=against-$turn-$size-$images-$(basename "$other")
-        time_images "$other/cli/flux-triton" "$name" "$size" "$count" "$images" "$runs" "$tokens"
+      for which in other this; do
+        timed=$build
+        [[ $which == other ]] && timed=${AGAINST:?the other build}
+        name=against-$turn-$size-$images-$which
+        time_images "$timed/cli/flux-triton" "$name" "$size" "$count" "$images" "$runs" "$tokens"
         grep -hE "dit_transformer|whole image" "$logs/$name.log"
       done
     done

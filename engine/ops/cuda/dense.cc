@@ -85,9 +85,9 @@ bool few_rows(Context& ctx, State& state, const DensePart& part) {
 /// Whether our kernel, which has gates and norms and takes parts as one, is faster than the
 /// library's, a product for each part and a pass for gates, or over queries and over keys. Without
 /// GELU both give the same bits. The figures are an H100's in the middle of an image
-/// (bench/ops/hopper_linear_bench.cc).
+/// (bench/ops/hopper_linear_bench.cc); the library is faster in deep products.
 bool is_faster(const HopperLinear& linear, int multiprocessors) {
-  const double library_rate = linear.depth > 8192 ? 700e12 : 650e12;  // operations a second
+  const double library_speed = linear.depth > 8192 ? 700e12 : 650e12;  // operations a second
   constexpr double kOurs = 690e12;
   constexpr double kBytes = 2.5e12;
   constexpr int64_t kLostRows = 64;  // of a part's last tiles
@@ -95,7 +95,7 @@ bool is_faster(const HopperLinear& linear, int multiprocessors) {
   double library = 0;
   for (const HopperLinear::Part& part : linear.parts) {
     library += 2.0 * static_cast<double>(part.rows + kLostRows) * width *
-               static_cast<double>(linear.depth) / library_rate;
+               static_cast<double>(linear.depth) / library_speed;
     if (part.residual) library += 6.0 * static_cast<double>(part.rows) * width / kBytes;
     if (linear.head_dim > 0) library += 8.0 / 3 * static_cast<double>(part.rows) * width / kBytes;
   }
@@ -141,8 +141,8 @@ bool on_hopper(Context& ctx, State& state, std::span<const DensePart> parts) {
   const HopperLinear linear{first.x.size(1), first.out.size(1), gelu, head_dim, own};
   const int multiprocessors = state.traits().multiprocessors;
   if (!hopper_linear_supports(linear)) return false;
-  // The library's GELU rounds some elements in a hundred thousand otherwise: with it a result would
-  // depend on what else is in the batch.
+  // The library's GELU is of the product before it is rounded, ours, as diffusers', after that:
+  // with both a result would depend on what else is in the batch.
   if (!gelu && !is_faster(linear, multiprocessors)) return false;
   check_cuda(hopper_linear(linear, multiprocessors, state.stream()), "hopper_linear");
   return true;

@@ -196,11 +196,6 @@ __device__ void pin(float (&values)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(values[i])::"memory");
 }
-template <int kCount>
-__device__ void pin(uint32_t (&values)[kCount]) {
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) asm volatile("" : "+r"(values[i])::"memory");
-}
 
 /// Keeps registers that products read from being used for something else before this point.
 template <int kCount>

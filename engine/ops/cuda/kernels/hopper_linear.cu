@@ -168,8 +168,12 @@ struct Consumer {
       end.template load<kLoad + kAhead>(args, loaded[kLoad % kAhead]);
     }
   }
-  __device__ __forceinline__ void finish_before() {
-    for_each_constant<Tile::kSteps>([&](auto i) { do_step<i.value, 1>(before, &loaded); });
+  template <int kStep>
+  __device__ __forceinline__ void do_step_before() {
+    do_step<kStep, 1>(before, &loaded);
+  }
+  /// All its steps are done.
+  __device__ __forceinline__ void end_before() {
     release_columns();
     unfinished = false;
   }
@@ -184,11 +188,10 @@ struct Consumer {
     int i = 0;
     if (unfinished) {
       for_each_constant<Tile::kSteps>([&](auto k) {
-        multiply_stage(sums, previous, k.value == 0, [&] { do_step<k.value, 1>(before, &loaded); });
+        multiply_stage(sums, previous, k.value == 0, [&] { do_step_before<k.value>(); });
       });
       i = Tile::kSteps;
-      release_columns();
-      unfinished = false;
+      end_before();
     }
     for (; i < args.chunks; ++i) multiply_stage(sums, previous, i == 0, [] {});
     // While the last products run:
@@ -210,7 +213,10 @@ struct Consumer {
       loaded = first[0];
       unfinished = true;
       // There is no next tile, or it has too few stages.
-      if (work >= args.works || args.chunks < Tile::kSteps) finish_before();
+      if (work >= args.works || args.chunks < Tile::kSteps) {
+        for_each_constant<Tile::kSteps>([&](auto k) { do_step_before<k.value>(); });
+        end_before();
+      }
     } else {
       for_each_constant<Own::kSteps>([&](auto k) { do_step<k.value, kAhead>(own, first); });
       release_columns();

@@ -96,8 +96,9 @@ struct RowProduct {
 void row_product(const RowProduct& args, DType dtype, cudaStream_t stream);
 
 /// Linears of one shape over the rows of several parts, as StoreRows says, in bf16 on Hopper; see
-/// hopper_linear_supports. An element's bits do not depend on the parts, nor on the tiles; but for
-/// GELU they are those of cuBLASLt's product, rounded, and store_rows() or norm_rope().
+/// hopper_linear_supports. An element's bits do not depend on the parts, nor on the tiles; they are
+/// those of cuBLASLt's product, rounded, and store_rows() or norm_rope(); GELU is of that product
+/// too, by a tanh that is exact enough for bf16.
 inline constexpr size_t kMaxLinearParts = 16;
 inline constexpr int kLinearTiles = 5;
 struct HopperLinear {
