@@ -19,7 +19,8 @@ constexpr int64_t kHeads = 24;
 constexpr int64_t kHeadDim = 128;
 constexpr int64_t kWidth = kHeads * kHeadDim;
 
-void report(State& state, const Meter& meter, double seconds, int64_t tokens, int64_t count) {
+void report(State& state, const Meter& meter, double seconds, int64_t tokens, int64_t count,
+            float largest_score) {
   const Buffer<uint16_t> qkv(count * tokens * 3 * kWidth);
   const Buffer<uint16_t> out(count * tokens * kWidth);
   fill_bf16(qkv.get(), qkv.size(), 1.0f, 1);
@@ -42,6 +43,7 @@ void report(State& state, const Meter& meter, double seconds, int64_t tokens, in
     part.out_strides[0] = kWidth;
     part.out_strides[1] = kHeadDim;
     part.scale = 1.0f / std::sqrt(static_cast<float>(kHeadDim));
+    part.largest_score = largest_score;
     parts.push_back(part);
   }
   const double teraflop = 4e-12 * static_cast<double>(count * tokens * tokens * kWidth);
@@ -51,19 +53,21 @@ void report(State& state, const Meter& meter, double seconds, int64_t tokens, in
   };
   measure(meter, state.stream(), seconds, teraflop, run);  // warms the GPU
   const Cost cost = measure(meter, state.stream(), seconds, teraflop, run);
-  std::printf("%lld x %4lld tokens: %7.1f us, %3.0f TFLOP/s, %3.0f mJ\n",
-              static_cast<long long>(count), static_cast<long long>(tokens), cost.ms * 1e3,
-              teraflop / cost.ms * 1e3, cost.mj);
+  std::printf("%lld x %4lld tokens, scores up to %2.0f: %7.1f us, %3.0f TFLOP/s, %3.0f mJ\n",
+              static_cast<long long>(count), static_cast<long long>(tokens), largest_score,
+              cost.ms * 1e3, teraflop / cost.ms * 1e3, cost.mj);
   std::fflush(stdout);
 }
 
 void run(double seconds) {
   State state(0, hopper_traits());
   const Meter meter;
-  for (const int64_t tokens : {4608, 4352, 1536, 1280, 768, 512}) {
-    report(state, meter, seconds, tokens, 1);
+  for (const float largest_score : {INFINITY, 12.0f, INFINITY, 12.0f}) {
+    for (const int64_t tokens : {4608, 4352, 1536, 1280, 768, 512}) {
+      report(state, meter, seconds, tokens, 1, largest_score);
+    }
+    report(state, meter, seconds, 1536, 4, largest_score);
   }
-  report(state, meter, seconds, 1536, 4);
 }
 
 }  // namespace

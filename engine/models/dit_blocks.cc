@@ -1,5 +1,6 @@
 #include "models/dit_blocks.h"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -30,9 +31,25 @@ AttentionPart joint_attention(const TransformerConfig& config, const Tensor& qkv
           out.split_last(heads, config.attention_head_dim)};
 }
 
-AttentionOptions attention_options(const TransformerConfig& config) {
+/// Of the streams that attend to one another. A normalised head, before its weights, is no longer
+/// than the root of head_dim, and a rotation only moves what a pair has; so that no product of a
+/// query and a key exceeds head_dim times the largest product of both weights of a pair.
+AttentionOptions attention_options(const TransformerConfig& config,
+                                   std::initializer_list<const QkvProjection*> streams) {
+  const auto head_dim = static_cast<float>(config.attention_head_dim);
   AttentionOptions options;
-  options.scale = 1.0f / std::sqrt(static_cast<float>(config.attention_head_dim));
+  options.scale = 1.0f / std::sqrt(head_dim);
+  float largest = 0;
+  for (const QkvProjection* queries : streams) {
+    for (const QkvProjection* keys : streams) {
+      for (size_t i = 0; i < queries->norm_q.pairs.size(); ++i) {
+        const float product = queries->norm_q.pairs[i] * keys->norm_k.pairs[i];
+        if (!(product <= largest)) largest = product;  // NaN counts
+      }
+    }
+  }
+  constexpr float kRounding = 1.02f;  // of queries and keys
+  options.largest_score = kRounding * head_dim * options.scale * largest;
   return options;
 }
 
@@ -55,16 +72,25 @@ std::vector<Tensor> make_modulations(Context& ctx, const Modulation& modulation,
 
 }  // namespace
 
+QkNorm::QkNorm(Context& ctx, const WeightScope& scope, int64_t head_dim) {
+  const Tensor values = scope.take_f32("weight", {head_dim});
+  weight = to_device(ctx, values);
+  for (int64_t i = 0; i < head_dim; i += 2) {
+    pairs.push_back(
+        std::max(std::abs(values.data<float>()[i]), std::abs(values.data<float>()[i + 1])));
+  }
+}
+
 QkvProjection::QkvProjection(Context& ctx, const WeightScope& attn, const TransformerConfig& config,
                              const std::vector<std::string_view>& linears,
                              const std::vector<std::string_view>& norms, DType dtype)
     : linear(ctx, attn, linears, config.inner_dim(), config.inner_dim(), Bias::kYes, dtype),
-      norm_q(ctx, attn / norms[0], config.attention_head_dim, kNormEps),
-      norm_k(ctx, attn / norms[1], config.attention_head_dim, kNormEps) {}
+      norm_q(ctx, attn / norms[0], config.attention_head_dim),
+      norm_k(ctx, attn / norms[1], config.attention_head_dim) {}
 
 LinearPart QkvProjection::part(const Tensor& x, const RopeTable& rope, const Tensor& out) const {
   Epilogue epilogue;
-  epilogue.norm = {norm_q.weight(), norm_k.weight(), kNormEps, rope};
+  epilogue.norm = {norm_q.weight, norm_k.weight, kNormEps, rope};
   return linear.part(x, out.reshape({out.size(0), out.size(1) * out.size(2)}), epilogue);
 }
 
@@ -153,7 +179,7 @@ void DoubleBlock::forward(Context& ctx, const JointBatch& batch) const {
   for (const JointSequence& sequence : batch.sequences) {
     attentions.push_back(joint_attention(config_, sequence.rows(qkv), sequence.rows(normed)));
   }
-  attention(ctx, attentions, attention_options(config_));
+  attention(ctx, attentions, attention_options(config_, {&text_.qkv, &image_.qkv}));
   linear_all([&](const Part& p) {
     const Tensor hidden = p.rows(batch.hidden);
     return p.stream.to_out.part(p.rows(normed), hidden, gated(p.modulation[2], hidden));
@@ -221,7 +247,7 @@ void SingleBlock::forward(Context& ctx, const JointBatch& batch, Update update) 
     outs.push_back(proj_out_.part(updated(joined), hidden, gated(modulations[i][2], hidden)));
   }
   linear(ctx, projections);
-  attention(ctx, attentions, attention_options(config_));
+  attention(ctx, attentions, attention_options(config_, {&qkv_}));
   linear(ctx, ups);
   linear(ctx, outs);
 }

@@ -1,8 +1,9 @@
 #pragma once
 
+#include <vector>
+
 #include "layers/linear.h"
 #include "layers/modulation.h"
-#include "layers/norms.h"
 #include "models/config.h"
 
 namespace flux {
@@ -29,6 +30,15 @@ struct JointBatch {
   RopeTable rope;  // [tokens, head_dim / 2]
 };
 
+/// The RMS norm of queries or keys over head_dim.
+struct QkNorm {
+  QkNorm() = default;
+  QkNorm(Context& ctx, const WeightScope& scope, int64_t head_dim);
+
+  Tensor weight;             // [head_dim], f32
+  std::vector<float> pairs;  // of each pair that is rotated, the larger of both sizes
+};
+
 /// Queries, keys and values of one stream: a fused linear that ends with the norms of Q and K.
 struct QkvProjection {
   QkvProjection() = default;
@@ -43,8 +53,8 @@ struct QkvProjection {
   int64_t bytes() const { return linear.bytes(); }
 
   Linear linear;
-  RmsNorm norm_q;
-  RmsNorm norm_k;
+  QkNorm norm_q;
+  QkNorm norm_k;
 };
 
 /// diffusers' FluxTransformerBlock: text and image have weights of their own and attend jointly.

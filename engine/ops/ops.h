@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -146,6 +147,9 @@ struct AttentionOptions {
   /// Optional [heads, q_tokens + k_tokens - 1] f32, added to the scaled scores: entry
   /// (k - q + q_tokens - 1) for key position k and query position q.
   Tensor relative_bias;
+  /// What no scaled score exceeds in size, where that is known: a device may do without the maxima
+  /// of rows then.
+  float largest_score = std::numeric_limits<float>::infinity();
 };
 
 /// softmax(scale q k^T + bias) v, head by head, without storing the scores whole.

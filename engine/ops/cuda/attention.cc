@@ -36,7 +36,8 @@ FlashAttention flash_args(Context& ctx, const Tensor& q, const Tensor& k, const 
           .dim = q.size(2),
           .scale = options.scale,
           .causal = options.causal,
-          .bias = optional_floats(ctx, options.relative_bias)};
+          .bias = optional_floats(ctx, options.relative_bias),
+          .largest_score = options.largest_score};
 }
 
 /// With the scores of some query rows at a time in memory: for f32 and for unusual head sizes.

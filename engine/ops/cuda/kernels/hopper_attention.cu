@@ -10,7 +10,8 @@
 /// takes 128 queries of one head after the other: a producer warp copies tiles of keys and values,
 /// two warpgroups have 64 queries each and take turns, so that the products of one run while the
 /// other computes its softmax; within one, the next scores are computed during the softmax of the
-/// last.
+/// last. Where scores are known to be small, nothing needs be taken off them before 2^x, as f32 and
+/// bf16 are as exact for large and small weights: then there are no maxima of rows.
 namespace flux::cuda {
 namespace {
 
@@ -27,6 +28,9 @@ constexpr int kRowBytes = 128;                      // of 64 columns
 constexpr int kQueryBytes = 2 * kRows * kRowBytes;  // of a tile, its 64 columns after 64 columns
 constexpr int kKeyBytes = 2 * kKeys * kRowBytes;
 constexpr float kLog2E = 1.44269504f;
+/// Up to which 2^score is small: so that sums of a million of them times any sensible value, up to
+/// 2^27, are finite.
+constexpr float kSmallScore = 80.0f;
 
 struct Tiles {
   unsigned char q[kQueryBytes];
@@ -98,33 +102,32 @@ __device__ void copy_tile(unsigned char (&to)[kCount], const CUtensorMap& map, u
 }
 
 /// 2^x without care for denormal numbers, of which exp2f takes three instructions more.
-__device__ float fast_exp2(float x) {
+[[maybe_unused]] __device__ float fast_exp2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
   return y;
 }
 
-/// The two rows of a thread, g and g + 8 of its warp's 16: the largest score, and this thread's
-/// share of the sum of weights.
+/// The two rows of a thread, g and g + 8 of its warp's 16: this thread's share of the sum of
+/// weights; and unless scores are small the largest score, which is taken off them.
+template <bool kSmall>
 struct Softmax {
-  float largest[2];
-  float total[2];
+  float total[2] = {0.0f, 0.0f};
+  float largest[2] = {-INFINITY, -INFINITY};
+  float factors[2];  // what sums of earlier tiles shrink by
 
-  /// Makes weights of a tile's scores; returns what earlier sums shrink by.
-  __device__ float2 take(float (&s)[kScores], float scale) {
-    float shrink[2];
+  /// Makes weights of a tile's scores.
+  __device__ void take(float (&s)[kScores], float scale) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float top = largest[half];
-#pragma unroll
-      for (int j = 0; j < kScores / 4; ++j) {
-        top = fmaxf(top, fmaxf(s[4 * j + 2 * half], s[4 * j + 2 * half + 1]));
+      float offset = 0.0f;
+      if constexpr (!kSmall) {
+        const float top = largest_of(s, half);
+        factors[half] = fast_exp2((largest[half] - top) * scale);
+        largest[half] = top;
+        total[half] *= factors[half];
+        offset = top * scale;
       }
-      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
-      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-      shrink[half] = fast_exp2((largest[half] - top) * scale);
-      largest[half] = top;
-      const float offset = top * scale;
       float sum = 0.0f;
 #pragma unroll
       for (int j = 0; j < kScores / 4; ++j) {
@@ -135,13 +138,29 @@ struct Softmax {
           sum += value;
         }
       }
-      total[half] = total[half] * shrink[half] + sum;
+      total[half] += sum;
     }
-    return {shrink[0], shrink[1]};
+  }
+  __device__ void shrink(float (&out)[64]) const {
+    if constexpr (!kSmall) {
+#pragma unroll
+      for (int i = 0; i < 64; ++i) out[i] *= factors[i / 2 % 2];
+    }
+  }
+
+ private:
+  __device__ float largest_of(const float (&s)[kScores], int half) const {
+    float top = largest[half];
+#pragma unroll
+    for (int j = 0; j < kScores / 4; ++j) {
+      top = fmaxf(top, fmaxf(s[4 * j + 2 * half], s[4 * j + 2 * half + 1]));
+    }
+    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+    return fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
   }
 };
 
-__device__ void issue_scores(float (&s)[kScores], Described q, Described k) {
+[[maybe_unused]] __device__ void issue_scores(float (&s)[kScores], Described q, Described k) {
 #pragma unroll
   for (int d = 0; d < kDim / 16; ++d) {
     const int half = d / 4 * kRowBytes;
@@ -149,7 +168,8 @@ __device__ void issue_scores(float (&s)[kScores], Described q, Described k) {
   }
 }
 
-__device__ void issue_values(float (&out)[64], const uint32_t (&p)[kScores / 2], Described v) {
+[[maybe_unused]] __device__ void issue_values(float (&out)[64], const uint32_t (&p)[kScores / 2],
+                                              Described v) {
 #pragma unroll
   for (int keys = 0; keys < kKeys / 16; ++keys) {
     product_columns(out, p + 4 * keys, v.after(keys * 16 * kRowBytes), true);
@@ -157,7 +177,7 @@ __device__ void issue_values(float (&out)[64], const uint32_t (&p)[kScores / 2],
 }
 
 /// Scores of keys beyond the last get no weight.
-__device__ void mask(float (&s)[kScores], int keys) {
+[[maybe_unused]] __device__ void mask(float (&s)[kScores], int keys) {
 #pragma unroll
   for (int i = 0; i < kScores; ++i) {
     const int key = i / 4 * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + i % 2;
@@ -165,22 +185,24 @@ __device__ void mask(float (&s)[kScores], int keys) {
   }
 }
 
-__device__ void round_weights(const float (&s)[kScores], uint32_t (&p)[kScores / 2]) {
+[[maybe_unused]] __device__ void round_weights(const float (&s)[kScores],
+                                               uint32_t (&p)[kScores / 2]) {
 #pragma unroll
   for (int i = 0; i < kScores / 2; ++i) p[i] = pack_pair(s[2 * i], s[2 * i + 1]);
 }
 
-__device__ void release(uint64_t* empty) {
+[[maybe_unused]] __device__ void release(uint64_t* empty) {
   if (threadIdx.x % 32 == 0) arrive(empty);
 }
 
-__device__ void store(const Work& work, int group, const float (&out)[64], const Softmax& softmax) {
+[[maybe_unused]] __device__ void store(const Work& work, int group, const float (&out)[64],
+                                       const float (&totals)[2]) {
   const Part& part = work.part;
   const int thread = static_cast<int>(threadIdx.x) % 128;
   const int first = work.row + group * 64 + thread / 32 * 16 + thread % 32 / 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    float total = softmax.total[half];
+    float total = totals[half];
     total += __shfl_xor_sync(0xffffffffu, total, 1);
     total += __shfl_xor_sync(0xffffffffu, total, 2);
     const float factor = 1.0f / total;
@@ -203,6 +225,7 @@ __device__ void store(const Work& work, int group, const float (&out)[64], const
 }
 
 /// A warpgroup's place in its rings, and its turns: named barrier 1 + group lets it start products.
+template <bool kSmall>
 struct Consumer {
   const Args& args;
   Tiles& tiles;
@@ -235,7 +258,7 @@ struct Consumer {
     float out[64] = {};
     float s[kScores];
     uint32_t p[kScores / 2];
-    Softmax softmax{{-INFINITY, -INFINITY}, {0.0f, 0.0f}};
+    Softmax<kSmall> softmax;
     wait(&tiles.q_full, q_parity);
     wait(&tiles.k_full[k_ring.stage], k_ring.parity);
     begin_turn();
@@ -249,8 +272,8 @@ struct Consumer {
     if (count == 1) mask(s, last_keys);
     softmax.take(s, args.scale_log2);
     round_weights(s, p);
+    if (count > 1) wait(&tiles.k_full[k_ring.stage], k_ring.parity);
     for (int tile = 1; tile < count; ++tile) {
-      wait(&tiles.k_full[k_ring.stage], k_ring.parity);
       wait(&tiles.v_full[v_ring.stage], v_ring.parity);
       begin_turn();
       begin_products();
@@ -263,13 +286,16 @@ struct Consumer {
       pin(s);
       release_keys();
       if (tile + 1 == count && last_keys < kKeys) mask(s, last_keys);
-      const float2 shrink = softmax.take(s, args.scale_log2);
+      softmax.take(s, args.scale_log2);
+      // The assembler would wait for the values before it begins the softmax, but moves nothing
+      // across a loop.
+      pin(s);
+      if (tile + 1 < count) wait(&tiles.k_full[k_ring.stage], k_ring.parity);
       wait_products<0>();
       pin(out);
       keep(p);
       release_values();
-#pragma unroll
-      for (int i = 0; i < 64; ++i) out[i] *= i / 2 % 2 == 0 ? shrink.x : shrink.y;
+      softmax.shrink(out);
       round_weights(s, p);
     }
     release(&tiles.q_empty);
@@ -281,12 +307,13 @@ struct Consumer {
     pin(out);
     keep(p);
     release_values();
-    store(work, group, out, softmax);
+    store(work, group, out, softmax.total);
   }
 };
 
-[[maybe_unused]] __device__ void consume(const Args& args, Tiles& tiles, int group) {
-  Consumer consumer{args, tiles, group, {}, {}};
+template <bool kSmall>
+__device__ void consume(const Args& args, Tiles& tiles, int group) {
+  Consumer<kSmall> consumer{args, tiles, group, {}, {}};
   uint32_t q_parity = 0;
   if (group == 1) arrive_named(1, 256);  // the first turn is group 0's
   for (int index = blockIdx.x; index < args.works; index += gridDim.x) {
@@ -308,6 +335,7 @@ struct Consumer {
   fence_barriers();
 }
 
+template <bool kSmall>
 __global__ void __launch_bounds__(kThreads, 1)
     hopper_attention_kernel(const __grid_constant__ Args args) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -320,7 +348,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (threadIdx.x == 0) produce(args, tiles);
   } else {
     take_registers<240>();
-    consume(args, tiles, warpgroup() - 1);
+    consume<kSmall>(args, tiles, warpgroup() - 1);
   }
 #endif
 }
@@ -365,7 +393,9 @@ cudaError_t hopper_attention(std::span<const FlashAttention> parts, int multipro
   }
   constexpr int kShared = sizeof(Tiles) + 1024;
   const auto blocks = static_cast<unsigned>(std::min(args.works, multiprocessors));
-  return launch_kernel(hopper_attention_kernel, {blocks, kThreads, stream, kShared}, args);
+  const bool small = parts[0].largest_score * kLog2E <= kSmallScore;
+  return launch_kernel(small ? hopper_attention_kernel<true> : hopper_attention_kernel<false>,
+                       {blocks, kThreads, stream, kShared}, args);
 }
 
 }  // namespace flux::cuda

@@ -286,12 +286,13 @@ struct FlashAttention {
   float scale;
   bool causal;
   const float* bias;
+  float largest_score;  // infinity where it is not known
 };
 bool flash_supports(int64_t dim);
 void flash_attention(const FlashAttention& args, cudaStream_t stream);
 
 /// The same, faster, on Hopper for arguments that it supports; at once for several sequences, which
-/// share scale and dim.
+/// share scale, dim and largest_score.
 inline constexpr size_t kMaxAttentionParts = 16;
 bool hopper_attention_supports(const FlashAttention& args);
 cudaError_t hopper_attention(std::span<const FlashAttention> parts, int multiprocessors,
