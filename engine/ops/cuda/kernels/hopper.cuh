@@ -56,6 +56,17 @@ __device__ inline void wait(uint64_t* barrier, uint32_t parity) {
       : "memory");
 }
 
+/// How long the L2 cache is to keep what is copied: as it does, or not longer than it must.
+__device__ inline uint64_t keep_policy(bool shortly) {
+  uint64_t policy;
+  if (shortly) {
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;\n" : "=l"(policy));
+  } else {
+    asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;\n" : "=l"(policy));
+  }
+  return policy;
+}
+
 /// Starts the copy of a box of a tensor to shared memory; it arrives at `barrier`.
 __device__ inline void copy_box(void* to, const CUtensorMap& map, uint64_t* barrier, int x, int y,
                                 int z) {
@@ -87,6 +98,24 @@ __device__ inline void copy_box_to_cluster(void* to, const CUtensorMap& map, uin
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
       ".multicast::cluster [%0], [%1, {%3, %4, %5}], [%2], %6;\n" ::"r"(shared_address(to)),
       "l"(&map), "r"(shared_address(barrier)), "r"(x), "r"(y), "r"(z), "h"(mask)
+      : "memory");
+}
+/// The same two copies with a policy for the L2 cache.
+__device__ inline void copy_box(void* to, const CUtensorMap& map, uint64_t* barrier, int x, int y,
+                                int z, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".L2::cache_hint [%0], [%1, {%3, %4, %5}], [%2], %6;\n" ::"r"(shared_address(to)),
+      "l"(&map), "r"(shared_address(barrier)), "r"(x), "r"(y), "r"(z), "l"(policy)
+      : "memory");
+}
+__device__ inline void copy_box_to_cluster(void* to, const CUtensorMap& map, uint64_t* barrier,
+                                           int x, int y, int z, uint16_t mask, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster.L2::cache_hint [%0], [%1, {%3, %4, %5}], [%2], %6, %7;\n" ::"r"(
+          shared_address(to)),
+      "l"(&map), "r"(shared_address(barrier)), "r"(x), "r"(y), "r"(z), "h"(mask), "l"(policy)
       : "memory");
 }
 /// Starts the copy of `bytes`, a multiple of 16, from and to addresses that are aligned to 16.

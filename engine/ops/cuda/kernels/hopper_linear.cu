@@ -59,6 +59,7 @@ __device__ void produce(const Args& args, Tiles<Shape>& tiles) {
   constexpr uint16_t kBoth = 3;
   Ring<Shape::kStages> ring;
   const auto rank = static_cast<int>(cluster_rank());
+  const uint64_t policy = keep_policy(args.keeps_x);  // of weights
   uint32_t columns_parity = 0;
   for (int work = first_work(); work < args.works; work += next_work()) {
     const Place place = Place::of(args, work, Shape{});
@@ -74,12 +75,12 @@ __device__ void produce(const Args& args, Tiles<Shape>& tiles) {
         const int half = rank * Shape::kCopiedRows;
         copy_box_to_cluster(x + half * kRowBytes, part.x, full, i * kDepth, place.row + half, 0,
                             kBoth);
-        copy_box(w, w_map, full, i * kDepth, place.column, 0);
+        copy_box(w, w_map, full, i * kDepth, place.column, 0, policy);
       } else {
         const int half = rank * (place.columns / kCluster);
         copy_box(x, part.x, full, i * kDepth, place.row, 0);
         copy_box_to_cluster(w + half * kRowBytes, w_map, full, i * kDepth, place.column + half, 0,
-                            kBoth);
+                            kBoth, policy);
       }
       ring.next();
     }
@@ -264,6 +265,11 @@ void fill(const HopperLinear& linear, int clusters, Args& args) {
   args.queries = linear.head_dim > 0 ? static_cast<int>(linear.columns / 3) : 0;
   args.normed = 2 * args.queries;
   args.chunks = divide_up(linear.depth, kDepth);
+  // Weights of wide linears are read once for each band of rows, x for every few columns.
+  constexpr int64_t kKept = int64_t{32} << 20;
+  int64_t rows = 0;
+  for (const HopperLinear::Part& part : linear.parts) rows += part.rows;
+  args.keeps_x = rows * linear.depth * 2 <= kKept;
   int pairs = 0;
   for (int i = 0; i < args.count; ++i) {
     const HopperLinear::Part& from = linear.parts[static_cast<size_t>(i)];

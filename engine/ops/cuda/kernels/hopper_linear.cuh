@@ -80,9 +80,10 @@ struct Args {
   int pieces;  // each of the pairs that follow is computed in
   int works;   // pairs, in pieces or not
   int columns;
-  int queries;  // columns that are queries, the first ones, where there is a norm
-  int normed;   // and those that are queries or keys
-  int chunks;   // stages of a tile
+  int queries;   // columns that are queries, the first ones, where there is a norm
+  int normed;    // and those that are queries or keys
+  int chunks;    // stages of a tile
+  bool keeps_x;  // in the L2 cache, rather than weights
 };
 
 /// A block's tile, or piece of one.
