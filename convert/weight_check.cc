@@ -38,9 +38,7 @@ class BindingBackend final : public Backend {
               const Tensor&) override {
     refuse();
   }
-  void layer_norm(Context&, const Tensor&, const LayerNormParams&, const Tensor&) override {
-    refuse();
-  }
+  void layer_norm(Context&, std::span<const LayerNormPart>) override { refuse(); }
   void rms_norm(Context&, const Tensor&, const Tensor&, float, const Tensor&) override { refuse(); }
   void rms_norm_rope(Context&, const Tensor&, const Tensor&, float, const RopeTable&) override {
     refuse();

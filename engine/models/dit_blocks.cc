@@ -11,13 +11,13 @@ constexpr float kNormEps = 1e-6f;
 constexpr int64_t kMlpRatio = 4;
 
 /// LayerNorm without weights, then * (1 + scale) + shift.
-void modulated_norm(Context& ctx, const Tensor& x, const Tensor& shift, const Tensor& scale,
-                    const Tensor& out) {
+LayerNormPart modulated_norm(const Tensor& x, const Tensor& shift, const Tensor& scale,
+                             const Tensor& out) {
   LayerNormParams params;
   params.scale = scale;
   params.shift = shift;
   params.eps = kNormEps;
-  layer_norm(ctx, x, params, out);
+  return {x, params, out};
 }
 
 /// A sequence's attention, in which its last rows attend to all. qkv: [tokens, 3 heads, head_dim];
@@ -160,10 +160,12 @@ void DoubleBlock::forward(Context& ctx, const JointBatch& batch) const {
   const Tensor mlp = workspace.allocate({tokens, kMlpRatio * dim}, dtype);
   const std::vector<Part> parts = make_parts(ctx, batch);
   const auto norm_all = [&](int64_t shift, int64_t scale) {
+    std::vector<LayerNormPart> norms;
     for (const Part& part : parts) {
-      modulated_norm(ctx, part.rows(batch.hidden), part.modulation[shift], part.modulation[scale],
-                     part.rows(normed));
+      norms.push_back(modulated_norm(part.rows(batch.hidden), part.modulation[shift],
+                                     part.modulation[scale], part.rows(normed)));
     }
+    layer_norm(ctx, norms);
   };
   const auto linear_all = [&](const auto& part_of) {
     std::vector<LinearPart> linears;
@@ -226,6 +228,7 @@ void SingleBlock::forward(Context& ctx, const JointBatch& batch, Update update) 
   const Tensor mlp = joined.slice(1, dim, (1 + kMlpRatio) * dim);
   const std::vector<Tensor> modulations = make_modulations(ctx, norm_, batch);  // [3, inner_dim]
 
+  std::vector<LayerNormPart> norms;
   std::vector<LinearPart> projections;
   std::vector<AttentionPart> attentions;
   std::vector<LinearPart> ups;
@@ -238,14 +241,15 @@ void SingleBlock::forward(Context& ctx, const JointBatch& batch, Update update) 
       return update == Update::kAll ? sequence.rows(all) : sequence.image_rows(all);
     };
     const Tensor hidden = updated(batch.hidden);
-    modulated_norm(ctx, sequence.rows(batch.hidden), modulations[i][0], modulations[i][1],
-                   sequence.rows(normed));
+    norms.push_back(modulated_norm(sequence.rows(batch.hidden), modulations[i][0],
+                                   modulations[i][1], sequence.rows(normed)));
     projections.push_back(
         qkv_.part(sequence.rows(normed), sequence.rows(batch.rope), sequence.rows(qkv)));
     attentions.push_back(joint_attention(config_, sequence.rows(qkv), updated(attended)));
     ups.push_back(proj_mlp_.part(updated(normed), updated(mlp), gelu()));
     outs.push_back(proj_out_.part(updated(joined), hidden, gated(modulations[i][2], hidden)));
   }
+  layer_norm(ctx, norms);
   linear(ctx, projections);
   attention(ctx, attentions, attention_options(config_, {&qkv_}));
   linear(ctx, ups);

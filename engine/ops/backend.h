@@ -45,8 +45,7 @@ class Backend {
   virtual void linear(Context& ctx, std::span<const LinearPart> parts) = 0;
   virtual void conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& weights,
                       const Tensor& residual, const Tensor& out) = 0;
-  virtual void layer_norm(Context& ctx, const Tensor& x, const LayerNormParams& params,
-                          const Tensor& out) = 0;
+  virtual void layer_norm(Context& ctx, std::span<const LayerNormPart> parts) = 0;
   virtual void rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps,
                         const Tensor& out) = 0;
   virtual void rms_norm_rope(Context& ctx, const Tensor& x, const Tensor& weight, float eps,

@@ -3,18 +3,34 @@
 
 namespace flux {
 
-void layer_norm(Context& ctx, const Tensor& x, const LayerNormParams& params, const Tensor& out) {
-  check_rank("layer_norm", "x", x, 2);
-  check_activation("layer_norm", "x", x, x.dtype());
+namespace {
+
+void check_part(const LayerNormPart& part, int64_t columns) {
+  const auto& [x, params, out] = part;
+  check_activation("layer_norm", "x", x, x.dtype(), {x.size(0), columns});
   check_activation("layer_norm", "out", out, x.dtype(), x.shape());
-  const Shape width{x.size(1)};
+  const Shape width{columns};
   check_optional_parameter("layer_norm", "weight", params.weight, width);
   check_optional_parameter("layer_norm", "bias", params.bias, width);
   check_optional_parameter("layer_norm", "scale", params.scale, width);
   check_optional_parameter("layer_norm", "shift", params.shift, width);
   check(params.scale.defined() == params.shift.defined(), ErrorCode::kInternal,
         "layer_norm: scale and shift must both be given or both be left out");
-  ctx.backend().layer_norm(ctx, x, params, out);
+}
+
+}  // namespace
+
+void layer_norm(Context& ctx, const Tensor& x, const LayerNormParams& params, const Tensor& out) {
+  const LayerNormPart part{x, params, out};
+  layer_norm(ctx, {&part, 1});
+}
+
+void layer_norm(Context& ctx, std::span<const LayerNormPart> parts) {
+  for (const LayerNormPart& part : parts) {
+    check_rank("layer_norm", "x", part.x, 2);
+    check_part(part, parts[0].x.size(1));
+  }
+  ctx.backend().layer_norm(ctx, parts);
 }
 
 void rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps, const Tensor& out) {

@@ -126,6 +126,15 @@ struct LayerNormParams {
 /// x, out: [rows, n], T; rows may be strided; out may be x.
 void layer_norm(Context& ctx, const Tensor& x, const LayerNormParams& params, const Tensor& out);
 
+/// One of several layer norms of as many columns that none of the others depends on.
+struct LayerNormPart {
+  Tensor x;
+  LayerNormParams params;
+  Tensor out;
+};
+/// All parts, which a device may compute together.
+void layer_norm(Context& ctx, std::span<const LayerNormPart> parts);
+
 /// y = x / sqrt(mean(x^2) + eps) * weight ([n], f32). x, out: [rows, n], T; out may be x.
 void rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps, const Tensor& out);
 

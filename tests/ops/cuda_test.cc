@@ -82,6 +82,29 @@ TEST_P(CudaOps, Norms) {
   }
 }
 
+TEST_P(CudaOps, PartsOfALayerNormAreTheSameAlone) {
+  for (const int64_t n : {65, 768, 3072, 4096}) {
+    std::vector<Twin> outs;
+    std::vector<LayerNormPart> parts;
+    for (int64_t i = 0; i < 18; ++i) {  // more than are computed at once
+      const int64_t count = i % 3 == 0 ? 700 : i % 4;
+      const Twin x = random({count, n}, dtype(), 3.0f, 2.0f);
+      const Twin scale = random({n}, DType::kF32);
+      const Twin shift = random({n}, DType::kF32);
+      outs.push_back(random({count, n}));
+      parts.push_back({x.gpu, {{}, {}, scale.gpu, shift.gpu, 1e-6f}, outs.back().gpu});
+      layer_norm(*cpu_, x.cpu, {{}, {}, scale.cpu, shift.cpu, 1e-6f}, outs.back().cpu);
+    }
+    layer_norm(*gpu_, parts);
+    for (const auto& [x, params, out] : parts) {
+      const Tensor alone = random({x.size(0), n}).gpu;
+      layer_norm(*gpu_, x, params, alone);
+      EXPECT_TRUE(same_bytes(*gpu_, alone, out)) << n << " columns";
+    }
+    for (const Twin& out : outs) expect_same(out, fmt::format("{} columns", n));
+  }
+}
+
 TEST_P(CudaOps, NormAndRotation) {
   for (const int64_t dim : {2, 16, 64, 128, 250}) {
     for (const int64_t gap : {0, 3, 8}) {

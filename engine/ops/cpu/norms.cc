@@ -102,10 +102,8 @@ void group_norm_image(Context& ctx, const Tensor& x, const GroupNormParams& para
   });
 }
 
-}  // namespace
-
-void CpuBackend::layer_norm(Context& ctx, const Tensor& x, const LayerNormParams& params,
-                            const Tensor& out) {
+void layer_norm_part(Context& ctx, const Tensor& x, const LayerNormParams& params,
+                     const Tensor& out) {
   const LayerNormRow row_params = {data_or_null(params.weight), data_or_null(params.bias),
                                    data_or_null(params.scale), data_or_null(params.shift),
                                    params.eps};
@@ -117,6 +115,12 @@ void CpuBackend::layer_norm(Context& ctx, const Tensor& x, const LayerNormParams
       }
     });
   });
+}
+
+}  // namespace
+
+void CpuBackend::layer_norm(Context& ctx, std::span<const LayerNormPart> parts) {
+  for (const auto& [x, params, out] : parts) layer_norm_part(ctx, x, params, out);
 }
 
 void CpuBackend::rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps,

@@ -37,8 +37,7 @@ class CudaBackend final : public Backend {
   void linear(Context& ctx, std::span<const LinearPart> parts) override;
   void conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& weights, const Tensor& residual,
               const Tensor& out) override;
-  void layer_norm(Context& ctx, const Tensor& x, const LayerNormParams& params,
-                  const Tensor& out) override;
+  void layer_norm(Context& ctx, std::span<const LayerNormPart> parts) override;
   void rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps,
                 const Tensor& out) override;
   void rms_norm_rope(Context& ctx, const Tensor& x, const Tensor& weight, float eps,

@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <vector>
+
 #include "ops/cuda/cuda_backend.h"
 #include "ops/cuda/kernels/kernels.h"
 #include "ops/cuda/state.h"
@@ -27,20 +30,28 @@ BinaryRows binary_args(Context& ctx, const Tensor& a, const Tensor& b, const Ten
 
 }  // namespace
 
-void CudaBackend::layer_norm(Context& ctx, const Tensor& x, const LayerNormParams& params,
-                             const Tensor& out) {
-  NormRows args = norm_args(ctx, x, params.weight, params.eps, out);
-  args.centred = true;
-  args.bias = optional_floats(ctx, params.bias);
-  args.scale = optional_floats(ctx, params.scale);
-  args.shift = optional_floats(ctx, params.shift);
-  norm_rows(args, x.dtype(), state_of(ctx).stream());
-  check_launch("layer_norm");
+void CudaBackend::layer_norm(Context& ctx, std::span<const LayerNormPart> parts) {
+  for (size_t first = 0; first < parts.size(); first += kMaxNormParts) {
+    std::vector<NormRows> together;
+    for (const auto& [x, params, out] :
+         parts.subspan(first, std::min(kMaxNormParts, parts.size() - first))) {
+      NormRows args = norm_args(ctx, x, params.weight, params.eps, out);
+      args.centred = true;
+      args.bias = optional_floats(ctx, params.bias);
+      args.scale = optional_floats(ctx, params.scale);
+      args.shift = optional_floats(ctx, params.shift);
+      if (args.rows > 0) together.push_back(args);
+    }
+    norm_rows(together, parts[0].x.dtype(), state_of(ctx).stream());
+    check_launch("layer_norm");
+  }
 }
 
 void CudaBackend::rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps,
                            const Tensor& out) {
-  norm_rows(norm_args(ctx, x, weight, eps, out), x.dtype(), state_of(ctx).stream());
+  if (x.size(0) == 0) return;
+  const NormRows args = norm_args(ctx, x, weight, eps, out);
+  norm_rows({&args, 1}, x.dtype(), state_of(ctx).stream());
   check_launch("rms_norm");
 }
 

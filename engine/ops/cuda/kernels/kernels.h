@@ -35,7 +35,9 @@ struct NormRows {
   const float* shift;
   float eps;
 };
-void norm_rows(const NormRows& args, DType dtype, cudaStream_t stream);
+/// Of several matrices at once, which all have rows, as many columns.
+inline constexpr size_t kMaxNormParts = 16;
+void norm_rows(std::span<const NormRows> parts, DType dtype, cudaStream_t stream);
 
 /// In place, as ops.h says of rms_norm_rope. dim is even and at most kMaxRopeDim.
 struct NormRope {

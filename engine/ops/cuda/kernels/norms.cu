@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <limits>
 
 #include "ops/cuda/kernels/device.cuh"
 #include "ops/cuda/kernels/kernels.h"
@@ -8,6 +9,25 @@ namespace flux::cuda {
 namespace {
 
 constexpr int kNormThreads = 128;
+
+/// Matrices, and which blocks have rows of each.
+struct NormParts {
+  NormRows parts[kMaxNormParts];
+  unsigned first_block[kMaxNormParts + 1];
+};
+
+/// A block's matrix, and its place among the blocks that have rows of it.
+struct NormBlock {
+  const NormRows& args;
+  unsigned index, count;
+
+  __device__ static NormBlock of(const NormParts& all) {
+    int part = 0;
+    while (blockIdx.x >= all.first_block[part + 1]) ++part;
+    const unsigned first = all.first_block[part];
+    return {all.parts[part], blockIdx.x - first, all.first_block[part + 1] - first};
+  }
+};
 
 /// What a norm does to one column, as y = x * factor + offset.
 struct Column {
@@ -24,10 +44,13 @@ __device__ Column column_of(const NormRows& args, int column) {
 }
 
 /// Rows of exactly kVectors vectors a thread; a block keeps the columns' parameters in registers
-/// and takes every gridDim.x-th row.
+/// and takes every so manyth row.
 template <typename T, int N, int kVectors>
-__global__ void __launch_bounds__(kNormThreads) held_norm_kernel(NormRows args) {
+__global__ void __launch_bounds__(kNormThreads)
+    held_norm_kernel(const __grid_constant__ NormParts all) {
   begin_kernel();
+  const NormBlock block = NormBlock::of(all);
+  const NormRows& args = block.args;
   __shared__ float shared[32];
   Column columns[kVectors][N];
 #pragma unroll
@@ -38,7 +61,7 @@ __global__ void __launch_bounds__(kNormThreads) held_norm_kernel(NormRows args) 
     }
   }
   const auto n = static_cast<float>(args.n);
-  for (int64_t row = blockIdx.x; row < args.rows; row += gridDim.x) {
+  for (int64_t row = block.index; row < args.rows; row += block.count) {
     const auto* x = static_cast<const T*>(args.x) + row * args.x_stride;
     auto* out = static_cast<T*>(args.out) + row * args.out_stride;
     Pack<T, N> held[kVectors];
@@ -71,11 +94,13 @@ __global__ void __launch_bounds__(kNormThreads) held_norm_kernel(NormRows args) 
 
 /// Rows of any length, read three times: one block a row.
 template <typename T, int N>
-__global__ void __launch_bounds__(kNormThreads) norm_kernel(NormRows args) {
+__global__ void __launch_bounds__(kNormThreads) norm_kernel(const __grid_constant__ NormParts all) {
   begin_kernel();
   __shared__ float shared[32];
-  const auto* x = static_cast<const T*>(args.x) + blockIdx.x * args.x_stride;
-  auto* out = static_cast<T*>(args.out) + blockIdx.x * args.out_stride;
+  const NormBlock block = NormBlock::of(all);
+  const NormRows& args = block.args;
+  const auto* x = static_cast<const T*>(args.x) + block.index * args.x_stride;
+  auto* out = static_cast<T*>(args.out) + block.index * args.out_stride;
   const int vectors = static_cast<int>(args.n / N);
   const auto n = static_cast<float>(args.n);
   const auto sum = [&](auto&& f) {
@@ -192,35 +217,47 @@ __global__ void rope_angles_kernel(RopeAngles args) {
   args.sin[item] = static_cast<float>(sin(angle));
 }
 
-template <typename T, int N>
-void run_norm(const NormRows& args, cudaStream_t stream) {
-  constexpr int64_t kBlocks = 132 * 5;  // that run at a time on a large GPU
-  const auto blocks = static_cast<unsigned>(std::min(args.rows, kBlocks));
-  const int64_t vectors = args.n / N;
-  if (vectors == 3 * kNormThreads) {
-    launch_kernel(held_norm_kernel<T, N, 3>, {blocks, kNormThreads, stream}, args);
-  } else if (vectors == 4 * kNormThreads) {
-    launch_kernel(held_norm_kernel<T, N, 4>, {blocks, kNormThreads, stream}, args);
-  } else {
-    launch_kernel(norm_kernel<T, N>, {static_cast<unsigned>(args.rows), kNormThreads, stream},
-                  args);
+/// Shares `most` blocks out, none of them without a row. Returns how many there are.
+unsigned share_out(std::span<const NormRows> parts, int64_t most, NormParts& all) {
+  int64_t rows = 0;
+  for (const NormRows& part : parts) rows += part.rows;
+  const int64_t blocks = std::min(rows, most);
+  unsigned next = 0;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    all.parts[i] = parts[i];
+    all.first_block[i] = next;
+    next += static_cast<unsigned>((parts[i].rows * blocks + rows - 1) / rows);
   }
+  all.first_block[parts.size()] = next;
+  return next;
+}
+
+template <typename T, int N>
+void run_norm(std::span<const NormRows> parts, cudaStream_t stream) {
+  constexpr int64_t kBlocks = 132 * 5;  // that run at a time on a large GPU
+  NormParts all{};
+  const auto run = [&](auto* kernel, int64_t most) {
+    launch_kernel(kernel, {share_out(parts, most, all), kNormThreads, stream}, all);
+  };
+  if constexpr (N > 1) {
+    const int64_t vectors = parts[0].n / N;
+    if (vectors == 3 * kNormThreads) return run(held_norm_kernel<T, N, 3>, kBlocks);
+    if (vectors == 4 * kNormThreads) return run(held_norm_kernel<T, N, 4>, kBlocks);
+  }
+  run(norm_kernel<T, N>, std::numeric_limits<int64_t>::max());
 }
 
 }  // namespace
 
-void norm_rows(const NormRows& args, DType dtype, cudaStream_t stream) {
-  if (args.rows == 0) return;
+void norm_rows(std::span<const NormRows> parts, DType dtype, cudaStream_t stream) {
+  if (parts.empty()) return;
   dispatch(dtype, [&]<typename T>() {
     constexpr int kWidest = 16 / sizeof(T);
-    const int width =
-        vector_width(kWidest, sizeof(T), args.x, args.out, args.n, args.x_stride, args.out_stride);
-    if (width == kWidest) {
-      run_norm<T, kWidest>(args, stream);
-    } else {
-      launch_kernel(norm_kernel<T, 1>, {static_cast<unsigned>(args.rows), kNormThreads, stream},
-                    args);
-    }
+    const bool wide = std::all_of(parts.begin(), parts.end(), [](const NormRows& part) {
+      return vector_width(kWidest, sizeof(T), part.x, part.out, part.n, part.x_stride,
+                          part.out_stride) == kWidest;
+    });
+    wide ? run_norm<T, kWidest>(parts, stream) : run_norm<T, 1>(parts, stream);
   });
 }
 
