@@ -6,7 +6,7 @@
 
 /// bf16 attention for every GPU since Ampere. Source: Dao, FlashAttention-2 (2023). A block has
 /// kRows queries of one head, 16 a warp, and walks over the keys in tiles that the next copy hides
-/// behind.
+/// behind. A tile that all queries see whole is not masked.
 namespace flux::cuda {
 namespace {
 
@@ -14,11 +14,16 @@ constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * 32;
 constexpr int kRows = kWarps * 16;
 constexpr int kKeys = 64;  // of a tile
-constexpr float kLog2E = 1.44269504f;
+constexpr int kBias =
+    kRows + kKeys;  // entries that a tile of queries and one of keys need, and one
 
 __device__ void copy_async(uint32_t to, const void* from, bool there) {
   const int bytes = there ? 16 : 0;  // the rest is filled with zeros
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(to), "l"(from), "r"(bytes));
+}
+__device__ void copy_float_async(uint32_t to, const float* from, bool there) {
+  const int bytes = there ? 4 : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(to), "l"(from), "r"(bytes));
 }
 __device__ void commit_copies() { asm volatile("cp.async.commit_group;\n" ::); }
 template <int kPending>
@@ -66,6 +71,18 @@ __device__ void load_tile(uint32_t to, const bf16* from, int64_t stride, int64_t
   }
 }
 
+/// Copies a head's biases of the queries from first_query on and keys from first_key on: entry
+/// key - query + kRows - 1, both counted from there. Zeros for keys and queries beyond the last.
+__device__ void load_bias(uint32_t to, const float* from, const FlashAttention& args,
+                          int64_t first_query, int64_t first_key) {
+  const int64_t entries = args.q_tokens + args.k_tokens - 1;
+  const int64_t first = first_key - first_query - (kRows - 1) + args.q_tokens - 1;
+  for (int i = threadIdx.x; i < kBias; i += kThreads) {
+    const bool there = first + i >= 0 && first + i < entries;
+    copy_float_async(to + 4 * i, from + (there ? first + i : 0), there);
+  }
+}
+
 /// The running softmax of two rows of a thread: g and g + 8 of its warp's 16.
 template <int kDim>
 struct Accumulator {
@@ -94,23 +111,39 @@ __device__ void make_scores(float (&s)[kKeys / 8][4], uint32_t q, uint32_t k) {
   }
 }
 
-/// Scales, biases and masks the scores of keys from `first_key` on, in units of log2.
-__device__ void finish_scores(float (&s)[kKeys / 8][4], const FlashAttention& args, int64_t head,
-                              int64_t first_query, int64_t first_key) {
-  const int t = static_cast<int>(threadIdx.x) % 4;
-  const float scale = args.scale * kLog2E;
-  const float* bias = nullptr;
-  if (args.bias) bias = args.bias + head * (args.q_tokens + args.k_tokens - 1) + args.q_tokens - 1;
+/// This thread's first query of its block's, and first key of a tile's.
+__device__ int own_query() {
+  return static_cast<int>(threadIdx.x) / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4;
+}
+__device__ int own_key() { return static_cast<int>(threadIdx.x) % 4 * 2; }
+
+/// Scales the scores, into units of log2, and adds the tile's biases unless that is null.
+__device__ void scale_scores(float (&s)[kKeys / 8][4], float scale, const float* bias) {
+  const float factor = scale * kLog2E;
+#pragma unroll
+  for (int j = 0; j < kKeys / 8; ++j) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) s[j][i] *= factor;
+  }
+  if (bias == nullptr) return;
+  const float* own = bias + own_key() - own_query() + kRows - 1;
+#pragma unroll
+  for (int j = 0; j < kKeys / 8; ++j) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) s[j][i] += own[8 * j + i % 2 - i / 2 * 8] * kLog2E;
+  }
+}
+
+/// Masks keys from `keys` on and, where causal, those after a query's own. first: the position of
+/// the block's first query, counted from the tile's first key.
+__device__ void mask_scores(float (&s)[kKeys / 8][4], int keys, bool causal, int first) {
 #pragma unroll
   for (int j = 0; j < kKeys / 8; ++j) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int64_t query = first_query + i / 2 * 8;
-      const int64_t key = first_key + 8 * j + 2 * t + i % 2;
-      const bool seen = key < args.k_tokens && (!args.causal || key <= query);
-      float value = s[j][i] * scale;
-      if (bias && seen && query < args.q_tokens) value += bias[key - query] * kLog2E;
-      s[j][i] = seen ? value : -FLT_MAX;
+      const int key = 8 * j + own_key() + i % 2;
+      const int query = first + own_query() + i / 2 * 8;
+      if (key >= keys || (causal && key > query)) s[j][i] = -FLT_MAX;
     }
   }
 }
@@ -127,14 +160,14 @@ __device__ void update_softmax(float (&s)[kKeys / 8][4], Accumulator<kDim>& acc)
     }
     largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
     largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
-    const float shrink = exp2f(acc.largest[half] - largest);
+    const float shrink = fast_exp2(acc.largest[half] - largest);
     acc.largest[half] = largest;
     float total = 0.0f;
 #pragma unroll
     for (int j = 0; j < kKeys / 8; ++j) {
 #pragma unroll
       for (int i = 2 * half; i < 2 * half + 2; ++i) {
-        s[j][i] = exp2f(s[j][i] - largest);
+        s[j][i] = fast_exp2(s[j][i] - largest);
         total += s[j][i];
       }
     }
@@ -186,21 +219,26 @@ __device__ void store_result(const FlashAttention& args, int64_t head, int64_t f
   }
 }
 
+constexpr int kBiasBytes = kBias * 4;
 template <int kDim>
-constexpr int shared_bytes() {
-  return (kRows + 4 * kKeys) * kDim * 2;
-}
+constexpr int kTileBytes = (kRows + 4 * kKeys) * kDim * 2;  // of queries, and twice keys and values
 
 template <int kDim>
-__global__ void __launch_bounds__(kThreads, 1) flash_kernel(FlashAttention args) {
+__global__ void __launch_bounds__(kThreads, kDim == 64 ? 2 : 1) flash_kernel(FlashAttention args) {
   begin_kernel();
   extern __shared__ __align__(128) unsigned char shared[];
   const auto q_tile = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  constexpr uint32_t kTileBytes = kKeys * kDim * 2;
-  const auto k_tile = [&](int64_t i) { return q_tile + kRows * kDim * 2 + i % 2 * 2 * kTileBytes; };
-  const auto v_tile = [&](int64_t i) { return k_tile(i) + kTileBytes; };
+  constexpr uint32_t kKeyBytes = kKeys * kDim * 2;
+  const auto k_tile = [&](int64_t i) { return q_tile + kRows * kDim * 2 + i % 2 * 2 * kKeyBytes; };
+  const auto v_tile = [&](int64_t i) { return k_tile(i) + kKeyBytes; };
   const int64_t head = blockIdx.y;
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kRows;
+  const auto bias_tile = [&](int64_t i) {
+    return args.bias ? reinterpret_cast<const float*>(shared + kTileBytes<kDim>) + i % 2 * kBias
+                     : nullptr;
+  };
+  const float* bias = args.bias;
+  if (bias) bias += head * (args.q_tokens + args.k_tokens - 1);
   const auto* q = static_cast<const bf16*>(args.q) + head * args.q_strides[1];
   const auto* k = static_cast<const bf16*>(args.k) + head * args.k_strides[1];
   const auto* v = static_cast<const bf16*>(args.v) + head * args.v_strides[1];
@@ -211,13 +249,15 @@ __global__ void __launch_bounds__(kThreads, 1) flash_kernel(FlashAttention args)
                            args.k_tokens);
     load_tile<kDim, kKeys>(static_cast<uint32_t>(v_tile(i)), v, args.v_strides[0], i * kKeys,
                            args.k_tokens);
+    if (bias) {
+      load_bias(static_cast<uint32_t>(q_tile + kTileBytes<kDim> + i % 2 * kBiasBytes), bias, args,
+                first_row, i * kKeys);
+    }
     commit_copies();
   };
   load_tile<kDim, kRows>(q_tile, q, args.q_strides[0], first_row, args.q_tokens);
   load(0);
 
-  const int lane = threadIdx.x % 32;
-  const int64_t first_query = first_row + static_cast<int64_t>(threadIdx.x) / 32 * 16 + lane / 4;
   Accumulator<kDim> acc{};
   acc.largest[0] = acc.largest[1] = -FLT_MAX;
   for (int64_t i = 0; i < tiles; ++i) {
@@ -230,18 +270,22 @@ __global__ void __launch_bounds__(kThreads, 1) flash_kernel(FlashAttention args)
     __syncthreads();
     float s[kKeys / 8][4] = {};
     make_scores<kDim>(s, q_tile, static_cast<uint32_t>(k_tile(i)));
-    finish_scores(s, args, head, first_query, i * kKeys);
+    scale_scores(s, args.scale, bias_tile(i));
+    const auto left = static_cast<int>(min(args.k_tokens - i * kKeys, int64_t{kKeys}));
+    const auto before = static_cast<int>(first_row - i * kKeys);
+    const bool seen_whole = left == kKeys && (!args.causal || before >= kKeys - 1);
+    if (!seen_whole) mask_scores(s, left, args.causal, before);
     update_softmax<kDim>(s, acc);
     add_values<kDim>(s, static_cast<uint32_t>(v_tile(i)), acc);
     __syncthreads();  // the tile may be overwritten
   }
-  store_result<kDim>(args, head, first_query, acc);
+  store_result<kDim>(args, head, first_row + own_query(), acc);
 }
 
 template <int kDim>
 void run(const FlashAttention& args, cudaStream_t stream) {
   const dim3 grid(blocks_for(args.q_tokens, kRows), static_cast<unsigned>(args.heads));
-  constexpr int kShared = shared_bytes<kDim>();
+  constexpr int kShared = kTileBytes<kDim> + 2 * kBiasBytes;
   launch_kernel(flash_kernel<kDim>, {grid, kThreads, stream, kShared}, args);
 }
 

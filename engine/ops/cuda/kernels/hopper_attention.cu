@@ -27,7 +27,6 @@ constexpr int kScores = kKeys / 2;                  // of a thread
 constexpr int kRowBytes = 128;                      // of 64 columns
 constexpr int kQueryBytes = 2 * kRows * kRowBytes;  // of a tile, its 64 columns after 64 columns
 constexpr int kKeyBytes = 2 * kKeys * kRowBytes;
-constexpr float kLog2E = 1.44269504f;
 /// Up to which 2^score is small: so that sums of a million of them times any sensible value, up to
 /// 2^27, are finite.
 constexpr float kSmallScore = 80.0f;
@@ -99,13 +98,6 @@ __device__ void copy_tile(unsigned char (&to)[kCount], const CUtensorMap& map, u
       ring.next();
     }
   }
-}
-
-/// 2^x without care for denormal numbers, of which exp2f takes three instructions more.
-[[maybe_unused]] __device__ float fast_exp2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
-  return y;
 }
 
 /// The two rows of a thread, g and g + 8 of its warp's 16: this thread's share of the sum of

@@ -271,6 +271,8 @@ struct SoftmaxRows {
 };
 void softmax_rows(const SoftmaxRows& args, DType dtype, cudaStream_t stream);
 
+inline constexpr float kLog2E = 1.44269504f;
+
 /// bf16 attention as ops.h says; strides are multiples of 8 and addresses aligned to 16 bytes.
 struct FlashAttention {
   const void* q;
