@@ -38,7 +38,7 @@ AttentionOptions attention_options(const TransformerConfig& config,
                                    std::initializer_list<const QkvProjection*> streams) {
   const auto head_dim = static_cast<float>(config.attention_head_dim);
   AttentionOptions options;
-  options.scale = 1.0f / std::sqrt(head_dim);
+  options.scale = AttentionOptions::kLn2;
   float largest = 0;
   for (const QkvProjection* queries : streams) {
     for (const QkvProjection* keys : streams) {
@@ -72,21 +72,25 @@ std::vector<Tensor> make_modulations(Context& ctx, const Modulation& modulation,
 
 }  // namespace
 
-QkNorm::QkNorm(Context& ctx, const WeightScope& scope, int64_t head_dim) {
-  const Tensor values = scope.take_f32("weight", {head_dim});
-  weight = to_device(ctx, values);
+QkNorm::QkNorm(Context& ctx, const WeightScope& scope, int64_t head_dim, float factor) {
+  const Tensor taken = scope.take_f32("weight", {head_dim});
+  const Tensor scaled = Tensor::allocate({head_dim}, DType::kF32);
+  float* values = scaled.data<float>();
+  for (int64_t i = 0; i < head_dim; ++i) values[i] = taken.data<float>()[i] * factor;
   for (int64_t i = 0; i < head_dim; i += 2) {
-    pairs.push_back(
-        std::max(std::abs(values.data<float>()[i]), std::abs(values.data<float>()[i + 1])));
+    pairs.push_back(std::max(std::abs(values[i]), std::abs(values[i + 1])));
   }
+  weight = to_device(ctx, scaled);
 }
 
 QkvProjection::QkvProjection(Context& ctx, const WeightScope& attn, const TransformerConfig& config,
                              const std::vector<std::string_view>& linears,
                              const std::vector<std::string_view>& norms, DType dtype)
     : linear(ctx, attn, linears, config.inner_dim(), config.inner_dim(), Bias::kYes, dtype),
-      norm_q(ctx, attn / norms[0], config.attention_head_dim),
-      norm_k(ctx, attn / norms[1], config.attention_head_dim) {}
+      norm_q(ctx, attn / norms[0], config.attention_head_dim,
+             1.0f / (AttentionOptions::kLn2 *
+                     std::sqrt(static_cast<float>(config.attention_head_dim)))),
+      norm_k(ctx, attn / norms[1], config.attention_head_dim, 1.0f) {}
 
 LinearPart QkvProjection::part(const Tensor& x, const RopeTable& rope, const Tensor& out) const {
   Epilogue epilogue;

@@ -30,16 +30,17 @@ struct JointBatch {
   RopeTable rope;  // [tokens, head_dim / 2]
 };
 
-/// The RMS norm of queries or keys over head_dim.
+/// The RMS norm of queries or keys over head_dim, times a factor.
 struct QkNorm {
   QkNorm() = default;
-  QkNorm(Context& ctx, const WeightScope& scope, int64_t head_dim);
+  QkNorm(Context& ctx, const WeightScope& scope, int64_t head_dim, float factor);
 
-  Tensor weight;             // [head_dim], f32
+  Tensor weight;             // [head_dim], f32, the factor in it
   std::vector<float> pairs;  // of each pair that is rotated, the larger of both sizes
 };
 
 /// Queries, keys and values of one stream: a fused linear that ends with the norms of Q and K.
+/// Queries come multiplied by log2(e) / sqrt(head_dim), so that softmax is of powers of two.
 struct QkvProjection {
   QkvProjection() = default;
   /// linears: the names of the Q, K and V linears; norms: those of the Q and K norms.

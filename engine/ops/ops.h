@@ -151,6 +151,8 @@ void rms_norm_rope(Context& ctx, const Tensor& x, const Tensor& weight, float ep
                    const RopeTable& rope);
 
 struct AttentionOptions {
+  /// With kLn2, scores are exponents of two as they are: a device may do without scaling them.
+  static constexpr float kLn2 = 0.693147181f;
   float scale = 1.0f;
   bool causal = false;
   /// Optional [heads, q_tokens + k_tokens - 1] f32, added to the scaled scores: entry

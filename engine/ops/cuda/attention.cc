@@ -9,6 +9,8 @@
 namespace flux::cuda {
 namespace {
 
+static_assert(AttentionOptions::kLn2 * kLog2E == 1.0f, "scores in units of log2 need no factor");
+
 /// Scores that exist at a time where they are stored.
 constexpr int64_t kScores = int64_t{32} << 20;
 

@@ -10,8 +10,8 @@
 /// takes 128 queries of one head after the other: a producer warp copies tiles of keys and values,
 /// two warpgroups have 64 queries each and take turns, so that the products of one run while the
 /// other computes its softmax; within one, the next scores are computed during the softmax of the
-/// last. Where scores are known to be small, nothing needs be taken off them before 2^x, as f32 and
-/// bf16 are as exact for large and small weights: then there are no maxima of rows.
+/// last. Where scores are known to be small exponents of two, weights are their powers as they are:
+/// as f32 and bf16 are as exact for large and small weights, there are no maxima of rows then.
 namespace flux::cuda {
 namespace {
 
@@ -101,8 +101,8 @@ __device__ void copy_tile(unsigned char (&to)[kCount], const CUtensorMap& map, u
 }
 
 /// The two rows of a thread, g and g + 8 of its warp's 16: this thread's share of the sum of
-/// weights; and unless scores are small the largest score, which is taken off them.
-template <bool kSmall>
+/// weights; and unless scores are taken as they are the largest, which is taken off them.
+template <bool kPlain>
 struct Softmax {
   float total[2] = {0.0f, 0.0f};
   float largest[2] = {-INFINITY, -INFINITY};
@@ -112,8 +112,8 @@ struct Softmax {
   __device__ void take(float (&s)[kScores], float scale) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float offset = 0.0f;
-      if constexpr (!kSmall) {
+      [[maybe_unused]] float offset = 0.0f;
+      if constexpr (!kPlain) {
         const float top = largest_of(s, half);
         factors[half] = fast_exp2((largest[half] - top) * scale);
         largest[half] = top;
@@ -126,7 +126,7 @@ struct Softmax {
 #pragma unroll
         for (int k = 0; k < 2; ++k) {
           float& value = s[4 * j + 2 * half + k];
-          value = fast_exp2(value * scale - offset);
+          value = fast_exp2(kPlain ? value : value * scale - offset);
           sum += value;
         }
       }
@@ -134,7 +134,7 @@ struct Softmax {
     }
   }
   __device__ void shrink(float (&out)[64]) const {
-    if constexpr (!kSmall) {
+    if constexpr (!kPlain) {
 #pragma unroll
       for (int i = 0; i < 64; ++i) out[i] *= factors[i / 2 % 2];
     }
@@ -217,7 +217,7 @@ struct Softmax {
 }
 
 /// A warpgroup's place in its rings, and its turns: named barrier 1 + group lets it start products.
-template <bool kSmall>
+template <bool kPlain>
 struct Consumer {
   const Args& args;
   Tiles& tiles;
@@ -250,7 +250,7 @@ struct Consumer {
     float out[64] = {};
     float s[kScores];
     uint32_t p[kScores / 2];
-    Softmax<kSmall> softmax;
+    Softmax<kPlain> softmax;
     wait(&tiles.q_full, q_parity);
     wait(&tiles.k_full[k_ring.stage], k_ring.parity);
     begin_turn();
@@ -303,9 +303,9 @@ struct Consumer {
   }
 };
 
-template <bool kSmall>
+template <bool kPlain>
 __device__ void consume(const Args& args, Tiles& tiles, int group) {
-  Consumer<kSmall> consumer{args, tiles, group, {}, {}};
+  Consumer<kPlain> consumer{args, tiles, group, {}, {}};
   uint32_t q_parity = 0;
   if (group == 1) arrive_named(1, 256);  // the first turn is group 0's
   for (int index = blockIdx.x; index < args.works; index += gridDim.x) {
@@ -327,7 +327,7 @@ __device__ void consume(const Args& args, Tiles& tiles, int group) {
   fence_barriers();
 }
 
-template <bool kSmall>
+template <bool kPlain>
 __global__ void __launch_bounds__(kThreads, 1)
     hopper_attention_kernel(const __grid_constant__ Args args) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -340,7 +340,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (threadIdx.x == 0) produce(args, tiles);
   } else {
     take_registers<240>();
-    consume<kSmall>(args, tiles, warpgroup() - 1);
+    consume<kPlain>(args, tiles, warpgroup() - 1);
   }
 #endif
 }
@@ -385,8 +385,8 @@ cudaError_t hopper_attention(std::span<const FlashAttention> parts, int multipro
   }
   constexpr int kShared = sizeof(Tiles) + 1024;
   const auto blocks = static_cast<unsigned>(std::min(args.works, multiprocessors));
-  const bool small = parts[0].largest_score * kLog2E <= kSmallScore;
-  return launch_kernel(small ? hopper_attention_kernel<true> : hopper_attention_kernel<false>,
+  const bool plain = args.scale_log2 == 1.0f && parts[0].largest_score * kLog2E <= kSmallScore;
+  return launch_kernel(plain ? hopper_attention_kernel<true> : hopper_attention_kernel<false>,
                        {blocks, kThreads, stream, kShared}, args);
 }
 
