@@ -31,25 +31,17 @@ AttentionPart joint_attention(const TransformerConfig& config, const Tensor& qkv
           out.split_last(heads, config.attention_head_dim)};
 }
 
-/// Of the streams that attend to one another. A normalised head, before its weights, is no longer
-/// than the root of head_dim, and a rotation only moves what a pair has; so that no product of a
-/// query and a key exceeds head_dim times the largest product of both weights of a pair.
-AttentionOptions attention_options(const TransformerConfig& config,
-                                   std::initializer_list<const QkvProjection*> streams) {
-  const auto head_dim = static_cast<float>(config.attention_head_dim);
+/// Of the streams that attend to one another.
+AttentionOptions attention_options(std::initializer_list<const QkvProjection*> streams) {
   AttentionOptions options;
   options.scale = AttentionOptions::kLn2;
-  float largest = 0;
+  options.largest_score = 0;
   for (const QkvProjection* queries : streams) {
     for (const QkvProjection* keys : streams) {
-      for (size_t i = 0; i < queries->norm_q.pairs.size(); ++i) {
-        const float product = queries->norm_q.pairs[i] * keys->norm_k.pairs[i];
-        if (!(product <= largest)) largest = product;  // NaN counts
-      }
+      const float largest = largest_product(queries->norm_q, keys->norm_k);
+      options.largest_score = std::max(options.largest_score, options.scale * largest);
     }
   }
-  constexpr float kRounding = 1.02f;  // of queries and keys
-  options.largest_score = kRounding * head_dim * options.scale * largest;
   return options;
 }
 
@@ -72,25 +64,14 @@ std::vector<Tensor> make_modulations(Context& ctx, const Modulation& modulation,
 
 }  // namespace
 
-QkNorm::QkNorm(Context& ctx, const WeightScope& scope, int64_t head_dim, float factor) {
-  const Tensor taken = scope.take_f32("weight", {head_dim});
-  const Tensor scaled = Tensor::allocate({head_dim}, DType::kF32);
-  float* values = scaled.data<float>();
-  for (int64_t i = 0; i < head_dim; ++i) values[i] = taken.data<float>()[i] * factor;
-  for (int64_t i = 0; i < head_dim; i += 2) {
-    pairs.push_back(std::max(std::abs(values[i]), std::abs(values[i + 1])));
-  }
-  weight = to_device(ctx, scaled);
-}
-
 QkvProjection::QkvProjection(Context& ctx, const WeightScope& attn, const TransformerConfig& config,
                              const std::vector<std::string_view>& linears,
                              const std::vector<std::string_view>& norms, DType dtype)
     : linear(ctx, attn, linears, config.inner_dim(), config.inner_dim(), Bias::kYes, dtype),
-      norm_q(ctx, attn / norms[0], config.attention_head_dim,
+      norm_q(ctx, (attn / norms[0]).take_f32("weight", {config.attention_head_dim}),
              1.0f / (AttentionOptions::kLn2 *
                      std::sqrt(static_cast<float>(config.attention_head_dim)))),
-      norm_k(ctx, attn / norms[1], config.attention_head_dim, 1.0f) {}
+      norm_k(ctx, (attn / norms[1]).take_f32("weight", {config.attention_head_dim}), 1.0f) {}
 
 LinearPart QkvProjection::part(const Tensor& x, const RopeTable& rope, const Tensor& out) const {
   Epilogue epilogue;
@@ -185,7 +166,7 @@ void DoubleBlock::forward(Context& ctx, const JointBatch& batch) const {
   for (const JointSequence& sequence : batch.sequences) {
     attentions.push_back(joint_attention(config_, sequence.rows(qkv), sequence.rows(normed)));
   }
-  attention(ctx, attentions, attention_options(config_, {&text_.qkv, &image_.qkv}));
+  attention(ctx, attentions, attention_options({&text_.qkv, &image_.qkv}));
   linear_all([&](const Part& p) {
     const Tensor hidden = p.rows(batch.hidden);
     return p.stream.to_out.part(p.rows(normed), hidden, gated(p.modulation[2], hidden));
@@ -255,7 +236,7 @@ void SingleBlock::forward(Context& ctx, const JointBatch& batch, Update update) 
   }
   layer_norm(ctx, norms);
   linear(ctx, projections);
-  attention(ctx, attentions, attention_options(config_, {&qkv_}));
+  attention(ctx, attentions, attention_options({&qkv_}));
   linear(ctx, ups);
   linear(ctx, outs);
 }

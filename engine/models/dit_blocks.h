@@ -4,6 +4,7 @@
 
 #include "layers/linear.h"
 #include "layers/modulation.h"
+#include "layers/qk_norm.h"
 #include "models/config.h"
 
 namespace flux {
@@ -28,15 +29,6 @@ struct JointBatch {
   Tensor hidden;  // [tokens, inner_dim], T
   std::vector<JointSequence> sequences;
   RopeTable rope;  // [tokens, head_dim / 2]
-};
-
-/// The RMS norm of queries or keys over head_dim, times a factor.
-struct QkNorm {
-  QkNorm() = default;
-  QkNorm(Context& ctx, const WeightScope& scope, int64_t head_dim, float factor);
-
-  Tensor weight;             // [head_dim], f32, the factor in it
-  std::vector<float> pairs;  // of each pair that is rotated, the larger of both sizes
 };
 
 /// Queries, keys and values of one stream: a fused linear that ends with the norms of Q and K.

@@ -27,9 +27,8 @@ constexpr int kScores = kKeys / 2;                  // of a thread
 constexpr int kRowBytes = 128;                      // of 64 columns
 constexpr int kQueryBytes = 2 * kRows * kRowBytes;  // of a tile, its 64 columns after 64 columns
 constexpr int kKeyBytes = 2 * kKeys * kRowBytes;
-/// Up to which 2^score is small: so that sums of a million of them times any sensible value, up to
-/// 2^27, are finite.
-constexpr float kSmallScore = 80.0f;
+/// Up to which 2^score is small: so that sums of 2^15 of them times values up to 2^16 are finite.
+constexpr float kSmallScore = 96.0f;
 
 struct Tiles {
   unsigned char q[kQueryBytes];

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <vector>
+
+#include "ops/ops.h"
+
+namespace flux {
+
+/// FLUX's RMS norm of queries or of keys over head_dim, times a factor; see HeadNorm and
+/// rms_norm_rope(), which apply it. Source: norm_q and norm_k of diffusers' FluxAttention.
+struct QkNorm {
+  QkNorm() = default;
+  /// learned: [head_dim], f32, head_dim even.
+  QkNorm(Context& ctx, const Tensor& learned, float factor);
+
+  Tensor weight;             // [head_dim], f32, on the device; the factor is in it
+  std::vector<float> pairs;  // of each pair that is rotated, the larger of both sizes
+};
+
+/// What the product of a query and a key does not exceed in size after these norms and any
+/// rotation, whatever their values were; bf16's rounding of both is allowed for. Infinity where a
+/// weight is not finite.
+float largest_product(const QkNorm& queries, const QkNorm& keys);
+
+}  // namespace flux
