@@ -132,10 +132,14 @@ if has_step equality; then
   tail -n 1 "$logs/equality.log"
 fi
 if has_step profile; then
-  logged profile ncu --clock-control none --metrics gpu__time_duration.sum --csv "$flux" generate \
-    "$full" --device cuda --dtype bf16 --prompt "a star" --seed 1 --steps 1 -o /tmp/flux.png
-  "$python" bench/kernel_profile.py "$logs/profile.log" | tee "$logs/profile.txt"
-  rm -f "$logs/profile.log"
+  # A step of each size in the midst of a run, when the GPU is at its power limit.
+  export KERNEL_TRACE=/tmp/flux-kernels
+  for size in 1024 512 256; do
+    CUDA_INJECTION64_PATH=$build/bench/libkernel_trace.so time_images "$flux" "profile-$size" \
+      "$size" 28 1 1 512
+    "$python" bench/kernel_profile.py "$KERNEL_TRACE" | tee "$logs/profile-$size.txt"
+  done
+  rm -f "$KERNEL_TRACE"
 fi
 time_diffusers() {
   logged "$1" "$python" bench/reference/time_diffusers.py "$full" --device cuda --dtype bf16 \

@@ -1,46 +1,71 @@
 #!/usr/bin/env python3
-"""Adds up the GPU time of each kernel in a table of Nsight Compute (--csv, gpu__time_duration.sum).
+"""Where the time of a denoising step goes, kernel by kernel, of a trace of kernel_trace.cc.
 
-    ncu --metrics gpu__time_duration.sum --csv PROGRAM > table; kernel_profile.py table
+    kernel_profile.py TRACE
+
+A step is what lies between two of the scheduler's kernels; the one of median length is shown. A kernel
+may be launched while the last one still runs, and waits for its end then: its time counts from there.
 """
 
-import csv
+import collections
 import re
 import sys
 
+STEP_END = "euler_kernel"
+
 
 def short_name(name: str) -> str:
-    """A kernel's name without its arguments, and of a template's arguments the first letters."""
-    name = re.sub(r"^void |\(.*$|flux::cuda::|<unnamed>::|\(anonymous namespace\)::", "", name)
-    return name[:70]
+    """A kernel's name without its arguments and namespaces, and the first letters of the rest."""
+    name = re.sub(r"^void |flux::|cuda::|hopper::|linear::|\(anonymous namespace\)::", "", name)
+    return re.sub(r"\(\w+\)(?=\d)|\([^()]*\)$", "", name)[:72]
 
 
-def read_times(path: str):
-    """Yields (kernel, grid, microseconds) of every launch."""
-    scale = {"ns": 1e-3, "nsecond": 1e-3, "us": 1.0, "usecond": 1.0, "ms": 1e3, "msecond": 1e3}
+def read_trace(path: str) -> list:
+    """Every kernel as (start, end, name), in the order in which they began; nanoseconds."""
+    kernels = []
     with open(path, encoding="utf-8", errors="replace") as file:
-        lines = [line for line in file if line.startswith('"')]
-    for row in csv.DictReader(lines):
-        if row["Metric Name"] == "gpu__time_duration.sum":
-            time = float(row["Metric Value"].replace(",", "")) * scale[row["Metric Unit"]]
-            yield short_name(row["Kernel Name"]), row["Grid Size"], time
+        for line in file:
+            start, end, name = line.rstrip("\n").split(" ", 2)
+            kernels.append((int(start), int(end), short_name(name)))
+    return sorted(kernels)
+
+
+def median_step(kernels: list) -> list:
+    """The last kernel before the step of median length, then the step's."""
+    # Images of a batch have a launch each.
+    ends = [
+        i
+        for i, (_, _, name) in enumerate(kernels)
+        if STEP_END in name and (i + 1 == len(kernels) or STEP_END not in kernels[i + 1][2])
+    ]
+    steps = [kernels[a : b + 1] for a, b in zip(ends, ends[1:])]
+    if not steps:
+        sys.exit(f"kernel_profile.py: fewer than two steps end in {STEP_END}: trace more of them")
+    # Between images the encoders and the decoder run, too.
+    usual = collections.Counter(len(step) for step in steps).most_common(1)[0][0]
+    alike = [step for step in steps if len(step) == usual]
+    return sorted(alike, key=lambda step: step[-1][1] - step[0][1])[len(alike) // 2]
 
 
 def main() -> None:
-    totals = {}
-    for name, grid, time in read_times(sys.argv[1]):
-        count, total = totals.get((name, grid), (0, 0.0))
-        totals[name, grid] = (count + 1, total + time)
-    everything = sum(total for _, total in totals.values())
-    print(f"{'kernel':70} {'grid':>16} {'calls':>6} {'us each':>9} {'ms':>8} {'share':>6}")
-    for (name, grid), (count, total) in sorted(totals.items(), key=lambda item: -item[1][1]):
-        if total < 0.001 * everything:
-            continue
+    step = median_step(read_trace(sys.argv[1]))
+    times = collections.defaultdict(list)
+    idle = 0
+    begin = done = step[0][1]
+    for start, end, name in step[1:]:
+        idle += max(0, start - done)
+        times[name].append(max(0, end - max(start, done)))
+        done = max(done, end)
+    whole = done - begin
+    print(f"{'kernel':72} {'calls':>5} {'us each':>8} {'ms':>7} {'share':>6}")
+    for name, each in sorted(times.items(), key=lambda item: -sum(item[1])):
+        total = sum(each)
         print(
-            f"{name:70} {grid:>16} {count:6} {total / count:9.1f} {total / 1e3:8.2f} "
-            f"{total / everything:6.1%}"
+            f"{name:72} {len(each):5} {total / len(each) / 1e3:8.1f} {total / 1e6:7.2f} "
+            f"{total / whole:6.1%}"
         )
-    print(f"{'all':70} {'':16} {sum(c for c, _ in totals.values()):6} {'':9} {everything / 1e3:8.2f}")
+    print(f"{'idle':72} {'':5} {'':8} {idle / 1e6:7.2f} {idle / whole:6.1%}")
+    print(f"{'a step':72} {len(step) - 1:5} {'':8} {whole / 1e6:7.2f}")
 
 
 if __name__ == "__main__":
