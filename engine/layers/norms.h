@@ -30,7 +30,6 @@ class RmsNorm {
   void operator()(Context& ctx, const Tensor& x, const Tensor& out) const {
     rms_norm(ctx, x, weight_, eps_, out);
   }
-  const Tensor& weight() const { return weight_; }
 
  private:
   Tensor weight_;

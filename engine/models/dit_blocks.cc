@@ -108,7 +108,8 @@ DoubleBlock::DoubleBlock(Context& ctx, const WeightScope& scope, const Transform
                          DType dtype)
     : config_(config),
       text_(load_text_stream(ctx, scope, config, dtype)),
-      image_(load_image_stream(ctx, scope, config, dtype)) {}
+      image_(load_image_stream(ctx, scope, config, dtype)),
+      attention_options_(attention_options({&text_.qkv, &image_.qkv})) {}
 
 /// One stream's rows of a sequence.
 struct DoubleBlock::Part {
@@ -166,7 +167,7 @@ void DoubleBlock::forward(Context& ctx, const JointBatch& batch) const {
   for (const JointSequence& sequence : batch.sequences) {
     attentions.push_back(joint_attention(config_, sequence.rows(qkv), sequence.rows(normed)));
   }
-  attention(ctx, attentions, attention_options({&text_.qkv, &image_.qkv}));
+  attention(ctx, attentions, attention_options_);
   linear_all([&](const Part& p) {
     const Tensor hidden = p.rows(batch.hidden);
     return p.stream.to_out.part(p.rows(normed), hidden, gated(p.modulation[2], hidden));
@@ -194,6 +195,7 @@ SingleBlock::SingleBlock(Context& ctx, const WeightScope& scope, const Transform
     : config_(config),
       norm_(ctx, scope / "norm" / "linear", config.inner_dim(), 3, dtype),
       qkv_(ctx, scope / "attn", config, {"to_q", "to_k", "to_v"}, {"norm_q", "norm_k"}, dtype),
+      attention_options_(attention_options({&qkv_})),
       proj_mlp_(ctx, scope / "proj_mlp", config.inner_dim(), kMlpRatio * config.inner_dim(),
                 Bias::kYes, dtype),
       proj_out_(ctx, scope / "proj_out", (1 + kMlpRatio) * config.inner_dim(), config.inner_dim(),
@@ -236,7 +238,7 @@ void SingleBlock::forward(Context& ctx, const JointBatch& batch, Update update) 
   }
   layer_norm(ctx, norms);
   linear(ctx, projections);
-  attention(ctx, attentions, attention_options({&qkv_}));
+  attention(ctx, attentions, attention_options_);
   linear(ctx, ups);
   linear(ctx, outs);
 }

@@ -77,6 +77,7 @@ class DoubleBlock {
   TransformerConfig config_;
   Stream text_;
   Stream image_;
+  AttentionOptions attention_options_;
 };
 
 /// diffusers' FluxSingleTransformerBlock: attention and MLP side by side over the whole sequence.
@@ -94,6 +95,7 @@ class SingleBlock {
   TransformerConfig config_;
   Modulation norm_;  // shift, scale, gate
   QkvProjection qkv_;
+  AttentionOptions attention_options_;
   Linear proj_mlp_;
   Linear proj_out_;
 };
