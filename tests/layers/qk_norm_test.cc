@@ -13,17 +13,6 @@ namespace ref = row_reference;
 constexpr int64_t kHeadDim = 128;
 constexpr float kEps = 1e-6f;
 
-/// Angles of `rows` positions, a different one for each pair.
-RopeTable angles(int64_t rows) {
-  const RopeTable rope{Tensor::allocate({rows, kHeadDim / 2}, DType::kF32),
-                       Tensor::allocate({rows, kHeadDim / 2}, DType::kF32)};
-  for (int64_t i = 0; i < rope.cos.numel(); ++i) {
-    rope.cos.data<float>()[i] = static_cast<float>(std::cos(0.37 * static_cast<double>(i)));
-    rope.sin.data<float>()[i] = static_cast<float>(std::sin(0.37 * static_cast<double>(i)));
-  }
-  return rope;
-}
-
 class QkNormTest : public testing::TestWithParam<DType> {
  protected:
   QkNorm norm(const Tensor& weight, float factor = 1.0f) { return {ctx_, weight, factor}; }
@@ -31,8 +20,9 @@ class QkNormTest : public testing::TestWithParam<DType> {
   /// The largest size of a product of a row of q and one of k, [rows, head_dim], after the norms.
   double largest_of(const Tensor& q, const QkNorm& norm_q, const Tensor& k, const QkNorm& norm_k) {
     const int64_t rows = q.size(0);
-    rms_norm_rope(ctx_, q.split_last(1, kHeadDim), norm_q.weight, kEps, angles(rows));
-    rms_norm_rope(ctx_, k.split_last(1, kHeadDim), norm_k.weight, kEps, angles(rows));
+    const RopeTable rope = ref::rope_of_all_angles(rows, kHeadDim / 2);
+    rms_norm_rope(ctx_, q.split_last(1, kHeadDim), norm_q.weight, kEps, rope);
+    rms_norm_rope(ctx_, k.split_last(1, kHeadDim), norm_k.weight, kEps, rope);
     const ref::Values q_values = ref::values_of(q);
     const ref::Values k_values = ref::values_of(k);
     double largest = 0;

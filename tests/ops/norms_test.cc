@@ -113,16 +113,6 @@ TEST_P(TypedNorm, LayerNormKeepsItsPrecisionFarFromZero) {
   ref::expect_close(out, ref::layer_norm(x, {}), 3e-4);
 }
 
-RopeTable random_rope(int64_t tokens, int64_t pairs) {
-  const RopeTable rope{Tensor::allocate({tokens, pairs}, DType::kF32),
-                       Tensor::allocate({tokens, pairs}, DType::kF32)};
-  for (int64_t i = 0; i < tokens * pairs; ++i) {
-    rope.cos.data<float>()[i] = static_cast<float>(std::cos(0.7 * static_cast<double>(i)));
-    rope.sin.data<float>()[i] = static_cast<float>(std::sin(0.7 * static_cast<double>(i)));
-  }
-  return rope;
-}
-
 TEST_P(TypedNorm, RmsNormRopeIsTheReference) {
   const ref::IsaScope scope(isa());
   for (const int64_t head_dim : {2, 8, 20, 64, 128, 1024}) {
@@ -134,7 +124,7 @@ TEST_P(TypedNorm, RmsNormRopeIsTheReference) {
     const int64_t width = heads * head_dim;
     const Tensor keys = whole.slice(1, width, 2 * width).split_last(heads, head_dim);
     const Tensor weight = ref::random({head_dim}, DType::kF32, 2, 1.0, 0.2);
-    const RopeTable rope = random_rope(tokens, head_dim / 2);
+    const RopeTable rope = ref::rope_of_all_angles(tokens, head_dim / 2);
     const ref::Values expected = ref::rms_norm_rope(keys, weight, 1e-6f, rope);
     rms_norm_rope(ctx_, keys, weight, 1e-6f, rope);
     ref::expect_close(keys, expected, kTolerance);
@@ -190,7 +180,7 @@ TEST_P(TypedNorm, ThreadsDoNotChangeTheBytes) {
   const Tensor x = ref::random({313, 384}, dtype(), 1, 0.3, 2.0);
   const Tensor weight = ref::random({384}, DType::kF32, 2);
   const Tensor head_weight = ref::random({128}, DType::kF32, 4);
-  const RopeTable rope = random_rope(313, 64);
+  const RopeTable rope = ref::rope_of_all_angles(313, 64);
   GroupNormParams group{weight, ref::random({384}, DType::kF32, 3), 32, 1e-6f, Activation::kSilu};
   std::vector<Tensor> first;
   for (int threads = 1; threads <= 5; ++threads) {

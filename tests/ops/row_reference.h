@@ -85,6 +85,17 @@ inline Tensor random(const Shape& shape, DType dtype, unsigned seed, double mean
   return tensor;
 }
 
+/// Angles of all directions.
+inline RopeTable rope_of_all_angles(int64_t tokens, int64_t pairs) {
+  const RopeTable rope{Tensor::allocate({tokens, pairs}, DType::kF32),
+                       Tensor::allocate({tokens, pairs}, DType::kF32)};
+  for (int64_t i = 0; i < tokens * pairs; ++i) {
+    rope.cos.data<float>()[i] = static_cast<float>(std::cos(0.7 * static_cast<double>(i)));
+    rope.sin.data<float>()[i] = static_cast<float>(std::sin(0.7 * static_cast<double>(i)));
+  }
+  return rope;
+}
+
 /// A [rows, n] view whose rows lie `gap` elements apart from each other's ends.
 inline Tensor strided(int64_t rows, int64_t n, int64_t gap, DType dtype) {
   const Tensor whole = Tensor::allocate({rows, n + gap}, dtype);
