@@ -133,13 +133,14 @@ if has_step equality; then
 fi
 if has_step profile; then
   # A step of each size in the midst of a run, when the GPU is at its power limit.
-  export KERNEL_TRACE=/tmp/flux-kernels
   for size in 1024 512 256; do
-    CUDA_INJECTION64_PATH=$build/bench/libkernel_trace.so time_images "$flux" "profile-$size" \
-      "$size" 28 1 1 512
-    "$python" bench/kernel_profile.py "$KERNEL_TRACE" | tee "$logs/profile-$size.txt"
+    trace=/tmp/flux-kernels-$size
+    rm -f "$trace"  # else an earlier run's would be read where this one could not be traced
+    KERNEL_TRACE=$trace CUDA_INJECTION64_PATH=$build/bench/libkernel_trace.so \
+      time_images "$flux" "profile-$size" "$size" 28 1 1 512
+    "$python" bench/kernel_profile.py "$trace" | tee "$logs/profile-$size.txt"
+    rm -f "$trace"
   done
-  rm -f "$KERNEL_TRACE"
 fi
 time_diffusers() {
   logged "$1" "$python" bench/reference/time_diffusers.py "$full" --device cuda --dtype bf16 \

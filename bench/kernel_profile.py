@@ -48,7 +48,11 @@ def median_step(kernels: list) -> list:
 
 
 def main() -> None:
-    step = median_step(read_trace(sys.argv[1]))
+    try:
+        kernels = read_trace(sys.argv[1])
+    except OSError as error:
+        sys.exit(f"kernel_profile.py: {error}: was the program traced? See kernel_trace.cc")
+    step = median_step(kernels)
     times = collections.defaultdict(list)
     idle = 0
     begin = done = step[0][1]

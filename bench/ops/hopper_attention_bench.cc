@@ -11,6 +11,7 @@
 #include "bench/ops/gpu_measure.h"
 #include "ops/cuda/kernels/kernels.h"
 #include "ops/cuda/state.h"
+#include "ops/ops.h"
 
 namespace flux::cuda {
 namespace {
@@ -44,7 +45,7 @@ void report(State& state, const Meter& meter, double seconds, int64_t tokens, in
     }
     part.out_strides[0] = kWidth;
     part.out_strides[1] = kHeadDim;
-    part.scale = plain ? 1.0f / kLog2E : 1.0f / root;
+    part.scale = plain ? AttentionOptions::kLn2 : 1.0f / root;
     part.largest_score = plain ? 1.02f * root : INFINITY;
     parts.push_back(part);
   }
