@@ -202,7 +202,6 @@ template <int kDim>
 __device__ void store_result(const FlashAttention& args, int64_t head, int64_t first_query,
                              Accumulator<kDim>& acc) {
   auto* out = static_cast<bf16*>(args.out) + head * args.out_strides[1];
-  const int t = static_cast<int>(threadIdx.x) % 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float total = acc.total[half];
@@ -213,7 +212,7 @@ __device__ void store_result(const FlashAttention& args, int64_t head, int64_t f
     if (query >= args.q_tokens) continue;
 #pragma unroll
     for (int n = 0; n < kDim / 8; ++n) {
-      auto* to = reinterpret_cast<uint32_t*>(out + query * args.out_strides[0] + 8 * n + 2 * t);
+      auto* to = reinterpret_cast<uint32_t*>(out + query * args.out_strides[0] + 8 * n + own_key());
       *to = pack_pair(acc.out[n][2 * half] * factor, acc.out[n][2 * half + 1] * factor);
     }
   }
