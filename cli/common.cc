@@ -14,8 +14,10 @@
 #include <limits>
 #include <sstream>
 
-#include "ops/context.h"
+#include "ops/registry.h"
 #include "pipeline/request.h"
+#include "runtime/context.h"
+#include "support/default_threads.h"
 #include "support/error.h"
 
 namespace flux::cli {

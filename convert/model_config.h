@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "device/device.h"
 #include "models/config.h"
+#include "tensor/device.h"
 #include "tensor/dtype.h"
 
 namespace flux {

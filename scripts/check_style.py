@@ -20,14 +20,14 @@ SUFFIXES = CXX_SUFFIXES | {".py", ".sh"}
 # What each folder may include besides itself.
 ENGINE_LAYERS = {
     "support": [],
-    "device": ["support"],
-    "tensor": ["device", "support"],
+    "tensor": ["support"],
     "tokenizer": ["support"],
-    "weights": ["tensor", "device", "support"],
-    "ops": ["tensor", "device", "support"],
-    "layers": ["ops", "weights", "tensor", "device", "support"],
-    "models": ["layers", "ops", "weights", "tensor", "device", "support"],
-    "pipeline": ["models", "layers", "ops", "weights", "tensor", "device", "support", "tokenizer"],
+    "runtime": ["tensor", "support"],
+    "weights": ["tensor", "support"],
+    "ops": ["runtime", "tensor", "support"],
+    "layers": ["ops", "weights", "runtime", "tensor", "support"],
+    "models": ["layers", "ops", "weights", "runtime", "tensor", "support"],
+    "pipeline": ["models", "layers", "ops", "weights", "runtime", "tensor", "support", "tokenizer"],
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 

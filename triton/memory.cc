@@ -1,6 +1,6 @@
 #include "triton/memory.h"
 
-#include "ops/backend.h"
+#include "ops/registry.h"
 
 namespace flux::triton {
 namespace {
@@ -21,7 +21,7 @@ Device device_of(const Place& place) {
 
 void copy_anywhere(Context& ctx, const Tensor& from, const Tensor& to) {
   const bool on_host = from.device().is_cpu() && to.device().is_cpu();
-  if (on_host || !ctx.backend().device().is_cpu()) return copy(ctx, from, to);
+  if (on_host || !ctx.device().is_cpu()) return copy(ctx, from, to);
   Context gpu(backend_for(from.device().is_cpu() ? to.device() : from.device()), 1);
   copy(gpu, from, to);
   finish(gpu);
@@ -29,7 +29,7 @@ void copy_anywhere(Context& ctx, const Tensor& from, const Tensor& to) {
 
 bool is_usable(const Context& ctx, const Tensor& tensor) {
   const bool on_host = tensor.device().is_cpu();
-  if (!on_host && ctx.backend().device().is_cpu()) return false;
+  if (!on_host && ctx.device().is_cpu()) return false;
   const uintptr_t alignment = on_host ? size_of(tensor.dtype()) : kGpuAlignment;
   return reinterpret_cast<uintptr_t>(tensor.raw()) % alignment == 0;
 }

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "ops/context.h"
+#include "runtime/context.h"
 #include "tensor/tensor.h"
 #include "triton/c_api.h"
 

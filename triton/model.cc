@@ -1,6 +1,6 @@
 #include "triton/model.h"
 
-#include "ops/backend.h"
+#include "ops/registry.h"
 #include "support/log.h"
 #include "triton/bls_model.h"
 #include "triton/errors.h"

@@ -3,7 +3,7 @@
 #include <chrono>
 #include <cstring>
 
-#include "ops/backend.h"
+#include "ops/kernels.h"
 #include "triton/errors.h"
 #include "triton/request.h"
 
@@ -125,7 +125,7 @@ void NestedCall::set_parameter(const char* name, const std::string& value) {
 
 Tensor NestedCall::new_output(size_t bytes, const Place& wanted) const {
   const Shape shape{static_cast<int64_t>(bytes)};
-  if (device_of(wanted).is_cpu() || ctx_.backend().device().is_cpu()) {
+  if (device_of(wanted).is_cpu() || ctx_.device().is_cpu()) {
     return Tensor::allocate(shape, DType::kU8);
   }
   return pooled_tensor(ctx_, shape, DType::kU8);

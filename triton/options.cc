@@ -6,7 +6,8 @@
 #include <set>
 #include <string>
 
-#include "ops/context.h"
+#include "runtime/context.h"
+#include "support/default_threads.h"
 #include "support/log.h"
 #include "triton/errors.h"
 

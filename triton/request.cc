@@ -3,7 +3,7 @@
 #include <cstring>
 #include <utility>
 
-#include "ops/backend.h"
+#include "ops/kernels.h"
 #include "triton/errors.h"
 #include "triton/memory.h"
 
@@ -320,7 +320,7 @@ Tensor Request::staged(const Tensor& target, const Device& device) {
 
 Tensor Request::output(std::string_view name, DType dtype, const Shape& shape) {
   const auto bytes = static_cast<uint64_t>(shape.numel()) * size_of(dtype);
-  const Device here = ctx_->backend().device();
+  const Device here = ctx_->device();
   const Tensor buffer = output_buffer(name, wire_type(dtype), sizes_of(shape), bytes, here);
   const Tensor target(buffer.raw(), dtype, shape, buffer.device());
   if (!is_usable(*ctx_, target)) return staged(target, here);

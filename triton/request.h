@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "ops/context.h"
+#include "runtime/context.h"
 #include "support/error.h"
 #include "tensor/tensor.h"
 #include "triton/c_api.h"

@@ -7,7 +7,7 @@
 #include "models/dit_transformer.h"
 #include "models/vae_decoder.h"
 #include "models/vae_tiling.h"
-#include "ops/backend.h"
+#include "ops/registry.h"
 #include "pipeline/stages.h"
 #include "pipeline/text_stages.h"
 #include "support/log.h"
@@ -177,9 +177,7 @@ class StageModel : public ServedModel {
 /// A context for packing weights while a model loads.
 Context loading_context(const ModelSettings& settings) {
   Backend& backend = backend_for(settings.device);
-  check(backend.supports(settings.dtype), ErrorCode::kUnsupported,
-        "dtype {} cannot be computed on {}: use f32 or bf16", name_of(settings.dtype),
-        to_string(settings.device));
+  backend.require(settings.dtype);
   return Context(backend, static_cast<int>(options().threads));
 }
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <exception>
 
-#include "ops/backend.h"
+#include "ops/kernels.h"
 #include "support/error.h"
 
 namespace flux::triton {
@@ -99,9 +99,9 @@ bool TritonStages::predict(std::span<const TransformerInput> rows,
     call.add_input("img_ids", row.img_ids);
     call.add_input("txt_ids", row.txt_ids);
     call.expect_output("noise_pred", row.noise_pred);
-    if (!ctx_.backend().device().is_cpu()) call.hand_over(row.noise_pred, ready);
+    if (!ctx_.device().is_cpu()) call.hand_over(row.noise_pred, ready);
     // On a GPU the weights that only look at the time are worth reading once an image.
-    if (!ctx_.backend().device().is_cpu() && !row.timesteps.empty()) {
+    if (!ctx_.device().is_cpu() && !row.timesteps.empty()) {
       call.set_parameter("timesteps", timesteps_text(row.timesteps));
     }
   }

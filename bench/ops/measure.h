@@ -8,7 +8,8 @@
 #include <functional>
 #include <random>
 
-#include "ops/backend.h"
+#include "ops/kernels.h"
+#include "support/default_threads.h"
 
 /// What the benchmarks of ops share. Counters are of the fastest iteration, so that a machine
 /// shared with others still gives the speed of the code.

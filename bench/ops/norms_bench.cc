@@ -13,6 +13,7 @@
 
 #include "measure.h"
 #include "ops/cpu/parallel.h"
+#include "ops/registry.h"
 
 namespace flux::bench {
 namespace {

@@ -17,7 +17,8 @@
 #include <random>
 #include <string>
 
-#include "ops/backend.h"
+#include "ops/registry.h"
+#include "support/default_threads.h"
 
 namespace flux {
 namespace {

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "layers/rope.h"
-#include "ops/backend.h"
+#include "ops/kernels.h"
 #include "support/error.h"
 #include "support/log.h"
 
@@ -165,7 +165,7 @@ void DitTransformer::forward_together(Context& ctx, std::span<const TransformerI
 
 void DitTransformer::forward(Context& ctx, std::span<const TransformerInput> rows,
                              std::shared_ptr<const Fence>* nearly_done) const {
-  const int64_t most = ctx.backend().useful_tokens();
+  const int64_t most = useful_tokens(ctx);
   size_t limit = rows.size();  // of rows at once, less where memory is short
   while (!rows.empty()) {
     const auto tokens_of = [&](size_t i) {

@@ -1,5 +1,5 @@
-#include "ops/backend.h"
 #include "ops/checks.h"
+#include "ops/kernels.h"
 
 namespace flux {
 
@@ -37,7 +37,7 @@ void attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
 void attention(Context& ctx, std::span<const AttentionPart> parts,
                const AttentionOptions& options) {
   for (const AttentionPart& part : parts) check_part(part, parts[0], options);
-  if (!parts.empty()) ctx.backend().attention(ctx, parts, options);
+  if (!parts.empty()) kernels_of(ctx).attention(ctx, parts, options);
 }
 
 }  // namespace flux

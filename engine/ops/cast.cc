@@ -1,4 +1,4 @@
-#include "ops/backend.h"
+#include "ops/kernels.h"
 #include "support/error.h"
 
 namespace flux {
@@ -6,7 +6,7 @@ namespace flux {
 void cast(Context& ctx, const Tensor& x, const Tensor& out) {
   check(x.shape() == out.shape() && is_floating_point(x.dtype()) && is_floating_point(out.dtype()),
         ErrorCode::kInternal, "cast: {} to {}", describe(x), describe(out));
-  ctx.backend().cast(ctx, x, out);
+  kernels_of(ctx).cast(ctx, x, out);
 }
 
 }  // namespace flux

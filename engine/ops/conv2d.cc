@@ -1,5 +1,5 @@
-#include "ops/backend.h"
 #include "ops/checks.h"
+#include "ops/kernels.h"
 
 namespace flux {
 namespace {
@@ -28,7 +28,7 @@ Conv2dWeights pack_conv2d(Context& ctx, const Tensor& weight, const Tensor& bias
   check(dtype == DType::kF32 || dtype == DType::kBF16, ErrorCode::kInternal,
         "pack_conv2d: dtype {}, but f32 or bf16 is needed", name_of(dtype));
   return {in,    out,      kernel,
-          dtype, upsample, ctx.backend().pack_conv2d(ctx, weight, bias, dtype, upsample)};
+          dtype, upsample, kernels_of(ctx).pack_conv2d(ctx, weight, bias, dtype, upsample)};
 }
 
 void conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& weights, const Tensor& residual,
@@ -47,7 +47,7 @@ void conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& weights, const T
   }
   if (result.numel() == 0) return;
   check(x.raw() != out.raw(), ErrorCode::kInternal, "conv2d: out must not alias x");
-  ctx.backend().conv2d(ctx, x, weights, residual, out);
+  kernels_of(ctx).conv2d(ctx, x, weights, residual, out);
 }
 
 }  // namespace flux

@@ -1,5 +1,5 @@
-#include "ops/backend.h"
 #include "ops/checks.h"
+#include "ops/kernels.h"
 
 namespace flux {
 namespace {
@@ -18,17 +18,17 @@ void activate(Context& ctx, const Tensor& x, Activation activation, const Tensor
   check_activation("activate", "out", out, x.dtype(), x.shape());
   check_contiguous("activate", "x", x);
   check_contiguous("activate", "out", out);
-  ctx.backend().activate(ctx, x, activation, out);
+  kernels_of(ctx).activate(ctx, x, activation, out);
 }
 
 void multiply(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out) {
   check_binary("multiply", a, b, out);
-  ctx.backend().multiply(ctx, a, b, out);
+  kernels_of(ctx).multiply(ctx, a, b, out);
 }
 
 void add(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out) {
   check_binary("add", a, b, out);
-  ctx.backend().add(ctx, a, b, out);
+  kernels_of(ctx).add(ctx, a, b, out);
 }
 
 }  // namespace flux

@@ -1,5 +1,5 @@
-#include "ops/backend.h"
 #include "ops/checks.h"
+#include "ops/kernels.h"
 
 namespace flux {
 
@@ -16,7 +16,7 @@ void embedding(Context& ctx, const Tensor& table, std::span<const int32_t> ids, 
           "embedding: id {} at position {} is outside the table of {} rows", ids[i], i,
           table.size(0));
   }
-  ctx.backend().embedding(ctx, table, ids, out);
+  kernels_of(ctx).embedding(ctx, table, ids, out);
 }
 
 }  // namespace flux

@@ -1,5 +1,5 @@
-#include "ops/backend.h"
 #include "ops/checks.h"
+#include "ops/kernels.h"
 
 namespace flux {
 
@@ -13,7 +13,7 @@ void euler_step(Context& ctx, const Tensor& latents, const EulerStep& step) {
     check_activation("euler_step", "negative", step.negative, dtype, latents.shape());
     check_contiguous("euler_step", "negative", step.negative);
   }
-  if (latents.numel() > 0) ctx.backend().euler_step(ctx, latents, step);
+  if (latents.numel() > 0) kernels_of(ctx).euler_step(ctx, latents, step);
 }
 
 void unpack_tokens(Context& ctx, const Tensor& packed, float divisor, float shift,
@@ -25,7 +25,7 @@ void unpack_tokens(Context& ctx, const Tensor& packed, float divisor, float shif
   check_activation("unpack_tokens", "out", out, packed.dtype());
   check_contiguous("unpack_tokens", "packed", packed);
   check_contiguous("unpack_tokens", "out", out);
-  if (out.numel() > 0) ctx.backend().unpack_tokens(ctx, packed, divisor, shift, out);
+  if (out.numel() > 0) kernels_of(ctx).unpack_tokens(ctx, packed, divisor, shift, out);
 }
 
 void to_bytes(Context& ctx, const Tensor& x, const Tensor& out) {
@@ -34,7 +34,7 @@ void to_bytes(Context& ctx, const Tensor& x, const Tensor& out) {
   check(out.dtype() == DType::kU8 && out.shape() == Shape{x.size(1), x.size(2), 3} &&
             out.is_contiguous(),
         ErrorCode::kInternal, "to_bytes: {} to {}", describe(x), describe(out));
-  if (out.numel() > 0) ctx.backend().to_bytes(ctx, x, out);
+  if (out.numel() > 0) kernels_of(ctx).to_bytes(ctx, x, out);
 }
 
 }  // namespace flux

@@ -1,5 +1,5 @@
-#include "ops/backend.h"
 #include "ops/checks.h"
+#include "ops/kernels.h"
 
 namespace flux {
 namespace {
@@ -93,7 +93,7 @@ LinearWeights pack_linear(Context& ctx, std::span<const Tensor> weights,
   check(dtype == DType::kF32 || dtype == DType::kBF16, ErrorCode::kInternal,
         "pack_linear: dtype {}, but f32 or bf16 is needed", name_of(dtype));
   return {weights[0].size(1), out_features, dtype,
-          ctx.backend().pack_linear(ctx, weights, biases, dtype)};
+          kernels_of(ctx).pack_linear(ctx, weights, biases, dtype)};
 }
 
 void linear(Context& ctx, const Tensor& x, const LinearWeights& weights, const Epilogue& epilogue,
@@ -109,16 +109,16 @@ void linear(Context& ctx, std::span<const LinearPart> parts) {
     check_alike(parts[0], part);
     any |= part.x.size(0) > 0;
   }
-  if (any) ctx.backend().linear(ctx, parts);
+  if (any) kernels_of(ctx).linear(ctx, parts);
 }
 
 void norm_heads(Context& ctx, const HeadNorm& norm, const Tensor& out) {
   const int64_t head_dim = norm.weight_q.size(0);
   const int64_t heads = out.size(1) / head_dim / 3;
   const Tensor all = out.split_last(3 * heads, head_dim);
-  Backend& backend = ctx.backend();
-  backend.rms_norm_rope(ctx, all.slice(1, 0, heads), norm.weight_q, norm.eps, norm.rope);
-  backend.rms_norm_rope(ctx, all.slice(1, heads, 2 * heads), norm.weight_k, norm.eps, norm.rope);
+  Kernels& kernels = kernels_of(ctx);
+  kernels.rms_norm_rope(ctx, all.slice(1, 0, heads), norm.weight_q, norm.eps, norm.rope);
+  kernels.rms_norm_rope(ctx, all.slice(1, heads, 2 * heads), norm.weight_k, norm.eps, norm.rope);
 }
 
 }  // namespace flux

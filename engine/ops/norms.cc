@@ -1,5 +1,5 @@
-#include "ops/backend.h"
 #include "ops/checks.h"
+#include "ops/kernels.h"
 
 namespace flux {
 
@@ -30,7 +30,7 @@ void layer_norm(Context& ctx, std::span<const LayerNormPart> parts) {
     check_rank("layer_norm", "x", part.x, 2);
     check_part(part, parts[0].x.size(1));
   }
-  ctx.backend().layer_norm(ctx, parts);
+  kernels_of(ctx).layer_norm(ctx, parts);
 }
 
 void rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps, const Tensor& out) {
@@ -38,7 +38,7 @@ void rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps, co
   check_activation("rms_norm", "x", x, x.dtype());
   check_activation("rms_norm", "out", out, x.dtype(), x.shape());
   check_parameter("rms_norm", "weight", weight, {x.size(1)});
-  ctx.backend().rms_norm(ctx, x, weight, eps, out);
+  kernels_of(ctx).rms_norm(ctx, x, weight, eps, out);
 }
 
 void rms_norm_rope(Context& ctx, const Tensor& x, const Tensor& weight, float eps,
@@ -51,7 +51,7 @@ void rms_norm_rope(Context& ctx, const Tensor& x, const Tensor& weight, float ep
   check_parameter("rms_norm_rope", "weight", weight, {head_dim});
   check_parameter("rms_norm_rope", "cos", rope.cos, {x.size(0), head_dim / 2});
   check_parameter("rms_norm_rope", "sin", rope.sin, {x.size(0), head_dim / 2});
-  ctx.backend().rms_norm_rope(ctx, x, weight, eps, rope);
+  kernels_of(ctx).rms_norm_rope(ctx, x, weight, eps, rope);
 }
 
 void group_norm(Context& ctx, const Tensor& x, const GroupNormParams& params, const Tensor& out) {
@@ -68,7 +68,7 @@ void group_norm(Context& ctx, const Tensor& x, const GroupNormParams& params, co
   check_parameter("group_norm", "bias", params.bias, {channels});
   check(params.activation == Activation::kNone || params.activation == Activation::kSilu,
         ErrorCode::kInternal, "group_norm: the activation must be none or SiLU");
-  ctx.backend().group_norm(ctx, x, params, out);
+  kernels_of(ctx).group_norm(ctx, x, params, out);
 }
 
 }  // namespace flux

@@ -6,8 +6,8 @@
 #include <optional>
 #include <span>
 
-#include "ops/context.h"
-#include "ops/fence.h"
+#include "runtime/context.h"
+#include "runtime/transfer.h"
 #include "tensor/tensor.h"
 
 /// The operations models are made of. Each checks its arguments (kInternal on a mismatch: models
@@ -18,6 +18,10 @@
 /// and may alias an input only where said. Rows may be strided where said; otherwise tensors are
 /// contiguous. The result for a row does not depend on other rows or on the thread count.
 namespace flux {
+
+/// The number of tokens up to which the context's device computes sequences faster together than
+/// one by one; 0 where it never does.
+int64_t useful_tokens(const Context& ctx);
 
 enum class Activation {
   kNone,
@@ -219,39 +223,6 @@ void multiply(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out)
 
 /// out = a + b element by element; as multiply.
 void add(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out);
-
-/// Waits until all that the context has been asked for is done, so that others may use its
-/// results. Throws kInternal when the device failed at it.
-void finish(Context& ctx);
-
-/// The point that the context has come to when all that it has been asked for is done; null on a
-/// CPU, where ops end before they return. Its results may then be used by contexts that wait for
-/// it.
-std::shared_ptr<const Fence> make_fence(Context& ctx);
-/// What the context is asked for from now on begins when `fence`, of any context on a device of its
-/// kind, has been reached. The host does not wait. Null is reached already.
-void wait_for(Context& ctx, const Fence* fence);
-
-/// Copies x to out, of the same shape and dtype, both contiguous, between the host and the
-/// context's device, or within one of them; for a GPU another GPU is within reach, too. On return x
-/// may be changed, and an `out` that is elsewhere (the host, another GPU) is there. Nothing is done
-/// where out is x.
-void copy(Context& ctx, const Tensor& x, const Tensor& out);
-
-/// x where the context computes: x itself if it is there, else a copy in the workspace.
-Tensor to_workspace(Context& ctx, const Tensor& x);
-/// Uninitialised memory of its own where the context computes. Throws kUnavailable.
-Tensor new_tensor(Context& ctx, const Shape& shape, DType dtype);
-/// The same from the context's memory pool: for what comes and goes with every image. Until
-/// finish() only ops of this context may write to it.
-Tensor pooled_tensor(Context& ctx, const Shape& shape, DType dtype);
-/// As to_workspace, but the copy is a pooled_tensor: for parameters and what outlives a forward.
-Tensor to_device(Context& ctx, const Tensor& x);
-/// x in host memory: itself if it is there, else a contiguous copy; rows may be strided.
-Tensor to_host(Context& ctx, const Tensor& x);
-/// Where to compute a result for `out`, which the caller then passes to copy(): `out` itself if it
-/// is where the context computes, else a tensor of the workspace.
-Tensor result_for(Context& ctx, const Tensor& out);
 
 /// out = x^T; x: [m, n], T; out: [n, m], T or f32; contiguous; out must not alias x.
 void transpose(Context& ctx, const Tensor& x, const Tensor& out);

@@ -1,5 +1,5 @@
-#include "ops/backend.h"
 #include "ops/checks.h"
+#include "ops/kernels.h"
 
 namespace flux {
 
@@ -12,7 +12,7 @@ void rope_angles(Context& ctx, const Tensor& positions, std::span<const int64_t>
   check_parameter("rope_angles", "positions", positions, {tokens, std::ssize(axes_dims)});
   check_parameter("rope_angles", "cos", out.cos, {tokens, pairs});
   check_parameter("rope_angles", "sin", out.sin, {tokens, pairs});
-  if (tokens > 0) ctx.backend().rope_angles(ctx, positions, axes_dims, out);
+  if (tokens > 0) kernels_of(ctx).rope_angles(ctx, positions, axes_dims, out);
 }
 
 }  // namespace flux

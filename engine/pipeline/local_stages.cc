@@ -7,9 +7,9 @@
 #include "models/dit_transformer.h"
 #include "models/vae_decoder.h"
 #include "models/vae_tiling.h"
-#include "ops/backend.h"
-#include "ops/fence.h"
+#include "ops/registry.h"
 #include "pipeline/text_stages.h"
+#include "runtime/fence.h"
 #include "support/error.h"
 
 namespace flux {
@@ -42,11 +42,9 @@ struct LocalStages::Loaded {
 
 LocalStages::LocalStages(std::shared_ptr<const Checkpoint> checkpoint,
                          const LocalOptions& options) {
-  const Backend& backend = backend_for(options.device);
-  check(backend.supports(options.dtype), ErrorCode::kUnsupported,
-        "dtype {} cannot be computed on {}: use f32 or bf16", name_of(options.dtype),
-        to_string(options.device));
-  if (options.memory_limit) backend_for(options.device).limit_memory(*options.memory_limit);
+  Backend& backend = backend_for(options.device);
+  backend.require(options.dtype);
+  if (options.memory_limit) backend.limit_memory(*options.memory_limit);
   loaded_ = std::make_unique<Loaded>(std::move(checkpoint), options);
 }
 
@@ -142,7 +140,7 @@ auto LocalStages::with_room(StageKind stage, const Work& work) {
   };
   // Known beforehand, it costs no load that ends half-way.
   if (!loaded_->has(stage) &&
-      loaded_->context.backend().available_bytes() < loaded_->expected_bytes(stage)) {
+      loaded_->context.runtime().available_bytes() < loaded_->expected_bytes(stage)) {
     loaded_->drop_others(stage);
   }
   try {

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "models/checkpoint.h"
-#include "ops/context.h"
 #include "pipeline/stages.h"
+#include "runtime/context.h"
 
 namespace flux {
 

@@ -6,7 +6,7 @@
 #include <memory>
 #include <string>
 
-#include "device/device.h"
+#include "tensor/device.h"
 #include "tensor/dtype.h"
 
 namespace flux {

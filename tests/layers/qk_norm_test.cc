@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "ops/registry.h"
 #include "ops/row_reference.h"
 
 namespace flux {

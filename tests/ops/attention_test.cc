@@ -2,6 +2,7 @@
 #include <tuple>
 
 #include "ops/ops.h"
+#include "ops/registry.h"
 #include "ops/row_reference.h"
 #include "support/error.h"
 

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include "ops/product_reference.h"
+#include "ops/registry.h"
 #include "support/error.h"
 
 namespace flux {

@@ -8,8 +8,8 @@
 #include <random>
 #include <string>
 
-#include "device/cuda_library.h"
-#include "ops/backend.h"
+#include "ops/cuda_library.h"
+#include "ops/registry.h"
 #include "support/error.h"
 
 /// What the tests of ops on a GPU share: each against the CPU's, which has tests of its own.

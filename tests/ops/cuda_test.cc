@@ -2,6 +2,7 @@
 #include <limits>
 
 #include "ops/cuda_ops.h"
+#include "ops/registry.h"
 
 namespace flux {
 namespace {

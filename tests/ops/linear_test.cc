@@ -3,6 +3,7 @@
 #include <functional>
 
 #include "ops/product_reference.h"
+#include "ops/registry.h"
 #include "support/error.h"
 
 namespace flux {

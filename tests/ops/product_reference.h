@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "ops/backend.h"
 #include "ops/cpu/onednn.h"
+#include "ops/kernels.h"
 
 /// What the tests of linear and conv2d share: the ops as plain loops in double precision.
 namespace flux::product_reference {

@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "ops/backend.h"
 #include "ops/cpu/isa.h"
+#include "ops/kernels.h"
 
 /// What the tests of attention, norms and elementwise ops share: tensors of random numbers, and
 /// the ops as plain loops in double precision.

@@ -5,7 +5,7 @@
 #include <limits>
 #include <map>
 
-#include "device/cuda_library.h"
+#include "ops/cuda_library.h"
 #include "support/error.h"
 #include "support/json_file.h"
 

@@ -7,7 +7,7 @@
 #include <sstream>
 
 #include "golden.h"
-#include "ops/backend.h"
+#include "ops/registry.h"
 
 namespace flux::testing {
 namespace {

@@ -4,8 +4,8 @@
 #include <gtest/gtest.h>
 
 #include "golden.h"
-#include "ops/backend.h"
 #include "ops/cpu/cpu_backend.h"
+#include "ops/registry.h"
 #include "support/error.h"
 #include "support/log.h"
 

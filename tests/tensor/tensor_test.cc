@@ -8,7 +8,8 @@
 #include <numeric>
 #include <vector>
 
-#include "device/cuda_library.h"
+#include "ops/cuda_library.h"
+#include "ops/registry.h"
 #include "support/error.h"
 
 namespace flux {

@@ -3,9 +3,9 @@
 #include <memory>
 #include <span>
 
-#include "ops/backend.h"
 #include "ops/cpu/kernels/kernels.h"
 #include "ops/cpu/rows.h"
+#include "ops/kernels.h"
 
 /// Linear layers on the host.
 namespace flux::cpu {

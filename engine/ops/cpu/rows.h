@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "ops/context.h"
 #include "ops/cpu/parallel.h"
+#include "runtime/context.h"
 
 /// Walking over the rows of activations.
 namespace flux::cpu {

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <span>
 
-#include "ops/context.h"
+#include "runtime/context.h"
 #include "tensor/tensor.h"
 
 /// Memory for packed weights and the steps that packing linear and conv2d share.

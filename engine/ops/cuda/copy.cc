@@ -20,7 +20,7 @@ void CudaBackend::copy(Context& ctx, const Tensor& x, const Tensor& out) {
   // Pageable host memory has been read when the call returns.
   check_cuda(cudaMemcpyAsync(out.raw(), x.raw(), bytes, cudaMemcpyDefault, state.stream()),
              "cudaMemcpyAsync");
-  const Device here = ctx.backend().device();
+  const Device here = ctx.device();
   const bool from_elsewhere = !x.device().is_cpu() && x.device() != here;
   if (from_elsewhere || out.device() != here) finish(ctx);
 }

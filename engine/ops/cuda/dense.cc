@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <vector>
 
-#include "ops/backend.h"
 #include "ops/cuda/cublas.h"
 #include "ops/cuda/kernels/kernels.h"
+#include "ops/kernels.h"
 
 namespace flux::cuda {
 namespace {

@@ -1,4 +1,4 @@
-#include "ops/fence.h"
+#include "runtime/fence.h"
 
 #include "ops/cuda/cuda_backend.h"
 #include "ops/cuda/state.h"

@@ -2,10 +2,10 @@
 #include <array>
 #include <mutex>
 
-#include "device/cuda_library.h"
 #include "ops/cuda/cuda_backend.h"
 #include "ops/cuda/kernels/kernels.h"
 #include "ops/cuda/state.h"
+#include "ops/cuda_library.h"
 
 /// What device/cuda_library.cc asks libflux_cuda.so for.
 namespace flux::cuda {

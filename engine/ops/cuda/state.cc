@@ -1,6 +1,6 @@
 #include "ops/cuda/state.h"
 
-#include "ops/backend.h"
+#include "ops/kernels.h"
 
 namespace flux::cuda {
 namespace {
@@ -20,7 +20,7 @@ constexpr size_t kAlmostFull = size_t{64} << 20;
   const bool known = cudaMemGetInfo(&free, &total) == cudaSuccess;
   (void)cudaGetLastError();
   check(!out_of_memory && !(known && free < kAlmostFull), ErrorCode::kUnavailable,
-        "out of memory on cuda:{}: {}{}; draw smaller or fewer images, or free memory there",
+        "out of memory on cuda:{}: {}{}; generate smaller or fewer images, or free memory there",
         device, failure, known ? fmt::format(", {} bytes are free", free) : std::string());
   fail(ErrorCode::kInternal, "cuda:{}: {}", device, failure);
 }
@@ -82,9 +82,9 @@ State& state_of(Context& ctx) {
 }
 
 void* address(const Context& ctx, const Tensor& tensor) {
-  check(tensor.device() == ctx.backend().device(), ErrorCode::kInternal,
+  check(tensor.device() == ctx.device(), ErrorCode::kInternal,
         "a tensor {} is on {}, but {} computes", describe(tensor), to_string(tensor.device()),
-        to_string(ctx.backend().device()));
+        to_string(ctx.device()));
   return tensor.raw();
 }
 

@@ -7,8 +7,8 @@
 #include <string_view>
 #include <vector>
 
-#include "ops/context.h"
 #include "ops/cuda/kernels/kernels.h"
+#include "runtime/context.h"
 #include "support/error.h"
 
 namespace flux::cuda {

@@ -1,10 +1,12 @@
-#include "ops/workspace.h"
+#include "runtime/workspace.h"
 
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <vector>
 
-#include "ops/backend.h"
+#include "runtime/fake_device.h"
+#include "support/error.h"
 
 namespace flux {
 namespace {
@@ -12,7 +14,8 @@ namespace {
 constexpr int64_t kMiB = int64_t{1} << 20;
 
 TEST(Workspace, GrowsByBlocksAndBecomesOne) {
-  Workspace workspace(backend_for(Device{}));
+  const FakeDevice device;
+  Workspace workspace(device);
   const auto pass = [&](int64_t mib, int count) {
     const Workspace::Scope scope(workspace);
     std::vector<Tensor> tensors;
@@ -38,7 +41,8 @@ TEST(Workspace, GrowsByBlocksAndBecomesOne) {
 }
 
 TEST(Workspace, KeepsWhatAnOuterScopeHolds) {
-  Workspace workspace(backend_for(Device{}));
+  const FakeDevice device;
+  Workspace workspace(device);
   const Workspace::Scope outer(workspace);
   const Tensor held = workspace.allocate({kMiB}, DType::kU8);
   std::memset(held.raw(), 5, static_cast<size_t>(kMiB));
@@ -49,6 +53,37 @@ TEST(Workspace, KeepsWhatAnOuterScopeHolds) {
   }
   EXPECT_EQ(held.data<uint8_t>()[kMiB - 1], 5);
   EXPECT_EQ(workspace.reserved_bytes(), static_cast<size_t>(24 * kMiB));
+}
+
+TEST(Workspace, IsNotReleasedWhileAScopeHoldsTensors) {
+  const FakeDevice device;
+  Workspace workspace(device);
+  {
+    const Workspace::Scope scope(workspace);
+    const Tensor held = workspace.allocate({kMiB}, DType::kU8);
+    EXPECT_THROW(workspace.release(), Error);
+    std::memset(held.raw(), 5, static_cast<size_t>(kMiB));
+    EXPECT_EQ(workspace.allocate({1}, DType::kU8).device(), device.device());
+  }
+  workspace.release();
+  EXPECT_EQ(device.held(), 0u);
+}
+
+TEST(Workspace, SaysWhatIsWantedAndFreeWhereThereIsNotEnough) {
+  FakeDevice device;
+  device.limit_memory(16 * kMiB);
+  Workspace workspace(device);
+  const Workspace::Scope scope(workspace);
+  workspace.allocate({4 * kMiB}, DType::kU8);
+  try {
+    workspace.allocate({12 * kMiB}, DType::kU8);
+    FAIL() << "more than there is";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kUnavailable);
+    EXPECT_STREQ(error.what(),
+                 "out of memory on cpu: 12582912 bytes wanted for workspace beside the 8388608 "
+                 "held, 8388608 free; generate smaller or fewer images, or free memory there");
+  }
 }
 
 }  // namespace

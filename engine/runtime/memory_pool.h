@@ -7,7 +7,7 @@
 
 namespace flux {
 
-class Backend;
+class DeviceRuntime;
 
 /// Device memory of one context's tensors, kept for the next ones of about the same size: a GPU
 /// gives memory back only when all that it computes has ended, and keeps every thread waiting
@@ -16,8 +16,8 @@ class Backend;
 /// finish(). Thread-safe.
 class MemoryPool : public std::enable_shared_from_this<MemoryPool> {
  public:
-  /// In the memory of `backend`, which must outlive it.
-  explicit MemoryPool(const Backend& backend) : backend_(&backend) {}
+  /// In the memory of `runtime`, which must outlive it.
+  explicit MemoryPool(const DeviceRuntime& runtime) : runtime_(&runtime) {}
   MemoryPool(const MemoryPool&) = delete;
   MemoryPool& operator=(const MemoryPool&) = delete;
 
@@ -33,9 +33,10 @@ class MemoryPool : public std::enable_shared_from_this<MemoryPool> {
   };
   Block find(size_t bytes);
   Block make(size_t bytes);
-  void give_back(Block block);
+  /// Called by deleters, which must not throw.
+  void give_back(Block block) noexcept;
 
-  const Backend* backend_;
+  const DeviceRuntime* runtime_;
   std::mutex mutex_;
   std::deque<Block> unused_;  // longest unused first
   size_t unused_bytes_ = 0;

@@ -1,10 +1,10 @@
-#include "ops/memory_pool.h"
+#include "runtime/memory_pool.h"
 
 #include <gtest/gtest.h>
 
 #include <cstring>
 
-#include "ops/backend.h"
+#include "runtime/fake_device.h"
 
 namespace flux {
 namespace {
@@ -12,7 +12,8 @@ namespace {
 constexpr size_t kMebibyte = size_t{1} << 20;
 
 TEST(MemoryPool, GivesMemoryAgainForAboutTheSameSize) {
-  const auto pool = std::make_shared<MemoryPool>(backend_for(Device{}));
+  const FakeDevice device;
+  const auto pool = std::make_shared<MemoryPool>(device);
   auto first = pool->take(1000);
   const std::byte* address = first.get();
   const auto second = pool->take(1000);
@@ -27,7 +28,8 @@ TEST(MemoryPool, GivesMemoryAgainForAboutTheSameSize) {
 }
 
 TEST(MemoryPool, KeepsNoMoreThanItMay) {
-  const auto pool = std::make_shared<MemoryPool>(backend_for(Device{}));
+  const FakeDevice device;
+  const auto pool = std::make_shared<MemoryPool>(device);
   // Written, so that nothing else can come to be at the address of a block that is kept.
   auto large = pool->take(65 * kMebibyte);
   std::memset(large.get(), 1, 65 * kMebibyte);
@@ -41,7 +43,8 @@ TEST(MemoryPool, KeepsNoMoreThanItMay) {
 }
 
 TEST(MemoryPool, IsOutlivedByItsMemory) {
-  auto pool = std::make_shared<MemoryPool>(backend_for(Device{}));
+  const FakeDevice device;
+  auto pool = std::make_shared<MemoryPool>(device);
   const auto memory = pool->take(64);
   pool.reset();
   std::memset(memory.get(), 1, 64);

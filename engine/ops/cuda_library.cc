@@ -1,4 +1,4 @@
-#include "device/cuda_library.h"
+#include "ops/cuda_library.h"
 
 #include <dlfcn.h>
 

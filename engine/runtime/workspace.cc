@@ -1,8 +1,8 @@
-#include "ops/workspace.h"
+#include "runtime/workspace.h"
 
 #include <algorithm>
 
-#include "ops/backend.h"
+#include "runtime/device_runtime.h"
 #include "support/error.h"
 
 namespace flux {
@@ -25,18 +25,18 @@ Tensor Workspace::allocate(const Shape& shape, DType dtype) {
     used_ = 0;
   }
   if (block_ == blocks_.size() && !add_block(std::max(bytes, kMinimumBlock))) {
-    fail_out_of_memory(*backend_, bytes,
+    fail_out_of_memory(*runtime_, bytes,
                        fmt::format("workspace beside the {} held", reserved_bytes()));
   }
   void* data = blocks_[block_].memory.get() + used_;
   used_ += bytes;
   in_use_ += bytes;
   most_ = std::max(most_, in_use_);
-  return Tensor(data, dtype, shape, backend_->device());
+  return Tensor(data, dtype, shape, runtime_->device());
 }
 
 bool Workspace::add_block(size_t size) {
-  auto memory = backend_->allocate(size);
+  auto memory = runtime_->allocate(size);
   if (memory == nullptr) return false;
   blocks_.push_back(Block{std::move(memory), size});
   return true;
@@ -44,7 +44,7 @@ bool Workspace::add_block(size_t size) {
 
 void Workspace::make_one_block(size_t size) {
   const size_t most = most_;
-  release();
+  drop_blocks();
   most_ = most;
   add_block(size);  // where there is not as much in one piece, blocks come one by one again
 }
@@ -56,6 +56,12 @@ size_t Workspace::reserved_bytes() const {
 }
 
 void Workspace::release() {
+  check(scopes_ == 0, ErrorCode::kInternal,
+        "the workspace is released while {} scopes hold {} bytes of it", scopes_, in_use_);
+  drop_blocks();
+}
+
+void Workspace::drop_blocks() {
   blocks_.clear();
   block_ = 0;
   used_ = 0;

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <string>
-#include <string_view>
 
 namespace flux {
 
@@ -18,10 +17,5 @@ struct Device {
 
 /// "cpu" or "cuda:0".
 std::string to_string(const Device& device);
-
-/// Parses "auto", "cpu", "cuda" (the first GPU) or "cuda:N". "auto" is the first GPU where there is
-/// one that can be used, else the CPU. Throws kInvalidArgument for another text, kUnsupported for a
-/// device that cannot be used here, saying why.
-Device parse_device(std::string_view text);
 
 }  // namespace flux

@@ -1,8 +1,9 @@
-#include "ops/memory_pool.h"
+#include "runtime/memory_pool.h"
 
 #include <algorithm>
+#include <new>
 
-#include "ops/backend.h"
+#include "runtime/device_runtime.h"
 
 namespace flux {
 namespace {
@@ -27,8 +28,8 @@ MemoryPool::Block MemoryPool::find(size_t bytes) {
 }
 
 MemoryPool::Block MemoryPool::make(size_t bytes) {
-  Block block{backend_->allocate(bytes), bytes};
-  if (block.memory == nullptr && release()) block.memory = backend_->allocate(bytes);
+  Block block{runtime_->allocate(bytes), bytes};
+  if (block.memory == nullptr && release()) block.memory = runtime_->allocate(bytes);
   return block;
 }
 
@@ -40,16 +41,21 @@ bool MemoryPool::release() {
   return !dropped.empty();
 }
 
-void MemoryPool::give_back(Block block) {
-  std::deque<Block> dropped;
+void MemoryPool::give_back(Block block) noexcept {
+  std::deque<Block> dropped;  // destroyed after the lock is released
   const std::scoped_lock lock(mutex_);
   if (block.size > kMostUnused) return;
-  unused_bytes_ += block.size;
-  unused_.push_back(std::move(block));
-  while (unused_bytes_ > kMostUnused) {
-    unused_bytes_ -= unused_.front().size;
-    dropped.push_back(std::move(unused_.front()));
-    unused_.pop_front();
+  const size_t size = block.size;
+  try {
+    unused_.push_back(std::move(block));
+    unused_bytes_ += size;
+    while (unused_bytes_ > kMostUnused) {
+      dropped.push_back(std::move(unused_.front()));
+      unused_bytes_ -= dropped.back().size;
+      unused_.pop_front();
+    }
+  } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch)
+    // The host has no memory for the list: a block that is not kept goes back to the device.
   }
 }
 

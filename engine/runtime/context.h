@@ -4,21 +4,14 @@
 #include <memory>
 #include <string_view>
 
-#include "ops/memory_pool.h"
-#include "ops/workspace.h"
+#include "runtime/device_runtime.h"
+#include "runtime/memory_pool.h"
+#include "runtime/workspace.h"
 #include "tensor/tensor.h"
 
 namespace flux {
 
-class Backend;
-
-/// What a backend keeps for one context: a stream, plans of its libraries, buffers.
-class DeviceState {
- public:
-  virtual ~DeviceState() = default;
-};
-
-/// What a forward runs with: the device's ops, scratch memory, threads, and who watches.
+/// A caller's share of a device: scratch memory, threads, a stream, and the listeners of a forward.
 /// One Context belongs to one thread at a time; weights are shared between contexts.
 class Context {
  public:
@@ -26,14 +19,15 @@ class Context {
   using CancelCheck = std::function<bool()>;
 
   /// `threads` >= 1: how many CPU threads ops may use; results never depend on it.
-  Context(Backend& backend, int threads);
+  Context(DeviceRuntime& runtime, int threads);
 
-  Backend& backend() const { return *backend_; }
+  DeviceRuntime& runtime() const { return *runtime_; }
+  const Device& device() const { return device_; }
   int threads() const { return threads_; }
   Workspace& workspace() { return workspace_; }
   /// Memory for tensors that outlive a forward; pooled_tensor() takes it.
   MemoryPool& memory() const { return *memory_; }
-  /// What Backend::make_state() gave; may be null.
+  /// What DeviceRuntime::make_state() gave; may be null.
   DeviceState* state() const { return state_.get(); }
 
   /// A listener for intermediate values, named like diffusers' modules and, where one gives a
@@ -52,7 +46,8 @@ class Context {
  private:
   void hand_out(std::string_view name, const Tensor& value);
 
-  Backend* backend_;
+  DeviceRuntime* runtime_;
+  Device device_;
   int threads_;
   std::unique_ptr<DeviceState> state_;
   Workspace workspace_;
@@ -60,9 +55,5 @@ class Context {
   Trace trace_;
   CancelCheck cancelled_;
 };
-
-/// Threads to use when the user names no number: one for each physical core that this process may
-/// run on, but no more than the CPUs that its container is limited to.
-int default_threads();
 
 }  // namespace flux

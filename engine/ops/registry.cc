@@ -1,15 +1,18 @@
-#include "device/device.h"
+#include "ops/registry.h"
 
 #include <algorithm>
 #include <charconv>
 
-#include "device/cuda_library.h"
+#include "ops/cpu/cpu_backend.h"
+#include "ops/cuda_library.h"
 #include "support/error.h"
 
 namespace flux {
 
-std::string to_string(const Device& device) {
-  return device.is_cpu() ? "cpu" : fmt::format("cuda:{}", device.index);
+Backend& backend_for(const Device& device) {
+  if (!device.is_cpu()) return cuda_library().backend(device.index);
+  static cpu::CpuBackend backend;
+  return backend;
 }
 
 Device parse_device(std::string_view text) {

@@ -1,5 +1,6 @@
-#include "ops/context.h"
+#include "support/default_threads.h"
 
+#include <fmt/format.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -7,31 +8,10 @@
 #include <fstream>
 #include <set>
 #include <string>
-#include <utility>
 
-#include "ops/backend.h"
 #include "support/cpu_quota.h"
-#include "support/error.h"
 
 namespace flux {
-
-Context::Context(Backend& backend, int threads)
-    : backend_(&backend),
-      threads_(threads),
-      state_(backend.make_state()),
-      workspace_(backend),
-      memory_(std::make_shared<MemoryPool>(backend)) {
-  check(threads >= 1 && threads <= 1024, ErrorCode::kInvalidArgument,
-        "threads = {}: must be from 1 to 1024", threads);
-}
-
-void Context::hand_out(std::string_view name, const Tensor& value) {
-  trace_(name, to_host(*this, value));
-}
-
-void Context::poll_cancel() const {
-  if (cancelled_ && cancelled_()) fail(ErrorCode::kCancelled, "cancelled");
-}
 
 int default_threads() {
   cpu_set_t allowed;

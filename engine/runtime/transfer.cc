@@ -1,17 +1,16 @@
-#include "ops/backend.h"
-#include "ops/checks.h"
+#include "runtime/transfer.h"
+
+#include "support/error.h"
 
 namespace flux {
 namespace {
 
 /// Whether `tensor` is in the memory that the context computes in.
-bool is_local(const Context& ctx, const Tensor& tensor) {
-  return tensor.device() == ctx.backend().device();
-}
+bool is_local(const Context& ctx, const Tensor& tensor) { return tensor.device() == ctx.device(); }
 
 /// Whether the context can copy from and to where `tensor` is.
 bool is_reachable(const Context& ctx, const Tensor& tensor) {
-  return tensor.device().is_cpu() || tensor.device().kind == ctx.backend().device().kind;
+  return tensor.device().is_cpu() || tensor.device().kind == ctx.device().kind;
 }
 
 size_t bytes_of(const Shape& shape, DType dtype) {
@@ -22,33 +21,33 @@ size_t bytes_of(const Shape& shape, DType dtype) {
 Tensor tensor_in(Context& ctx, const std::shared_ptr<std::byte>& memory, const Shape& shape,
                  DType dtype) {
   if (memory == nullptr) {
-    fail_out_of_memory(ctx.backend(), bytes_of(shape, dtype),
+    fail_out_of_memory(ctx.runtime(), bytes_of(shape, dtype),
                        fmt::format("a tensor {}", to_string(shape)));
   }
-  return Tensor(memory.get(), dtype, shape, ctx.backend().device(), memory);
+  return Tensor(memory.get(), dtype, shape, ctx.device(), memory);
 }
 
 }  // namespace
 
-void finish(Context& ctx) { ctx.backend().finish(ctx); }
+void finish(Context& ctx) { ctx.runtime().finish(ctx); }
 
-std::shared_ptr<const Fence> make_fence(Context& ctx) { return ctx.backend().make_fence(ctx); }
+std::shared_ptr<const Fence> make_fence(Context& ctx) { return ctx.runtime().make_fence(ctx); }
 
 void wait_for(Context& ctx, const Fence* fence) {
-  if (fence != nullptr) ctx.backend().wait_for(ctx, *fence);
+  if (fence != nullptr) ctx.runtime().wait_for(ctx, *fence);
 }
 
 void copy(Context& ctx, const Tensor& x, const Tensor& out) {
   check(x.shape() == out.shape() && x.dtype() == out.dtype(), ErrorCode::kInternal,
         "copy: {} to {}", describe(x), describe(out));
-  check_contiguous("copy", "x", x);
-  check_contiguous("copy", "out", out);
+  check(x.is_contiguous() && out.is_contiguous(), ErrorCode::kInternal,
+        "copy: {} to {}: both must be contiguous", describe(x), describe(out));
   for (const Tensor* tensor : {&x, &out}) {
     check(is_reachable(ctx, *tensor), ErrorCode::kInternal,
           "copy: a tensor is on {}, the context computes on {}", to_string(tensor->device()),
-          to_string(ctx.backend().device()));
+          to_string(ctx.device()));
   }
-  if (x.numel() > 0 && x.raw() != out.raw()) ctx.backend().copy(ctx, x, out);
+  if (x.numel() > 0 && x.raw() != out.raw()) ctx.runtime().copy(ctx, x, out);
 }
 
 Tensor to_workspace(Context& ctx, const Tensor& x) {
@@ -59,12 +58,12 @@ Tensor to_workspace(Context& ctx, const Tensor& x) {
 }
 
 Tensor new_tensor(Context& ctx, const Shape& shape, DType dtype) {
-  return tensor_in(ctx, ctx.backend().allocate(bytes_of(shape, dtype)), shape, dtype);
+  return tensor_in(ctx, ctx.runtime().allocate(bytes_of(shape, dtype)), shape, dtype);
 }
 
 Tensor pooled_tensor(Context& ctx, const Shape& shape, DType dtype) {
   // Host memory is cheap to get and to give back.
-  if (ctx.backend().device().is_cpu()) return new_tensor(ctx, shape, dtype);
+  if (ctx.device().is_cpu()) return new_tensor(ctx, shape, dtype);
   return tensor_in(ctx, ctx.memory().take(bytes_of(shape, dtype)), shape, dtype);
 }
 
@@ -88,17 +87,6 @@ Tensor to_host(Context& ctx, const Tensor& x) {
 
 Tensor result_for(Context& ctx, const Tensor& out) {
   return is_local(ctx, out) ? out : ctx.workspace().allocate(out.shape(), out.dtype());
-}
-
-void transpose(Context& ctx, const Tensor& x, const Tensor& out) {
-  check_rank("transpose", "x", x, 2);
-  check_activation("transpose", "x", x, x.dtype());
-  check(out.shape() == Shape{x.size(1), x.size(0)} &&
-            (out.dtype() == x.dtype() || out.dtype() == DType::kF32),
-        ErrorCode::kInternal, "transpose: {} to {}", describe(x), describe(out));
-  check_contiguous("transpose", "x", x);
-  check_contiguous("transpose", "out", out);
-  if (x.numel() > 0) ctx.backend().transpose(ctx, x, out);
 }
 
 }  // namespace flux

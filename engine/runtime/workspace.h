@@ -8,15 +8,15 @@
 
 namespace flux {
 
-class Backend;
+class DeviceRuntime;
 
 /// Scratch memory for one forward: a stack of tensors. Memory is kept when scopes end, so after
 /// the first passes nothing is allocated: it grows by blocks, and once nothing is in use they
 /// become one that is as large as what ever was. Not thread-safe: one Workspace for each caller.
 class Workspace {
  public:
-  /// In the memory of `backend`, which must outlive it.
-  explicit Workspace(const Backend& backend) : backend_(&backend) {}
+  /// In the memory of `runtime`, which must outlive it.
+  explicit Workspace(const DeviceRuntime& runtime) : runtime_(&runtime) {}
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
 
@@ -26,7 +26,7 @@ class Workspace {
 
   /// Bytes held from the system.
   size_t reserved_bytes() const;
-  /// Gives all blocks back; no Scope may be open.
+  /// Gives all blocks back. Throws kInternal while a Scope is open: its tensors are in them.
   void release();
 
   /// Everything allocated while a Scope lives is given back to the workspace when it ends.
@@ -36,8 +36,11 @@ class Workspace {
         : workspace_(workspace),
           block_(workspace.block_),
           used_(workspace.used_),
-          in_use_(workspace.in_use_) {}
+          in_use_(workspace.in_use_) {
+      ++workspace.scopes_;
+    }
     ~Scope() {
+      --workspace_.scopes_;
       workspace_.block_ = block_;
       workspace_.used_ = used_;
       workspace_.in_use_ = in_use_;
@@ -61,13 +64,15 @@ class Workspace {
   /// Instead of all there are: what they leave unused at their ends, and those that are too small
   /// for a pass's tensors, would be lost to it.
   void make_one_block(size_t size);
+  void drop_blocks();
 
-  const Backend* backend_;
+  const DeviceRuntime* runtime_;
   std::vector<Block> blocks_;
   size_t block_ = 0;   // index of the block in use
   size_t used_ = 0;    // bytes used of it
   size_t in_use_ = 0;  // bytes of all tensors
   size_t most_ = 0;    // that ever were in use
+  int scopes_ = 0;     // open
 };
 
 }  // namespace flux

@@ -1,0 +1,25 @@
+#include "ops/kernels.h"
+
+#include "support/error.h"
+
+namespace flux {
+
+void Kernels::refuse(const char* op) {
+  fail(ErrorCode::kUnsupported, "the op {} is not implemented for this device", op);
+}
+
+void Backend::require(DType dtype) const {
+  check(supports(dtype), ErrorCode::kUnsupported,
+        "dtype {} cannot be computed on {}: use f32 or bf16", name_of(dtype), to_string(device()));
+}
+
+Kernels& kernels_of(const Context& ctx) {
+  Kernels* kernels = ctx.runtime().as_kernels();
+  check(kernels != nullptr, ErrorCode::kUnsupported, "{} computes nothing: it has memory only",
+        to_string(ctx.device()));
+  return *kernels;
+}
+
+int64_t useful_tokens(const Context& ctx) { return kernels_of(ctx).useful_tokens(); }
+
+}  // namespace flux

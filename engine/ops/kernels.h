@@ -1,0 +1,75 @@
+#pragma once
+
+#include "ops/ops.h"
+#include "runtime/device_runtime.h"
+
+namespace flux {
+
+/// Every op that a device implements: its result, its name and its parameters' types. ops.h is the
+/// contract and the way to call them: it checks the arguments first, so implementations do not.
+/// Both backends and the refusals below are declared from this list.
+// clang-format off
+#define FLUX_OPS(OP)                                                                               \
+  OP(std::shared_ptr<const PackedWeights>, pack_linear,                                            \
+     (Context&, std::span<const Tensor>, std::span<const Tensor>, DType))                          \
+  OP(std::shared_ptr<const PackedWeights>, pack_conv2d,                                            \
+     (Context&, const Tensor&, const Tensor&, DType, bool))                                        \
+  OP(void, linear, (Context&, std::span<const LinearPart>))                                        \
+  OP(void, conv2d,                                                                                 \
+     (Context&, const Tensor&, const Conv2dWeights&, const Tensor&, const Tensor&))                \
+  OP(void, layer_norm, (Context&, std::span<const LayerNormPart>))                                 \
+  OP(void, rms_norm, (Context&, const Tensor&, const Tensor&, float, const Tensor&))               \
+  OP(void, rms_norm_rope, (Context&, const Tensor&, const Tensor&, float, const RopeTable&))       \
+  OP(void, attention, (Context&, std::span<const AttentionPart>, const AttentionOptions&))         \
+  OP(void, group_norm, (Context&, const Tensor&, const GroupNormParams&, const Tensor&))           \
+  OP(void, activate, (Context&, const Tensor&, Activation, const Tensor&))                         \
+  OP(void, multiply, (Context&, const Tensor&, const Tensor&, const Tensor&))                      \
+  OP(void, add, (Context&, const Tensor&, const Tensor&, const Tensor&))                           \
+  OP(void, cast, (Context&, const Tensor&, const Tensor&))                                         \
+  OP(void, transpose, (Context&, const Tensor&, const Tensor&))                                    \
+  OP(void, rope_angles,                                                                            \
+     (Context&, const Tensor&, std::span<const int64_t>, const RopeTable&))                        \
+  OP(void, euler_step, (Context&, const Tensor&, const EulerStep&))                                \
+  OP(void, unpack_tokens, (Context&, const Tensor&, float, float, const Tensor&))                  \
+  OP(void, to_bytes, (Context&, const Tensor&, const Tensor&))                                     \
+  OP(void, embedding, (Context&, const Tensor&, std::span<const int32_t>, const Tensor&))
+// clang-format on
+
+/// Declares an op of FLUX_OPS in a backend that implements it.
+#define FLUX_OVERRIDE_OP(result, name, parameters) result name parameters override;
+
+/// The ops of one device. A device need not have all of them: the others throw kUnsupported.
+class Kernels {
+ public:
+  virtual ~Kernels() = default;
+
+  /// Whether activations and weights can be `dtype` here.
+  virtual bool supports(DType dtype) const = 0;
+  /// The number of tokens up to which sequences are computed faster together than one by one; 0
+  /// where they never are.
+  virtual int64_t useful_tokens() const { return 0; }
+
+#define FLUX_REFUSE_OP(result, name, parameters) \
+  virtual result name parameters { refuse(#name); }
+  FLUX_OPS(FLUX_REFUSE_OP)
+#undef FLUX_REFUSE_OP
+
+ private:
+  [[noreturn]] static void refuse(const char* op);
+};
+
+/// A device that computes.
+class Backend : public DeviceRuntime, public Kernels {
+ public:
+  Kernels* as_kernels() final { return this; }
+  /// Throws kUnsupported, naming dtype and device, unless supports(dtype).
+  void require(DType dtype) const;
+};
+
+/// The ops of the context's device. Throws kUnsupported where it has none.
+Kernels& kernels_of(const Context& ctx);
+
+/// `norm` of a linear's result in passes of their own, for a backend that has nothing better.
+void norm_heads(Context& ctx, const HeadNorm& norm, const Tensor& out);
+
+}  // namespace flux

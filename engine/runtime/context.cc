@@ -1,0 +1,27 @@
+#include "runtime/context.h"
+
+#include "runtime/transfer.h"
+#include "support/error.h"
+
+namespace flux {
+
+Context::Context(DeviceRuntime& runtime, int threads)
+    : runtime_(&runtime),
+      device_(runtime.device()),
+      threads_(threads),
+      state_(runtime.make_state()),
+      workspace_(runtime),
+      memory_(std::make_shared<MemoryPool>(runtime)) {
+  check(threads >= 1 && threads <= 1024, ErrorCode::kInvalidArgument,
+        "threads = {}: must be from 1 to 1024", threads);
+}
+
+void Context::hand_out(std::string_view name, const Tensor& value) {
+  trace_(name, to_host(*this, value));
+}
+
+void Context::poll_cancel() const {
+  if (cancelled_ && cancelled_()) fail(ErrorCode::kCancelled, "cancelled");
+}
+
+}  // namespace flux
