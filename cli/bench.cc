@@ -47,11 +47,12 @@ Measurement measure(std::string name, int calls, const BenchOptions& options, Co
 /// The tensors of a step where the stages want them. A stage's time ends when a row of its result
 /// is in host memory: a GPU is asynchronous.
 TransformerInput on_device(Context& ctx, TransformerInput input) {
-  for (Tensor* tensor : {&input.hidden_states, &input.pooled_projections,
-                         &input.encoder_hidden_states, &input.img_ids, &input.txt_ids}) {
+  ImageTokens& image = input.images[0];
+  for (Tensor* tensor : {&image.hidden_states, &image.img_ids, &input.encoder_hidden_states,
+                         &input.txt_ids, &input.pooled_projections}) {
     *tensor = to_device(ctx, *tensor);
   }
-  input.noise_pred = new_tensor(ctx, input.noise_pred.shape(), input.noise_pred.dtype());
+  image.noise_pred = new_tensor(ctx, image.noise_pred.shape(), image.noise_pred.dtype());
   return input;
 }
 
@@ -90,7 +91,7 @@ void measure_stages(Session& session, const ImageParams& params, const BenchOpti
       {StageKind::kDitTransformer,
        [&] {
          launch_step();
-         to_host(ctx, step.noise_pred[0]);
+         to_host(ctx, step.images[0].noise_pred[0]);
        }},
       {StageKind::kVaeDecoder, [&] { to_host(ctx, stages.decode(latents)[0][0]); }},
   };
@@ -109,7 +110,7 @@ BenchReport measure_all(Session& session, const ImageParams& params, const Bench
   Progress progress(Progress::Mode::kAutomatic);
   BenchReport report;
   report.load_seconds = seconds_of([&] {
-    for (const StageKind stage : kAllStages) {
+    for (const StageKind stage : session.checkpoint->family().stages) {
       stop_if_interrupted();
       progress.phase(fmt::format("loading {}", name_of(stage)));
       session.stages->load(stage);

@@ -103,7 +103,7 @@ Session open_session(const ComputeOptions& options) {
         std::min(options.gpu_memory, uint64_t{std::numeric_limits<int64_t>::max()}));
   }
   session.options.threads = options.threads > 0 ? options.threads : default_threads();
-  session.checkpoint = Checkpoint::open(options.source);
+  session.checkpoint = open_source(options.source);
   if (as_stored) session.options.dtype = session.checkpoint->stored_dtype();
   session.stages = std::make_unique<LocalStages>(session.checkpoint, session.options);
   session.stages->context().set_cancel_check(interrupted);

@@ -10,7 +10,7 @@
 #include <string>
 #include <string_view>
 
-#include "models/checkpoint.h"
+#include "convert/repository_layout.h"
 #include "pipeline/local_stages.h"
 
 /// What the subcommands share: options, exit codes, output, interruption.

@@ -154,7 +154,7 @@ void run_convert(const ConvertCommand& command) {
   ConvertOptions options = parse_options(command);
   // A terminal that closes must not leave a half-written copy either.
   std::signal(SIGHUP, [](int) { std::raise(SIGTERM); });
-  const auto checkpoint = Checkpoint::open(command.checkpoint);
+  const auto checkpoint = open_source(command.checkpoint);
   if (command.dtype == "as stored") options.serving.dtype = checkpoint->stored_dtype();
   set_sizes(command.default_size, checkpoint->config(), options.serving);
   ConvertResult result;

@@ -237,7 +237,7 @@ std::string report_text(const std::vector<fs::path>& files, const GenerateResult
 GenerateResult draw(Session& session, const std::vector<ImageParams>& rows, Timing& timing) {
   Progress progress(Progress::Mode::kAutomatic);
   timing.load = seconds_of([&] {
-    for (const StageKind stage : kAllStages) {
+    for (const StageKind stage : session.checkpoint->family().stages) {
       progress.phase(fmt::format("loading {}", name_of(stage)));
       stop_if_interrupted();
       session.stages->load(stage);

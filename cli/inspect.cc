@@ -12,26 +12,14 @@ namespace {
 /// The program with its libraries, tokenizers and compiled kernels.
 constexpr int64_t kProgramBytes = int64_t{64} << 20;
 
-/// A component that holds weights.
-struct Part {
-  const char* name;
-  const WeightFiles* files;
-};
-
-std::vector<Part> parts_of(const Checkpoint& checkpoint) {
-  return {{"text_encoder", &checkpoint.text_encoder()},
-          {"text_encoder_2", &checkpoint.text_encoder_2()},
-          {"transformer", &checkpoint.transformer()},
-          {"vae", &checkpoint.vae()}};
-}
-
 /// Parameters that serving loads: of the autoencoder only the decoder.
-int64_t served_parameters(const Part& part) {
+int64_t served_parameters(const Checkpoint& checkpoint, Component component) {
+  const TensorStore& weights = checkpoint.weights(component);
   int64_t count = 0;
-  for (const std::string& name : part.files->names()) {
+  for (const std::string& name : weights.names()) {
     const bool encoder = name.starts_with("encoder.") || name.starts_with("quant_conv.");
-    if (part.name == std::string_view("vae") && encoder) continue;
-    count += part.files->find(name)->numel();
+    if (component == Component::kVae && encoder) continue;
+    count += weights.find(name)->numel();
   }
   return count;
 }
@@ -48,7 +36,9 @@ MemoryNeed memory_need(const Checkpoint& checkpoint, DType dtype) {
   const FluxConfig& config = checkpoint.config();
   const RequestLimits limits = limits_for(config);
   MemoryNeed need;
-  for (const Part& part : parts_of(checkpoint)) need.weights += served_parameters(part) * element;
+  for (const Component component : checkpoint.weight_components()) {
+    need.weights += served_parameters(checkpoint, component) * element;
+  }
   // The single blocks hold the tokens, their projections (q, k, v, MLP) and the joined output.
   const int64_t multiple = config.size_multiple();
   const int64_t text_tokens = default_sequence_length(config);
@@ -72,7 +62,7 @@ nlohmann::json memory_json(const Checkpoint& checkpoint, DType dtype) {
 }
 
 nlohmann::json config_of(const Checkpoint& checkpoint, const std::string& component) {
-  const std::filesystem::path directory = checkpoint.layout().config(component);
+  const std::filesystem::path directory = checkpoint.layout().configs() / component;
   for (const char* name : {"config.json", "scheduler_config.json"}) {
     if (std::filesystem::exists(directory / name)) return read_json_file(directory / name);
   }
@@ -81,21 +71,22 @@ nlohmann::json config_of(const Checkpoint& checkpoint, const std::string& compon
 
 nlohmann::json inspect_json(const Checkpoint& checkpoint) {
   auto components = nlohmann::json::object();
-  for (const Checkpoint::Component& component : checkpoint.components()) {
+  for (const Checkpoint::IndexEntry& component : checkpoint.index()) {
     components[component.name] = {{"library", component.library},
                                   {"class", component.class_name},
                                   {"config", config_of(checkpoint, component.name)}};
   }
   int64_t parameters = 0;
   int64_t bytes = 0;
-  for (const Part& part : parts_of(checkpoint)) {
-    nlohmann::json& object = components[part.name];
-    object["dtype"] = name_of(part.files->dtype());
-    object["tensors"] = part.files->names().size();
-    object["parameters"] = part.files->parameter_count();
-    object["bytes"] = part.files->bytes();
-    parameters += part.files->parameter_count();
-    bytes += part.files->bytes();
+  for (const Component component : checkpoint.weight_components()) {
+    const TensorStore& weights = checkpoint.weights(component);
+    nlohmann::json& object = components[name_of(component)];
+    object["dtype"] = name_of(weights.dtype());
+    object["tensors"] = weights.names().size();
+    object["parameters"] = weights.parameter_count();
+    object["bytes"] = weights.bytes();
+    parameters += weights.parameter_count();
+    bytes += weights.bytes();
   }
   const RequestLimits limits = limits_for(checkpoint.config());
   return {{"checkpoint", checkpoint.name()},
@@ -113,7 +104,7 @@ nlohmann::json inspect_json(const Checkpoint& checkpoint) {
 }
 
 std::string describe_config(const FluxConfig& config) {
-  const TransformerConfig& dit = config.transformer;
+  const FluxTransformerConfig& dit = config.transformer;
   std::string text = fmt::format(
       "text_encoder    {} layers, {} wide, {} heads, {} tokens, vocabulary {}\n"
       "text_encoder_2  {} layers, {} wide, {} heads x {}, vocabulary {}\n"
@@ -138,16 +129,17 @@ std::string describe_config(const FluxConfig& config) {
 std::string inspect_text(const Checkpoint& checkpoint) {
   std::string text = fmt::format("{:<15} {:<32} {:>6} {:>8} {:>14} {:>11}\n", "component", "class",
                                  "dtype", "tensors", "parameters", "bytes");
-  const std::vector<Part> parts = parts_of(checkpoint);
-  for (const Checkpoint::Component& component : checkpoint.components()) {
-    text += fmt::format("{:<15} {:<32}", component.name, component.class_name);
-    const auto part = std::find_if(parts.begin(), parts.end(), [&](const Part& candidate) {
-      return component.name == candidate.name;
+  const std::vector<Component> components = checkpoint.weight_components();
+  for (const Checkpoint::IndexEntry& entry : checkpoint.index()) {
+    text += fmt::format("{:<15} {:<32}", entry.name, entry.class_name);
+    const auto found = std::find_if(components.begin(), components.end(), [&](Component candidate) {
+      return entry.name == name_of(candidate);
     });
-    if (part != parts.end()) {
-      text += fmt::format(" {:>6} {:>8} {:>14} {:>11}", name_of(part->files->dtype()),
-                          part->files->names().size(), part->files->parameter_count(),
-                          format_bytes(part->files->bytes()));
+    if (found != components.end()) {
+      const TensorStore& weights = checkpoint.weights(*found);
+      text += fmt::format(" {:>6} {:>8} {:>14} {:>11}", name_of(weights.dtype()),
+                          weights.names().size(), weights.parameter_count(),
+                          format_bytes(weights.bytes()));
     }
     text += "\n";
   }
@@ -177,7 +169,7 @@ void add_inspect(CLI::App& app, Action& run) {
   command->add_flag("--json", options->json, "print one JSON object, with all configurations");
   command->callback([options, &run] {
     run = [options] {
-      const auto checkpoint = Checkpoint::open(options->source);
+      const auto checkpoint = open_source(options->source);
       if (options->json) {
         print_json(inspect_json(*checkpoint));
       } else {

@@ -3,30 +3,9 @@
 #include <algorithm>
 #include <random>
 
+#include "pipeline/latents.h"
+
 namespace flux::cli {
-namespace {
-
-Tensor image_ids(int64_t rows, int64_t columns) {
-  Tensor ids = Tensor::allocate({rows * columns, 3}, DType::kF32);
-  auto* out = ids.data<float>();
-  for (int64_t row = 0; row < rows; ++row) {
-    for (int64_t column = 0; column < columns; ++column) {
-      *out++ = 0;
-      *out++ = static_cast<float>(row);
-      *out++ = static_cast<float>(column);
-    }
-  }
-  return ids;
-}
-
-Tensor text_ids(int64_t tokens) {
-  Tensor ids = Tensor::allocate({tokens, 3}, DType::kF32);
-  std::fill_n(ids.data<float>(), ids.numel(), 0.0f);
-  return ids;
-}
-
-}  // namespace
-
 int64_t drawable_side(int64_t pixels, const FluxConfig& config) {
   const int64_t multiple = config.size_multiple();
   return std::max(multiple, pixels / multiple * multiple);
@@ -42,18 +21,17 @@ Tensor made_tensor(const Shape& shape, DType dtype) {
 
 TransformerInput made_transformer_input(const FluxConfig& config, DType dtype,
                                         const PictureSize& size) {
-  const TransformerConfig& model = config.transformer;
-  const int64_t rows = size.height / config.size_multiple();
-  const int64_t columns = size.width / config.size_multiple();
+  const FluxTransformerConfig& model = config.transformer;
+  const LatentSize latents = latent_size(config, size.height, size.width);
   TransformerInput input;
-  input.hidden_states = made_tensor({rows * columns, model.in_channels}, dtype);
-  input.timestep = 0.5f;
-  if (model.guidance_embeds) input.guidance = 3.5f;
-  input.pooled_projections = made_tensor({model.pooled_projection_dim}, dtype);
+  input.images = {{made_tensor({latents.tokens(), model.in_channels}, dtype),
+                   make_image_ids(latents),
+                   Tensor::allocate({latents.tokens(), model.out_channels}, dtype)}};
   input.encoder_hidden_states = made_tensor({size.text_tokens, model.joint_attention_dim}, dtype);
-  input.img_ids = image_ids(rows, columns);
-  input.txt_ids = text_ids(size.text_tokens);
-  input.noise_pred = Tensor::allocate({rows * columns, model.out_channels}, dtype);
+  input.txt_ids = make_text_ids(size.text_tokens);
+  input.pooled_projections = made_tensor({model.pooled_projection_dim}, dtype);
+  if (model.guidance_embeds) input.guidance = 3.5f;
+  input.clock = StepClock::single(0.5f);
   return input;
 }
 

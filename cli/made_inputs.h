@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "models/config.h"
+#include "pipeline/flux_config.h"
 #include "pipeline/stages.h"
 
 namespace flux::cli {

@@ -116,7 +116,7 @@ class StageInputs {
   std::map<std::string, Tensor, std::less<>> tensors_;
 };
 
-std::vector<InputSpec> transformer_inputs(const TransformerConfig& config) {
+std::vector<InputSpec> transformer_inputs(const FluxTransformerConfig& config) {
   using Kind = InputSpec::Kind;
   std::vector<InputSpec> specs = {
       {"hidden_states", {-1, -1, config.in_channels}, "BSc", Kind::kCompute},
@@ -133,7 +133,7 @@ std::vector<InputSpec> transformer_inputs(const TransformerConfig& config) {
 }
 
 NamedTensor run_transformer(Session& session, const RunStageOptions& options) {
-  const TransformerConfig& config = session.checkpoint->config().transformer;
+  const FluxTransformerConfig& config = session.checkpoint->config().transformer;
   const StageInputs in(options.input, StageKind::kDitTransformer, transformer_inputs(config),
                        session.options.dtype);
   const Tensor& hidden_states = in["hidden_states"];
@@ -143,17 +143,16 @@ NamedTensor run_transformer(Session& session, const RunStageOptions& options) {
   std::vector<TransformerInput> rows(static_cast<size_t>(batch));
   for (int64_t i = 0; i < batch; ++i) {
     TransformerInput& row = rows[static_cast<size_t>(i)];
-    row.hidden_states = hidden_states[i];
-    row.timestep = in["timestep"].data<float>()[i];
-    check(row.timestep >= 0 && row.timestep <= 1, ErrorCode::kInvalidArgument,
+    const float timestep = in["timestep"].data<float>()[i];
+    check(timestep >= 0 && timestep <= 1, ErrorCode::kInvalidArgument,
           "{}: timestep {} of row {}: must be in [0, 1], as FluxPipeline passes it", in.path(),
-          row.timestep, i);
+          timestep, i);
+    row.clock = StepClock::single(timestep);
     if (config.guidance_embeds) row.guidance = in["guidance"].data<float>()[i];
     row.pooled_projections = in["pooled_projections"][i];
     row.encoder_hidden_states = in["encoder_hidden_states"][i];
-    row.img_ids = in["img_ids"][i];
     row.txt_ids = in["txt_ids"][i];
-    row.noise_pred = out[i];
+    row.images = {{hidden_states[i], in["img_ids"][i], out[i]}};
   }
   session.stages->transformer(rows);
   return {"noise_pred", out};
@@ -221,18 +220,9 @@ void run_run_stage(const RunStageOptions& options) {
   Session session = open_session(options.compute);
   NamedTensor output;
   const double seconds = seconds_of([&] {
-    switch (stage) {
-      case StageKind::kClipEncoder:
-      case StageKind::kT5Encoder:
-        output = run_text_encoder(session, options, stage);
-        break;
-      case StageKind::kDitTransformer:
-        output = run_transformer(session, options);
-        break;
-      case StageKind::kVaeDecoder:
-        output = run_decoder(session, options);
-        break;
-    }
+    output = stage == StageKind::kDitTransformer ? run_transformer(session, options)
+             : stage == StageKind::kVaeDecoder   ? run_decoder(session, options)
+                                                 : run_text_encoder(session, options, stage);
   });
   write_safetensors(options.output, {output});
   print_out(fmt::format("{}: {} {} in {:.3f} s, written to {}\n", name_of(stage), output.first,

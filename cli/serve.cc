@@ -72,7 +72,7 @@ void check_ports(const ServeOptions& options) {
 }
 
 fs::path find_repository(const std::string& name) {
-  check(ModelLayout(name).is_repository(), ErrorCode::kInvalidArgument,
+  check(is_repository(name), ErrorCode::kInvalidArgument,
         "{}: is no model repository; make one with: flux-triton convert CHECKPOINT REPOSITORY",
         name);
   return fs::canonical(name);

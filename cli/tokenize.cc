@@ -18,11 +18,11 @@ void warn_if_cut(const TokenIds& tokens, const char* encoder) {
 }
 
 void run_tokenize(const TokenizeOptions& options) {
-  const auto checkpoint = Checkpoint::open(options.source);
+  const auto checkpoint = open_source(options.source);
   const FluxConfig& config = checkpoint->config();
   const int length = sequence_length(options.max_sequence_length, config);
-  const auto clip = ClipTokenizer::load(checkpoint->tokenizer_directory());
-  const auto t5 = T5Tokenizer::load(checkpoint->tokenizer_2_directory());
+  const auto clip = ClipTokenizer::load(checkpoint->layout().directory(Component::kTokenizer));
+  const auto t5 = T5Tokenizer::load(checkpoint->layout().directory(Component::kTokenizer2));
   TokenIds clip_ids{};
   TokenIds t5_ids{};
   as_usage([&] {

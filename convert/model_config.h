@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "models/config.h"
+#include "pipeline/flux_config.h"
 #include "tensor/device.h"
 #include "tensor/dtype.h"
 

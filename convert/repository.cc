@@ -6,6 +6,7 @@
 #include <set>
 
 #include "convert/file_transfer.h"
+#include "convert/repository_layout.h"
 #include "convert/repository_target.h"
 #include "convert/staging_directory.h"
 #include "convert/weight_check.h"
@@ -15,20 +16,6 @@ namespace flux {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// A component that holds weights.
-struct Part {
-  const char* name;
-  const char* stem;  // of its weight files
-  const WeightFiles& files;
-};
-
-std::array<Part, 4> weight_parts(const Checkpoint& checkpoint) {
-  return {{{"text_encoder", "model", checkpoint.text_encoder()},
-           {"text_encoder_2", "model", checkpoint.text_encoder_2()},
-           {"transformer", "diffusion_pytorch_model", checkpoint.transformer()},
-           {"vae", "diffusion_pytorch_model", checkpoint.vae()}}};
-}
 
 /// What a tokenizer directory may hold; which of them are there differs.
 constexpr std::array<const char*, 7> kTokenizerFiles = {"tokenizer.json",
@@ -49,60 +36,56 @@ struct Transfer {
 };
 
 /// The configurations, which "bls" and whoever opens a repository read.
-void add_configs(const ModelLayout& from, const ModelLayout& to, std::vector<Transfer>& transfers) {
-  for (const char* part : {"text_encoder", "text_encoder_2", "transformer", "vae", "scheduler"}) {
-    const bool scheduler = part == std::string_view("scheduler");
-    const char* name = scheduler ? "scheduler_config.json" : "config.json";
+void add_configs(const Checkpoint& checkpoint, const Layout& to, std::vector<Transfer>& transfers) {
+  for (const Component component : checkpoint.family().components) {
+    if (info_of(component).config_file.empty()) continue;
     transfers.push_back(
-        {Transfer::Kind::kSmallFile, from.config(part) / name, to.config(part) / name});
+        {Transfer::Kind::kSmallFile, checkpoint.layout().config(component), to.config(component)});
   }
 }
 
-void add_weights(const Part& part, const ModelLayout& from, const ModelLayout& to,
+void add_weights(const Checkpoint& checkpoint, Component component, const Layout& to,
                  std::vector<Transfer>& transfers) {
-  const fs::path target = to.component(part.name);
-  const fs::path source = from.component(part.name);
-  transfers.push_back(
-      {Transfer::Kind::kSmallFile, from.config(part.name) / "config.json", target / "config.json"});
-  const std::string index = fmt::format("{}.safetensors.index.json", part.stem);
+  const ComponentInfo& info = info_of(component);
+  const fs::path target = to.directory(component);
+  const fs::path source = checkpoint.layout().directory(component);
+  transfers.push_back({Transfer::Kind::kSmallFile, checkpoint.layout().config(component),
+                       target / info.config_file});
+  const std::string index = fmt::format("{}.safetensors.index.json", info.weights_stem);
   if (fs::exists(source / index)) {
     transfers.push_back({Transfer::Kind::kSmallFile, source / index, target / index});
   }
+  const TensorStore& weights = checkpoint.weights(component);
   std::set<fs::path> files;
-  for (const std::string& name : part.files.names()) files.insert(part.files.file_of(name));
+  for (const std::string& name : weights.names()) files.insert(weights.file_of(name));
   for (const fs::path& file : files) {
     transfers.push_back({Transfer::Kind::kWeightFile, file, target / file.filename()});
   }
 }
 
-void add_tokenizer(const char* name, const ModelLayout& from, const ModelLayout& to,
+void add_tokenizer(const fs::path& source, const fs::path& target,
                    std::vector<Transfer>& transfers) {
   for (const char* file : kTokenizerFiles) {
-    const fs::path source = from.component(name) / file;
-    if (!fs::exists(source)) continue;
-    transfers.push_back({Transfer::Kind::kSmallFile, source, to.component(name) / file});
+    if (!fs::exists(source / file)) continue;
+    transfers.push_back({Transfer::Kind::kSmallFile, source / file, target / file});
   }
 }
 
-std::vector<Transfer> plan_transfers(const Checkpoint& checkpoint, const ModelLayout& to,
+std::vector<Transfer> plan_transfers(const Checkpoint& checkpoint, const Layout& to,
                                      Weights weights) {
-  const ModelLayout& from = checkpoint.layout();
+  const Layout& from = checkpoint.layout();
   std::vector<Transfer> transfers;
-  add_configs(from, to, transfers);
-  for (const Part& part : weight_parts(checkpoint)) {
+  add_configs(checkpoint, to, transfers);
+  for (const Component component : checkpoint.family().components) {
+    const ComponentInfo& info = info_of(component);
+    if (!info.stage) continue;  // the configurations are all of it
     if (weights == Weights::kReference) {
-      transfers.push_back({Transfer::Kind::kDirectory, fs::canonical(from.component(part.name)),
-                           to.component(part.name)});
+      transfers.push_back({Transfer::Kind::kDirectory, fs::canonical(from.directory(component)),
+                           to.directory(component)});
+    } else if (info.weights_stem.empty()) {
+      add_tokenizer(from.directory(component), to.directory(component), transfers);
     } else {
-      add_weights(part, from, to, transfers);
-    }
-  }
-  for (const char* tokenizer : {"tokenizer", "tokenizer_2"}) {
-    if (weights == Weights::kReference) {
-      transfers.push_back({Transfer::Kind::kDirectory, fs::canonical(from.component(tokenizer)),
-                           to.component(tokenizer)});
-    } else {
-      add_tokenizer(tokenizer, from, to, transfers);
+      add_weights(checkpoint, component, to, transfers);
     }
   }
   return transfers;
@@ -141,11 +124,9 @@ class Writer {
       : checkpoint_(checkpoint), options_(options), observer_(observer), result_(result) {}
 
   void fill(const fs::path& root) {
-    // With model_index.json in place `root` is a repository, and ModelLayout says what goes where.
-    const fs::path index = root / "bls" / "1" / "model_index.json";
-    fs::create_directories(index.parent_path());
-    copy(checkpoint_.layout().model_index(), index);
-    const ModelLayout layout(root);
+    const RepositoryLayout layout(root);
+    fs::create_directories(layout.configs());
+    copy(checkpoint_.layout().model_index(), layout.model_index());
     const std::vector<Transfer> transfers = plan_transfers(checkpoint_, layout, options_.weights);
     const int64_t bytes = bytes_to_copy(transfers, options_.weights);
     check_room(root, bytes);
@@ -190,7 +171,9 @@ class Writer {
 
 int64_t weight_bytes_of(const Checkpoint& checkpoint) {
   int64_t bytes = 0;
-  for (const Part& part : weight_parts(checkpoint)) bytes += part.files.bytes();
+  for (const Component component : checkpoint.weight_components()) {
+    bytes += checkpoint.weights(component).bytes();
+  }
   return bytes;
 }
 
@@ -215,7 +198,7 @@ ConvertResult convert_checkpoint(const Checkpoint& checkpoint, const fs::path& n
     StagingDirectory staging(result.repository);
     Writer(checkpoint, options, observer, result).fill(staging.path());
     // What was written must open like what it was made from.
-    Checkpoint::open(staging.path());
+    open_source(staging.path());
     observer.poll();
     staging.commit(options.replace ? Existing::kReplace : Existing::kRefuse);
   } catch (const fs::filesystem_error& error) {

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "convert/model_config.h"
-#include "models/checkpoint.h"
+#include "pipeline/checkpoint.h"
 
 namespace flux {
 

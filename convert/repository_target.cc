@@ -50,9 +50,8 @@ void check_apart(const Checkpoint& checkpoint, const fs::path& target) {
           file.string());
   };
   check_source(source);
-  for (const Checkpoint::Component& component : checkpoint.components()) {
-    const fs::path directory = checkpoint.layout().component(component.name);
-    if (!fs::is_directory(directory)) continue;  // a part that text to image does not need
+  for (const Component component : checkpoint.family().components) {
+    const fs::path directory = checkpoint.layout().directory(component);
     check_source(directory);
     for (const fs::directory_entry& entry : fs::directory_iterator(directory)) {
       if (entry.exists()) check_source(entry.path());

@@ -2,7 +2,7 @@
 
 #include <filesystem>
 
-#include "models/checkpoint.h"
+#include "pipeline/checkpoint.h"
 
 namespace flux {
 

@@ -1,7 +1,7 @@
 #include "convert/weight_check.h"
 
-#include "models/dit_transformer.h"
-#include "models/vae_decoder.h"
+#include "models/flux1/transformer.h"
+#include "models/vae/vae_decoder.h"
 #include "ops/kernels.h"
 #include "ops/registry.h"
 #include "pipeline/text_stages.h"
@@ -48,12 +48,16 @@ void check_weights(const Checkpoint& checkpoint, DType dtype, const Device& devi
   backend.require(dtype);
   Context ctx(backend, 1);
   const FluxConfig& config = checkpoint.config();
-  const ClipStage clip(ctx, config.clip, checkpoint.text_encoder(),
-                       checkpoint.tokenizer_directory(), dtype);
-  const T5Stage t5(ctx, config.t5, checkpoint.text_encoder_2(), checkpoint.tokenizer_2_directory(),
-                   dtype);
-  const DitTransformer transformer(ctx, config.transformer, checkpoint.transformer(), dtype);
-  const VaeDecoder vae(ctx, config.vae, checkpoint.vae(), dtype);
+  const auto load = [&](Component component) {
+    return Loader(ctx, checkpoint.weights(component), {dtype});
+  };
+  const Layout& layout = checkpoint.layout();
+  const ClipStage clip(load(Component::kTextEncoder), config.clip,
+                       layout.directory(Component::kTokenizer));
+  const T5Stage t5(load(Component::kTextEncoder2), config.t5,
+                   layout.directory(Component::kTokenizer2));
+  const FluxTransformer transformer(load(Component::kTransformer), config.transformer);
+  const VaeDecoder vae(load(Component::kVae), config.vae);
 }
 
 }  // namespace flux

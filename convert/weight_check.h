@@ -1,6 +1,6 @@
 #pragma once
 
-#include "models/checkpoint.h"
+#include "pipeline/checkpoint.h"
 
 namespace flux {
 

@@ -5,7 +5,6 @@
 #include <thread>
 #include <vector>
 
-#include "models/checkpoint.h"
 #include "pipeline/text_to_image.h"
 #include "support/log.h"
 #include "triton/bls_request.h"
@@ -16,7 +15,9 @@
 namespace flux::triton {
 
 BlsModel::BlsModel(const ModelSettings& settings)
-    : ServedModel(settings), config_(load_flux_config(ModelLayout(settings.directory))) {
+    : ServedModel(settings),
+      family_(family_of(DiffusersLayout(settings.directory))),
+      config_(family_.load_config(DiffusersLayout(settings.directory))) {
   limits_.default_height = settings.integer_parameter("default_height");
   limits_.default_width = settings.integer_parameter("default_width");
   limits_.max_pixels_per_side =
@@ -40,7 +41,7 @@ void BlsModel::check_defaults() const {
 }
 
 void BlsModel::check_ready() const {
-  for (const StageKind stage : kAllStages) {
+  for (const StageKind stage : family_.stages) {
     bool ready = false;
     check_ok(api().TRITONSERVER_ServerModelIsReady(
         settings().server, std::string(name_of(stage)).c_str(), -1, &ready));
@@ -102,7 +103,8 @@ void BlsModel::draw(Context& ctx, Request& request) const {
     total = all;
   };
   try {
-    const GenerateResult result = generate(stages, config_, settings().dtype, asked.rows, observer);
+    const GenerateResult result =
+        family_.generate(stages, config_, settings().dtype, asked.rows, observer);
     metrics().add(Counter::kImages, static_cast<double>(result.images.size()));
     if (std::any_of(result.images.begin(), result.images.end(),
                     [](const GeneratedImage& image) { return image.truncated; })) {

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "models/config.h"
+#include "pipeline/family.h"
 #include "pipeline/request.h"
 #include "triton/model.h"
 
@@ -25,6 +25,7 @@ class BlsModel final : public ServedModel {
   void draw(Context& ctx, Request& request) const;
   void check_defaults() const;
 
+  const Family& family_;
   FluxConfig config_;
   RequestLimits limits_;
 };

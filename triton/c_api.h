@@ -96,6 +96,8 @@ using ResponseFn = void (*)(NestedResponse*, uint32_t flags, void* user);
   F(ServerError*, TRITONSERVER_InferenceRequestSetTimeoutMicroseconds, (NestedRequest*, uint64_t)) \
   F(ServerError*, TRITONSERVER_InferenceRequestSetStringParameter,                                 \
     (NestedRequest*, const char*, const char*))                                                    \
+  F(ServerError*, TRITONSERVER_InferenceRequestSetIntParameter,                                    \
+    (NestedRequest*, const char*, int64_t))                                                        \
   F(ServerError*, TRITONSERVER_InferenceRequestAddInput,                                           \
     (NestedRequest*, const char*, DataType, const int64_t*, uint64_t))                             \
   F(ServerError*, TRITONSERVER_InferenceRequestAppendInputData,                                    \

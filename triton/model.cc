@@ -93,7 +93,7 @@ Device device_of(Instance* instance, const ModelSettings& settings) {
 }
 
 InstanceState::InstanceState(Instance* handle, std::shared_ptr<const ServedModel> model)
-    : handle_(handle), model_(std::move(model)) {
+    : handle_(handle), model_(std::move(model)), data_(model_->make_instance_data()) {
   context();
 }
 

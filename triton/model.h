@@ -9,7 +9,6 @@
 #include <string>
 #include <vector>
 
-#include "models/conditioning_cache.h"
 #include "triton/metrics.h"
 #include "triton/request.h"
 
@@ -34,6 +33,12 @@ ModelSettings read_settings(Model* model);
 
 class ServedModel;
 
+/// Base of what a model keeps for each of its instances.
+class InstanceData {
+ public:
+  virtual ~InstanceData() = default;
+};
+
 /// One instance of a model: what it does not share with the others.
 class InstanceState {
  public:
@@ -45,15 +50,14 @@ class InstanceState {
   /// Where instances compute; one each for threads that do so at once. Contexts are made when they
   /// are first asked for, from one thread at a time, and kept.
   Context& context(size_t index = 0);
-  /// Of dit_transformer.
-  ConditioningCache& conditioning() { return conditioning_; }
+  /// What ServedModel::make_instance_data() gave; may be null.
+  InstanceData* data() { return data_.get(); }
 
  private:
   Instance* handle_;
   std::shared_ptr<const ServedModel> model_;
   std::vector<std::unique_ptr<Context>> contexts_;
-  /// Images of many users take turns.
-  ConditioningCache conditioning_{16};
+  std::unique_ptr<InstanceData> data_;
 };
 
 /// One of the five models, loaded on one device. Immutable and shared by its instances there.
@@ -68,6 +72,9 @@ class ServedModel {
   /// Answers every request, in any order.
   virtual void execute(InstanceState& instance,
                        std::span<const std::unique_ptr<Request>> requests) const = 0;
+
+  /// The state of a new instance; may be null.
+  virtual std::unique_ptr<InstanceData> make_instance_data() const { return nullptr; }
 
   /// Throws kUnavailable, saying why, when a request could not be answered now.
   virtual void check_ready() const {}

@@ -123,6 +123,10 @@ void NestedCall::set_parameter(const char* name, const std::string& value) {
   check_ok(api().TRITONSERVER_InferenceRequestSetStringParameter(request_, name, value.c_str()));
 }
 
+void NestedCall::set_parameter(const char* name, int64_t value) {
+  check_ok(api().TRITONSERVER_InferenceRequestSetIntParameter(request_, name, value));
+}
+
 Tensor NestedCall::new_output(size_t bytes, const Place& wanted) const {
   const Shape shape{static_cast<int64_t>(bytes)};
   if (device_of(wanted).is_cpu() || ctx_.device().is_cpu()) {

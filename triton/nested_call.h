@@ -42,6 +42,7 @@ class NestedCall {
   bool handed_over() const { return handover_ && handover_->taken(); }
   void set_timeout(uint64_t microseconds);
   void set_parameter(const char* name, const std::string& value);
+  void set_parameter(const char* name, int64_t value);
 
   void start();
   /// Waits for the response. `stopped` is asked every few milliseconds; true cancels the call.

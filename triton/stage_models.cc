@@ -1,18 +1,16 @@
 #include "triton/stage_models.h"
 
 #include <algorithm>
-#include <list>
 #include <optional>
 
-#include "models/dit_transformer.h"
-#include "models/vae_decoder.h"
-#include "models/vae_tiling.h"
 #include "ops/registry.h"
-#include "pipeline/stages.h"
+#include "pipeline/components.h"
+#include "pipeline/stage_runs.h"
 #include "pipeline/text_stages.h"
 #include "support/log.h"
 #include "triton/errors.h"
 #include "triton/options.h"
+#include "weights/weight_files.h"
 
 namespace flux::triton {
 namespace {
@@ -181,18 +179,30 @@ Context loading_context(const ModelSettings& settings) {
   return Context(backend, static_cast<int>(options().threads));
 }
 
+std::filesystem::path config_file(const ModelSettings& settings, Component component) {
+  return settings.directory / name_of(component) / info_of(component).config_file;
+}
+
+/// Calls `make` with a loader of the component's weights.
+template <typename Make>
+auto load_weights(const ModelSettings& settings, Component component, const Make& make) {
+  Context ctx = loading_context(settings);
+  const auto files =
+      WeightFiles::open(settings.directory / name_of(component), info_of(component).weights_stem);
+  return make(Loader(ctx, *files, {settings.dtype}));
+}
+
 /// A text encoder: `Stage` is ClipStage or T5Stage, which differ in what they read and in the shape
 /// of what they give.
 template <typename Stage, typename Config>
 class TextModel : public StageModel {
  public:
-  TextModel(const ModelSettings& settings, const Config& config, const char* weights,
-            const char* tokenizer, const char* output)
+  TextModel(const ModelSettings& settings, const Config& config, Component encoder,
+            Component tokenizer, const char* output)
       : StageModel(settings), config_(config), output_(output) {
-    Context ctx = loading_context(settings);
-    const auto files = WeightFiles::open(settings.directory / weights, "model");
-    stage_ = std::make_unique<Stage>(ctx, config_, *files, settings.directory / tokenizer,
-                                     settings.dtype);
+    stage_ = load_weights(settings, encoder, [&](const Loader& load) {
+      return std::make_unique<Stage>(load, config_, settings.directory / name_of(tokenizer));
+    });
   }
 
  protected:
@@ -222,8 +232,8 @@ class TextModel : public StageModel {
 class ClipModel final : public TextModel<ClipStage, ClipConfig> {
  public:
   explicit ClipModel(const ModelSettings& settings)
-      : TextModel(settings, load_clip_config(settings.directory / "text_encoder" / "config.json"),
-                  "text_encoder", "tokenizer", "pooled_prompt_embeds") {}
+      : TextModel(settings, load_clip_config(config_file(settings, Component::kTextEncoder)),
+                  Component::kTextEncoder, Component::kTokenizer, "pooled_prompt_embeds") {}
 
  protected:
   Shape output_shape(const Request& request) const override {
@@ -234,8 +244,8 @@ class ClipModel final : public TextModel<ClipStage, ClipConfig> {
 class T5Model final : public TextModel<T5Stage, T5Config> {
  public:
   explicit T5Model(const ModelSettings& settings)
-      : TextModel(settings, load_t5_config(settings.directory / "text_encoder_2" / "config.json"),
-                  "text_encoder_2", "tokenizer_2", "prompt_embeds"),
+      : TextModel(settings, load_t5_config(config_file(settings, Component::kTextEncoder2)),
+                  Component::kTextEncoder2, Component::kTokenizer2, "prompt_embeds"),
         default_length_(settings.integer_parameter("default_max_sequence_length")) {
     check(default_length_ >= 1 && default_length_ <= kLongest, ErrorCode::kInvalidArgument,
           "model '{}': parameter 'default_max_sequence_length' of config.pbtxt is {}: must be from "
@@ -271,11 +281,14 @@ class DitModel final : public StageModel {
  public:
   explicit DitModel(const ModelSettings& settings)
       : StageModel(settings),
-        config_(load_transformer_config(settings.directory / "transformer" / "config.json")) {
-    Context ctx = loading_context(settings);
-    const auto files =
-        WeightFiles::open(settings.directory / "transformer", "diffusion_pytorch_model");
-    model_ = std::make_unique<DitTransformer>(ctx, config_, *files, settings.dtype);
+        config_(load_flux_transformer_config(config_file(settings, Component::kTransformer))) {
+    model_ = load_weights(settings, Component::kTransformer, [&](const Loader& load) {
+      return std::make_unique<const FluxTransformer>(load, config_);
+    });
+  }
+
+  std::unique_ptr<InstanceData> make_instance_data() const override {
+    return std::make_unique<Data>(*model_);
   }
 
  protected:
@@ -283,18 +296,17 @@ class DitModel final : public StageModel {
   bool computes_together() const override { return !settings().device.is_cpu(); }
 
   void run(InstanceState& instance, Request& request) const override {
-    const Rows rows = prepare(request);
-    forward(instance, rows.inputs);
+    forward(instance, prepare(request));
   }
 
   std::shared_ptr<const Fence> run_together(InstanceState& instance,
                                             std::span<Job> jobs) const override {
-    std::list<Rows> prepared;  // spans of timesteps point into it
+    std::vector<std::vector<TransformerInput>> prepared;  // of jobs without an error
     std::vector<TransformerInput> all;
     for (Job& job : jobs) {
       job.attempt([&](Request& request) {
-        const Rows& rows = prepared.emplace_back(prepare(request));
-        all.insert(all.end(), rows.inputs.begin(), rows.inputs.end());
+        const std::vector<TransformerInput>& rows = prepared.emplace_back(prepare(request));
+        all.insert(all.end(), rows.begin(), rows.end());
       });
     }
     if (all.empty()) return nullptr;
@@ -303,23 +315,23 @@ class DitModel final : public StageModel {
       forward(instance, all, &nearly_done);
     } catch (const std::exception&) {
       nearly_done = nullptr;
-      // Whose fault it was, each finds out alone.
+      // Retry one by one, so that only the culprit fails.
       auto rows = prepared.begin();
       for (Job& job : jobs) {
-        job.attempt([&](Request&) { forward(instance, rows++->inputs); });
+        job.attempt([&](Request&) { forward(instance, *rows++); });
       }
     }
     return nearly_done;
   }
 
  private:
-  /// The rows of a request.
-  struct Rows {
-    std::vector<float> timesteps;  // of all steps
-    std::vector<TransformerInput> inputs;
+  /// The images of many users alternate in an instance.
+  struct Data final : InstanceData {
+    explicit Data(const FluxTransformer& model) : conditioning(model, 16) {}
+    ConditioningCache conditioning;
   };
 
-  Rows prepare(Request& request) const {
+  std::vector<TransformerInput> prepare(Request& request) const {
     const DType dtype = settings().dtype;
     const int64_t image[] = {-1, config_.in_channels};
     const int64_t text[] = {-1, config_.joint_attention_dim};
@@ -332,23 +344,19 @@ class DitModel final : public StageModel {
     const Tensor txt_ids = request.tensor("txt_ids", DType::kF32, ids);
     expect_rows("img_ids", img_ids, "hidden_states", hidden);
     expect_rows("txt_ids", txt_ids, "encoder_hidden_states", encoder);
-    const std::vector<double> timesteps = read_timesteps(request);
+    const std::vector<StepClock> clocks = read_clocks(request);
     const std::vector<double> guidance = read_guidance(request);
     const Tensor noise_pred = request.output("noise_pred", dtype, hidden.shape());
-    Rows rows{read_all_timesteps(request), {}};
+    std::vector<TransformerInput> rows;
     for (int64_t row = 0; row < request.rows(); ++row) {
       const auto at = static_cast<size_t>(row);
-      TransformerInput& input = rows.inputs.emplace_back();
-      input.hidden_states = hidden[row];
-      input.timestep = static_cast<float>(timesteps[at]);
-      if (!guidance.empty()) input.guidance = static_cast<float>(guidance[at]);
-      input.pooled_projections = pooled[row];
+      TransformerInput& input = rows.emplace_back();
+      input.images = {{hidden[row], img_ids[row], noise_pred[row]}};
       input.encoder_hidden_states = encoder[row];
-      input.img_ids = img_ids[row];
       input.txt_ids = txt_ids[row];
-      input.noise_pred = noise_pred[row];
-      // On a CPU a step is long beside its modulations.
-      if (!settings().device.is_cpu()) input.timesteps = rows.timesteps;
+      input.pooled_projections = pooled[row];
+      if (!guidance.empty()) input.guidance = static_cast<float>(guidance[at]);
+      input.clock = clocks[at];
     }
     return rows;
   }
@@ -360,37 +368,56 @@ class DitModel final : public StageModel {
   }
 
   /// bls keeps pooled projections on the host, where comparing them waits for nothing.
-  void forward(InstanceState& instance, std::vector<TransformerInput> rows,
-               std::shared_ptr<const Fence>* nearly_done = nullptr) const {
-    instance.conditioning().forward(instance.context(), *model_, std::move(rows), nearly_done);
+  static void forward(InstanceState& instance, std::vector<TransformerInput> rows,
+                      std::shared_ptr<const Fence>* nearly_done = nullptr) {
+    ConditioningCache& cache = static_cast<Data*>(instance.data())->conditioning;
+    std::shared_ptr<const Fence> unused;
+    run_transformer_step(instance.context(), cache, std::move(rows), {},
+                         nearly_done != nullptr ? nearly_done : &unused);
   }
 
-  /// The parameter `timesteps`: those of all steps of the images, or none.
-  static std::vector<float> read_all_timesteps(const Request& request) {
+  /// A row's clock: of the schedule in the parameter `timesteps` where a caller gives it, else of
+  /// the row's `timestep` alone.
+  std::vector<StepClock> read_clocks(const Request& request) const {
+    const std::optional<StepClock> common = read_schedule(request);
+    std::vector<StepClock> clocks;
+    for (const double value : request.numbers("timestep")) {
+      check(value >= 0 && value <= 1, ErrorCode::kInvalidArgument,
+            "timestep is {}: must be from 0 to 1", value);
+      const auto timestep = static_cast<float>(value);
+      check(!common || common->timestep() == timestep, ErrorCode::kInvalidArgument,
+            "timestep is {}: parameters timesteps and step say {}", value,
+            common ? common->timestep() : 0.0f);
+      // On a CPU a step is long beside its modulations.
+      const bool shared = common && !settings().device.is_cpu();
+      clocks.push_back(shared ? *common : StepClock::single(timestep));
+    }
+    return clocks;
+  }
+
+  /// The parameters `timesteps`, those of all steps of the images, and `step`, the place of this
+  /// one among them; or nothing.
+  static std::optional<StepClock> read_schedule(const Request& request) {
     const auto given = request.parameter("timesteps");
-    if (!given) return {};
+    if (!given) return std::nullopt;
     const auto list = given->is_string() ? nlohmann::json::parse(given->get<std::string>(), nullptr,
                                                                  /*allow_exceptions=*/false)
                                          : nlohmann::json();
     constexpr size_t kMost = 1000;
-    const bool fits = list.is_array() && list.size() <= kMost &&
+    const bool fits = list.is_array() && !list.empty() && list.size() <= kMost &&
                       std::all_of(list.begin(), list.end(), [](const nlohmann::json& value) {
                         return value.is_number() && value >= 0 && value <= 1;
                       });
     check(fits, ErrorCode::kInvalidArgument,
-          "parameter timesteps is {}: must be a text such as [1, 0.5], at most {} numbers from 0 "
-          "to 1",
+          "parameter timesteps is {}: must be a text such as [1, 0.5], 1 to {} numbers from 0 to 1",
           given->dump().substr(0, 200), kMost);
-    return list.get<std::vector<float>>();
-  }
-
-  static std::vector<double> read_timesteps(const Request& request) {
-    std::vector<double> values = request.numbers("timestep");
-    for (const double value : values) {
-      check(value >= 0 && value <= 1, ErrorCode::kInvalidArgument,
-            "timestep is {}: must be from 0 to 1", value);
-    }
-    return values;
+    const auto step = request.parameter("step");
+    check(step && step->is_number_integer() && *step >= 0 && *step < list.size(),
+          ErrorCode::kInvalidArgument,
+          "parameter step is {}: must be from 0 to {}, the place of timestep in timesteps",
+          step ? step->dump().substr(0, 200) : "missing", list.size() - 1);
+    return StepClock{std::make_shared<const std::vector<float>>(list.get<std::vector<float>>()),
+                     step->get<size_t>()};
   }
 
   std::vector<double> read_guidance(const Request& request) const {
@@ -407,17 +434,17 @@ class DitModel final : public StageModel {
     return values;
   }
 
-  TransformerConfig config_;
-  std::unique_ptr<const DitTransformer> model_;
+  FluxTransformerConfig config_;
+  std::unique_ptr<const FluxTransformer> model_;
 };
 
 class VaeModel final : public StageModel {
  public:
   explicit VaeModel(const ModelSettings& settings)
-      : StageModel(settings), config_(load_vae_config(settings.directory / "vae" / "config.json")) {
-    Context ctx = loading_context(settings);
-    const auto files = WeightFiles::open(settings.directory / "vae", "diffusion_pytorch_model");
-    model_ = std::make_unique<VaeDecoder>(ctx, config_, *files, settings.dtype);
+      : StageModel(settings), config_(load_vae_config(config_file(settings, Component::kVae))) {
+    model_ = load_weights(settings, Component::kVae, [&](const Loader& load) {
+      return std::make_unique<const VaeDecoder>(load, config_);
+    });
   }
 
  protected:
@@ -435,7 +462,7 @@ class VaeModel final : public StageModel {
     const Tensor image =
         request.output("image", DType::kF32, {request.rows(), config_.out_channels, height, width});
     for (int64_t row = 0; row < request.rows(); ++row) {
-      decode_within_memory(ctx, *model_, latents[row], image[row]);
+      run_decoder(ctx, *model_, latents[row], image[row], {}, {});
     }
   }
 
@@ -444,20 +471,20 @@ class VaeModel final : public StageModel {
   std::unique_ptr<const VaeDecoder> model_;
 };
 
+template <typename Model>
+std::unique_ptr<const ServedModel> make_model(const ModelSettings& settings) {
+  return std::make_unique<const Model>(settings);
+}
+
+/// In the order of StageKind.
+constexpr std::unique_ptr<const ServedModel> (*kMakers[])(const ModelSettings&) = {
+    make_model<ClipModel>, make_model<T5Model>, make_model<DitModel>, make_model<VaeModel>};
+static_assert(std::size(kMakers) == std::size(kStages));
+
 }  // namespace
 
 std::unique_ptr<const ServedModel> load_stage_model(const ModelSettings& settings) {
-  switch (parse_stage(settings.name)) {
-    case StageKind::kClipEncoder:
-      return std::make_unique<ClipModel>(settings);
-    case StageKind::kT5Encoder:
-      return std::make_unique<T5Model>(settings);
-    case StageKind::kDitTransformer:
-      return std::make_unique<DitModel>(settings);
-    case StageKind::kVaeDecoder:
-      return std::make_unique<VaeModel>(settings);
-  }
-  fail(ErrorCode::kInternal, "stage '{}'", settings.name);
+  return kMakers[static_cast<size_t>(parse_stage(settings.name))](settings);
 }
 
 }  // namespace flux::triton

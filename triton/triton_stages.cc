@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <exception>
 
-#include "ops/kernels.h"
 #include "support/error.h"
 
 namespace flux::triton {
@@ -91,19 +90,22 @@ bool TritonStages::predict(std::span<const TransformerInput> rows,
   std::list<NestedCall> calls;
   for (const TransformerInput& row : rows) {
     NestedCall& call = add_call(calls, StageKind::kDitTransformer);
-    call.add_input("hidden_states", row.hidden_states);
-    call.add_number("timestep", row.timestep);
+    check(row.images.size() == 1, ErrorCode::kInternal,
+          "a row has {} groups of image tokens, the stage takes one", row.images.size());
+    const ImageTokens& image = row.images[0];
+    call.add_input("hidden_states", image.hidden_states);
+    call.add_number("timestep", row.clock.timestep());
     if (row.guidance) call.add_number("guidance", *row.guidance);
     call.add_input("pooled_projections", row.pooled_projections);
     call.add_input("encoder_hidden_states", row.encoder_hidden_states);
-    call.add_input("img_ids", row.img_ids);
+    call.add_input("img_ids", image.img_ids);
     call.add_input("txt_ids", row.txt_ids);
-    call.expect_output("noise_pred", row.noise_pred);
-    if (!ctx_.device().is_cpu()) call.hand_over(row.noise_pred, ready);
+    call.expect_output("noise_pred", image.noise_pred);
+    if (ctx_.device().is_cpu()) continue;
+    call.hand_over(image.noise_pred, ready);
     // On a GPU the weights that only look at the time are worth reading once an image.
-    if (!ctx_.device().is_cpu() && !row.timesteps.empty()) {
-      call.set_parameter("timesteps", timesteps_text(row.timesteps));
-    }
+    call.set_parameter("timesteps", timesteps_text(*row.clock.timesteps));
+    call.set_parameter("step", static_cast<int64_t>(row.clock.step));
   }
   start_all(calls);
   wait_all(calls);

@@ -2,10 +2,11 @@
 
 namespace flux {
 
-Conv2d::Conv2d(Context& ctx, const WeightScope& scope, int64_t in, int64_t out, int64_t kernel,
-               DType dtype, bool upsample) {
+Conv2d::Conv2d(const Loader& load, int64_t in, int64_t out, int64_t kernel, Size size) {
+  const WeightScope& scope = load.weights();
   const Tensor weight = scope.take("weight", {out, in, kernel, kernel});
-  weights_ = pack_conv2d(ctx, weight, scope.take("bias", {out}), dtype, upsample);
+  weights_ = pack_conv2d(load.context(), weight, scope.take("bias", {out}), load.dtype(),
+                         size == Size::kDoubled);
   scope.drop_pages(weight);
 }
 

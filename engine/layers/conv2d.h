@@ -1,7 +1,6 @@
 #pragma once
 
-#include "ops/ops.h"
-#include "weights/weight_scope.h"
+#include "layers/loader.h"
 
 namespace flux {
 
@@ -9,9 +8,10 @@ namespace flux {
 class Conv2d {
  public:
   Conv2d() = default;
-  /// kernel: 1 or 3. upsample: the input is first doubled, as diffusers' Upsample2D does.
-  Conv2d(Context& ctx, const WeightScope& scope, int64_t in, int64_t out, int64_t kernel,
-         DType dtype, bool upsample = false);
+  /// The size of the result; kDoubled: the input is first doubled, as diffusers' Upsample2D does.
+  enum class Size { kSame, kDoubled };
+  /// Takes weight ([out, in, kernel, kernel]) and bias ([out]); kernel: 1 or 3.
+  Conv2d(const Loader& load, int64_t in, int64_t out, int64_t kernel, Size size = Size::kSame);
 
   /// x: [h, w, in]; out: [h', w', out]; see ops conv2d().
   void operator()(Context& ctx, const Tensor& x, const Tensor& out,

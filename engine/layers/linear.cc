@@ -2,21 +2,20 @@
 
 namespace flux {
 
-Linear::Linear(Context& ctx, const WeightScope& scope, int64_t in, int64_t out, Bias bias,
-               DType dtype)
-    : Linear(ctx, scope, {""}, in, out, bias, dtype) {}
+Linear::Linear(const Loader& load, int64_t in, int64_t out, Bias bias)
+    : Linear(load, {""}, in, out, bias) {}
 
-Linear::Linear(Context& ctx, const WeightScope& scope, const std::vector<std::string_view>& names,
-               int64_t in, int64_t out, Bias bias, DType dtype) {
+Linear::Linear(const Loader& load, const std::vector<std::string_view>& names, int64_t in,
+               int64_t out, Bias bias) {
   std::vector<Tensor> weights;
   std::vector<Tensor> biases;
   for (const std::string_view name : names) {
-    const WeightScope part = name.empty() ? scope : scope / name;
-    weights.push_back(part.take("weight", {out, in}));
-    if (bias == Bias::kYes) biases.push_back(part.take("bias", {out}));
+    const WeightScope scope = name.empty() ? load.weights() : load.weights() / name;
+    weights.push_back(scope.take("weight", {out, in}));
+    if (bias == Bias::kYes) biases.push_back(scope.take("bias", {out}));
   }
-  weights_ = pack_linear(ctx, weights, biases, dtype);
-  for (const Tensor& weight : weights) scope.drop_pages(weight);
+  weights_ = pack_linear(load.context(), weights, biases, load.dtype());
+  for (const Tensor& weight : weights) load.weights().drop_pages(weight);
 }
 
 }  // namespace flux

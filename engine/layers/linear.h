@@ -3,8 +3,7 @@
 #include <string_view>
 #include <vector>
 
-#include "ops/ops.h"
-#include "weights/weight_scope.h"
+#include "layers/loader.h"
 
 namespace flux {
 
@@ -14,11 +13,11 @@ enum class Bias { kNo, kYes };
 class Linear {
  public:
   Linear() = default;
-  /// Takes `scope`.weight ([out, in]) and `scope`.bias ([out]).
-  Linear(Context& ctx, const WeightScope& scope, int64_t in, int64_t out, Bias bias, DType dtype);
+  /// Takes weight ([out, in]) and bias ([out]).
+  Linear(const Loader& load, int64_t in, int64_t out, Bias bias = Bias::kYes);
   /// Several, stacked along the output in the order of `names`; each has `out` features.
-  Linear(Context& ctx, const WeightScope& scope, const std::vector<std::string_view>& names,
-         int64_t in, int64_t out, Bias bias, DType dtype);
+  Linear(const Loader& load, const std::vector<std::string_view>& names, int64_t in, int64_t out,
+         Bias bias = Bias::kYes);
 
   /// x: [rows, in], out: [rows, out features]; see ops linear().
   void operator()(Context& ctx, const Tensor& x, const Tensor& out,

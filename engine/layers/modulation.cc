@@ -5,19 +5,19 @@
 namespace flux {
 namespace {
 
-/// A product of so few rows gives each the bits that it has alone, on every device: pictures do not
-/// depend on how many steps are made at once.
+/// The most rows of a linear that have the bits each has alone on every device: images do not
+/// depend on how many steps are computed at once.
 constexpr int64_t kRowsAtOnce = 64;
 
 }  // namespace
 
-Modulation::Modulation(Context& ctx, const WeightScope& scope, int64_t features, int64_t chunks,
-                       DType dtype)
-    : linear_(ctx, scope, features, chunks * features, Bias::kYes, dtype),
+Modulation::Modulation(const Loader& load, int64_t features, int64_t chunks, size_t index)
+    : linear_(load, features, chunks * features),
       features_(features),
-      chunks_(chunks) {}
+      chunks_(chunks),
+      index_(index) {}
 
-void Modulation::make(Context& ctx, const Tensor& rows, const Tensor& out) const {
+void Modulation::compute(Context& ctx, const Tensor& rows, const Tensor& out) const {
   const Workspace::Scope scope(ctx.workspace());
   const Shape flat{rows.size(0), chunks_ * features_};
   const Tensor rounded = ctx.workspace().allocate(flat, rows.dtype());
@@ -29,13 +29,13 @@ void Modulation::make(Context& ctx, const Tensor& rows, const Tensor& out) const
 }
 
 Tensor Modulation::kept(Context& ctx, const Conditioning& conditioning) const {
-  Tensor& all = (*conditioning.kept)[this];
+  Tensor& all = conditioning.kept->at(index_);
   if (!all.defined()) {
-    // Kept once it is made: there may be no memory for that.
-    const Tensor made =
+    // It is kept once it is complete: memory may run out before.
+    const Tensor computed =
         new_tensor(ctx, {conditioning.rows.size(0), chunks_, features_}, DType::kF32);
-    make(ctx, conditioning.rows, made);
-    all = made;
+    compute(ctx, conditioning.rows, computed);
+    all = computed;
   }
   return all[conditioning.step];
 }
@@ -57,14 +57,14 @@ std::vector<Tensor> Modulation::operator()(
     const Conditioning& from = *conditionings[missing[static_cast<size_t>(i)]];
     return from.rows.slice(0, from.step, from.step + 1);
   };
-  const Tensor made = ctx.workspace().allocate({count, chunks_, features_}, DType::kF32);
+  const Tensor computed = ctx.workspace().allocate({count, chunks_, features_}, DType::kF32);
   Tensor rows = row_of(0);
   if (count > 1) {
     rows = ctx.workspace().allocate({count, features_}, rows.dtype());
     for (int64_t i = 0; i < count; ++i) copy(ctx, row_of(i), rows.slice(0, i, i + 1));
   }
-  make(ctx, rows, made);
-  for (int64_t i = 0; i < count; ++i) result[missing[static_cast<size_t>(i)]] = made[i];
+  compute(ctx, rows, computed);
+  for (int64_t i = 0; i < count; ++i) result[missing[static_cast<size_t>(i)]] = computed[i];
   return result;
 }
 

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <map>
 #include <span>
 #include <vector>
 
@@ -8,41 +7,55 @@
 
 namespace flux {
 
-class Modulation;
-
-/// What a model is modulated by at its steps, and, where `kept` is there, all modulations that were
-/// made of it: each is made for all steps at once when its first one is asked for, so that its
-/// weights are read once. Belongs to one context.
+/// The conditioning of one image: SiLU of its embedded time, guidance and pooled text, the same for
+/// all blocks. Belongs to one context.
 struct Conditioning {
-  Tensor rows;  // [steps, features], T, with SiLU already applied (it is the same for all blocks)
-  int64_t step = 0;                                     // the row in use
-  std::map<const Modulation*, Tensor>* kept = nullptr;  // [steps, chunks, features], f32, each
+  Tensor rows;       // [steps, features], T
+  int64_t step = 0;  // the row in use
+  /// Where defined, every Modulation keeps its result for all steps here, under its index, so that
+  /// its weights are read once an image: [steps, chunks, features], f32, each.
+  std::vector<Tensor>* kept = nullptr;
 };
 
-/// The adaptive layer norm parameters of FLUX: SiLU of the conditioning, then a linear whose output
-/// is cut into equal chunks. Source: Peebles and Xie, Scalable Diffusion Models with Transformers
-/// (2023); diffusers' AdaLayerNormZero, AdaLayerNormZeroSingle and AdaLayerNormContinuous.
+/// One chunk each of a modulation's result: x is normed, then * (1 + scale) + shift, and a residual
+/// branch is multiplied by the gate. Each [features], f32.
+struct Modulated {
+  Tensor shift;
+  Tensor scale;
+  Tensor gate;
+
+  /// Chunks first, first + 1 and first + 2 of `chunks`, [chunks, features].
+  static Modulated of(const Tensor& chunks, int64_t first) {
+    return {chunks[first], chunks[first + 1], chunks[first + 2]};
+  }
+};
+
+/// The adaptive layer norm parameters of FLUX: a linear of the conditioning whose output is cut
+/// into equal chunks. Source: Peebles and Xie, Scalable Diffusion Models with Transformers (2023);
+/// diffusers' AdaLayerNormZero, AdaLayerNormZeroSingle and AdaLayerNormContinuous.
 class Modulation {
  public:
   Modulation() = default;
-  /// Takes `scope`.weight ([chunks x features, features]) and `scope`.bias.
-  Modulation(Context& ctx, const WeightScope& scope, int64_t features, int64_t chunks, DType dtype);
+  /// Takes weight ([chunks x features, features]) and bias. `index`: the modulation's place in
+  /// Conditioning::kept, its own in the model.
+  Modulation(const Loader& load, int64_t features, int64_t chunks, size_t index);
 
-  /// Returns [chunks, features], f32, of the step in use of each: kept, or in the workspace of
-  /// `ctx`, where all are made at once.
+  /// Returns [chunks, features], f32, of the step in use of each conditioning: a part of what is
+  /// kept, or in the workspace of `ctx`, where all are computed at once.
   std::vector<Tensor> operator()(Context& ctx,
                                  std::span<const Conditioning* const> conditionings) const;
   int64_t bytes() const { return linear_.bytes(); }
 
  private:
-  /// [chunks, features] of the step in use of what is kept, made where it is not there yet.
+  /// [chunks, features] of the step in use from what is kept; computes it where it is missing.
   Tensor kept(Context& ctx, const Conditioning& conditioning) const;
   /// rows: [n, features], T; out: [n, chunks, features], f32.
-  void make(Context& ctx, const Tensor& rows, const Tensor& out) const;
+  void compute(Context& ctx, const Tensor& rows, const Tensor& out) const;
 
   Linear linear_;
   int64_t features_ = 0;
   int64_t chunks_ = 0;
+  size_t index_ = 0;
 };
 
 }  // namespace flux

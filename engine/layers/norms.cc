@@ -2,19 +2,18 @@
 
 namespace flux {
 
-LayerNorm::LayerNorm(Context& ctx, const WeightScope& scope, int64_t features, float eps) {
-  params_.weight = to_device(ctx, scope.take_f32("weight", {features}));
-  params_.bias = to_device(ctx, scope.take_f32("bias", {features}));
+LayerNorm::LayerNorm(const Loader& load, int64_t features, float eps) {
+  params_.weight = load.vector("weight", features);
+  params_.bias = load.vector("bias", features);
   params_.eps = eps;
 }
 
-RmsNorm::RmsNorm(Context& ctx, const WeightScope& scope, int64_t features, float eps)
-    : weight_(to_device(ctx, scope.take_f32("weight", {features}))), eps_(eps) {}
+RmsNorm::RmsNorm(const Loader& load, int64_t features, float eps)
+    : weight_(load.vector("weight", features)), eps_(eps) {}
 
-GroupNorm::GroupNorm(Context& ctx, const WeightScope& scope, int64_t channels, int64_t groups,
-                     Activation activation) {
-  params_.weight = to_device(ctx, scope.take_f32("weight", {channels}));
-  params_.bias = to_device(ctx, scope.take_f32("bias", {channels}));
+GroupNorm::GroupNorm(const Loader& load, int64_t channels, int64_t groups, Activation activation) {
+  params_.weight = load.vector("weight", channels);
+  params_.bias = load.vector("bias", channels);
   params_.groups = groups;
   params_.activation = activation;
 }

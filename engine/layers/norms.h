@@ -1,7 +1,6 @@
 #pragma once
 
-#include "ops/ops.h"
-#include "weights/weight_scope.h"
+#include "layers/loader.h"
 
 namespace flux {
 
@@ -9,7 +8,7 @@ namespace flux {
 class LayerNorm {
  public:
   LayerNorm() = default;
-  LayerNorm(Context& ctx, const WeightScope& scope, int64_t features, float eps);
+  LayerNorm(const Loader& load, int64_t features, float eps);
 
   /// x, out: [rows, features]; out may be x.
   void operator()(Context& ctx, const Tensor& x, const Tensor& out) const {
@@ -24,7 +23,7 @@ class LayerNorm {
 class RmsNorm {
  public:
   RmsNorm() = default;
-  RmsNorm(Context& ctx, const WeightScope& scope, int64_t features, float eps);
+  RmsNorm(const Loader& load, int64_t features, float eps);
 
   /// x, out: [rows, features]; out may be x.
   void operator()(Context& ctx, const Tensor& x, const Tensor& out) const {
@@ -40,8 +39,7 @@ class RmsNorm {
 class GroupNorm {
  public:
   GroupNorm() = default;
-  GroupNorm(Context& ctx, const WeightScope& scope, int64_t channels, int64_t groups,
-            Activation activation);
+  GroupNorm(const Loader& load, int64_t channels, int64_t groups, Activation activation);
 
   /// x, out: [h, w, channels] or [pixels, channels]; out may be x.
   void operator()(Context& ctx, const Tensor& x, const Tensor& out) const {

@@ -4,10 +4,8 @@
 
 namespace flux {
 
-TwoLayerEmbedding::TwoLayerEmbedding(Context& ctx, const WeightScope& scope, int64_t in,
-                                     int64_t out, DType dtype)
-    : linear_1_(ctx, scope / "linear_1", in, out, Bias::kYes, dtype),
-      linear_2_(ctx, scope / "linear_2", out, out, Bias::kYes, dtype) {}
+TwoLayerEmbedding::TwoLayerEmbedding(const Loader& load, int64_t in, int64_t out)
+    : linear_1_(load / "linear_1", in, out), linear_2_(load / "linear_2", out, out) {}
 
 void TwoLayerEmbedding::operator()(Context& ctx, const Tensor& x, const Tensor& out,
                                    const Tensor& residual) const {

@@ -8,7 +8,7 @@ namespace flux {
 class TwoLayerEmbedding {
  public:
   TwoLayerEmbedding() = default;
-  TwoLayerEmbedding(Context& ctx, const WeightScope& scope, int64_t in, int64_t out, DType dtype);
+  TwoLayerEmbedding(const Loader& load, int64_t in, int64_t out);
 
   /// x: [1, in], out: [1, out]. `residual` ([1, out]), when defined, is added; it may be out.
   void operator()(Context& ctx, const Tensor& x, const Tensor& out,

@@ -11,23 +11,21 @@ float pipeline_timestep(float timestep, DType dtype) {
   return round_to(dtype, round_to(dtype, timestep) / 1000.0f);
 }
 
-/// What a step writes for one image: the prediction, and with true CFG that of the negative prompt.
+/// The results of a step for one image: the prediction, and with true CFG that of the negative
+/// prompt.
 struct Predictions {
   Tensor positive;
   Tensor negative;
 };
 
-TransformerInput make_input(const DenoiseImage& image, std::span<const float> timesteps,
-                            const TextEmbeddings& text, int step, const Tensor& noise_pred) {
-  return {.hidden_states = image.latents,
-          .timestep = timesteps[static_cast<size_t>(step)],
-          .guidance = image.guidance,
-          .pooled_projections = text.pooled_prompt_embeds,
+TransformerInput make_input(const DenoiseImage& image, const StepClock& clock,
+                            const TextEmbeddings& text, const Tensor& noise_pred) {
+  return {.images = {{image.latents, image.img_ids, noise_pred}},
           .encoder_hidden_states = text.prompt_embeds,
-          .img_ids = image.img_ids,
           .txt_ids = image.txt_ids,
-          .noise_pred = noise_pred,
-          .timesteps = timesteps};
+          .pooled_projections = text.pooled_prompt_embeds,
+          .guidance = image.guidance,
+          .clock = clock};
 }
 
 void advance(Context& ctx, const DenoiseImage& image, const Predictions& predictions, int step) {
@@ -45,10 +43,11 @@ void denoise(Stages& stages, std::span<DenoiseImage> images, const StepWatcher& 
   Context& ctx = stages.context();
   int total = 0;
   std::vector<Predictions> predictions;
-  std::vector<std::vector<float>> timesteps;
+  std::vector<std::shared_ptr<const std::vector<float>>> timesteps;
   for (const DenoiseImage& image : images) {
-    std::vector<float>& own_timesteps = timesteps.emplace_back(image.schedule.timesteps);
-    for (float& t : own_timesteps) t = pipeline_timestep(t, image.latents.dtype());
+    std::vector<float> rounded = image.schedule.timesteps;
+    for (float& t : rounded) t = pipeline_timestep(t, image.latents.dtype());
+    timesteps.push_back(std::make_shared<const std::vector<float>>(std::move(rounded)));
     total = std::max(total, image.schedule.steps());
     const auto like_latents = [&] {
       return pooled_tensor(ctx, image.latents.shape(), image.latents.dtype());
@@ -64,10 +63,10 @@ void denoise(Stages& stages, std::span<DenoiseImage> images, const StepWatcher& 
     for (size_t i = 0; i < images.size(); ++i) {
       const DenoiseImage& image = images[i];
       if (step >= image.schedule.steps()) continue;
-      inputs.push_back(make_input(image, timesteps[i], *image.text, step, predictions[i].positive));
+      const StepClock clock{timesteps[i], static_cast<size_t>(step)};
+      inputs.push_back(make_input(image, clock, *image.text, predictions[i].positive));
       if (image.negative != nullptr) {
-        inputs.push_back(
-            make_input(image, timesteps[i], *image.negative, step, predictions[i].negative));
+        inputs.push_back(make_input(image, clock, *image.negative, predictions[i].negative));
       }
     }
     stages.transformer(inputs);

@@ -119,7 +119,7 @@ void for_each_latent(const LatentSize& size, Visit&& visit) {
 
 LatentSize latent_size(const FluxConfig& config, int64_t height, int64_t width) {
   const int64_t multiple = config.size_multiple();
-  return {config.transformer.in_channels / 4, 2 * (height / multiple), 2 * (width / multiple)};
+  return {config.vae.latent_channels, 2 * (height / multiple), 2 * (width / multiple)};
 }
 
 Tensor draw_noise(uint64_t seed, const Shape& shape, DType dtype) {

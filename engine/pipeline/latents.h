@@ -2,8 +2,8 @@
 
 #include <cstdint>
 
-#include "models/config.h"
 #include "ops/ops.h"
+#include "pipeline/flux_config.h"
 #include "tensor/tensor.h"
 
 namespace flux {

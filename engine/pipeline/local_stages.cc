@@ -1,173 +1,163 @@
 #include "pipeline/local_stages.h"
 
+#include <array>
+#include <functional>
 #include <string>
 #include <utility>
 
-#include "models/conditioning_cache.h"
-#include "models/dit_transformer.h"
-#include "models/vae_decoder.h"
-#include "models/vae_tiling.h"
 #include "ops/registry.h"
+#include "pipeline/stage_runs.h"
 #include "pipeline/text_stages.h"
-#include "runtime/fence.h"
 #include "support/error.h"
 
 namespace flux {
+namespace {
+
+/// A stage of the table below: its weights, and what loads and drops its model.
+struct Slot {
+  const TensorStore* weights;
+  std::function<void()> load;
+  std::function<void()> drop;
+  /// Bytes of the loaded weights; empty while they are not loaded.
+  std::function<std::optional<int64_t>()> bytes;
+};
+
+template <typename Model>
+std::optional<int64_t> bytes_of(const std::optional<Model>& model) {
+  if (!model) return std::nullopt;
+  return model->weight_bytes();
+}
+
+}  // namespace
 
 struct LocalStages::Loaded {
-  Loaded(std::shared_ptr<const Checkpoint> opened, const LocalOptions& settings)
-      : checkpoint(std::move(opened)),
-        options(settings),
-        context(backend_for(settings.device), settings.threads) {}
+  Loaded(std::shared_ptr<const Checkpoint> opened, Backend& backend, const LocalOptions& settings)
+      : checkpoint(std::move(opened)), options(settings), context(backend, settings.threads) {}
 
   std::shared_ptr<const Checkpoint> checkpoint;
   LocalOptions options;
   Context context;
   std::optional<ClipStage> clip;
   std::optional<T5Stage> t5;
-  std::optional<DitTransformer> transformer;
+  std::optional<FluxTransformer> transformer;
   std::optional<VaeDecoder> vae;
+  std::optional<ConditioningCache> conditioning;  // of the transformer
+  std::shared_ptr<const Fence> last_step;         // a point shortly before its end, on a GPU
 
-  ConditioningCache conditioning{1};       // an image's steps follow each other
-  std::shared_ptr<const Fence> last_step;  // a point shortly before its end, on a GPU
+  /// In the order of StageKind.
+  const std::array<Slot, std::size(kStages)> slots = make_slots();
 
-  bool has(StageKind stage) const;
-  /// About what the weights of a stage take on the device.
-  int64_t expected_bytes(StageKind stage) const;
-  void load(StageKind stage);
-  void drop(StageKind stage);
-  /// Drops the other stages and the workspace; whether there were any.
+  std::array<Slot, std::size(kStages)> make_slots();
+  Slot make_slot(Component component, std::function<void(const Loader&)> load,
+                 std::function<void()> drop, std::function<std::optional<int64_t>()> bytes);
+  const Slot& slot(StageKind stage) const { return slots[static_cast<size_t>(stage)]; }
+  bool has(StageKind stage) const { return slot(stage).bytes().has_value(); }
+  /// Drops stages that are loaded. Returns whether there was any.
+  bool drop(std::span<const StageKind> stages);
   bool drop_others(StageKind stage);
+  /// The last relief of every stage: the others are dropped; they are loaded again when they are
+  /// wanted.
+  Relief others_leave(StageKind stage);
+  /// Loads a stage; drops the others where there is no room.
+  void ensure(StageKind stage);
 };
 
-LocalStages::LocalStages(std::shared_ptr<const Checkpoint> checkpoint,
-                         const LocalOptions& options) {
-  Backend& backend = backend_for(options.device);
-  backend.require(options.dtype);
-  if (options.memory_limit) backend.limit_memory(*options.memory_limit);
-  loaded_ = std::make_unique<Loaded>(std::move(checkpoint), options);
+Slot LocalStages::Loaded::make_slot(Component component, std::function<void(const Loader&)> load,
+                                    std::function<void()> drop,
+                                    std::function<std::optional<int64_t>()> bytes) {
+  const TensorStore& weights = checkpoint->weights(component);
+  return {
+      &weights,
+      [this, &weights, load = std::move(load)] { load(Loader(context, weights, {options.dtype})); },
+      std::move(drop), std::move(bytes)};
 }
 
-LocalStages::~LocalStages() = default;
-
-bool LocalStages::Loaded::has(StageKind stage) const {
-  switch (stage) {
-    case StageKind::kClipEncoder:
-      return clip.has_value();
-    case StageKind::kT5Encoder:
-      return t5.has_value();
-    case StageKind::kDitTransformer:
-      return transformer.has_value();
-    case StageKind::kVaeDecoder:
-      return vae.has_value();
-  }
-  return false;
-}
-
-int64_t LocalStages::Loaded::expected_bytes(StageKind stage) const {
-  const auto bytes_of = [&](const WeightFiles& files) {
-    return files.parameter_count() * static_cast<int64_t>(size_of(options.dtype));
-  };
-  switch (stage) {
-    case StageKind::kClipEncoder:
-      return bytes_of(checkpoint->text_encoder());
-    case StageKind::kT5Encoder:
-      return bytes_of(checkpoint->text_encoder_2());
-    case StageKind::kDitTransformer:
-      return bytes_of(checkpoint->transformer());
-    case StageKind::kVaeDecoder:
-      return bytes_of(checkpoint->vae());
-  }
-  return 0;
-}
-
-void LocalStages::Loaded::load(StageKind stage) {
+std::array<Slot, std::size(kStages)> LocalStages::Loaded::make_slots() {
   const FluxConfig& config = checkpoint->config();
-  const DType dtype = options.dtype;
-  switch (stage) {
-    case StageKind::kClipEncoder:
-      clip.emplace(context, config.clip, checkpoint->text_encoder(),
-                   checkpoint->tokenizer_directory(), dtype);
-      return;
-    case StageKind::kT5Encoder:
-      t5.emplace(context, config.t5, checkpoint->text_encoder_2(),
-                 checkpoint->tokenizer_2_directory(), dtype);
-      return;
-    case StageKind::kDitTransformer:
-      transformer.emplace(context, config.transformer, checkpoint->transformer(), dtype);
-      return;
-    case StageKind::kVaeDecoder:
-      vae.emplace(context, config.vae, checkpoint->vae(), dtype);
-      return;
-  }
+  const Layout& layout = checkpoint->layout();
+  return {
+      make_slot(
+          Component::kTextEncoder,
+          [&](const Loader& load) {
+            clip.emplace(load, config.clip, layout.directory(Component::kTokenizer));
+          },
+          [&] { clip.reset(); }, [&] { return bytes_of(clip); }),
+      make_slot(
+          Component::kTextEncoder2,
+          [&](const Loader& load) {
+            t5.emplace(load, config.t5, layout.directory(Component::kTokenizer2));
+          },
+          [&] { t5.reset(); }, [&] { return bytes_of(t5); }),
+      make_slot(
+          Component::kTransformer,
+          [&](const Loader& load) {
+            transformer.emplace(load, config.transformer);
+            conditioning.emplace(*transformer, 1);  // an image's steps follow each other
+          },
+          [&] {
+            conditioning.reset();
+            transformer.reset();
+          },
+          [&] { return bytes_of(transformer); }),
+      make_slot(
+          Component::kVae, [&](const Loader& load) { vae.emplace(load, config.vae); },
+          [&] { vae.reset(); }, [&] { return bytes_of(vae); }),
+  };
 }
 
-void LocalStages::Loaded::drop(StageKind stage) {
-  switch (stage) {
-    case StageKind::kClipEncoder:
-      clip.reset();
-      return;
-    case StageKind::kT5Encoder:
-      t5.reset();
-      return;
-    case StageKind::kDitTransformer:
-      conditioning.clear();  // refers to its layers
-      transformer.reset();
-      return;
-    case StageKind::kVaeDecoder:
-      vae.reset();
-      return;
+bool LocalStages::Loaded::drop(std::span<const StageKind> stages) {
+  bool any = false;
+  for (const StageKind stage : stages) {
+    if (!has(stage)) continue;
+    any = true;
+    slot(stage).drop();
   }
+  return any;
 }
 
 bool LocalStages::Loaded::drop_others(StageKind stage) {
-  bool any = false;
-  for (const StageKind other : kAllStages) {
-    if (other == stage || !has(other)) continue;
-    any = true;
-    drop(other);
+  std::vector<StageKind> others;
+  for (const StageInfo& other : kStages) {
+    if (other.kind != stage) others.push_back(other.kind);
   }
+  const bool any = drop(others);
   context.workspace().release();
   context.memory().release();
   return any;
 }
 
-template <typename Work>
-auto LocalStages::with_room(StageKind stage, const Work& work) {
-  const auto loaded_work = [&] {
-    if (!loaded_->has(stage)) loaded_->load(stage);
-    return work();
-  };
-  // Known beforehand, it costs no load that ends half-way.
-  if (!loaded_->has(stage) &&
-      loaded_->context.runtime().available_bytes() < loaded_->expected_bytes(stage)) {
-    loaded_->drop_others(stage);
-  }
-  try {
-    return loaded_work();
-  } catch (const Error& error) {
-    if (error.code() != ErrorCode::kUnavailable || !loaded_->drop_others(stage)) throw;
-  }
-  return loaded_work();
+Relief LocalStages::Loaded::others_leave(StageKind stage) {
+  return {[this, stage] {
+    return std::string(drop_others(stage) ? "the weights of other stages are dropped" : "");
+  }};
 }
 
-void LocalStages::load(StageKind stage) {
-  with_room(stage, [] {});
+void LocalStages::Loaded::ensure(StageKind stage) {
+  if (has(stage)) return;
+  const int64_t expected =
+      slot(stage).weights->parameter_count() * static_cast<int64_t>(size_of(options.dtype));
+  // Checked first: a load that fails midway is wasted.
+  if (context.runtime().available_bytes() < expected) drop_others(stage);
+  const Relief others = others_leave(stage);
+  with_relief({&others, 1}, slot(stage).load);
 }
+
+LocalStages::LocalStages(std::shared_ptr<const Checkpoint> checkpoint, const LocalOptions& options)
+    : LocalStages(std::move(checkpoint), backend_for(options.device), options) {}
+
+LocalStages::LocalStages(std::shared_ptr<const Checkpoint> checkpoint, Backend& backend,
+                         const LocalOptions& options) {
+  backend.require(options.dtype);
+  if (options.memory_limit) backend.limit_memory(*options.memory_limit);
+  loaded_ = std::make_unique<Loaded>(std::move(checkpoint), backend, options);
+}
+
+LocalStages::~LocalStages() = default;
+
+void LocalStages::load(StageKind stage) { loaded_->ensure(stage); }
 
 int64_t LocalStages::weight_bytes(StageKind stage) const {
-  const Loaded& l = *loaded_;
-  switch (stage) {
-    case StageKind::kClipEncoder:
-      return l.clip ? l.clip->weight_bytes() : 0;
-    case StageKind::kT5Encoder:
-      return l.t5 ? l.t5->weight_bytes() : 0;
-    case StageKind::kDitTransformer:
-      return l.transformer ? l.transformer->weight_bytes() : 0;
-    case StageKind::kVaeDecoder:
-      return l.vae ? l.vae->weight_bytes() : 0;
-  }
-  return 0;
+  return loaded_->slot(stage).bytes().value_or(0);
 }
 
 int64_t LocalStages::workspace_bytes() const {
@@ -176,12 +166,18 @@ int64_t LocalStages::workspace_bytes() const {
 
 Context& LocalStages::context() { return loaded_->context; }
 
+template <typename Stage>
+bool LocalStages::encode_text(StageKind kind, const std::optional<Stage>& stage,
+                              std::string_view prompt, const Tensor& out) {
+  loaded_->ensure(kind);
+  const Relief others = loaded_->others_leave(kind);
+  return with_relief({&others, 1}, [&] { return stage->encode(loaded_->context, prompt, out); });
+}
+
 Tensor LocalStages::encode_clip(std::string_view prompt, bool* truncated) {
   const int64_t size = loaded_->checkpoint->config().clip.hidden_size;
   const Tensor pooled = pooled_tensor(loaded_->context, {size}, loaded_->options.dtype);
-  const bool cut = with_room(StageKind::kClipEncoder, [&] {
-    return loaded_->clip->encode(loaded_->context, prompt, pooled);
-  });
+  const bool cut = encode_text(StageKind::kClipEncoder, loaded_->clip, prompt, pooled);
   if (truncated != nullptr && cut) *truncated = true;
   return pooled;
 }
@@ -190,8 +186,7 @@ Tensor LocalStages::encode_t5(std::string_view prompt, int max_sequence_length, 
   const int64_t size = loaded_->checkpoint->config().t5.d_model;
   const Tensor embeds =
       pooled_tensor(loaded_->context, {max_sequence_length, size}, loaded_->options.dtype);
-  const bool cut = with_room(StageKind::kT5Encoder,
-                             [&] { return loaded_->t5->encode(loaded_->context, prompt, embeds); });
+  const bool cut = encode_text(StageKind::kT5Encoder, loaded_->t5, prompt, embeds);
   if (truncated != nullptr && cut) *truncated = true;
   return embeds;
 }
@@ -214,31 +209,30 @@ void LocalStages::transformer(std::span<const TransformerInput> rows) {
   // The next step is asked for when the last one nearly ends, which keeps a GPU busy. With more of
   // them ahead progress would not be what is done, and Ctrl-C would have to wait for them.
   if (const auto last_step = std::exchange(loaded_->last_step, nullptr)) last_step->wait();
-  with_room(StageKind::kDitTransformer, [&] {
-    loaded_->conditioning.forward(loaded_->context, *loaded_->transformer,
-                                  {rows.begin(), rows.end()}, &loaded_->last_step);
-  });
+  loaded_->ensure(StageKind::kDitTransformer);
+  const Relief others = loaded_->others_leave(StageKind::kDitTransformer);
+  run_transformer_step(loaded_->context, *loaded_->conditioning, {rows.begin(), rows.end()},
+                       {&others, 1}, &loaded_->last_step);
 }
 
 Tensor LocalStages::decode(const Tensor& latents) {
   const VaeConfig& config = loaded_->checkpoint->config().vae;
   const int64_t factor = config.scale_factor();
   const Shape size{config.out_channels, latents.size(1) * factor, latents.size(2) * factor};
-  return with_room(StageKind::kVaeDecoder, [&] {
-    const Tensor image = pooled_tensor(loaded_->context, size, DType::kF32);
-    // Room that others leave is better than seams between tiles, but not worth a load a picture.
-    try {
-      loaded_->vae->forward(loaded_->context, latents, image);
-      return image;
-    } catch (const Error& error) {
-      if (error.code() != ErrorCode::kUnavailable) throw;
-    }
-    loaded_->drop(StageKind::kClipEncoder);
-    loaded_->drop(StageKind::kT5Encoder);
+  loaded_->ensure(StageKind::kVaeDecoder);
+  // Dropping the text encoders is better than seams between tiles, but loading the transformer
+  // again for each image is not.
+  const Relief encoders_leave{[&] {
+    constexpr StageKind kEncoders[] = {StageKind::kClipEncoder, StageKind::kT5Encoder};
+    if (!loaded_->drop(kEncoders)) return std::string();
     loaded_->context.workspace().release();
-    decode_within_memory(loaded_->context, *loaded_->vae, latents, image);
-    return image;
-  });
+    return std::string("the weights of the text encoders are dropped");
+  }};
+  const Relief others = loaded_->others_leave(StageKind::kVaeDecoder);
+  const Tensor image =
+      with_relief({&others, 1}, [&] { return pooled_tensor(loaded_->context, size, DType::kF32); });
+  run_decoder(loaded_->context, *loaded_->vae, latents, image, {&encoders_leave, 1}, {&others, 1});
+  return image;
 }
 
 }  // namespace flux

@@ -4,9 +4,9 @@
 #include <optional>
 #include <vector>
 
-#include "models/checkpoint.h"
+#include "ops/kernels.h"
+#include "pipeline/checkpoint.h"
 #include "pipeline/stages.h"
-#include "runtime/context.h"
 
 namespace flux {
 
@@ -26,6 +26,10 @@ class LocalStages final : public Stages {
   /// Reads nothing but what `checkpoint` already holds. Throws kUnsupported for a dtype that the
   /// device cannot compute in.
   LocalStages(std::shared_ptr<const Checkpoint> checkpoint, const LocalOptions& options);
+  /// The same on a backend of the caller's, which must outlive the stages; `options.device` is not
+  /// used.
+  LocalStages(std::shared_ptr<const Checkpoint> checkpoint, Backend& backend,
+              const LocalOptions& options);
   ~LocalStages() override;
 
   /// Loads the weights (and tokenizer) of a stage unless they are there.
@@ -43,13 +47,13 @@ class LocalStages final : public Stages {
   Tensor encode_clip(std::string_view prompt, bool* truncated);
   Tensor encode_t5(std::string_view prompt, int max_sequence_length, bool* truncated);
 
-  /// That of all forwards: cancellation and tracing are set here.
+  /// The context every forward uses: cancellation and tracing are set here.
   Context& context() override;
 
  private:
-  /// Runs work of a stage, with its weights there: again without the others if memory is short.
-  template <typename Work>
-  auto with_room(StageKind stage, const Work& work);
+  template <typename Stage>
+  bool encode_text(StageKind kind, const std::optional<Stage>& stage, std::string_view prompt,
+                   const Tensor& out);
 
   struct Loaded;
   std::unique_ptr<Loaded> loaded_;

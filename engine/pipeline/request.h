@@ -4,7 +4,7 @@
 #include <optional>
 #include <string>
 
-#include "models/config.h"
+#include "pipeline/flux_config.h"
 #include "tensor/tensor.h"
 
 namespace flux {

@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "models/config.h"
+#include "pipeline/scheduler_config.h"
 
 namespace flux {
 

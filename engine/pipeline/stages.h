@@ -2,25 +2,13 @@
 
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
-#include "models/dit_transformer.h"
+#include "models/flux1/transformer.h"
+#include "pipeline/stage_kind.h"
 #include "tensor/tensor.h"
 
 namespace flux {
-
-/// The parts of the pipeline that hold weights; their names are also those on the wire.
-enum class StageKind { kClipEncoder, kT5Encoder, kDitTransformer, kVaeDecoder };
-
-/// All stages in the order in which an image passes them.
-inline constexpr StageKind kAllStages[] = {StageKind::kClipEncoder, StageKind::kT5Encoder,
-                                           StageKind::kDitTransformer, StageKind::kVaeDecoder};
-
-/// "clip_encoder", "t5_encoder", "dit_transformer" or "vae_decoder".
-std::string_view name_of(StageKind stage);
-/// The inverse of name_of. Throws kInvalidArgument listing the names.
-StageKind parse_stage(std::string_view name);
 
 struct TextInput {
   std::string prompt;       // to CLIP
@@ -46,7 +34,7 @@ class Stages {
 
   /// Both text encoders. Source: FluxPipeline.encode_prompt.
   virtual std::vector<TextEmbeddings> encode(std::span<const TextInput> rows) = 0;
-  /// One step of FluxTransformer2DModel for each row.
+  /// One step of FluxTransformer2DModel for each row; their `state` is the callee's to set.
   virtual void transformer(std::span<const TransformerInput> rows) = 0;
   /// AutoencoderKL.decode. latents: [latent_channels, h, w], T, already divided by scaling_factor
   /// plus shift_factor. Returns [3, H, W], f32, about [-1, 1].

@@ -15,9 +15,9 @@ void check_vocabulary(const std::filesystem::path& directory, int32_t max_id, in
 
 }  // namespace
 
-ClipStage::ClipStage(Context& ctx, const ClipConfig& config, const WeightFiles& files,
-                     const std::filesystem::path& tokenizer_directory, DType dtype)
-    : tokenizer_(ClipTokenizer::load(tokenizer_directory)), encoder_(ctx, config, files, dtype) {
+ClipStage::ClipStage(const Loader& load, const ClipConfig& config,
+                     const std::filesystem::path& tokenizer_directory)
+    : tokenizer_(ClipTokenizer::load(tokenizer_directory)), encoder_(load, config) {
   check_vocabulary(tokenizer_directory, tokenizer_.max_id(), config.vocab_size);
   check(tokenizer_.max_length() <= config.max_position_embeddings, ErrorCode::kInvalidArgument,
         "{}: model_max_length is {}, the text encoder has {} positions",
@@ -31,9 +31,9 @@ bool ClipStage::encode(Context& ctx, std::string_view prompt, const Tensor& out)
   return tokens.truncated;
 }
 
-T5Stage::T5Stage(Context& ctx, const T5Config& config, const WeightFiles& files,
-                 const std::filesystem::path& tokenizer_directory, DType dtype)
-    : tokenizer_(T5Tokenizer::load(tokenizer_directory)), encoder_(ctx, config, files, dtype) {
+T5Stage::T5Stage(const Loader& load, const T5Config& config,
+                 const std::filesystem::path& tokenizer_directory)
+    : tokenizer_(T5Tokenizer::load(tokenizer_directory)), encoder_(load, config) {
   check_vocabulary(tokenizer_directory, tokenizer_.max_id(), config.vocab_size);
 }
 

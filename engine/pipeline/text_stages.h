@@ -3,8 +3,8 @@
 #include <filesystem>
 #include <string_view>
 
-#include "models/clip_encoder.h"
-#include "models/t5_encoder.h"
+#include "models/text/clip_encoder.h"
+#include "models/text/t5_encoder.h"
 #include "tokenizer/clip_bpe.h"
 #include "tokenizer/t5_sentencepiece.h"
 
@@ -15,8 +15,8 @@ namespace flux {
 class ClipStage {
  public:
   /// Loads the tokenizer and binds the weights. Throws when they do not belong to one another.
-  ClipStage(Context& ctx, const ClipConfig& config, const WeightFiles& files,
-            const std::filesystem::path& tokenizer_directory, DType dtype);
+  ClipStage(const Loader& load, const ClipConfig& config,
+            const std::filesystem::path& tokenizer_directory);
 
   /// out: [hidden_size], T. Returns whether the prompt was cut.
   bool encode(Context& ctx, std::string_view prompt, const Tensor& out) const;
@@ -31,8 +31,8 @@ class ClipStage {
 /// FluxPipeline._get_t5_prompt_embeds.
 class T5Stage {
  public:
-  T5Stage(Context& ctx, const T5Config& config, const WeightFiles& files,
-          const std::filesystem::path& tokenizer_directory, DType dtype);
+  T5Stage(const Loader& load, const T5Config& config,
+          const std::filesystem::path& tokenizer_directory);
 
   /// out: [max_sequence_length, d_model], T. Returns whether the prompt was cut.
   bool encode(Context& ctx, std::string_view prompt, const Tensor& out) const;

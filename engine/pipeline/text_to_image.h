@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "models/config.h"
+#include "pipeline/flux_config.h"
 #include "pipeline/request.h"
 #include "pipeline/stages.h"
 

@@ -87,38 +87,6 @@ std::vector<std::string> WeightFiles::names() const {
   return names;
 }
 
-int64_t WeightFiles::parameter_count() const {
-  int64_t count = 0;
-  for (const auto& [name, entry] : tensors_) {
-    if (is_floating_point(entry.tensor.dtype())) count += entry.tensor.numel();
-  }
-  return count;
-}
-
-int64_t WeightFiles::bytes() const {
-  int64_t bytes = 0;
-  for (const auto& [name, entry] : tensors_) bytes += entry.tensor.bytes();
-  return bytes;
-}
-
-DType WeightFiles::dtype() const {
-  std::map<DType, int64_t> counts;
-  for (const auto& [name, entry] : tensors_) {
-    if (is_floating_point(entry.tensor.dtype())) {
-      counts[entry.tensor.dtype()] += entry.tensor.numel();
-    }
-  }
-  DType most = DType::kF32;
-  int64_t count = 0;
-  for (const auto& [dtype, elements] : counts) {
-    if (elements > count) {
-      most = dtype;
-      count = elements;
-    }
-  }
-  return most;
-}
-
 void WeightFiles::drop_pages(const Tensor& tensor) const {
   const bool mapped = std::any_of(files_.begin(), files_.end(),
                                   [&](const auto& file) { return file->maps(tensor); });

@@ -7,14 +7,14 @@
 #include <string_view>
 #include <vector>
 
-#include "tensor/tensor.h"
 #include "weights/safetensors.h"
+#include "weights/tensor_store.h"
 
 namespace flux {
 
 /// All tensors of one component: a single safetensors file, or the shards of an index json.
 /// Immutable; the files stay mapped while it lives.
-class WeightFiles {
+class WeightFiles final : public TensorStore {
  public:
   WeightFiles() = default;
   /// Opens `directory`/`stem`.safetensors or `directory`/`stem`.safetensors.index.json with its
@@ -24,23 +24,10 @@ class WeightFiles {
   static std::unique_ptr<const WeightFiles> open(const std::filesystem::path& directory,
                                                  std::string_view stem);
 
-  /// The named tensor's view into the mapped file, or null.
-  const Tensor* find(std::string_view name) const;
-  /// The file that holds it, for messages; the component's directory when it has no such tensor.
-  std::filesystem::path file_of(std::string_view name) const;
-  /// Names in alphabetical order.
-  std::vector<std::string> names() const;
-
-  const std::filesystem::path& directory() const { return directory_; }
-  /// Number of elements and bytes of all tensors.
-  int64_t parameter_count() const;
-  int64_t bytes() const;
-  /// The floating point dtype that most parameters are stored in.
-  DType dtype() const;
-
-  /// Tells the system that the pages of `tensor` are not needed for now (they can be read again),
-  /// so that packed weights and their source do not both count as resident.
-  void drop_pages(const Tensor& tensor) const;
+  const Tensor* find(std::string_view name) const override;
+  std::filesystem::path file_of(std::string_view name) const override;
+  std::vector<std::string> names() const override;
+  void drop_pages(const Tensor& tensor) const override;
 
  private:
   struct Entry {

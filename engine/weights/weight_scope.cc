@@ -3,11 +3,12 @@
 #include <algorithm>
 
 #include "support/error.h"
+#include "support/log.h"
 
 namespace flux {
 
-WeightScope::WeightScope(const WeightFiles& files)
-    : files_(&files), taken_(std::make_shared<std::set<std::string, std::less<>>>()) {}
+WeightScope::WeightScope(const TensorStore& store)
+    : store_(&store), taken_(std::make_shared<std::set<std::string, std::less<>>>()) {}
 
 WeightScope WeightScope::operator/(std::string_view name) const {
   WeightScope scope = *this;
@@ -24,17 +25,17 @@ std::string WeightScope::full_name(std::string_view name) const {
 
 Tensor WeightScope::take(std::string_view name, const Shape& expected) const {
   const std::string full = full_name(name);
-  const Tensor* tensor = files_->find(full);
+  const Tensor* tensor = store_->find(full);
   check(tensor != nullptr, ErrorCode::kNotFound,
         "{}: tensor '{}' is missing, expected with shape {}; the weights do not belong to this "
         "config.json",
-        files_->file_of(full).string(), full, to_string(expected));
+        store_->file_of(full).string(), full, to_string(expected));
   check(tensor->shape() == expected, ErrorCode::kInvalidArgument,
         "{}: tensor '{}' has shape {}, expected {}; the weights do not belong to this config.json",
-        files_->file_of(full).string(), full, to_string(tensor->shape()), to_string(expected));
+        store_->file_of(full).string(), full, to_string(tensor->shape()), to_string(expected));
   check(is_floating_point(tensor->dtype()), ErrorCode::kInvalidArgument,
         "{}: tensor '{}' is stored as {}, expected f32, bf16, f16 or f64",
-        files_->file_of(full).string(), full, name_of(tensor->dtype()));
+        store_->file_of(full).string(), full, name_of(tensor->dtype()));
   taken_->insert(full);
   return *tensor;
 }
@@ -44,20 +45,17 @@ Tensor WeightScope::take_f32(std::string_view name, const Shape& expected) const
 }
 
 bool WeightScope::contains(std::string_view name) const {
-  return files_->find(full_name(name)) != nullptr;
+  return store_->find(full_name(name)) != nullptr;
 }
 
-std::vector<std::string> WeightScope::unused(
-    std::initializer_list<std::string_view> ignored) const {
-  std::vector<std::string> names;
-  for (std::string& name : files_->names()) {
+void WeightScope::warn_of_unused(std::initializer_list<std::string_view> ignored) const {
+  for (const std::string& name : store_->names()) {
     const bool skip = taken_->contains(name) ||
                       std::any_of(ignored.begin(), ignored.end(), [&](std::string_view prefix) {
                         return name.starts_with(prefix);
                       });
-    if (!skip) names.push_back(std::move(name));
+    if (!skip) log_warning("{}: tensor '{}' is not used", store_->file_of(name).string(), name);
   }
-  return names;
 }
 
 }  // namespace flux

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "weights/weight_files.h"
+#include "weights/tensor_store.h"
 
 namespace flux {
 
@@ -15,8 +15,8 @@ namespace flux {
 /// share the record of what was taken.
 class WeightScope {
  public:
-  /// The whole component. `files` must outlive the scope.
-  explicit WeightScope(const WeightFiles& files);
+  /// The whole component. `store` must outlive the scope.
+  explicit WeightScope(const TensorStore& store);
 
   /// The scope `prefix`.`name`.
   WeightScope operator/(std::string_view name) const;
@@ -30,17 +30,17 @@ class WeightScope {
   Tensor take_f32(std::string_view name, const Shape& expected) const;
   bool contains(std::string_view name) const;
 
-  /// See WeightFiles::drop_pages.
-  void drop_pages(const Tensor& tensor) const { files_->drop_pages(tensor); }
+  /// See TensorStore::drop_pages().
+  void drop_pages(const Tensor& tensor) const { store_->drop_pages(tensor); }
 
-  /// Tensors of the component that nothing took, without those under `ignored` prefixes (parts that
-  /// text to image does not use).
-  std::vector<std::string> unused(std::initializer_list<std::string_view> ignored) const;
+  /// Logs a warning for each tensor of the component that nothing took, but for those under the
+  /// `ignored` prefixes.
+  void warn_of_unused(std::initializer_list<std::string_view> ignored) const;
 
  private:
   std::string full_name(std::string_view name) const;
 
-  const WeightFiles* files_;
+  const TensorStore* store_;
   std::string prefix_;
   std::shared_ptr<std::set<std::string, std::less<>>> taken_;
 };

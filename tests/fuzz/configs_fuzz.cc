@@ -5,7 +5,6 @@
 #include <cmath>
 
 #include "fuzz/tokenizer_fuzz.h"
-#include "models/config.h"
 #include "pipeline/request.h"
 #include "pipeline/schedule.h"
 
@@ -51,7 +50,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         flux::load_t5_config(file);
         break;
       case 2:
-        flux::load_transformer_config(file);
+        flux::load_flux_transformer_config(file);
         break;
       case 3:
         use_vae(flux::load_vae_config(file));

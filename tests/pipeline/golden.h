@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "models/checkpoint.h"
+#include "pipeline/checkpoint.h"
 #include "tensor/tensor.h"
 #include "weights/safetensors.h"
 

@@ -27,8 +27,8 @@ class StagesGolden : public GoldenTest {
 
 TEST_P(StagesGolden, TokenIdsAreTransformers) {
   const auto opened = open_golden(checkpoint());
-  const auto clip = ClipTokenizer::load(opened->tokenizer_directory());
-  const auto t5 = T5Tokenizer::load(opened->tokenizer_2_directory());
+  const auto clip = ClipTokenizer::load(opened->layout().directory(Component::kTokenizer));
+  const auto t5 = T5Tokenizer::load(opened->layout().directory(Component::kTokenizer2));
   for (const char* stage : {"clip_encoder", "t5_encoder"}) {
     for (const GoldenCase& golden : golden_cases(checkpoint(), stage)) {
       const Tensor expected = golden.tensor("input_ids");
@@ -87,14 +87,14 @@ TransformerInput transformer_input(const GoldenCase& golden, int64_t row) {
     return to_dtype(golden.tensor(name), DType::kF32).data<float>()[row];
   };
   TransformerInput input;
-  input.hidden_states = typed("hidden_states");
-  input.timestep = number("timestep");
+  const Tensor hidden_states = typed("hidden_states");
+  input.images = {{hidden_states, to_dtype(golden.tensor("img_ids")[row], DType::kF32),
+                   Tensor::allocate(hidden_states.shape(), golden.dtype)}};
+  input.clock = StepClock::single(number("timestep"));
   if (golden.has("guidance")) input.guidance = number("guidance");
   input.pooled_projections = typed("pooled_projections");
   input.encoder_hidden_states = typed("encoder_hidden_states");
-  input.img_ids = to_dtype(golden.tensor("img_ids")[row], DType::kF32);
   input.txt_ids = to_dtype(golden.tensor("txt_ids")[row], DType::kF32);
-  input.noise_pred = Tensor::allocate(input.hidden_states.shape(), golden.dtype);
   return input;
 }
 
@@ -108,7 +108,7 @@ TEST_P(StagesGolden, Transformer) {
     }
     stages.transformer(inputs);
     for (int64_t row = 0; row < expected.size(0); ++row) {
-      const Tensor& found = inputs[static_cast<size_t>(row)].noise_pred;
+      const Tensor& found = inputs[static_cast<size_t>(row)].images[0].noise_pred;
       EXPECT_LT(relative_error(found, expected[row]), limit(golden.dtype))
           << golden.name << " row " << row;
     }
@@ -174,7 +174,7 @@ TEST_P(StagesGolden, LayersOfTheTransformer) {
   const Recorder recorder(stages.context());
   const TransformerInput input = transformer_input(golden, 0);
   stages.transformer({&input, 1});
-  const TransformerConfig& config = open_golden(checkpoint())->config().transformer;
+  const FluxTransformerConfig& config = open_golden(checkpoint())->config().transformer;
   const int64_t blocks = config.num_layers + config.num_single_layers;
   recorder.expect_equal(golden, static_cast<size_t>(2 * blocks + 3));
 }

@@ -1,11 +1,12 @@
 // Decoding in tiles, against diffusers' tiled_decode, and when it comes into play.
-#include "models/vae_tiling.h"
+#include "models/vae/vae_tiling.h"
 
 #include <gtest/gtest.h>
 
 #include "golden.h"
 #include "ops/cpu/cpu_backend.h"
 #include "ops/registry.h"
+#include "pipeline/stage_runs.h"
 #include "support/error.h"
 #include "support/log.h"
 
@@ -16,7 +17,8 @@ class VaeTiling : public GoldenTest {
  protected:
   VaeDecoder load(Context& ctx) const {
     const auto opened = open_golden(checkpoint());
-    return VaeDecoder(ctx, opened->config().vae, opened->vae(), DType::kF32);
+    return VaeDecoder(Loader(ctx, opened->weights(Component::kVae), {DType::kF32}),
+                      opened->config().vae);
   }
   Tensor latents() const { return golden().tensor("latents")[0]; }
   Tensor expected() const { return golden().tensor("image")[0]; }
@@ -69,7 +71,7 @@ TEST_P(VaeTiling, ComesWhereMemoryRunsOut) {
   Context ctx(scarce, 2);
   const Tensor image = Tensor::allocate(expected().shape(), DType::kF32);
   const Warnings warnings;
-  decode_within_memory(ctx, vae, latents(), image);
+  run_decoder(ctx, vae, latents(), image, {}, {});
   EXPECT_EQ(relative_error(image, in_tiles), 0.0);
   ASSERT_EQ(warnings.lines.size(), 1u);
   EXPECT_NE(warnings.lines[0].find("are decoded in tiles of"), std::string::npos);
@@ -87,7 +89,7 @@ TEST_P(VaeTiling, IsNoHelpWhereATileDoesNotFitOrIsAll) {
     const Tensor image =
         Tensor::allocate({3, input.size(1) * factor, input.size(2) * factor}, DType::kF32);
     try {
-      decode_within_memory(ctx, vae, input, image);
+      run_decoder(ctx, vae, input, image, {}, {});
       FAIL() << "nothing thrown";
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), ErrorCode::kUnavailable);

@@ -1,11 +1,10 @@
-#include "models/vae_decoder.h"
+#include "models/vae/vae_decoder.h"
 
 #include <algorithm>
 #include <cmath>
 #include <utility>
 
 #include "support/error.h"
-#include "support/log.h"
 
 namespace flux {
 namespace {
@@ -27,78 +26,73 @@ struct VaeDecoder::Buffers {
   Tensor image() const { return view(0, channels); }
 };
 
-VaeDecoder::VaeDecoder(Context& ctx, const VaeConfig& config, const WeightFiles& files, DType dtype)
-    : config_(config), dtype_(dtype) {
-  const WeightScope root(files);
-  const WeightScope decoder = root / "decoder";
+VaeDecoder::VaeDecoder(const Loader& load, const VaeConfig& config)
+    : config_(config), dtype_(load.dtype()) {
+  const Loader decoder = load / "decoder";
   const std::vector<int64_t>& widths = config.block_out_channels;
   const int64_t latent = config.latent_channels;
   const int64_t deepest = widths.back();
   if (config.use_post_quant_conv) {
-    post_quant_conv_ = load_conv(ctx, root / "post_quant_conv", latent, latent, 1);
+    post_quant_conv_ = load_conv(load / "post_quant_conv", latent, latent, 1);
   }
-  conv_in_ = load_conv(ctx, decoder / "conv_in", latent, deepest, 3);
-  const WeightScope mid = decoder / "mid_block";
+  conv_in_ = load_conv(decoder / "conv_in", latent, deepest, 3);
+  const Loader mid = decoder / "mid_block";
   for (int64_t i = 0; i < 2; ++i) {
-    mid_resnets_[i] = load_resnet(ctx, mid / "resnets" / i, deepest, deepest);
+    mid_resnets_[i] = load_resnet(mid / "resnets" / i, deepest, deepest);
   }
   if (config.mid_block_add_attention) {
-    mid_attention_ = load_attention(ctx, mid / "attentions" / "0", deepest);
+    mid_attention_ = load_attention(mid / "attentions" / "0", deepest);
   }
   int64_t in = deepest;
   for (size_t i = 0; i < widths.size(); ++i) {
     const int64_t out = widths[widths.size() - 1 - i];
-    const WeightScope scope = decoder / "up_blocks" / static_cast<int64_t>(i);
+    const Loader from = decoder / "up_blocks" / static_cast<int64_t>(i);
     UpBlock block;
     for (int64_t j = 0; j <= config.layers_per_block; ++j) {
-      block.resnets.push_back(load_resnet(ctx, scope / "resnets" / j, j == 0 ? in : out, out));
+      block.resnets.push_back(load_resnet(from / "resnets" / j, j == 0 ? in : out, out));
     }
     if (i + 1 < widths.size()) {
-      block.upsampler = load_conv(ctx, scope / "upsamplers" / "0" / "conv", out, out, 3, true);
+      block.upsampler =
+          load_conv(from / "upsamplers" / "0" / "conv", out, out, 3, Conv2d::Size::kDoubled);
     }
     up_blocks_.push_back(std::move(block));
     in = out;
   }
   conv_norm_out_ =
-      GroupNorm(ctx, decoder / "conv_norm_out", in, config.norm_num_groups, Activation::kSilu);
-  conv_out_ = load_conv(ctx, decoder / "conv_out", in, kImageChannels, 3);
-  for (const std::string& name : root.unused({"encoder.", "quant_conv."})) {
-    log_warning("{}: tensor '{}' is not used", files.file_of(name).string(), name);
-  }
+      GroupNorm(decoder / "conv_norm_out", in, config.norm_num_groups, Activation::kSilu);
+  conv_out_ = load_conv(decoder / "conv_out", in, kImageChannels, 3);
+  load.weights().warn_of_unused({"encoder.", "quant_conv."});
 }
 
-Conv2d VaeDecoder::load_conv(Context& ctx, const WeightScope& scope, int64_t in, int64_t out,
-                             int64_t kernel, bool upsample) {
-  Conv2d conv(ctx, scope, in, out, kernel, dtype_, upsample);
+Conv2d VaeDecoder::load_conv(const Loader& load, int64_t in, int64_t out, int64_t kernel,
+                             Conv2d::Size size) {
+  Conv2d conv(load, in, out, kernel, size);
   weight_bytes_ += conv.bytes();
   return conv;
 }
 
-VaeDecoder::Resnet VaeDecoder::load_resnet(Context& ctx, const WeightScope& scope, int64_t in,
-                                           int64_t out) {
+VaeDecoder::Resnet VaeDecoder::load_resnet(const Loader& load, int64_t in, int64_t out) {
   const int64_t groups = config_.norm_num_groups;
   Resnet resnet;
-  resnet.norm1 = GroupNorm(ctx, scope / "norm1", in, groups, Activation::kSilu);
-  resnet.conv1 = load_conv(ctx, scope / "conv1", in, out, 3);
-  resnet.norm2 = GroupNorm(ctx, scope / "norm2", out, groups, Activation::kSilu);
-  resnet.conv2 = load_conv(ctx, scope / "conv2", out, out, 3);
-  if (in != out) resnet.conv_shortcut = load_conv(ctx, scope / "conv_shortcut", in, out, 1);
+  resnet.norm1 = GroupNorm(load / "norm1", in, groups, Activation::kSilu);
+  resnet.conv1 = load_conv(load / "conv1", in, out, 3);
+  resnet.norm2 = GroupNorm(load / "norm2", out, groups, Activation::kSilu);
+  resnet.conv2 = load_conv(load / "conv2", out, out, 3);
+  if (in != out) resnet.conv_shortcut = load_conv(load / "conv_shortcut", in, out, 1);
   return resnet;
 }
 
-VaeDecoder::Attention VaeDecoder::load_attention(Context& ctx, const WeightScope& scope,
-                                                 int64_t channels) {
+VaeDecoder::Attention VaeDecoder::load_attention(const Loader& load, int64_t channels) {
   // Old checkpoints carry the names of diffusers' first attention class.
-  const bool old = scope.contains("query.weight");
+  const bool old = load.weights().contains("query.weight");
   const std::vector<std::string_view> names =
       old ? std::vector<std::string_view>{"query", "key", "value"}
           : std::vector<std::string_view>{"to_q", "to_k", "to_v"};
   Attention attention;
   attention.group_norm =
-      GroupNorm(ctx, scope / "group_norm", channels, config_.norm_num_groups, Activation::kNone);
-  attention.qkv = Linear(ctx, scope, names, channels, channels, Bias::kYes, dtype_);
-  attention.to_out = Linear(ctx, old ? scope / "proj_attn" : scope / "to_out" / "0", channels,
-                            channels, Bias::kYes, dtype_);
+      GroupNorm(load / "group_norm", channels, config_.norm_num_groups, Activation::kNone);
+  attention.qkv = Linear(load, names, channels, channels);
+  attention.to_out = Linear(old ? load / "proj_attn" : load / "to_out" / "0", channels, channels);
   weight_bytes_ += attention.qkv.bytes() + attention.to_out.bytes();
   return attention;
 }

@@ -1,4 +1,4 @@
-#include "models/config.h"
+#include "pipeline/checkpoint.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -7,7 +7,6 @@
 #include <fstream>
 #include <functional>
 
-#include "models/checkpoint.h"
 #include "support/error.h"
 
 namespace flux {
@@ -21,7 +20,7 @@ class ScratchTest : public ::testing::Test {
   void SetUp() override {
     const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
     directory_ = fs::temp_directory_path() /
-                 ("flux_models_test." + std::to_string(::getpid()) + "." + test->name());
+                 ("flux_pipeline_test." + std::to_string(::getpid()) + "." + test->name());
     fs::remove_all(directory_);
     fs::create_directories(directory_);
   }
@@ -47,8 +46,8 @@ class ScratchTest : public ::testing::Test {
 using ConfigTest = ScratchTest;
 
 TEST_F(ConfigTest, MissingKeysAndNullTakeTheClassDefaults) {
-  const TransformerConfig transformer =
-      load_transformer_config(write("t.json", R"({"out_channels":null,"num_layers":null})"));
+  const FluxTransformerConfig transformer =
+      load_flux_transformer_config(write("t.json", R"({"out_channels":null,"num_layers":null})"));
   EXPECT_EQ(transformer.num_layers, 19);
   EXPECT_EQ(transformer.num_single_layers, 38);
   EXPECT_EQ(transformer.inner_dim(), 3072);
@@ -87,7 +86,7 @@ TEST_F(ConfigTest, RefusalsNameFileKeyValueAndWhatIsAllowed) {
     const char* text;
     const char* says;
   };
-  const auto transformer = [](const fs::path& f) { load_transformer_config(f); };
+  const auto transformer = [](const fs::path& f) { load_flux_transformer_config(f); };
   const auto clip = [](const fs::path& f) { load_clip_config(f); };
   const auto t5 = [](const fs::path& f) { load_t5_config(f); };
   const auto vae = [](const fs::path& f) { load_vae_config(f); };
@@ -164,7 +163,7 @@ class CheckpointTest : public ScratchTest {
 TEST_F(CheckpointTest, Opens) {
   const auto checkpoint = Checkpoint::open(directory_.string() + "/");
   EXPECT_EQ(checkpoint->name(), directory_.filename());
-  EXPECT_EQ(checkpoint->components().size(), 7u);
+  EXPECT_EQ(checkpoint->index().size(), 7u);
   EXPECT_EQ(checkpoint->stored_dtype(), DType::kF32);
 }
 

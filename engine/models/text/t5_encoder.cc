@@ -1,11 +1,10 @@
-#include "models/t5_encoder.h"
+#include "models/text/t5_encoder.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
 
 #include "support/error.h"
-#include "support/log.h"
 
 namespace flux {
 namespace {
@@ -27,48 +26,46 @@ int64_t relative_position_bucket(int64_t position, int64_t buckets, int64_t max_
 
 }  // namespace
 
-T5Encoder::T5Encoder(Context& ctx, const T5Config& config, const WeightFiles& files, DType dtype)
-    : config_(config), dtype_(dtype) {
-  const WeightScope root(files);
-  const WeightScope encoder = root / "encoder";
+T5Encoder::T5Encoder(const Loader& load, const T5Config& config)
+    : config_(config), dtype_(load.dtype()) {
+  const Loader encoder = load / "encoder";
   const Shape table{config.vocab_size, config.d_model};
   // Either name is enough; where both are there, transformers uses the encoder's own.
-  embedding_ = encoder.contains("embed_tokens.weight") ? encoder.take("embed_tokens.weight", table)
-                                                       : root.take("shared.weight", table);
+  embedding_ = encoder.weights().contains("embed_tokens.weight")
+                   ? encoder.weights().take("embed_tokens.weight", table)
+                   : load.weights().take("shared.weight", table);
   relative_attention_bias_ =
-      encoder.take_f32("block.0.layer.0.SelfAttention.relative_attention_bias.weight",
-                       {config.relative_attention_num_buckets, config.num_heads});
+      encoder.weights().take_f32("block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+                                 {config.relative_attention_num_buckets, config.num_heads});
   weight_bytes_ = embedding_.bytes();
   for (int64_t i = 0; i < config.num_layers; ++i) {
-    blocks_.push_back(load_block(ctx, encoder / "block" / i / "layer"));
+    blocks_.push_back(load_block(encoder / "block" / i / "layer"));
     const Block& block = blocks_.back();
     weight_bytes_ += block.qkv.bytes() + block.o.bytes() + block.wi.bytes() +
                      block.wi_linear.bytes() + block.wo.bytes();
   }
   final_layer_norm_ =
-      RmsNorm(ctx, encoder / "final_layer_norm", config.d_model, config.layer_norm_epsilon);
-  for (const std::string& name : root.unused({"shared.weight", "decoder.", "lm_head."})) {
-    log_warning("{}: tensor '{}' is not used", files.file_of(name).string(), name);
-  }
+      RmsNorm(encoder / "final_layer_norm", config.d_model, config.layer_norm_epsilon);
+  load.weights().warn_of_unused({"shared.weight", "decoder.", "lm_head."});
 }
 
-T5Encoder::Block T5Encoder::load_block(Context& ctx, const WeightScope& scope) const {
+T5Encoder::Block T5Encoder::load_block(const Loader& load) const {
   const int64_t inner = config_.num_heads * config_.d_kv;
-  const WeightScope attention = scope / "0" / "SelfAttention";
-  const WeightScope dense = scope / "1" / "DenseReluDense";
-  const auto linear = [&](std::string_view name, const WeightScope& from, int64_t in, int64_t out) {
-    return Linear(ctx, from / name, in, out, Bias::kNo, dtype_);
+  const Loader attention = load / "0" / "SelfAttention";
+  const Loader dense = load / "1" / "DenseReluDense";
+  const auto linear = [](const Loader& from, int64_t in, int64_t out) {
+    return Linear(from, in, out, Bias::kNo);
   };
   Block block;
   block.attention_norm =
-      RmsNorm(ctx, scope / "0" / "layer_norm", config_.d_model, config_.layer_norm_epsilon);
-  block.qkv = Linear(ctx, attention, {"q", "k", "v"}, config_.d_model, inner, Bias::kNo, dtype_);
-  block.o = linear("o", attention, inner, config_.d_model);
+      RmsNorm(load / "0" / "layer_norm", config_.d_model, config_.layer_norm_epsilon);
+  block.qkv = Linear(attention, {"q", "k", "v"}, config_.d_model, inner, Bias::kNo);
+  block.o = linear(attention / "o", inner, config_.d_model);
   block.feed_forward_norm =
-      RmsNorm(ctx, scope / "1" / "layer_norm", config_.d_model, config_.layer_norm_epsilon);
-  block.wi = linear(config_.gated ? "wi_0" : "wi", dense, config_.d_model, config_.d_ff);
-  if (config_.gated) block.wi_linear = linear("wi_1", dense, config_.d_model, config_.d_ff);
-  block.wo = linear("wo", dense, config_.d_ff, config_.d_model);
+      RmsNorm(load / "1" / "layer_norm", config_.d_model, config_.layer_norm_epsilon);
+  block.wi = linear(dense / (config_.gated ? "wi_0" : "wi"), config_.d_model, config_.d_ff);
+  if (config_.gated) block.wi_linear = linear(dense / "wi_1", config_.d_model, config_.d_ff);
+  block.wo = linear(dense / "wo", config_.d_ff, config_.d_model);
   return block;
 }
 

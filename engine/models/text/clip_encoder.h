@@ -5,7 +5,7 @@
 
 #include "layers/linear.h"
 #include "layers/norms.h"
-#include "models/config.h"
+#include "models/text/config.h"
 
 namespace flux {
 
@@ -13,8 +13,8 @@ namespace flux {
 /// forwards may run at once, each with its own Context.
 class ClipEncoder {
  public:
-  /// Binds every weight of `files`. dtype: f32 or bf16. Throws naming file and tensor.
-  ClipEncoder(Context& ctx, const ClipConfig& config, const WeightFiles& files, DType dtype);
+  /// Binds every weight of the component. Throws naming file and tensor.
+  ClipEncoder(const Loader& load, const ClipConfig& config);
 
   /// ids: at most max_position_embeddings token ids; the end token marks the pooled position.
   /// out: [hidden_size], T.

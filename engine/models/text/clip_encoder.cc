@@ -1,11 +1,10 @@
-#include "models/clip_encoder.h"
+#include "models/text/clip_encoder.h"
 
 #include <algorithm>
 #include <cmath>
 #include <numeric>
 
 #include "support/error.h"
-#include "support/log.h"
 
 namespace flux {
 namespace {
@@ -21,39 +20,32 @@ size_t pooled_position(std::span<const int32_t> ids, int64_t eos_token_id) {
 
 }  // namespace
 
-ClipEncoder::ClipEncoder(Context& ctx, const ClipConfig& config, const WeightFiles& files,
-                         DType dtype)
-    : config_(config), dtype_(dtype) {
-  const WeightScope root(files);
-  const bool prefixed = files.find("text_model.embeddings.token_embedding.weight") != nullptr;
-  const WeightScope model = prefixed ? root / "text_model" : root;
+ClipEncoder::ClipEncoder(const Loader& load, const ClipConfig& config)
+    : config_(config), dtype_(load.dtype()) {
+  const bool prefixed = load.weights().contains("text_model.embeddings.token_embedding.weight");
+  const Loader model = prefixed ? load / "text_model" : load;
   const int64_t size = config.hidden_size;
-  const WeightScope embeddings = model / "embeddings";
+  const WeightScope embeddings = model.weights() / "embeddings";
   token_embedding_ = embeddings.take("token_embedding.weight", {config.vocab_size, size});
   position_embedding_ =
       embeddings.take("position_embedding.weight", {config.max_position_embeddings, size});
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    const WeightScope scope = model / "encoder" / "layers" / i;
+    const Loader from = model / "encoder" / "layers" / i;
     Layer layer;
-    layer.layer_norm1 = LayerNorm(ctx, scope / "layer_norm1", size, config.layer_norm_eps);
-    layer.qkv = Linear(ctx, scope / "self_attn", {"q_proj", "k_proj", "v_proj"}, size, size,
-                       Bias::kYes, dtype);
-    layer.out_proj = Linear(ctx, scope / "self_attn" / "out_proj", size, size, Bias::kYes, dtype);
-    layer.layer_norm2 = LayerNorm(ctx, scope / "layer_norm2", size, config.layer_norm_eps);
-    layer.fc1 =
-        Linear(ctx, scope / "mlp" / "fc1", size, config.intermediate_size, Bias::kYes, dtype);
-    layer.fc2 =
-        Linear(ctx, scope / "mlp" / "fc2", config.intermediate_size, size, Bias::kYes, dtype);
+    layer.layer_norm1 = LayerNorm(from / "layer_norm1", size, config.layer_norm_eps);
+    layer.qkv = Linear(from / "self_attn", {"q_proj", "k_proj", "v_proj"}, size, size);
+    layer.out_proj = Linear(from / "self_attn" / "out_proj", size, size);
+    layer.layer_norm2 = LayerNorm(from / "layer_norm2", size, config.layer_norm_eps);
+    layer.fc1 = Linear(from / "mlp" / "fc1", size, config.intermediate_size);
+    layer.fc2 = Linear(from / "mlp" / "fc2", config.intermediate_size, size);
     weight_bytes_ +=
         layer.qkv.bytes() + layer.out_proj.bytes() + layer.fc1.bytes() + layer.fc2.bytes();
     layers_.push_back(std::move(layer));
   }
-  final_layer_norm_ = LayerNorm(ctx, model / "final_layer_norm", size, config.layer_norm_eps);
+  final_layer_norm_ = LayerNorm(model / "final_layer_norm", size, config.layer_norm_eps);
   weight_bytes_ += token_embedding_.bytes() + position_embedding_.bytes();
-  for (const std::string& name : root.unused(
-           {"text_model.embeddings.position_ids", "embeddings.position_ids", "text_projection"})) {
-    log_warning("{}: tensor '{}' is not used", files.file_of(name).string(), name);
-  }
+  load.weights().warn_of_unused(
+      {"text_model.embeddings.position_ids", "embeddings.position_ids", "text_projection"});
 }
 
 void ClipEncoder::forward(Context& ctx, std::span<const int32_t> ids, const Tensor& out) const {

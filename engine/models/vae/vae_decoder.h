@@ -6,7 +6,7 @@
 #include "layers/conv2d.h"
 #include "layers/linear.h"
 #include "layers/norms.h"
-#include "models/config.h"
+#include "models/vae/config.h"
 
 namespace flux {
 
@@ -15,8 +15,8 @@ namespace flux {
 /// forwards may run at once, each with its own Context.
 class VaeDecoder {
  public:
-  /// Binds the decoder's weights of `files`. dtype: f32 or bf16. Throws naming file and tensor.
-  VaeDecoder(Context& ctx, const VaeConfig& config, const WeightFiles& files, DType dtype);
+  /// Binds the decoder's weights. Throws naming file and tensor.
+  VaeDecoder(const Loader& load, const VaeConfig& config);
 
   /// latents: [latent_channels, h, w], T, divided by scaling_factor, plus shift_factor.
   /// out: [3, H, W], f32, about [-1, 1]; H = h x scale_factor. Polls for cancellation.
@@ -48,10 +48,10 @@ class VaeDecoder {
   /// The image and two scratch buffers of the largest size a forward needs; blocks swap them.
   struct Buffers;
 
-  Resnet load_resnet(Context& ctx, const WeightScope& scope, int64_t in, int64_t out);
-  Attention load_attention(Context& ctx, const WeightScope& scope, int64_t channels);
-  Conv2d load_conv(Context& ctx, const WeightScope& scope, int64_t in, int64_t out, int64_t kernel,
-                   bool upsample = false);
+  Resnet load_resnet(const Loader& load, int64_t in, int64_t out);
+  Attention load_attention(const Loader& load, int64_t channels);
+  Conv2d load_conv(const Loader& load, int64_t in, int64_t out, int64_t kernel,
+                   Conv2d::Size size = Conv2d::Size::kSame);
   Buffers make_buffers(Context& ctx, int64_t height, int64_t width) const;
   static void run_resnet(Context& ctx, const Resnet& resnet, Buffers& image);
   void run_attention(Context& ctx, Buffers& image) const;

@@ -1,9 +1,6 @@
-#include "models/vae_tiling.h"
+#include "models/vae/vae_tiling.h"
 
 #include <algorithm>
-
-#include "support/error.h"
-#include "support/log.h"
 
 namespace flux {
 namespace {
@@ -16,10 +13,6 @@ struct Tiles {
       : factor(config.scale_factor()),
         side(std::max<int64_t>(1, config.sample_size / factor / kOverlapPart) * kOverlapPart),
         step(side - side / kOverlapPart) {}
-
-  bool are_many(const Tensor& latents) const {
-    return latents.size(1) > side || latents.size(2) > side;
-  }
 
   int64_t factor;
   int64_t side;
@@ -93,18 +86,14 @@ void decode_in_tiles(Context& ctx, const VaeDecoder& vae, const Tensor& latents,
   copy(ctx, image, out);
 }
 
-void decode_within_memory(Context& ctx, const VaeDecoder& vae, const Tensor& latents,
-                          const Tensor& out) {
-  const Tiles tiles(vae.config());
-  try {
-    return vae.forward(ctx, latents, out);
-  } catch (const Error& error) {
-    if (error.code() != ErrorCode::kUnavailable || !tiles.are_many(latents)) throw;
-    log_warning("{}x{} pixels are decoded in tiles of {}x{}, with faint seams: {}", out.size(1),
-                out.size(2), tiles.side * tiles.factor, tiles.side * tiles.factor, error.what());
-  }
-  ctx.workspace().release();  // what the picture took before memory ran out
-  decode_in_tiles(ctx, vae, latents, out);
+int64_t tile_side(const VaeConfig& config) {
+  const Tiles tiles(config);
+  return tiles.side * tiles.factor;
+}
+
+bool needs_tiles(const VaeConfig& config, const Tensor& latents) {
+  const Tiles tiles(config);
+  return latents.size(1) > tiles.side || latents.size(2) > tiles.side;
 }
 
 }  // namespace flux

@@ -5,7 +5,7 @@
 
 #include "layers/linear.h"
 #include "layers/norms.h"
-#include "models/config.h"
+#include "models/text/config.h"
 
 namespace flux {
 
@@ -14,8 +14,8 @@ namespace flux {
 /// loading; forwards may run at once, each with its own Context.
 class T5Encoder {
  public:
-  /// Binds every weight of `files`. dtype: f32 or bf16. Throws naming file and tensor.
-  T5Encoder(Context& ctx, const T5Config& config, const WeightFiles& files, DType dtype);
+  /// Binds every weight of the component. Throws naming file and tensor.
+  T5Encoder(const Loader& load, const T5Config& config);
 
   /// ids: token ids, padded as the tokenizer pads them. out: [ids.size(), d_model], T.
   void forward(Context& ctx, std::span<const int32_t> ids, const Tensor& out) const;
@@ -33,7 +33,7 @@ class T5Encoder {
     Linear wi_linear;  // gated only
     Linear wo;
   };
-  Block load_block(Context& ctx, const WeightScope& scope) const;
+  Block load_block(const Loader& load) const;
   void run_block(Context& ctx, const Block& block, const Tensor& relative_bias,
                  const Tensor& hidden) const;
   /// [num_heads, 2 tokens - 1], f32, in the workspace: the bias by key - query position.

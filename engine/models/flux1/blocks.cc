@@ -1,0 +1,272 @@
+#include "models/flux1/blocks.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace flux {
+namespace {
+
+constexpr float kNormEps = 1e-6f;
+constexpr int64_t kMlpRatio = 4;
+
+/// Attention options of streams that attend to one another.
+AttentionOptions attention_options(std::initializer_list<const QkvProjection*> streams) {
+  AttentionOptions options;
+  options.scale = AttentionOptions::kLn2;
+  options.largest_score = 0;
+  for (const QkvProjection* queries : streams) {
+    for (const QkvProjection* keys : streams) {
+      const float largest = largest_product(queries->norm_q, keys->norm_k);
+      options.largest_score = std::max(options.largest_score, options.scale * largest);
+    }
+  }
+  return options;
+}
+
+/// The attention of one sequence, in which its last rows are the queries. qkv: [tokens, 3 heads,
+/// head_dim]; out: [queries, inner_dim], rows may be strided.
+AttentionPart joint_attention(const FluxTransformerConfig& config, const Tensor& qkv,
+                              const Tensor& out) {
+  const int64_t heads = config.num_attention_heads;
+  const int64_t tokens = qkv.size(0);
+  return {qkv.slice(0, tokens - out.size(0), tokens).slice(1, 0, heads),
+          qkv.slice(1, heads, 2 * heads), qkv.slice(1, 2 * heads, 3 * heads),
+          out.split_last(heads, config.attention_head_dim)};
+}
+
+/// LayerNorm without weights, then * (1 + scale) + shift.
+LayerNormPart modulated_norm(const Tensor& x, const Modulated& by, const Tensor& out) {
+  LayerNormParams params;
+  params.scale = by.scale;
+  params.shift = by.shift;
+  params.eps = kNormEps;
+  return {x, params, out};
+}
+
+Epilogue gelu() { return {.activation = Activation::kGeluTanh, .gate = {}, .residual = {}}; }
+
+/// hidden += gate * result.
+Epilogue gated(const Tensor& gate, const Tensor& hidden) {
+  return {.activation = Activation::kNone, .gate = gate, .residual = hidden};
+}
+
+/// The modulations of all sequences, each [chunks, inner_dim].
+std::vector<Tensor> make_modulations(Context& ctx, const Modulation& modulation,
+                                     const JointBatch& batch) {
+  std::vector<const Conditioning*> conditionings;
+  for (const JointSequence& sequence : batch.sequences) {
+    conditionings.push_back(&sequence.conditioning);
+  }
+  return modulation(ctx, conditionings);
+}
+
+/// One op over all segments of a batch, as parts that the device may compute together. The result
+/// of a segment does not depend on the others, not even through the way in which it is computed.
+template <typename Segment, typename PartOf>
+void norm_each(Context& ctx, const std::vector<Segment>& segments, const PartOf& part_of) {
+  std::vector<LayerNormPart> parts;
+  for (const Segment& segment : segments) parts.push_back(part_of(segment));
+  layer_norm(ctx, parts);
+}
+
+template <typename Segment, typename PartOf>
+void linear_each(Context& ctx, const std::vector<Segment>& segments, const PartOf& part_of) {
+  std::vector<LinearPart> parts;
+  for (const Segment& segment : segments) parts.push_back(part_of(segment));
+  linear(ctx, parts);
+}
+
+RopeTable rows_of(const RopeTable& rope, int64_t begin, int64_t end) {
+  return {rope.cos.slice(0, begin, end), rope.sin.slice(0, begin, end)};
+}
+
+}  // namespace
+
+QkvProjection::QkvProjection(const Loader& attn, const FluxTransformerConfig& config,
+                             const std::vector<std::string_view>& linears,
+                             const std::vector<std::string_view>& norms)
+    : linear(attn, linears, config.inner_dim(), config.inner_dim()),
+      norm_q(attn.context(),
+             (attn / norms[0]).weights().take_f32("weight", {config.attention_head_dim}),
+             1.0f / (AttentionOptions::kLn2 *
+                     std::sqrt(static_cast<float>(config.attention_head_dim)))),
+      norm_k(attn.context(),
+             (attn / norms[1]).weights().take_f32("weight", {config.attention_head_dim}), 1.0f) {}
+
+LinearPart QkvProjection::part(const Tensor& x, const RopeTable& rope, const Tensor& out) const {
+  Epilogue epilogue;
+  epilogue.norm = {norm_q.weight, norm_k.weight, kNormEps, rope};
+  return linear.part(x, out.reshape({out.size(0), out.size(1) * out.size(2)}), epilogue);
+}
+
+/// The rows of one stream in one sequence.
+struct FluxTransformerBlock::Segment {
+  const Stream& weights;
+  int64_t begin, end;
+  Modulated attention;
+  Modulated mlp;
+
+  Tensor rows(const Tensor& all) const { return all.slice(0, begin, end); }
+};
+
+FluxTransformerBlock::FluxTransformerBlock(const Loader& load, const FluxTransformerConfig& config,
+                                           size_t modulation)
+    : config_(config) {
+  const int64_t dim = config.inner_dim();
+  const Loader attn = load / "attn";
+  text_.norm1 = Modulation(load / "norm1_context" / "linear", dim, 6, modulation);
+  text_.qkv = QkvProjection(attn, config, {"add_q_proj", "add_k_proj", "add_v_proj"},
+                            {"norm_added_q", "norm_added_k"});
+  text_.to_out = Linear(attn / "to_add_out", dim, dim);
+  text_.mlp_up = Linear(load / "ff_context" / "net" / "0" / "proj", dim, kMlpRatio * dim);
+  text_.mlp_down = Linear(load / "ff_context" / "net" / "2", kMlpRatio * dim, dim);
+  image_.norm1 = Modulation(load / "norm1" / "linear", dim, 6, modulation + 1);
+  image_.qkv = QkvProjection(attn, config, {"to_q", "to_k", "to_v"}, {"norm_q", "norm_k"});
+  image_.to_out = Linear(attn / "to_out" / "0", dim, dim);
+  image_.mlp_up = Linear(load / "ff" / "net" / "0" / "proj", dim, kMlpRatio * dim);
+  image_.mlp_down = Linear(load / "ff" / "net" / "2", kMlpRatio * dim, dim);
+  attention_options_ = attention_options({&text_.qkv, &image_.qkv});
+}
+
+std::vector<FluxTransformerBlock::Segment> FluxTransformerBlock::make_segments(
+    Context& ctx, const JointBatch& batch) const {
+  const std::vector<Tensor> text = make_modulations(ctx, text_.norm1, batch);
+  const std::vector<Tensor> image = make_modulations(ctx, image_.norm1, batch);
+  std::vector<Segment> segments;
+  for (size_t i = 0; i < batch.sequences.size(); ++i) {
+    const JointSequence& sequence = batch.sequences[i];
+    segments.push_back({text_, sequence.begin, sequence.image, Modulated::of(text[i], 0),
+                        Modulated::of(text[i], 3)});
+    segments.push_back({image_, sequence.image, sequence.end, Modulated::of(image[i], 0),
+                        Modulated::of(image[i], 3)});
+  }
+  return segments;
+}
+
+void FluxTransformerBlock::forward(Context& ctx, const JointBatch& batch) const {
+  const Workspace::Scope scope(ctx.workspace());
+  Workspace& workspace = ctx.workspace();
+  const Tensor& hidden = batch.hidden;  // [tokens, dim]
+  const DType dtype = hidden.dtype();
+  const int64_t tokens = hidden.size(0);
+  const int64_t dim = config_.inner_dim();
+  const Tensor normed = workspace.allocate({tokens, dim}, dtype);
+  const Tensor qkv = workspace.allocate(
+      {tokens, 3 * config_.num_attention_heads, config_.attention_head_dim}, dtype);
+  const Tensor mlp = workspace.allocate({tokens, kMlpRatio * dim}, dtype);
+  const std::vector<Segment> segments = make_segments(ctx, batch);
+
+  // hidden += gate * to_out(attention(norm(hidden)))
+  norm_each(ctx, segments, [&](const Segment& s) {  // [tokens, dim]
+    return modulated_norm(s.rows(hidden), s.attention, s.rows(normed));
+  });
+  linear_each(ctx, segments, [&](const Segment& s) {  // [tokens, q | k | v of heads x head_dim]
+    return s.weights.qkv.part(s.rows(normed), rows_of(batch.rope, s.begin, s.end), s.rows(qkv));
+  });
+  std::vector<AttentionPart> attentions;  // [tokens, dim], text and image of a sequence jointly
+  for (const JointSequence& sequence : batch.sequences) {
+    attentions.push_back(joint_attention(config_, sequence.rows(qkv), sequence.rows(normed)));
+  }
+  attention(ctx, attentions, attention_options_);
+  linear_each(ctx, segments, [&](const Segment& s) {  // [tokens, dim]
+    const Tensor out = s.rows(hidden);
+    return s.weights.to_out.part(s.rows(normed), out, gated(s.attention.gate, out));
+  });
+
+  // hidden += gate * mlp(norm(hidden))
+  norm_each(ctx, segments, [&](const Segment& s) {  // [tokens, dim]
+    return modulated_norm(s.rows(hidden), s.mlp, s.rows(normed));
+  });
+  linear_each(ctx, segments, [&](const Segment& s) {  // [tokens, 4 dim]
+    return s.weights.mlp_up.part(s.rows(normed), s.rows(mlp), gelu());
+  });
+  linear_each(ctx, segments, [&](const Segment& s) {  // [tokens, dim]
+    const Tensor out = s.rows(hidden);
+    return s.weights.mlp_down.part(s.rows(mlp), out, gated(s.mlp.gate, out));
+  });
+}
+
+int64_t FluxTransformerBlock::bytes() const {
+  int64_t bytes = 0;
+  for (const Stream* stream : {&text_, &image_}) {
+    bytes += stream->norm1.bytes() + stream->qkv.bytes() + stream->to_out.bytes() +
+             stream->mlp_up.bytes() + stream->mlp_down.bytes();
+  }
+  return bytes;
+}
+
+/// The rows of one sequence: all of them, and those that are updated.
+struct FluxSingleTransformerBlock::Segment {
+  int64_t begin, updated, end;
+  Modulated modulated;
+
+  Tensor rows(const Tensor& all) const { return all.slice(0, begin, end); }
+  Tensor updated_rows(const Tensor& all) const { return all.slice(0, updated, end); }
+};
+
+FluxSingleTransformerBlock::FluxSingleTransformerBlock(const Loader& load,
+                                                       const FluxTransformerConfig& config,
+                                                       size_t modulation)
+    : config_(config),
+      norm_(load / "norm" / "linear", config.inner_dim(), 3, modulation),
+      qkv_(load / "attn", config, {"to_q", "to_k", "to_v"}, {"norm_q", "norm_k"}),
+      proj_mlp_(load / "proj_mlp", config.inner_dim(), kMlpRatio * config.inner_dim()),
+      proj_out_(load / "proj_out", (1 + kMlpRatio) * config.inner_dim(), config.inner_dim()),
+      attention_options_(attention_options({&qkv_})) {}
+
+std::vector<FluxSingleTransformerBlock::Segment> FluxSingleTransformerBlock::make_segments(
+    Context& ctx, const JointBatch& batch, Update update) const {
+  const std::vector<Tensor> modulations = make_modulations(ctx, norm_, batch);
+  std::vector<Segment> segments;
+  // Each sequence is a segment, although all have the same weights: the way in which a segment is
+  // computed depends on its rows, and must not depend on other sequences.
+  for (size_t i = 0; i < batch.sequences.size(); ++i) {
+    const JointSequence& sequence = batch.sequences[i];
+    segments.push_back({sequence.begin, update == Update::kAll ? sequence.begin : sequence.image,
+                        sequence.end, Modulated::of(modulations[i], 0)});
+  }
+  return segments;
+}
+
+void FluxSingleTransformerBlock::forward(Context& ctx, const JointBatch& batch,
+                                         Update update) const {
+  const Workspace::Scope scope(ctx.workspace());
+  Workspace& workspace = ctx.workspace();
+  const Tensor& hidden = batch.hidden;  // [tokens, dim]
+  const DType dtype = hidden.dtype();
+  const int64_t tokens = hidden.size(0);
+  const int64_t dim = config_.inner_dim();
+  const Tensor normed = workspace.allocate({tokens, dim}, dtype);
+  const Tensor qkv = workspace.allocate(
+      {tokens, 3 * config_.num_attention_heads, config_.attention_head_dim}, dtype);
+  const Tensor joined = workspace.allocate({tokens, (1 + kMlpRatio) * dim}, dtype);
+  const Tensor attended = joined.slice(1, 0, dim);
+  const Tensor mlp = joined.slice(1, dim, (1 + kMlpRatio) * dim);
+  const std::vector<Segment> segments = make_segments(ctx, batch, update);
+
+  // hidden += gate * proj_out(attention(norm(hidden)) | mlp(norm(hidden)))
+  norm_each(ctx, segments, [&](const Segment& s) {  // [tokens, dim]
+    return modulated_norm(s.rows(hidden), s.modulated, s.rows(normed));
+  });
+  linear_each(ctx, segments, [&](const Segment& s) {  // [tokens, q | k | v of heads x head_dim]
+    return qkv_.part(s.rows(normed), rows_of(batch.rope, s.begin, s.end), s.rows(qkv));
+  });
+  std::vector<AttentionPart> attentions;  // [updated tokens, dim], the left columns of joined
+  for (const Segment& s : segments) {
+    attentions.push_back(joint_attention(config_, s.rows(qkv), s.updated_rows(attended)));
+  }
+  attention(ctx, attentions, attention_options_);
+  linear_each(ctx, segments, [&](const Segment& s) {  // [updated tokens, 4 dim], the right columns
+    return proj_mlp_.part(s.updated_rows(normed), s.updated_rows(mlp), gelu());
+  });
+  linear_each(ctx, segments, [&](const Segment& s) {  // [updated tokens, dim]
+    const Tensor out = s.updated_rows(hidden);
+    return proj_out_.part(s.updated_rows(joined), out, gated(s.modulated.gate, out));
+  });
+}
+
+int64_t FluxSingleTransformerBlock::bytes() const {
+  return norm_.bytes() + qkv_.bytes() + proj_mlp_.bytes() + proj_out_.bytes();
+}
+
+}  // namespace flux

@@ -1,0 +1,80 @@
+#include "pipeline/family.h"
+
+#include <fmt/ranges.h>
+
+#include <vector>
+
+#include "support/error.h"
+#include "support/json_file.h"
+
+namespace flux {
+namespace {
+
+constexpr Component kFlux1Components[] = {
+    Component::kScheduler, Component::kTextEncoder, Component::kTextEncoder2,
+    Component::kTokenizer, Component::kTokenizer2,  Component::kTransformer,
+    Component::kVae,
+};
+constexpr StageKind kFlux1Stages[] = {StageKind::kClipEncoder, StageKind::kT5Encoder,
+                                      StageKind::kDitTransformer, StageKind::kVaeDecoder};
+
+/// The parts must fit one another before any weight is bound.
+void check_fit(const Layout& layout, const FluxConfig& config) {
+  const auto expect = [&](const char* key, int64_t found, int64_t wanted, const char* because) {
+    check(found == wanted, ErrorCode::kInvalidArgument,
+          "{}: '{}' is {}, expected {}, which is {}; the parts are of different models",
+          layout.config(Component::kTransformer).string(), key, found, wanted, because);
+  };
+  expect("pooled_projection_dim", config.transformer.pooled_projection_dim, config.clip.hidden_size,
+         "text_encoder's hidden_size");
+  expect("joint_attention_dim", config.transformer.joint_attention_dim, config.t5.d_model,
+         "text_encoder_2's d_model");
+  expect("in_channels", config.transformer.in_channels, 4 * config.vae.latent_channels,
+         "4 x vae's latent_channels");
+}
+
+FluxConfig load_flux1_config(const Layout& layout) {
+  FluxConfig config;
+  config.clip = load_clip_config(layout.config(Component::kTextEncoder));
+  config.t5 = load_t5_config(layout.config(Component::kTextEncoder2));
+  config.transformer = load_flux_transformer_config(layout.config(Component::kTransformer));
+  config.vae = load_vae_config(layout.config(Component::kVae));
+  config.scheduler = load_scheduler_config(layout.config(Component::kScheduler));
+  check_fit(layout, config);
+  return config;
+}
+
+/// Every family there is: a new one is a row here.
+std::span<const Family* const> families() {
+  static const Family* const kFamilies[] = {&flux1_family()};
+  return kFamilies;
+}
+
+}  // namespace
+
+const Family& flux1_family() {
+  static const Family family{.class_name = "FluxPipeline",
+                             .description = "FLUX.1 text to image",
+                             .components = kFlux1Components,
+                             .stages = kFlux1Stages,
+                             .load_config = load_flux1_config,
+                             .generate = generate};
+  return family;
+}
+
+const Family& family_of(const Layout& layout) {
+  const std::string file = layout.model_index().string();
+  const nlohmann::json index = read_json_file(file);
+  const auto name = index.is_object() ? index.find("_class_name") : index.end();
+  check(name != index.end() && name->is_string(), ErrorCode::kInvalidArgument,
+        "{}: no '_class_name'; a diffusers checkpoint of FluxPipeline is expected", file);
+  std::vector<std::string> known;
+  for (const Family* family : families()) {
+    if (*name == family->class_name) return *family;
+    known.push_back(fmt::format("{} ({})", family->class_name, family->description));
+  }
+  fail(ErrorCode::kInvalidArgument, "{}: pipeline class is {}, expected {}", file, name->dump(),
+       fmt::join(known, " or "));
+}
+
+}  // namespace flux

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <span>
+#include <string_view>
+
+#include "pipeline/components.h"
+#include "pipeline/flux_config.h"
+#include "pipeline/layout.h"
+#include "pipeline/stages.h"
+#include "pipeline/text_to_image.h"
+
+namespace flux {
+
+/// A kind of pipeline that can be run: the parts of its checkpoints and how it generates.
+struct Family {
+  std::string_view class_name;            // the pipeline's, of model_index.json
+  std::string_view description;           // for messages
+  std::span<const Component> components;  // that its checkpoints must have
+  std::span<const StageKind> stages;      // in the order in which an image passes them
+  /// Reads the configurations of all parts and checks that they fit one another. Throws
+  /// kInvalidArgument naming file, key, found and expected.
+  FluxConfig (*load_config)(const Layout& layout);
+  /// Generates images. See generate() of pipeline/text_to_image.h.
+  GenerateResult (*generate)(Stages& stages, const FluxConfig& config, DType dtype,
+                             std::span<const ImageParams> rows, const GenerateObserver& observer);
+};
+
+/// FluxPipeline: FLUX.1 text to image.
+const Family& flux1_family();
+
+/// The family of the pipeline that model_index.json names. Throws kInvalidArgument for a class that
+/// is not known, listing those that are.
+const Family& family_of(const Layout& layout);
+
+}  // namespace flux

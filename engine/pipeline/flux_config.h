@@ -1,0 +1,22 @@
+#pragma once
+
+#include "models/flux1/config.h"
+#include "models/text/config.h"
+#include "models/vae/config.h"
+#include "pipeline/scheduler_config.h"
+
+namespace flux {
+
+/// The configurations of all parts of a FLUX.1 checkpoint.
+struct FluxConfig {
+  ClipConfig clip;
+  T5Config t5;
+  FluxTransformerConfig transformer;
+  VaeConfig vae;
+  SchedulerConfig scheduler;
+
+  /// Heights and widths are multiples of this: one latent is scale_factor pixels, a token 2 x 2.
+  int64_t size_multiple() const { return 2 * vae.scale_factor(); }
+};
+
+}  // namespace flux

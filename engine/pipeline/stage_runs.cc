@@ -1,0 +1,96 @@
+#include "pipeline/stage_runs.h"
+
+#include <algorithm>
+
+#include "models/vae/vae_tiling.h"
+
+namespace flux {
+namespace {
+
+/// The number of rows, at most `limit`, that are computed together: as many as the device gains
+/// from, at least one.
+size_t rows_together(Context& ctx, std::span<const TransformerInput> rows, size_t limit) {
+  const int64_t most = useful_tokens(ctx);
+  size_t count = 1;
+  int64_t tokens = rows[0].tokens();
+  while (count < std::min(limit, rows.size()) && tokens + rows[count].tokens() <= most) {
+    tokens += rows[count++].tokens();
+  }
+  return count;
+}
+
+std::vector<Relief> joined(std::vector<Relief> first, Reliefs more) {
+  first.insert(first.end(), more.begin(), more.end());
+  return first;
+}
+
+}  // namespace
+
+void run_transformer_step(Context& ctx, ConditioningCache& cache,
+                          std::vector<TransformerInput> rows, Reliefs more,
+                          std::shared_ptr<const Fence>* nearly_done) {
+  cache.share(ctx, rows);
+  std::span<const TransformerInput> left = rows;
+  size_t limit = rows.size();  // of rows at once
+  size_t together = 1;         // that were computed last
+  const auto drop_states = [&] {
+    for (TransformerInput& row : rows) row.state = nullptr;
+    finish(ctx);
+    cache.clear();
+  };
+  const auto halve = [&] {
+    if (together == 1) return std::string();
+    limit = together / 2;
+    return fmt::format("{} rows of a step are computed {} at a time", together, limit);
+  };
+  const auto drop = [&] {
+    const bool any = !cache.empty() || ctx.workspace().reserved_bytes() > 0;
+    drop_states();
+    ctx.workspace().release();
+    return std::string(any ? "the states of images and scratch memory are dropped" : "");
+  };
+  const std::vector<Relief> reliefs = joined({{halve, LogLevel::kWarning}, {drop}}, more);
+  try {
+    with_relief(reliefs, [&] {
+      while (!left.empty()) {
+        together = rows_together(ctx, left, limit);
+        cache.model().forward(ctx, left.first(together), nearly_done);
+        left = left.subspan(together);
+      }
+    });
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kCancelled) drop_states();  // they may be incomplete
+    throw;
+  }
+}
+
+void run_decoder(Context& ctx, const VaeDecoder& vae, const Tensor& latents, const Tensor& out,
+                 Reliefs before_tiles, Reliefs more) {
+  bool tiled = false;
+  const auto use_tiles = [&] {
+    if (tiled || !needs_tiles(vae.config(), latents)) return std::string();
+    tiled = true;
+    ctx.workspace().release();  // it is of the whole image's size
+    const int64_t side = tile_side(vae.config());
+    return fmt::format("{}x{} pixels are decoded in tiles of {}x{}, with faint seams", out.size(1),
+                       out.size(2), side, side);
+  };
+  const Relief tiles{use_tiles, LogLevel::kWarning};
+  std::vector<Relief> reliefs = joined({before_tiles.begin(), before_tiles.end()}, {&tiles, 1});
+  for (const Relief& relief : more) {
+    // With more room the whole image may fit.
+    reliefs.push_back({[&tiled, &relief] {
+                         std::string done = relief.apply();
+                         if (!done.empty()) tiled = false;
+                         return done;
+                       },
+                       relief.level});
+  }
+  if (!more.empty()) reliefs.push_back(tiles);
+  with_relief(reliefs, [&] {
+    if (tiled) return decode_in_tiles(ctx, vae, latents, out);
+    vae.forward(ctx, latents, out);
+  });
+}
+
+}  // namespace flux

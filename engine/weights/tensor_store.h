@@ -1,0 +1,37 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tensor/tensor.h"
+
+namespace flux {
+
+/// The tensors of one component by name, whatever files they come from. Immutable; tensors stay
+/// valid while the store lives.
+class TensorStore {
+ public:
+  virtual ~TensorStore() = default;
+
+  /// The named tensor, or null.
+  virtual const Tensor* find(std::string_view name) const = 0;
+  /// The file that holds the tensor, for messages; a place that all tensors share when the store
+  /// has none of that name.
+  virtual std::filesystem::path file_of(std::string_view name) const = 0;
+  /// All names in alphabetical order.
+  virtual std::vector<std::string> names() const = 0;
+  /// Tells the system that the pages of `tensor` are not needed for now (they can be read again),
+  /// so that packed weights and their source do not both count as resident.
+  virtual void drop_pages(const Tensor& tensor) const = 0;
+
+  /// Elements of all floating point tensors.
+  int64_t parameter_count() const;
+  /// Bytes of all tensors.
+  int64_t bytes() const;
+  /// The floating point dtype that most parameters are stored in.
+  DType dtype() const;
+};
+
+}  // namespace flux
