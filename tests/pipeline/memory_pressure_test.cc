@@ -88,7 +88,7 @@ class BoundedCpu final : public cpu::CpuBackend {
   int64_t available_bytes() const override {
     return static_cast<int64_t>(limit - std::min(limit, *held_));
   }
-  int64_t useful_tokens() const override { return 1024; }
+  int64_t useful_tokens() const override { return 1 << 20; }
 
   size_t limit = size_t{1} << 40;
   mutable size_t most = 0;
@@ -130,15 +130,15 @@ class MemoryPressure : public GoldenTest {
 TEST_P(MemoryPressure, HalvesTheBatchThenDropsStates) {
   BoundedCpu plenty;
   LocalStages unbounded = stages(plenty);
-  const std::vector<TransformerInput> expected = rows(4, 32);
+  const std::vector<TransformerInput> expected = rows(4, 48);
   unbounded.transformer(expected);
 
   BoundedCpu backend;
   LocalStages bounded = stages(backend);
   bounded.load(StageKind::kDitTransformer);
-  const std::vector<TransformerInput> found = rows(4, 32);
+  const std::vector<TransformerInput> found = rows(4, 48);
   // Weights on the CPU are not the backend's: its memory is what a step needs.
-  backend.limit = plenty.most / 2;
+  backend.limit = plenty.most * 3 / 4;
   const Log log;
   bounded.transformer(found);
   ASSERT_FALSE(log.lines.empty());
