@@ -1,6 +1,7 @@
 #include "cli/common.h"
 #include "cli/made_inputs.h"
 #include "support/error.h"
+#include "tensor/format.h"
 
 namespace flux::cli {
 namespace {
@@ -59,10 +60,10 @@ static_assert(std::size(kRuns) == std::size(kStages));
 
 void check_result(const StageResult& result) {
   check(result.value.shape() == result.shape && result.value.dtype() == result.dtype,
-        ErrorCode::kInternal, "{} is {}, {}{} is expected", result.name, describe(result.value),
-        name_of(result.dtype), to_string(result.shape));
+        ErrorCode::kInternal, "{} is {}, {}{} is expected", result.name, result.value, result.dtype,
+        result.shape);
   check(all_finite(result.value), ErrorCode::kInternal, "{} {} holds values that are not finite",
-        result.name, describe(result.value));
+        result.name, result.value);
 }
 
 /// Runs one stage; the rest of its line.
@@ -73,8 +74,7 @@ std::string stage_report(StageKind stage, Session& session, const PictureSize& s
       seconds_of([&] { result = kRuns[static_cast<size_t>(stage)](session, size); });
   check_result(result);
   return fmt::format("{} {}, load {:.3f} s, run {:.3f} s, weights {}, peak {}", result.name,
-                     describe(result.value), load, seconds,
-                     format_bytes(session.stages->weight_bytes(stage)),
+                     result.value, load, seconds, format_bytes(session.stages->weight_bytes(stage)),
                      format_bytes(peak_memory_bytes()));
 }
 

@@ -8,6 +8,7 @@
 #include "support/error.h"
 #include "support/file.h"
 #include "support/log.h"
+#include "tensor/format.h"
 #include "weights/safetensors.h"
 
 namespace flux::cli {
@@ -83,13 +84,13 @@ void read_latents(const std::string& file, const Session& session, std::vector<I
                           4 * size.channels};
   const auto found = opened->tensors().find("latents");
   check(found != opened->tensors().end(), ErrorCode::kNotFound,
-        "--latents {}: tensor 'latents' is missing; {} is expected", file, to_string(expected));
+        "--latents {}: tensor 'latents' is missing; {} is expected", file, expected);
   const Tensor& stored = found->second;
   check(is_floating_point(stored.dtype()) && stored.shape() == expected,
         ErrorCode::kInvalidArgument,
         "--latents {}: tensor 'latents' is {}; a floating point dtype and {} are expected, "
         "images x image tokens x channels",
-        file, describe(stored), to_string(expected));
+        file, stored, expected);
   const Tensor all = to_dtype(stored, session.options.dtype);
   check(all_finite(all), ErrorCode::kInvalidArgument,
         "--latents {}: tensor 'latents' holds values that are not finite", file);

@@ -4,6 +4,7 @@
 #include "cli/common.h"
 #include "support/error.h"
 #include "support/log.h"
+#include "tensor/format.h"
 #include "weights/safetensors.h"
 
 namespace flux::cli {
@@ -80,7 +81,7 @@ class StageInputs {
           name_of(stage_), expected_shape(spec));
     check(is_floating_point(found->second.dtype()), ErrorCode::kInvalidArgument,
           "{}: tensor '{}' is {}; a floating point dtype is expected", path(), spec.name,
-          describe(found->second));
+          found->second);
     return found->second;
   }
 
@@ -94,7 +95,7 @@ class StageInputs {
       fits = size >= 1 && size == (spec.sizes[dim] < 0 ? agreed : spec.sizes[dim]);
     }
     check(fits, ErrorCode::kInvalidArgument, "{}: tensor '{}' is {}; {} is expected{}", path(),
-          spec.name, describe(found), expected_shape(spec), agreed_sizes());
+          spec.name, found, expected_shape(spec), agreed_sizes());
   }
 
   std::string agreed_sizes() const {
@@ -226,7 +227,7 @@ void run_run_stage(const RunStageOptions& options) {
   });
   write_safetensors(options.output, {output});
   print_out(fmt::format("{}: {} {} in {:.3f} s, written to {}\n", name_of(stage), output.first,
-                        describe(output.second), seconds, options.output));
+                        output.second, seconds, options.output));
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include "convert/templates.h"
 #include "pipeline/request.h"
 #include "support/error.h"
+#include "tensor/format.h"
 
 namespace flux {
 namespace {
@@ -35,7 +36,7 @@ std::string triton_type(DType dtype) {
     case DType::kF16:
       return "TYPE_FP16";
     default:
-      fail(ErrorCode::kInternal, "dtype {} cannot be computed in", name_of(dtype));
+      fail(ErrorCode::kInternal, "dtype {} cannot be computed in", dtype);
   }
 }
 

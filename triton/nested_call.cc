@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "ops/kernels.h"
+#include "tensor/format.h"
 #include "triton/errors.h"
 #include "triton/request.h"
 
@@ -251,12 +252,12 @@ void NestedCall::read_response(NestedResponse* response) {
     const Shape inner(shape + 1, static_cast<int>(rank) - 1);
     if (target.given) {
       check(target.tensor.shape() == inner && target.tensor.dtype() == *dtype, ErrorCode::kInternal,
-            "stage '{}' answered {} as {}{}, expected {}", model_, name, name_of(*dtype),
-            to_string(inner), describe(target.tensor));
+            "stage '{}' answered {} as {}{}, expected {}", model_, name, *dtype, inner,
+            target.tensor);
       continue;
     }
     check(bytes == static_cast<size_t>(inner.numel()) * size_of(*dtype), ErrorCode::kInternal,
-          "stage '{}' answered {} bytes for {} of {}", model_, bytes, name, to_string(inner));
+          "stage '{}' answered {} bytes for {} of {}", model_, bytes, name, inner);
     // The same memory as bytes, now typed; the byte tensor inside keeps it alive.
     const auto owner = std::make_shared<Tensor>(target.tensor);
     target.tensor = Tensor(owner->raw(), *dtype, inner, owner->device(), owner);

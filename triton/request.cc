@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "ops/kernels.h"
+#include "tensor/format.h"
 #include "triton/errors.h"
 #include "triton/memory.h"
 
@@ -43,7 +44,7 @@ DataType wire_type(DType dtype) {
     case DType::kU8:
       return DataType::kUint8;
     default:
-      fail(ErrorCode::kInternal, "dtype {} is never sent", name_of(dtype));
+      fail(ErrorCode::kInternal, "dtype {} is never sent", dtype);
   }
 }
 

@@ -19,7 +19,7 @@ void check_part(const AttentionPart& part, const AttentionPart& first,
   check_activation("attention", "v", v, dtype, {k_tokens, heads, head_dim});
   check_activation("attention", "out", out, dtype, q.shape());
   check(k_tokens >= 1 && head_dim >= 1, ErrorCode::kInternal,
-        "attention: k is {}, but at least one key of at least one element is needed", describe(k));
+        "attention: k is {}, but at least one key of at least one element is needed", k);
   check(out.raw() != q.raw() && out.raw() != k.raw() && out.raw() != v.raw(), ErrorCode::kInternal,
         "attention: out must not alias q, k or v");
   check_optional_parameter("attention", "relative_bias", options.relative_bias,

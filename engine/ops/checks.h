@@ -1,7 +1,7 @@
 #pragma once
 
 #include "support/error.h"
-#include "tensor/tensor.h"
+#include "tensor/format.h"
 
 /// Argument checks shared by the ops. They fail with kInternal: models validate user input first.
 namespace flux {
@@ -12,7 +12,7 @@ inline void check_activation(const char* op, const char* name, const Tensor& ten
         name);
   check(tensor.dtype() == dtype && (dtype == DType::kF32 || dtype == DType::kBF16),
         ErrorCode::kInternal, "{}: {} is {}, but activations must all be f32 or all bf16", op, name,
-        describe(tensor));
+        tensor);
 }
 
 /// As check_activation, and of exactly this shape.
@@ -20,7 +20,7 @@ inline void check_activation(const char* op, const char* name, const Tensor& ten
                              const Shape& shape) {
   check_activation(op, name, tensor, dtype);
   check(tensor.shape() == shape, ErrorCode::kInternal, "{}: {} is {}, but {} is needed", op, name,
-        describe(tensor), to_string(shape));
+        tensor, shape);
 }
 
 /// `tensor` is a contiguous f32 parameter of exactly this shape.
@@ -28,8 +28,8 @@ inline void check_parameter(const char* op, const char* name, const Tensor& tens
                             const Shape& shape) {
   check(tensor.defined() && tensor.dtype() == DType::kF32 && tensor.shape() == shape &&
             tensor.is_contiguous(),
-        ErrorCode::kInternal, "{}: {} is {}, but a contiguous f32{} is needed", op, name,
-        describe(tensor), to_string(shape));
+        ErrorCode::kInternal, "{}: {} is {}, but a contiguous f32{} is needed", op, name, tensor,
+        shape);
 }
 
 /// As check_parameter, for a parameter that may be left out.
@@ -40,12 +40,12 @@ inline void check_optional_parameter(const char* op, const char* name, const Ten
 
 inline void check_rank(const char* op, const char* name, const Tensor& tensor, int rank) {
   check(tensor.rank() == rank, ErrorCode::kInternal, "{}: {} is {}, but rank {} is needed", op,
-        name, describe(tensor), rank);
+        name, tensor, rank);
 }
 
 inline void check_contiguous(const char* op, const char* name, const Tensor& tensor) {
   check(tensor.is_contiguous(), ErrorCode::kInternal, "{}: {} {} must be contiguous", op, name,
-        describe(tensor));
+        tensor);
 }
 
 }  // namespace flux

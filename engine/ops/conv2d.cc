@@ -21,12 +21,11 @@ Conv2dWeights pack_conv2d(Context& ctx, const Tensor& weight, const Tensor& bias
         ErrorCode::kInternal,
         "pack_conv2d: weight is {}, but contiguous floats [out, in, k, k] with k odd and at most "
         "{} and at most {} channels are needed",
-        describe(weight), kMaxKernel, kMaxChannels);
+        weight, kMaxKernel, kMaxChannels);
   check(bias.defined() && is_floating_point(bias.dtype()) && bias.shape() == Shape{out},
-        ErrorCode::kInternal, "pack_conv2d: bias is {}, but floats [{}] are needed", describe(bias),
-        out);
+        ErrorCode::kInternal, "pack_conv2d: bias is {}, but floats [{}] are needed", bias, out);
   check(dtype == DType::kF32 || dtype == DType::kBF16, ErrorCode::kInternal,
-        "pack_conv2d: dtype {}, but f32 or bf16 is needed", name_of(dtype));
+        "pack_conv2d: dtype {}, but f32 or bf16 is needed", dtype);
   return {in,    out,      kernel,
           dtype, upsample, kernels_of(ctx).pack_conv2d(ctx, weight, bias, dtype, upsample)};
 }

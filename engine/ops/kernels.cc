@@ -1,6 +1,7 @@
 #include "ops/kernels.h"
 
 #include "support/error.h"
+#include "tensor/format.h"
 
 namespace flux {
 
@@ -10,13 +11,13 @@ void Kernels::refuse(const char* op) {
 
 void Backend::require(DType dtype) const {
   check(supports(dtype), ErrorCode::kUnsupported,
-        "dtype {} cannot be computed on {}: use f32 or bf16", name_of(dtype), to_string(device()));
+        "dtype {} cannot be computed on {}: use f32 or bf16", dtype, device());
 }
 
 Kernels& kernels_of(const Context& ctx) {
   Kernels* kernels = ctx.runtime().as_kernels();
   check(kernels != nullptr, ErrorCode::kUnsupported, "{} computes nothing: it has memory only",
-        to_string(ctx.device()));
+        ctx.device());
   return *kernels;
 }
 

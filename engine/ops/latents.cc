@@ -33,7 +33,7 @@ void to_bytes(Context& ctx, const Tensor& x, const Tensor& out) {
   check_parameter("to_bytes", "x", x, {3, x.size(1), x.size(2)});
   check(out.dtype() == DType::kU8 && out.shape() == Shape{x.size(1), x.size(2), 3} &&
             out.is_contiguous(),
-        ErrorCode::kInternal, "to_bytes: {} to {}", describe(x), describe(out));
+        ErrorCode::kInternal, "to_bytes: {} to {}", x, out);
   if (out.numel() > 0) kernels_of(ctx).to_bytes(ctx, x, out);
 }
 

@@ -14,8 +14,8 @@ int64_t check_weights(std::span<const Tensor> weights) {
     check_rank("pack_linear", "weight", weight, 2);
     check(weight.defined() && is_floating_point(weight.dtype()) &&
               weight.size(1) == weights[0].size(1) && weight.size(0) >= 1 && weight.size(1) >= 1,
-          ErrorCode::kInternal, "pack_linear: weight is {}, but floats [n, {}] are needed",
-          describe(weight), weights[0].size(1));
+          ErrorCode::kInternal, "pack_linear: weight is {}, but floats [n, {}] are needed", weight,
+          weights[0].size(1));
     out_features += weight.size(0);
   }
   check(out_features <= kMaxFeatures && weights[0].size(1) <= kMaxFeatures, ErrorCode::kInternal,
@@ -30,8 +30,8 @@ void check_biases(std::span<const Tensor> weights, std::span<const Tensor> biase
   for (size_t i = 0; i < biases.size(); ++i) {
     check(!biases[i].defined() || (is_floating_point(biases[i].dtype()) &&
                                    biases[i].shape() == Shape{weights[i].size(0)}),
-          ErrorCode::kInternal, "pack_linear: bias is {}, but floats [{}] are needed",
-          describe(biases[i]), weights[i].size(0));
+          ErrorCode::kInternal, "pack_linear: bias is {}, but floats [{}] are needed", biases[i],
+          weights[i].size(0));
   }
 }
 
@@ -81,7 +81,7 @@ void check_alike(const LinearPart& a, const LinearPart& b) {
             a.epilogue.gate.defined() == b.epilogue.gate.defined() &&
             a.epilogue.residual.defined() == b.epilogue.residual.defined() &&
             head_dim(a) == head_dim(b),
-        ErrorCode::kInternal, "linear: parts differ: {} and {}", describe(a.out), describe(b.out));
+        ErrorCode::kInternal, "linear: parts differ: {} and {}", a.out, b.out);
 }
 
 }  // namespace
@@ -91,7 +91,7 @@ LinearWeights pack_linear(Context& ctx, std::span<const Tensor> weights,
   const int64_t out_features = check_weights(weights);
   check_biases(weights, biases);
   check(dtype == DType::kF32 || dtype == DType::kBF16, ErrorCode::kInternal,
-        "pack_linear: dtype {}, but f32 or bf16 is needed", name_of(dtype));
+        "pack_linear: dtype {}, but f32 or bf16 is needed", dtype);
   return {weights[0].size(1), out_features, dtype,
           kernels_of(ctx).pack_linear(ctx, weights, biases, dtype)};
 }

@@ -47,7 +47,7 @@ void rms_norm_rope(Context& ctx, const Tensor& x, const Tensor& weight, float ep
   check_activation("rms_norm_rope", "x", x, x.dtype());
   const int64_t head_dim = x.size(2);
   check(head_dim % 2 == 0, ErrorCode::kInternal,
-        "rms_norm_rope: head_dim of {} must be even, for pairs are rotated", describe(x));
+        "rms_norm_rope: head_dim of {} must be even, for pairs are rotated", x);
   check_parameter("rms_norm_rope", "weight", weight, {head_dim});
   check_parameter("rms_norm_rope", "cos", rope.cos, {x.size(0), head_dim / 2});
   check_parameter("rms_norm_rope", "sin", rope.sin, {x.size(0), head_dim / 2});
@@ -56,7 +56,7 @@ void rms_norm_rope(Context& ctx, const Tensor& x, const Tensor& weight, float ep
 
 void group_norm(Context& ctx, const Tensor& x, const GroupNormParams& params, const Tensor& out) {
   check(x.rank() == 2 || x.rank() == 3, ErrorCode::kInternal,
-        "group_norm: x is {}, but [pixels, channels] or [h, w, channels] is needed", describe(x));
+        "group_norm: x is {}, but [pixels, channels] or [h, w, channels] is needed", x);
   check_activation("group_norm", "x", x, x.dtype());
   check_activation("group_norm", "out", out, x.dtype(), x.shape());
   check_contiguous("group_norm", "x", x);

@@ -8,7 +8,7 @@ void transpose(Context& ctx, const Tensor& x, const Tensor& out) {
   check_activation("transpose", "x", x, x.dtype());
   check(out.shape() == Shape{x.size(1), x.size(0)} &&
             (out.dtype() == x.dtype() || out.dtype() == DType::kF32),
-        ErrorCode::kInternal, "transpose: {} to {}", describe(x), describe(out));
+        ErrorCode::kInternal, "transpose: {} to {}", x, out);
   check_contiguous("transpose", "x", x);
   check_contiguous("transpose", "out", out);
   if (x.numel() > 0) kernels_of(ctx).transpose(ctx, x, out);

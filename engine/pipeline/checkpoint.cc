@@ -38,7 +38,7 @@ void check_component(const Layout& layout, const std::vector<Checkpoint::IndexEn
         info.name, found->class_name, expected);
   const fs::path directory = layout.directory(info.component);
   check(fs::is_directory(directory), ErrorCode::kNotFound,
-        "{}: directory of component '{}' is missing", directory.string(), info.name);
+        "{}: directory of component '{}' is missing", directory, info.name);
 }
 
 }  // namespace
@@ -52,7 +52,7 @@ std::shared_ptr<const Checkpoint> Checkpoint::open(const fs::path& directory,
   check(fs::is_directory(directory), ErrorCode::kNotFound,
         "{}: no such directory; give the directory of a diffusers FLUX.1 checkpoint or of a model "
         "repository made from one",
-        directory.string());
+        directory);
   const auto checkpoint = std::make_shared<Checkpoint>();
   // It is kept absolute, and without a trailing slash so that name() is its last part.
   const fs::path absolute = fs::absolute(directory).lexically_normal();

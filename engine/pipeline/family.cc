@@ -23,7 +23,7 @@ void check_fit(const Layout& layout, const FluxConfig& config) {
   const auto expect = [&](const char* key, int64_t found, int64_t wanted, const char* because) {
     check(found == wanted, ErrorCode::kInvalidArgument,
           "{}: '{}' is {}, expected {}, which is {}; the parts are of different models",
-          layout.config(Component::kTransformer).string(), key, found, wanted, because);
+          layout.config(Component::kTransformer), key, found, wanted, because);
   };
   expect("pooled_projection_dim", config.transformer.pooled_projection_dim, config.clip.hidden_size,
          "text_encoder's hidden_size");

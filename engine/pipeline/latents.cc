@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "support/error.h"
+#include "tensor/format.h"
 
 namespace flux {
 namespace {
@@ -22,7 +23,7 @@ void for_element_type(DType dtype, Function&& function) {
     case DType::kF16:
       return function(Float16{});
     default:
-      fail(ErrorCode::kInternal, "latents of dtype {}", name_of(dtype));
+      fail(ErrorCode::kInternal, "latents of dtype {}", dtype);
   }
 }
 

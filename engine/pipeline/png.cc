@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "support/error.h"
+#include "tensor/format.h"
 
 namespace flux {
 namespace {
@@ -110,8 +111,7 @@ bool write_image(Writer& writer, const Tensor& pixels, png_text* texts, int text
 std::string encode_png(const Tensor& pixels, const std::vector<PngText>& texts) {
   check(pixels.rank() == 3 && pixels.size(2) == 3 && pixels.dtype() == DType::kU8 &&
             pixels.is_contiguous(),
-        ErrorCode::kInternal, "PNG: pixels are {}, u8[height, width, 3] is expected",
-        describe(pixels));
+        ErrorCode::kInternal, "PNG: pixels are {}, u8[height, width, 3] is expected", pixels);
   Writer writer;
   writer.png = png_create_write_struct(PNG_LIBPNG_VER_STRING, &writer, on_error, on_warning);
   if (writer.png != nullptr) writer.info = png_create_info_struct(writer.png);

@@ -10,7 +10,7 @@ void check_vocabulary(const std::filesystem::path& directory, int32_t max_id, in
   check(max_id < vocab_size, ErrorCode::kInvalidArgument,
         "{}: the tokenizer gives ids up to {}, the text encoder's vocab_size is {}; they belong to "
         "different models",
-        directory.string(), max_id, vocab_size);
+        directory, max_id, vocab_size);
 }
 
 }  // namespace
@@ -21,7 +21,7 @@ ClipStage::ClipStage(const Loader& load, const ClipConfig& config,
   check_vocabulary(tokenizer_directory, tokenizer_.max_id(), config.vocab_size);
   check(tokenizer_.max_length() <= config.max_position_embeddings, ErrorCode::kInvalidArgument,
         "{}: model_max_length is {}, the text encoder has {} positions",
-        (tokenizer_directory / "tokenizer_config.json").string(), tokenizer_.max_length(),
+        tokenizer_directory / "tokenizer_config.json", tokenizer_.max_length(),
         config.max_position_embeddings);
 }
 

@@ -1,13 +1,14 @@
 #include "runtime/device_runtime.h"
 
 #include "support/error.h"
+#include "tensor/format.h"
 
 namespace flux {
 
 void DeviceRuntime::limit_memory(int64_t bytes) {
   fail(ErrorCode::kUnsupported,
        "memory on {} cannot be limited to {} bytes: only that of a GPU can; leave the limit out",
-       to_string(device()), bytes);
+       device(), bytes);
 }
 
 void fail_out_of_memory(const DeviceRuntime& runtime, size_t bytes, std::string_view purpose) {
@@ -16,7 +17,7 @@ void fail_out_of_memory(const DeviceRuntime& runtime, size_t bytes, std::string_
   fail(ErrorCode::kUnavailable,
        "out of memory on {}: {} bytes wanted for {}{}; generate smaller or fewer images, or free "
        "memory there",
-       to_string(runtime.device()), bytes, purpose,
+       runtime.device(), bytes, purpose,
        known ? fmt::format(", {} free", available) : std::string());
 }
 

@@ -1,6 +1,7 @@
 #include "runtime/transfer.h"
 
 #include "support/error.h"
+#include "tensor/format.h"
 
 namespace flux {
 namespace {
@@ -21,8 +22,7 @@ size_t bytes_of(const Shape& shape, DType dtype) {
 Tensor tensor_in(Context& ctx, const std::shared_ptr<std::byte>& memory, const Shape& shape,
                  DType dtype) {
   if (memory == nullptr) {
-    fail_out_of_memory(ctx.runtime(), bytes_of(shape, dtype),
-                       fmt::format("a tensor {}", to_string(shape)));
+    fail_out_of_memory(ctx.runtime(), bytes_of(shape, dtype), fmt::format("a tensor {}", shape));
   }
   return Tensor(memory.get(), dtype, shape, ctx.device(), memory);
 }
@@ -39,13 +39,12 @@ void wait_for(Context& ctx, const Fence* fence) {
 
 void copy(Context& ctx, const Tensor& x, const Tensor& out) {
   check(x.shape() == out.shape() && x.dtype() == out.dtype(), ErrorCode::kInternal,
-        "copy: {} to {}", describe(x), describe(out));
+        "copy: {} to {}", x, out);
   check(x.is_contiguous() && out.is_contiguous(), ErrorCode::kInternal,
-        "copy: {} to {}: both must be contiguous", describe(x), describe(out));
+        "copy: {} to {}: both must be contiguous", x, out);
   for (const Tensor* tensor : {&x, &out}) {
     check(is_reachable(ctx, *tensor), ErrorCode::kInternal,
-          "copy: a tensor is on {}, the context computes on {}", to_string(tensor->device()),
-          to_string(ctx.device()));
+          "copy: a tensor is on {}, the context computes on {}", tensor->device(), ctx.device());
   }
   if (x.numel() > 0 && x.raw() != out.raw()) ctx.runtime().copy(ctx, x, out);
 }

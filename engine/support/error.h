@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -61,20 +62,30 @@ struct LocatedFormat {
   SourceLocation where;
 };
 
-/// Throws Error(code, formatted message).
+/// Throws Error(code, formatted message). Never inlined: callers keep nothing of it but a call.
 template <typename... Args>
-[[noreturn]] void fail(ErrorCode code, LocatedFormat<std::type_identity_t<Args>...> message,
-                       Args&&... args) {
+[[noreturn, gnu::cold, gnu::noinline]] void fail(
+    ErrorCode code, LocatedFormat<std::type_identity_t<Args>...> message, Args&&... args) {
   throw Error(code, fmt::format(message.format, std::forward<Args>(args)...), message.where);
 }
 
-/// Throws Error(code, formatted message) unless `condition` holds.
+/// Throws Error(code, formatted message) unless `condition` holds. Pass the objects that a message
+/// names, not their texts: those are then composed only for an error.
 template <typename... Args>
-void check(bool condition, ErrorCode code, LocatedFormat<std::type_identity_t<Args>...> message,
-           Args&&... args) {
-  if (!condition) {
-    throw Error(code, fmt::format(message.format, std::forward<Args>(args)...), message.where);
+inline void check(bool condition, ErrorCode code,
+                  LocatedFormat<std::type_identity_t<Args>...> message, Args&&... args) {
+  if (!condition) [[unlikely]] {
+    fail<Args...>(code, message, std::forward<Args>(args)...);
   }
 }
 
 }  // namespace flux
+
+/// A path reads as it is, without the quotes of <fmt/std.h>.
+template <>
+struct fmt::formatter<std::filesystem::path> : fmt::formatter<fmt::string_view> {
+  template <typename FormatContext>
+  auto format(const std::filesystem::path& path, FormatContext& ctx) const {
+    return fmt::formatter<fmt::string_view>::format(path.native(), ctx);
+  }
+};

@@ -22,16 +22,16 @@ MappedFile map_file(const std::filesystem::path& file) {
     const int error = errno;
     const bool missing = error == ENOENT || error == ENOTDIR;
     fail(missing ? ErrorCode::kNotFound : ErrorCode::kInvalidArgument, "{}: cannot be opened: {}",
-         file.string(), std::strerror(error));
+         file, std::strerror(error));
   }
   struct stat status {};
   check(::fstat(descriptor.get(), &status) == 0 && S_ISREG(status.st_mode),
-        ErrorCode::kInvalidArgument, "{}: not a regular file", file.string());
-  check(status.st_size > 0, ErrorCode::kInvalidArgument, "{}: the file is empty", file.string());
+        ErrorCode::kInvalidArgument, "{}: not a regular file", file);
+  check(status.st_size > 0, ErrorCode::kInvalidArgument, "{}: the file is empty", file);
   const auto size = static_cast<size_t>(status.st_size);
   void* data = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor.get(), 0);
-  check(data != MAP_FAILED, ErrorCode::kUnavailable, "{}: cannot be mapped ({} bytes): {}",
-        file.string(), size, std::strerror(errno));
+  check(data != MAP_FAILED, ErrorCode::kUnavailable, "{}: cannot be mapped ({} bytes): {}", file,
+        size, std::strerror(errno));
   return {std::shared_ptr<const void>(
               data, [size](const void* p) { ::munmap(const_cast<void*>(p), size); }),
           size};
@@ -40,7 +40,7 @@ MappedFile map_file(const std::filesystem::path& file) {
 std::string read_text_file(const std::filesystem::path& file, size_t max_bytes) {
   const MappedFile mapped = map_file(file);
   check(mapped.size <= max_bytes, ErrorCode::kInvalidArgument,
-        "{}: {} bytes, at most {} are expected", file.string(), mapped.size, max_bytes);
+        "{}: {} bytes, at most {} are expected", file, mapped.size, max_bytes);
   return std::string(static_cast<const char*>(mapped.data.get()), mapped.size);
 }
 
@@ -64,8 +64,8 @@ AtomicFile::~AtomicFile() {
 }
 
 void AtomicFile::refuse(const char* doing, int error) const {
-  fail(ErrorCode::kUnavailable, "{}: {}: {}; choose another place or make room", file_.string(),
-       doing, std::strerror(error));
+  fail(ErrorCode::kUnavailable, "{}: {}: {}; choose another place or make room", file_, doing,
+       std::strerror(error));
 }
 
 void AtomicFile::write(const void* data, size_t size) {

@@ -10,14 +10,14 @@ nlohmann::json read_json_file(const std::filesystem::path& file) {
   constexpr int kMaxDepth = 64;
   const std::string text = read_text_file(file, kMaxBytes);
   const auto watch = [&](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
-    check(depth <= kMaxDepth, ErrorCode::kInvalidArgument, "{}: nests deeper than {} levels",
-          file.string(), kMaxDepth);
+    check(depth <= kMaxDepth, ErrorCode::kInvalidArgument, "{}: nests deeper than {} levels", file,
+          kMaxDepth);
     return true;
   };
   try {
     return nlohmann::json::parse(text, watch);
   } catch (const nlohmann::json::exception& e) {
-    fail(ErrorCode::kInvalidArgument, "{}: not valid JSON: {}", file.string(), e.what());
+    fail(ErrorCode::kInvalidArgument, "{}: not valid JSON: {}", file, e.what());
   }
 }
 

@@ -10,7 +10,25 @@ namespace flux {
 enum class DType : uint8_t { kF32, kBF16, kF16, kF64, kI64, kI32, kI16, kI8, kU8, kBool };
 
 /// Bytes of one element.
-size_t size_of(DType dtype);
+constexpr size_t size_of(DType dtype) {
+  switch (dtype) {
+    case DType::kF64:
+    case DType::kI64:
+      return 8;
+    case DType::kF32:
+    case DType::kI32:
+      return 4;
+    case DType::kBF16:
+    case DType::kF16:
+    case DType::kI16:
+      return 2;
+    case DType::kI8:
+    case DType::kU8:
+    case DType::kBool:
+      return 1;
+  }
+  return 0;
+}
 /// Name as on the command line, e.g. "bf16".
 std::string_view name_of(DType dtype);
 /// Parses the name of a compute dtype: "f32", "bf16" or "f16". Throws kInvalidArgument.

@@ -4,36 +4,12 @@
 #include <cstring>
 
 #include "support/error.h"
+#include "tensor/format.h"
 
 namespace flux {
 
-Shape::Shape(std::initializer_list<int64_t> sizes)
-    : Shape(sizes.begin(), static_cast<int>(sizes.size())) {}
-
-Shape::Shape(const int64_t* sizes, int rank) : rank_(rank) {
-  check(rank <= kMaxRank, ErrorCode::kInternal, "shape of rank {}: at most {} are supported", rank,
-        kMaxRank);
-  for (int i = 0; i < rank; ++i) sizes_[static_cast<size_t>(i)] = sizes[i];
-}
-
-int64_t Shape::numel() const {
-  int64_t count = 1;
-  for (int i = 0; i < rank_; ++i) count *= (*this)[i];
-  return count;
-}
-
-bool operator==(const Shape& a, const Shape& b) {
-  if (a.rank_ != b.rank_) return false;
-  for (int i = 0; i < a.rank_; ++i) {
-    if (a[i] != b[i]) return false;
-  }
-  return true;
-}
-
-std::string to_string(const Shape& shape) {
-  std::string text = "[";
-  for (int i = 0; i < shape.rank(); ++i) text += fmt::format("{}{}", i ? ", " : "", shape[i]);
-  return text + "]";
+void Shape::fail_rank(int rank) {
+  fail(ErrorCode::kInternal, "shape of rank {}: at most {} are supported", rank, kMaxRank);
 }
 
 Tensor::Tensor(void* data, DType dtype, const Shape& shape, Device device,
@@ -53,28 +29,14 @@ Tensor Tensor::allocate(const Shape& shape, DType dtype) {
   const size_t bytes = (std::max<size_t>(wanted, 1) + kAlignment - 1) / kAlignment * kAlignment;
   void* memory = std::aligned_alloc(kAlignment, bytes);
   check(memory != nullptr, ErrorCode::kUnavailable, "out of memory: {} bytes for a tensor {}",
-        bytes, to_string(shape));
+        bytes, shape);
   return Tensor(memory, dtype, shape, Device{}, std::shared_ptr<void>(memory, std::free));
-}
-
-int64_t Tensor::size(int dim) const { return shape_[dim < 0 ? dim + rank() : dim]; }
-
-int64_t Tensor::stride(int dim) const { return strides_[dim < 0 ? dim + rank() : dim]; }
-
-bool Tensor::is_contiguous() const {
-  int64_t stride = 1;
-  for (int i = rank() - 1; i >= 0; --i) {
-    if (shape_[i] != 1 && strides_[i] != stride) return false;
-    stride *= shape_[i];
-  }
-  return true;
 }
 
 Tensor Tensor::slice(int dim, int64_t begin, int64_t end) const {
   if (dim < 0) dim += rank();
   check(dim >= 0 && dim < rank() && begin >= 0 && begin <= end && end <= shape_[dim],
-        ErrorCode::kInternal, "slice [{}, {}) of dimension {} of {}", begin, end, dim,
-        describe(*this));
+        ErrorCode::kInternal, "slice [{}, {}) of dimension {} of {}", begin, end, dim, *this);
   Tensor part = *this;
   part.shape_[dim] = end - begin;
   part.data_ =
@@ -83,8 +45,7 @@ Tensor Tensor::slice(int dim, int64_t begin, int64_t end) const {
 }
 
 Tensor Tensor::operator[](int64_t i) const {
-  check(rank() > 0 && i >= 0 && i < shape_[0], ErrorCode::kInternal, "index {} of {}", i,
-        describe(*this));
+  check(rank() > 0 && i >= 0 && i < shape_[0], ErrorCode::kInternal, "index {} of {}", i, *this);
   Tensor part = *this;
   part.data_ = static_cast<char*>(data_) + i * strides_[0] * static_cast<int64_t>(size_of(dtype_));
   std::array<int64_t, Shape::kMaxRank> sizes{};
@@ -100,13 +61,13 @@ Tensor Tensor::operator[](int64_t i) const {
 
 Tensor Tensor::reshape(const Shape& shape) const {
   check(is_contiguous() && shape.numel() == numel(), ErrorCode::kInternal, "reshape of {} to {}",
-        describe(*this), to_string(shape));
+        *this, shape);
   return Tensor(data_, dtype_, shape, device_, owner_);
 }
 
 Tensor Tensor::split_last(int64_t outer, int64_t inner) const {
   check(rank() > 0 && rank() < Shape::kMaxRank && size(-1) == outer * inner, ErrorCode::kInternal,
-        "split of the last dimension of {} into {} x {}", describe(*this), outer, inner);
+        "split of the last dimension of {} into {} x {}", *this, outer, inner);
   std::array<int64_t, Shape::kMaxRank> sizes{};
   std::array<int64_t, Shape::kMaxRank> strides{};
   for (int d = 0; d < rank(); ++d) {
@@ -122,10 +83,6 @@ Tensor Tensor::split_last(int64_t outer, int64_t inner) const {
   view.shape_ = Shape(sizes.data(), rank() + 1);
   view.strides_ = Shape(strides.data(), rank() + 1);
   return view;
-}
-
-std::string describe(const Tensor& tensor) {
-  return fmt::format("{}{}", name_of(tensor.dtype()), to_string(tensor.shape()));
 }
 
 namespace {
@@ -189,13 +146,12 @@ void copy_rows(const Tensor& from, const Tensor& to, RowConverter convert) {
 }  // namespace
 
 void copy_convert(const Tensor& from, const Tensor& to) {
-  check(from.shape() == to.shape(), ErrorCode::kInternal, "copy of {} to {}", describe(from),
-        describe(to));
+  check(from.shape() == to.shape(), ErrorCode::kInternal, "copy of {} to {}", from, to);
   RowConverter convert = nullptr;
   if (from.dtype() != to.dtype()) {
     convert = row_converter(from.dtype(), to.dtype());
-    check(convert != nullptr, ErrorCode::kInvalidArgument, "cannot convert {} to {}",
-          name_of(from.dtype()), name_of(to.dtype()));
+    check(convert != nullptr, ErrorCode::kInvalidArgument, "cannot convert {} to {}", from.dtype(),
+          to.dtype());
   }
   if (from.is_contiguous() && to.is_contiguous()) {
     copy_rows(from.reshape({from.numel()}), to.reshape({to.numel()}), convert);

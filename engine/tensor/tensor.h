@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <initializer_list>
@@ -17,23 +18,34 @@ class Shape {
   static constexpr int kMaxRank = 5;
 
   Shape() = default;
-  Shape(std::initializer_list<int64_t> sizes);
-  Shape(const int64_t* sizes, int rank);
+  Shape(std::initializer_list<int64_t> sizes)
+      : Shape(sizes.begin(), static_cast<int>(sizes.size())) {}
+  Shape(const int64_t* sizes, int rank) : rank_(rank) {
+    if (rank > kMaxRank) [[unlikely]]
+      fail_rank(rank);
+    std::copy_n(sizes, rank, sizes_.begin());
+  }
 
   int rank() const { return rank_; }
   int64_t operator[](int dim) const { return sizes_[static_cast<size_t>(dim)]; }
   int64_t& operator[](int dim) { return sizes_[static_cast<size_t>(dim)]; }
   /// Product of all sizes; 1 for rank 0.
-  int64_t numel() const;
-  friend bool operator==(const Shape& a, const Shape& b);
+  int64_t numel() const {
+    int64_t count = 1;
+    for (int i = 0; i < rank_; ++i) count *= (*this)[i];
+    return count;
+  }
+  friend bool operator==(const Shape& a, const Shape& b) {
+    return a.rank_ == b.rank_ &&
+           std::equal(a.sizes_.begin(), a.sizes_.begin() + a.rank_, b.sizes_.begin());
+  }
 
  private:
+  [[noreturn]] static void fail_rank(int rank);
+
   std::array<int64_t, kMaxRank> sizes_{};
   int rank_ = 0;
 };
-
-/// "[2, 77, 768]".
-std::string to_string(const Shape& shape);
 
 /// A typed, strided view of memory on one device. Copying a Tensor copies the view, never the
 /// data; `owner` (which may be null) keeps the memory alive. The last dimension is contiguous.
@@ -53,13 +65,20 @@ class Tensor {
   const Shape& shape() const { return shape_; }
   int rank() const { return shape_.rank(); }
   /// Size of a dimension; negative counts from the last.
-  int64_t size(int dim) const;
+  int64_t size(int dim) const { return shape_[dim < 0 ? dim + rank() : dim]; }
   /// Elements between neighbours along `dim`; negative counts from the last.
-  int64_t stride(int dim) const;
+  int64_t stride(int dim) const { return strides_[dim < 0 ? dim + rank() : dim]; }
   int64_t numel() const { return shape_.numel(); }
   /// Bytes of the elements (not of the gaps between rows).
   int64_t bytes() const { return numel() * static_cast<int64_t>(size_of(dtype_)); }
-  bool is_contiguous() const;
+  bool is_contiguous() const {
+    int64_t stride = 1;
+    for (int i = rank() - 1; i >= 0; --i) {
+      if (shape_[i] != 1 && strides_[i] != stride) return false;
+      stride *= shape_[i];
+    }
+    return true;
+  }
 
   void* raw() const { return data_; }
   /// Typed address of the first element. T must fit the dtype.
@@ -85,9 +104,6 @@ class Tensor {
   Shape strides_;
   std::shared_ptr<const void> owner_;
 };
-
-/// "bf16[4, 16]", for messages.
-std::string describe(const Tensor& tensor);
 
 /// Copies elements between host tensors of the same shape, converting between f32, bf16, f16 and
 /// f64 (to nearest even). Both may be strided.

@@ -96,7 +96,7 @@ BpeModel load_model(const fs::path& directory, TokenizerJson* json, const std::s
   check(fs::exists(vocab) && fs::exists(merges), ErrorCode::kNotFound,
         "{}: neither tokenizer.json nor both vocab.json and merges.txt are there; copy the "
         "checkpoint's tokenizer folder again",
-        directory.string());
+        directory);
   return BpeModel(read_vocab_json(vocab), read_merges(merges), unknown,
                   {vocab.string(), merges.string()});
 }
@@ -126,7 +126,7 @@ ClipTokenizer ClipTokenizer::load(const fs::path& directory) {
   const int64_t max_length = config.model_max_length.value_or(kDefaultMaxLength);
   check(max_length >= 2 && max_length <= kLargestMaxLength, ErrorCode::kInvalidArgument,
         "{}: model_max_length is {}; allowed are 2 to {} (CLIP has 77): repair the file",
-        (directory / "tokenizer_config.json").string(), max_length, kLargestMaxLength);
+        directory / "tokenizer_config.json", max_length, kLargestMaxLength);
 
   BpeModel model =
       load_model(directory, has_json ? &json : nullptr, config.named("unk_token").value_or(""));
@@ -141,7 +141,7 @@ ClipTokenizer ClipTokenizer::load(const fs::path& directory) {
     const std::optional<std::string> content = config.named(name);
     check(content.has_value(), ErrorCode::kInvalidArgument,
           "{}: {} is null; the CLIP tokenizer needs one: repair the file",
-          (directory / "tokenizer_config.json").string(), name);
+          directory / "tokenizer_config.json", name);
     const int32_t id = added.find(*content);
     return id >= 0 ? id : model.find(*content);
   };

@@ -141,7 +141,7 @@ T5Tokenizer T5Tokenizer::load(const fs::path& directory) {
   check(has_json || fs::exists(spiece_path), ErrorCode::kNotFound,
         "{}: neither tokenizer.json nor spiece.model is there; copy the checkpoint's tokenizer_2 "
         "folder again",
-        directory.string());
+        directory);
   TokenizerJson json;
   if (has_json) json = read_tokenizer_json(json_path);
   TokenizerConfig config = TokenizerConfig::read(directory, has_json ? &json.rest : nullptr);
@@ -163,7 +163,7 @@ T5Tokenizer T5Tokenizer::load(const fs::path& directory) {
     const std::optional<std::string> content = config.named(name);
     check(content.has_value(), ErrorCode::kInvalidArgument,
           "{}: {} is null; the T5 tokenizer needs one: repair the file",
-          (directory / "tokenizer_config.json").string(), name);
+          directory / "tokenizer_config.json", name);
     const int32_t id = added.find(*content);
     return id >= 0 ? id : model.find(*content);
   };

@@ -166,7 +166,7 @@ TokenizerConfig TokenizerConfig::read(const fs::path& directory, const json* tok
     }
   }
   check(out.decoder_.size() <= kMaxAddedTokens, ErrorCode::kInvalidArgument,
-        "{}: {} added tokens, at most {} are supported", directory.string(), out.decoder_.size(),
+        "{}: {} added tokens, at most {} are supported", directory, out.decoder_.size(),
         kMaxAddedTokens);
   for (auto& [name, value] : out.named_) {
     if (!value) continue;
@@ -264,8 +264,7 @@ void TokenizerConfig::read_added_tokens(const fs::path& path) {
     const bool is_special = special.contains(content);
     const int64_t id = id_of({path.string(), "\"" + content + "\""}, value);
     check(!decoder_.contains(id), ErrorCode::kInvalidArgument,
-          "{}: two tokens have the id {} (one is \"{}\"); repair the file", path.string(), id,
-          content);
+          "{}: two tokens have the id {} (one is \"{}\"); repair the file", path, id, content);
     add_to_decoder(
         id, {{.content = content, .normalized = !is_special, .special = is_special}, false, false});
   }

@@ -218,8 +218,8 @@ TokenizerJson read_stream(const fs::path& path, bool root_is_vocabulary) {
   VocabularyReader reader(out, root_is_vocabulary);
   const bool read = json::sax_parse(text, &reader);
   check(read, ErrorCode::kInvalidArgument,
-        "{}: {}; the file is damaged or of another format: copy it from the checkpoint again",
-        path.string(), reader.problem());
+        "{}: {}; the file is damaged or of another format: copy it from the checkpoint again", path,
+        reader.problem());
   return out;
 }
 
@@ -229,20 +229,19 @@ std::string read_tokenizer_file(const fs::path& path) {
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
   check(fs::exists(status), ErrorCode::kNotFound,
-        "{}: no such file; the checkpoint is incomplete: copy its tokenizer folders again",
-        path.string());
+        "{}: no such file; the checkpoint is incomplete: copy its tokenizer folders again", path);
   check(fs::is_regular_file(status), ErrorCode::kInvalidArgument,
-        "{}: not a regular file; put the checkpoint's tokenizer file there", path.string());
+        "{}: not a regular file; put the checkpoint's tokenizer file there", path);
   const uintmax_t size = fs::file_size(path, error);
   check(!error && size <= kMaxFileBytes, ErrorCode::kInvalidArgument,
-        "{}: {} bytes; a tokenizer file has at most {}: copy it from the checkpoint again",
-        path.string(), size, kMaxFileBytes);
+        "{}: {} bytes; a tokenizer file has at most {}: copy it from the checkpoint again", path,
+        size, kMaxFileBytes);
   std::ifstream file(path, std::ios::binary);
   std::string bytes(static_cast<size_t>(size), '\0');
   file.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
   check(file.good(), ErrorCode::kInvalidArgument,
-        "{}: cannot be read to its end ({} of {} bytes); check its permissions and the disk",
-        path.string(), file.gcount(), size);
+        "{}: cannot be read to its end ({} of {} bytes); check its permissions and the disk", path,
+        file.gcount(), size);
   return bytes;
 }
 
@@ -254,17 +253,17 @@ json read_optional_json(const fs::path& path) {
   try {
     value = json::parse(text, [&path](int depth, json::parse_event_t, json&) {
       check(depth <= static_cast<int>(kMaxDepth), ErrorCode::kInvalidArgument,
-            "{}: more than {} nested levels; copy the file from the checkpoint again",
-            path.string(), kMaxDepth);
+            "{}: more than {} nested levels; copy the file from the checkpoint again", path,
+            kMaxDepth);
       return true;
     });
   } catch (const json::parse_error& problem) {
     fail(ErrorCode::kInvalidArgument,
          "{}: not valid JSON at byte {}; the file is damaged: copy it from the checkpoint again",
-         path.string(), problem.byte);
+         path, problem.byte);
   }
   check(value.is_object(), ErrorCode::kInvalidArgument,
-        "{}: holds a JSON {}, not an object; copy it from the checkpoint again", path.string(),
+        "{}: holds a JSON {}, not an object; copy it from the checkpoint again", path,
         value.type_name());
   return value;
 }
@@ -274,7 +273,7 @@ TokenizerJson read_tokenizer_json(const fs::path& path) { return read_stream(pat
 std::vector<std::pair<std::string, int32_t>> read_vocab_json(const fs::path& path) {
   TokenizerJson out = read_stream(path, true);
   check(out.has_vocabulary && out.scored_pieces.empty(), ErrorCode::kInvalidArgument,
-        "{}: not an object from piece to id; copy it from the checkpoint again", path.string());
+        "{}: not an object from piece to id; copy it from the checkpoint again", path);
   return std::move(out.pieces);
 }
 
@@ -294,7 +293,7 @@ std::vector<std::pair<std::string, std::string>> read_merges(const fs::path& pat
           ErrorCode::kInvalidArgument,
           "{}: line {} is not two pieces divided by one space; copy the file from the checkpoint "
           "again",
-          path.string(), number);
+          path, number);
     merges.emplace_back(line.substr(0, space), line.substr(space + 1));
   }
   return merges;

@@ -14,6 +14,7 @@
 
 #include "support/error.h"
 #include "support/file.h"
+#include "tensor/format.h"
 
 namespace flux {
 namespace {
@@ -144,8 +145,8 @@ class HeaderReader {
     }
     const uint64_t wanted = static_cast<uint64_t>(shape.numel()) * size_of(*dtype);
     if (end - begin != wanted) {
-      refuse("tensor '{}': shape {} of {} takes {} bytes, its data offsets hold {}", name,
-             to_string(shape), name_of(*dtype), wanted, end - begin);
+      refuse("tensor '{}': shape {} of {} takes {} bytes, its data offsets hold {}", name, shape,
+             *dtype, wanted, end - begin);
     }
     extents_.push_back(Extent{begin, end, name});
     return view(begin, *dtype, shape, owner);

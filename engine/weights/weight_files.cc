@@ -17,17 +17,16 @@ std::map<std::string, std::vector<std::string>> read_index(const std::filesystem
   const nlohmann::json index = read_json_file(file);
   check(index.is_object() && index.contains("weight_map") && index["weight_map"].is_object() &&
             !index["weight_map"].empty(),
-        ErrorCode::kInvalidArgument, "{}: no object 'weight_map' of tensor names and files",
-        file.string());
+        ErrorCode::kInvalidArgument, "{}: no object 'weight_map' of tensor names and files", file);
   std::map<std::string, std::vector<std::string>> shards;
   for (const auto& [name, shard] : index["weight_map"].items()) {
     check(shard.is_string(), ErrorCode::kInvalidArgument,
-          "{}: weight_map['{}'] is {}, expected a file name", file.string(), name, shard.dump());
+          "{}: weight_map['{}'] is {}, expected a file name", file, name, shard.dump());
     const auto text = shard.get<std::string>();
     check(!text.empty() && text.find('/') == text.npos && text != "." && text != "..",
           ErrorCode::kInvalidArgument,
-          "{}: weight_map['{}'] names '{}': a shard must be a file beside its index", file.string(),
-          name, text);
+          "{}: weight_map['{}'] names '{}': a shard must be a file beside its index", file, name,
+          text);
     shards[text].push_back(name);
   }
   return shards;
@@ -48,7 +47,7 @@ std::unique_ptr<const WeightFiles> WeightFiles::open(const std::filesystem::path
     check(std::filesystem::exists(single), ErrorCode::kNotFound,
           "{}: neither {}.safetensors nor {}.safetensors.index.json is there; the checkpoint must "
           "hold its weights as safetensors",
-          directory.string(), stem, stem);
+          directory, stem, stem);
     shards[single.filename().string()] = {};
   }
   for (const auto& [shard, expected] : shards) {
@@ -57,13 +56,13 @@ std::unique_ptr<const WeightFiles> WeightFiles::open(const std::filesystem::path
     const size_t file = result->files_.size() - 1;
     for (const auto& [name, tensor] : result->files_[file]->tensors()) {
       const bool added = result->tensors_.emplace(name, Entry{tensor, file}).second;
-      check(added, ErrorCode::kInvalidArgument, "{}: tensor '{}' is in {} too", path.string(), name,
-            result->file_of(name).filename().string());
+      check(added, ErrorCode::kInvalidArgument, "{}: tensor '{}' is in {} too", path, name,
+            result->file_of(name).filename());
     }
     for (const std::string& name : expected) {
       check(result->files_[file]->tensors().contains(name), ErrorCode::kNotFound,
-            "{}: tensor '{}' is missing, although {} places it there", path.string(), name,
-            index.filename().string());
+            "{}: tensor '{}' is missing, although {} places it there", path, name,
+            index.filename());
     }
   }
   return result;

@@ -4,6 +4,7 @@
 
 #include "support/error.h"
 #include "support/log.h"
+#include "tensor/format.h"
 
 namespace flux {
 
@@ -29,13 +30,13 @@ Tensor WeightScope::take(std::string_view name, const Shape& expected) const {
   check(tensor != nullptr, ErrorCode::kNotFound,
         "{}: tensor '{}' is missing, expected with shape {}; the weights do not belong to this "
         "config.json",
-        store_->file_of(full).string(), full, to_string(expected));
+        store_->file_of(full), full, expected);
   check(tensor->shape() == expected, ErrorCode::kInvalidArgument,
         "{}: tensor '{}' has shape {}, expected {}; the weights do not belong to this config.json",
-        store_->file_of(full).string(), full, to_string(tensor->shape()), to_string(expected));
+        store_->file_of(full), full, tensor->shape(), expected);
   check(is_floating_point(tensor->dtype()), ErrorCode::kInvalidArgument,
-        "{}: tensor '{}' is stored as {}, expected f32, bf16, f16 or f64",
-        store_->file_of(full).string(), full, name_of(tensor->dtype()));
+        "{}: tensor '{}' is stored as {}, expected f32, bf16, f16 or f64", store_->file_of(full),
+        full, tensor->dtype());
   taken_->insert(full);
   return *tensor;
 }

@@ -8,6 +8,7 @@
 #include "ops/cuda_library.h"
 #include "support/error.h"
 #include "support/json_file.h"
+#include "tensor/format.h"
 
 namespace flux::testing {
 namespace {
@@ -86,8 +87,7 @@ std::shared_ptr<const Checkpoint> open_golden(const std::string& checkpoint) {
 double relative_error(const Tensor& found, const Tensor& expected) {
   const Tensor a = to_dtype(found, DType::kF32);
   const Tensor b = to_dtype(expected, DType::kF32);
-  check(a.numel() == b.numel(), ErrorCode::kInternal, "comparing {} with {}", describe(found),
-        describe(expected));
+  check(a.numel() == b.numel(), ErrorCode::kInternal, "comparing {} with {}", found, expected);
   double largest = 0;
   double difference = 0;
   for (int64_t i = 0; i < a.numel(); ++i) {
@@ -101,8 +101,7 @@ double relative_error(const Tensor& found, const Tensor& expected) {
 }
 
 double psnr(const Tensor& a, const Tensor& b) {
-  check(a.numel() == b.numel(), ErrorCode::kInternal, "comparing {} with {}", describe(a),
-        describe(b));
+  check(a.numel() == b.numel(), ErrorCode::kInternal, "comparing {} with {}", a, b);
   double sum = 0;
   for (int64_t i = 0; i < a.numel(); ++i) {
     const double d = static_cast<double>(a.data<uint8_t>()[i]) - b.data<uint8_t>()[i];

@@ -11,6 +11,7 @@
 #include "ops/cuda_library.h"
 #include "ops/registry.h"
 #include "support/error.h"
+#include "tensor/format.h"
 
 namespace flux {
 namespace {
@@ -61,7 +62,7 @@ TEST(Tensor, SlicesAndSplitsAreViews) {
   EXPECT_THROW(part.reshape({8}), Error);
   EXPECT_THROW(tensor.slice(0, 3, 5), Error);
   EXPECT_THROW(tensor[4], Error);
-  EXPECT_EQ(describe(part), "f32[4, 2]");
+  EXPECT_EQ(fmt::format("{} on {}", part, part.device()), "f32[4, 2] on cpu");
 }
 
 TEST(Tensor, ConvertsStridedRows) {

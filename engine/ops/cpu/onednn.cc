@@ -50,11 +50,12 @@ void check_headroom(const Shape& shape) {
   constexpr size_t kHeadroom = size_t{32} << 20;
   void* probe = ::mmap(nullptr, kHeadroom, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  check(
-      probe != MAP_FAILED, ErrorCode::kUnavailable,
-      "out of memory on cpu: fewer than {} bytes are left to make the kernel of a {}; draw smaller "
-      "or fewer images",
-      kHeadroom, describe(shape));
+  if (probe == MAP_FAILED) {
+    fail(ErrorCode::kUnavailable,
+         "out of memory on cpu: fewer than {} bytes are left to make the kernel of a {}; draw "
+         "smaller or fewer images",
+         kHeadroom, describe(shape));
+  }
   ::munmap(probe, kHeadroom);
 }
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "tensor/format.h"
+
 namespace flux::cuda {
 namespace {
 
@@ -111,8 +113,8 @@ class Description {
       check_cublas(status, "cublasLtMatmulAlgoGetHeuristic");
     }
     check(found == 1, ErrorCode::kUnsupported,
-          "cuBLASLt has no way to multiply {} [{}, {}] with [{}, {}]", name_of(p.dtype), p.rows,
-          p.depth, p.columns, p.depth);
+          "cuBLASLt has no way to multiply {} [{}, {}] with [{}, {}]", p.dtype, p.rows, p.depth,
+          p.columns, p.depth);
     return result.algo;
   }
 

@@ -4,6 +4,7 @@
 #include "ops/cuda/cuda_backend.h"
 #include "ops/cuda/kernels/kernels.h"
 #include "ops/cuda/state.h"
+#include "tensor/format.h"
 
 /// Norms and element-wise ops: the tensors' addresses and strides, handed to the kernels.
 namespace flux::cuda {
@@ -137,11 +138,10 @@ void CudaBackend::add(Context& ctx, const Tensor& a, const Tensor& b, const Tens
 
 void CudaBackend::cast(Context& ctx, const Tensor& x, const Tensor& out) {
   check(x.dtype() != DType::kF64 && (out.dtype() == DType::kF32 || out.dtype() == DType::kBF16),
-        ErrorCode::kUnsupported, "cast of {} to {} on a GPU: not supported", describe(x),
-        describe(out));
+        ErrorCode::kUnsupported, "cast of {} to {} on a GPU: not supported", x, out);
   const bool rows = x.rank() == 2;
   check(rows || (x.is_contiguous() && out.is_contiguous()), ErrorCode::kInternal,
-        "cast: {} must be rows or contiguous", describe(x));
+        "cast: {} must be rows or contiguous", x);
   const int64_t columns = rows ? x.size(1) : x.numel();
   cast_rows({address(ctx, x), rows ? x.stride(0) : columns, address(ctx, out),
              rows ? out.stride(0) : columns, rows ? x.size(0) : 1, columns},

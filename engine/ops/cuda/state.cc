@@ -1,6 +1,7 @@
 #include "ops/cuda/state.h"
 
 #include "ops/kernels.h"
+#include "tensor/format.h"
 
 namespace flux::cuda {
 namespace {
@@ -83,8 +84,7 @@ State& state_of(Context& ctx) {
 
 void* address(const Context& ctx, const Tensor& tensor) {
   check(tensor.device() == ctx.device(), ErrorCode::kInternal,
-        "a tensor {} is on {}, but {} computes", describe(tensor), to_string(tensor.device()),
-        to_string(ctx.device()));
+        "a tensor {} is on {}, but {} computes", tensor, tensor.device(), ctx.device());
   return tensor.raw();
 }
 
