@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Compares flux-triton with diffusers on the CPU: seconds per stage and whole, and peak memory.
 
-Both draw with the same random-weight checkpoint on the same cores, in turns, in one run. Needs only
-the standard library; diffusers runs in an own virtual environment, made here on first use, or in
-the interpreter named by FLUX_REFERENCE_PYTHON.
+Both generate images with the same random-weight checkpoint on the same cores, alternating in one
+run. Needs only the standard library; diffusers runs in a virtual environment of its own, made here on
+first use, or in the interpreter named by FLUX_REFERENCE_PYTHON.
 """
 
 import argparse

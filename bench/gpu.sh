@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Tests on a GPU, then its times; logs in LOGS. Run it on a machine that has the GPU, with a build.
+# Runs the tests on a GPU, then measures times; logs go to LOGS. It needs a build for that GPU.
 #   bench/gpu.sh BUILD LOGS [tests] [sanitizer] [checkpoint] [times] [first-image] [interrupt]
 #                           [memory] [equality] [profile] [diffusers] [compiled] [serving-tests]
 #                           [serving] [against]
-# Without steps named: all but the last, which times the build AGAINST and this one in turns: cards
-# differ by more than builds do. FULL is where the 33 GB checkpoint is, or is made. The steps of
-# serving need SERVING_PACKAGES: a directory of Python packages for $FLUX_REFERENCE_PYTHON, with
+# Without named steps it runs all but the last, which alternates between the build AGAINST and this
+# one: cards differ by more than builds do. FULL is where the 33 GB checkpoint is, or is made. The
+# serving steps need SERVING_PACKAGES: a directory of Python packages for $FLUX_REFERENCE_PYTHON, with
 # pytest, tritonclient[http,grpc] and, from nvidia-pytriton, pytriton/tritonserver/bin/tritonserver
 # and nvidia_pytriton.libs. SERVING_SECONDS is the time for each number of clients.
 set -uo pipefail
@@ -27,7 +27,7 @@ watch_gpu() {
     --loop-ms=200 >"$1" &
   trap "kill $!" EXIT
 }
-# The median clock while it draws more than half of the power it ever drew, and the most memory.
+# Prints the median clock at more than half of the highest power, and the most memory.
 gpu_summary() {
   sort -t, -k2 -n "$1" | awk -F', ' '{clock[NR] = $1; power[NR] = $2; if ($3 > most) most = $3}
     END {first = 1; while (power[first] < power[NR] / 2) ++first; at = int((first + NR) / 2)
@@ -35,7 +35,7 @@ gpu_summary() {
 }
 
 has_step() { [[ " $steps " == *" $1 "* ]]; }
-# Runs a command into a log of its own; says how it ended and how long it took.
+# Runs a command with a log of its own; prints how it ended and how long it took.
 logged() {
   local name=$1 start=$SECONDS
   shift
@@ -51,9 +51,9 @@ if has_step tests; then
   grep -hE "Failure|FAILED|PASSED" "$logs/ops.log" "$logs/golden.log" | sort | uniq -c | tail -40
 fi
 if has_step sanitizer; then
-  draw=("$flux" generate "$tiny/tiny-dev" --device cuda --prompt x --steps 2 -o /tmp/flux.png)
+  generate=("$flux" generate "$tiny/tiny-dev" --device cuda --prompt x --steps 2 -o /tmp/flux.png)
   for tool in memcheck racecheck; do
-    logged "$tool" compute-sanitizer --tool $tool "${draw[@]}" --seed 1 --height 64 --width 64
+    logged "$tool" compute-sanitizer --tool $tool "${generate[@]}" --seed 1 --height 64 --width 64
     tail -n 1 "$logs/$tool.log"
     logged "$tool-ops" compute-sanitizer --tool $tool "$build/tests/ops_test" \
       --gtest_filter='*CudaOps*' --gtest_brief=1
@@ -65,14 +65,14 @@ if has_step checkpoint && [[ ! -e $full/model_index.json ]]; then
   logged checkpoint "$python" bench/reference/make_full_checkpoint.py --tokenizers demo/shapes \
     --output "$full"
 fi
-# time_images FLUX NAME SIDE STEPS PICTURES RUNS TEXT_TOKENS
+# time_images FLUX NAME SIDE STEPS IMAGES RUNS TEXT_TOKENS
 time_images() {
   logged "$2" "$1" bench "$full" --device cuda --dtype bf16 --runs "$6" --height "$3" --width "$3" \
     --steps "$4" --images "$5" --max-sequence-length "$7"
 }
 if has_step times; then
   watch_gpu "$logs/gpu.csv"
-  # Side, steps, pictures, runs, text tokens. FLUX.1-schnell is used with 4 steps and 256 tokens.
+  # Side, steps, images, runs, text tokens. FLUX.1-schnell is used with 4 steps and 256 tokens.
   for case in "1024 28 1 3 512" "1024 4 1 5 256" "512 28 1 5 512" "512 28 4 2 512" "256 4 1 9 256"; do
     read -r size count images runs tokens <<<"$case"
     name=time-$size-$count-$images
@@ -99,28 +99,29 @@ if has_step first-image; then
   start=$(date +%s%N)
   logged first-image "$flux" generate "$full" --device cuda --dtype bf16 --prompt "a star" --seed 1 \
     --steps 4 -o /tmp/flux.png
-  echo "from process start to the first picture: $(ms_since "$start") ms"
+  echo "from process start to the first image: $(ms_since "$start") ms"
   tail -n 3 "$logs/first-image.log"
 fi
 if has_step interrupt; then
-  # Ctrl-C in the midst of many steps. The time includes that the driver takes its memory back.
+  # Ctrl-C in the middle of many steps. The time includes the driver reclaiming the memory.
   "$flux" generate "$full" --device cuda --dtype bf16 --prompt "a star" --seed 1 --steps 900 \
     -o /tmp/flux-interrupted.png >"$logs/interrupt.log" 2>&1 &
-  drawing=$!
+  generating=$!
   sleep 15
   start=$(date +%s%N)
-  kill -INT $drawing
-  wait $drawing
+  kill -INT $generating
+  wait $generating
   echo "interrupted: exit code $?, $(ms_since "$start") ms after Ctrl-C"
   tail -n 1 "$logs/interrupt.log"
 fi
 if has_step memory; then
-  # The same picture with room for the transformer alone, and in tiles; one line where there is none.
-  draw=("$flux" generate "$full" --device cuda --dtype bf16 --prompt "a star" --seed 1 --steps 2)
-  logged memory-all "${draw[@]}" -o /tmp/flux-all.png
+  # The same image with room for the transformer alone, in tiles, and with too little room.
+  generate=("$flux" generate "$full" --device cuda --dtype bf16 --prompt "a star" --seed 1)
+  generate+=(--steps 2)
+  logged memory-all "${generate[@]}" -o /tmp/flux-all.png
   for limit in 24GiB 23GiB 10GiB; do
     watch_gpu "$logs/memory-$limit.csv"
-    logged "memory-$limit" "${draw[@]}" --gpu-memory $limit -o "/tmp/flux-$limit.png"
+    logged "memory-$limit" "${generate[@]}" --gpu-memory $limit -o "/tmp/flux-$limit.png"
     kill %%
     gpu_summary "$logs/memory-$limit.csv"
     tail -n 3 "$logs/memory-$limit.log"
@@ -132,10 +133,10 @@ if has_step equality; then
   tail -n 1 "$logs/equality.log"
 fi
 if has_step profile; then
-  # A step of each size in the midst of a run, when the GPU is at its power limit.
+  # A step of each size in the middle of a run, when the GPU is at its power limit.
   for size in 1024 512 256; do
     trace=/tmp/flux-kernels-$size
-    rm -f "$trace"  # else an earlier run's would be read where this one could not be traced
+    rm -f "$trace"  # else an earlier run's trace would be read if this one fails
     KERNEL_TRACE=$trace CUDA_INJECTION64_PATH=$build/bench/libkernel_trace.so \
       time_images "$flux" "profile-$size" "$size" 28 1 1 512
     "$python" bench/kernel_profile.py "$trace" | tee "$logs/profile-$size.txt"
@@ -150,7 +151,7 @@ time_diffusers() {
 if has_step diffusers; then time_diffusers diffusers; fi
 if has_step compiled; then LIMIT=400 time_diffusers compiled --compile; fi
 if [[ -n ${SERVING_PACKAGES:-} ]]; then
-  # What runs a command with the server and its clients.
+  # Runs a command with the server and its clients in its environment.
   served=(env PYTHONPATH="$SERVING_PACKAGES" FLUX_TRITON="$flux" FLUX_BACKENDS="$build/backends"
     TRITONSERVER="$SERVING_PACKAGES/pytriton/tritonserver/bin/tritonserver")
   pytest=("$python" -m pytest -q -rs -p no:cacheprovider)

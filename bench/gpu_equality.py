@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""One image of a checkpoint by diffusers and by flux-triton on the same GPU, both in bfloat16.
+"""Compares one image by diffusers and by flux-triton on the same GPU, both in bfloat16.
 
 Prints the PSNR between the two in dB; exits with 1 when it is not above the limit of
 docs/numerics.md.

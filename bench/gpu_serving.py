@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Serving on a GPU beside the same images in process: one client over HTTP and gRPC, then several at
-once with pictures of one size and of mixed sizes.
+"""Times serving on a GPU against the same images in process: one client over HTTP and gRPC, then
+several at once with images of one size and of mixed sizes.
 
 Starts a real Triton server with `flux-triton serve` on free ports. Needs the Python packages
 tritonclient[http,grpc] and numpy, and a server that `serve` finds ($TRITONSERVER, for example).
@@ -54,10 +54,10 @@ def connect(served, module):
     )
 
 
-def draw(client, module, *request):
+def generate(client, module, *request):
     pixels = client.infer("bls", inputs(module, *request)).as_numpy("images")
     if pixels.shape[2:4] != (request[2], request[3]):
-        raise Failed(f"the server drew {pixels.shape}")
+        raise Failed(f"the server returned {pixels.shape}")
 
 
 def in_process_seconds(args) -> list:
@@ -74,7 +74,7 @@ def in_process_seconds(args) -> list:
 def compare(args, served, inside) -> tuple:
     """(lines, whether serving added no more than it may)"""
     lines = [
-        f"one {args.large}x{args.large} picture, {args.steps} steps, {args.runs} runs after a first",
+        f"one {args.large}x{args.large} image, {args.steps} steps, {args.runs} runs after a first",
         "seconds        median      min    added",
         f"in process  {inside[0]:>9.4f}{inside[1]:>9.4f}",
     ]
@@ -83,9 +83,9 @@ def compare(args, served, inside) -> tuple:
     for name, module in (("gRPC", grpcclient), ("HTTP", httpclient)):
         with connect(served, module) as client:
             request = ("a lighthouse at dawn", 1, args.large, args.large, args.steps)
-            draw(client, module, *request)
+            generate(client, module, *request)
             seconds = [
-                seconds_of(lambda: draw(client, module, *request))[0] for _ in range(args.runs)
+                seconds_of(lambda: generate(client, module, *request))[0] for _ in range(args.runs)
             ]
         added.append(statistics.median(seconds) - inside[0])
         lines.append(
@@ -101,7 +101,7 @@ def batch_sizes(client) -> dict:
 
 
 class Load:
-    """Clients that each ask for the next picture as soon as they have one."""
+    """Clients that each ask for the next image as soon as they have one."""
 
     def __init__(self, served, sizes, steps, seconds):
         self.served = served
@@ -141,8 +141,8 @@ class Load:
                 turn = index
                 while time.monotonic() - self.start < self.seconds:
                     height, width = self.sizes[turn % len(self.sizes)]
-                    request = (f"picture {turn} of {index}", turn, height, width, self.steps)
-                    seconds, _ = seconds_of(lambda: draw(client, grpcclient, *request))
+                    request = (f"image {turn} of {index}", turn, height, width, self.steps)
+                    seconds, _ = seconds_of(lambda: generate(client, grpcclient, *request))
                     turn += 1
                     with self.lock:
                         self.latencies.append(seconds)
@@ -162,7 +162,7 @@ def load_lines(args, served) -> list:
         lines += ["", f"{name}, {args.steps} steps, gRPC, {args.seconds:.0f} s and what is begun"]
         if sizes is mixed:
             lines.append("  " + ", ".join(f"{height}x{width}" for height, width in sizes))
-        lines.append("clients  pictures   a second      p50      p99   transformer batches: how often")
+        lines.append("clients    images   a second      p50      p99   transformer batches: how often")
         for clients in args.clients:
             lines.append(Load(served, sizes, args.steps, args.seconds).run(clients))
             print(lines[-1], file=sys.stderr, flush=True)
@@ -196,11 +196,11 @@ def main() -> int:
     parser.add_argument("--program", type=pathlib.Path, default=ROOT / "build/cli/flux-triton")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="bf16")
-    parser.add_argument("--large", type=int, default=1024, help="side of the compared picture")
+    parser.add_argument("--large", type=int, default=1024, help="side of the compared image")
     parser.add_argument("--small", type=int, default=512, help="side where there are many clients")
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=15, help="of each number of clients")
+    parser.add_argument("--seconds", type=float, default=15, help="for each number of clients")
     parser.add_argument("--clients", type=int, nargs="+", default=CONCURRENCIES)
     args = parser.parse_args()
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Where the time of a denoising step goes, kernel by kernel, of a trace of kernel_trace.cc.
+"""Shows where the time of a denoising step goes, kernel by kernel, from a trace of kernel_trace.cc.
 
     kernel_profile.py TRACE
 
-A step is what lies between two of the scheduler's kernels; the one of median length is shown. A kernel
-may be launched while the last one still runs, and waits for its end then: its time counts from there.
+A step lies between two of the scheduler's kernels; the one of median length is shown. A kernel may
+be launched while the previous one still runs, and then waits for its end: its time counts from there.
 """
 
 import collections
@@ -41,7 +41,7 @@ def median_step(kernels: list) -> list:
     steps = [kernels[a : b + 1] for a, b in zip(ends, ends[1:])]
     if not steps:
         sys.exit(f"kernel_profile.py: fewer than two steps end in {STEP_END}: trace more of them")
-    # Between images the encoders and the decoder run, too.
+    # Steps at the border of two images also contain the encoders and the decoder.
     usual = collections.Counter(len(step) for step in steps).most_common(1)[0][0]
     alike = [step for step in steps if len(step) == usual]
     return sorted(alike, key=lambda step: step[-1][1] - step[0][1])[len(alike) // 2]

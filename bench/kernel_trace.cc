@@ -1,7 +1,7 @@
-// A library that writes when each kernel of a program ran on the GPU, as the program runs anyway:
+// This library writes when each kernel of a program ran on the GPU, while the program runs as usual:
 // many launches ahead, at the power limit. CUDA loads it into any program:
 //   CUDA_INJECTION64_PATH=BUILD/bench/libkernel_trace.so KERNEL_TRACE=FILE PROGRAM
-// A line for each kernel: start and end in nanoseconds, name. Read it with kernel_profile.py.
+// Each kernel has a line: start and end in nanoseconds, name. kernel_profile.py reads it.
 #include <cupti.h>
 #include <cxxabi.h>
 
@@ -57,7 +57,7 @@ bool begin(const char* path) {
 
 }  // namespace
 
-// The name that CUDA looks for.
+// CUDA calls this function by its name.
 extern "C" int InitializeInjection() {
   const char* path = std::getenv("KERNEL_TRACE");
   if (path != nullptr && begin(path)) return 1;

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Native models and those in Python in the same server, on the same checkpoints: seconds an image,
-start-up, memory, and what a step costs beside the stages' own work.
+"""Compares native models with models in Python in the same server, on the same checkpoints: seconds
+for each image, start-up, memory, and what a step costs besides the stages' own work.
 
-Needs a build, tritonclient and numpy where it runs itself, and a Python with torch and diffusers
+Needs a build, tritonclient and numpy in its own Python, and a second Python with torch and diffusers
 (--python); `make bench-python` has all of it. Writes bench/results/python_serving.txt. On a GPU:
   bench/python_serving.py --device cuda --case /data/FLUX.1-dev:bf16:1024:28 --images 2 --minutes 9
 """
@@ -82,7 +82,7 @@ class Clock:
         return self.end - time.monotonic()
 
 
-def draw(client, case: Case, seed: int) -> None:
+def generate(client, case: Case, seed: int) -> None:
     values = {"prompt": ("BYTES", object, PROMPT), "seed": ("INT64", np.int64, seed)}
     for name in ("height", "width"):
         values[name] = ("INT32", np.int32, case.side)
@@ -93,7 +93,7 @@ def draw(client, case: Case, seed: int) -> None:
         inputs[-1].set_data_from_numpy(np.array([[value]], dtype))
     found = client.infer("bls", inputs).as_numpy("images")
     if found.shape != (1, 1, case.side, case.side, 3) or found.std() == 0:
-        raise Failed(f"{case}: no picture came, but {found.shape}")
+        raise Failed(f"{case}: no image came, but {found.shape}")
 
 
 def counter(served: Served, name: str) -> float:
@@ -170,7 +170,7 @@ def measure(args, case: Case, kind: str, work: pathlib.Path, clock: Clock, found
         with Served(args.program, repository, work / f"server-{kind}.log") as served:
             found["ready"] = served.start_seconds
             with grpcclient.InferenceServerClient(served.grpc) as client:
-                found["first"] = seconds_of(lambda: draw(client, case, 0))[0]
+                found["first"] = seconds_of(lambda: generate(client, case, 0))[0]
                 found.update(alone(args, case, served, client, clock))
             if clock.left() > CLIENTS * 2 * found["single"]:
                 found.update(share(args, case, served))
@@ -180,27 +180,27 @@ def measure(args, case: Case, kind: str, work: pathlib.Path, clock: Clock, found
 
 
 def denoise_seconds(served: Served) -> list:
-    """Those of all pictures drawn so far, as bls says them in the log."""
+    """The denoising seconds of all images so far, as bls logs them."""
     log = served.log.read_text(encoding="utf-8", errors="replace")
     return [float(found) for found in re.findall(r"seconds: encode [\d.]+, denoise ([\d.]+)", log)]
 
 
 def alone(args, case: Case, served: Served, client, clock: Clock) -> dict:
-    """One client. What a step costs beside the transformer's own work is the time of the loop, as
+    """One client. What a step costs besides the transformer's own work is the time of the loop, as
     bls has it, less what the transformer says that it computed."""
-    draw(client, case, 0)  # warm: a second picture finds all memory in place
+    generate(client, case, 0)  # warm-up: a second image finds all memory in place
     names = ("flux_stage_seconds_total", "flux_stage_rows_total")
     before = [counter(served, name) for name in names]
-    drawn, seconds = len(denoise_seconds(served)), []
+    earlier, seconds = len(denoise_seconds(served)), []
     for seed in range(args.images):
-        seconds.append(seconds_of(lambda: draw(client, case, seed))[0])
+        seconds.append(seconds_of(lambda: generate(client, case, seed))[0])
         if clock.left() < 0:
             break
     worked, steps = (counter(served, n) - old for n, old in zip(names, before))
     end = time.monotonic() + 5  # the log may come a moment later
-    while len(denoise_seconds(served)) < drawn + len(seconds) and time.monotonic() < end:
+    while len(denoise_seconds(served)) < earlier + len(seconds) and time.monotonic() < end:
         time.sleep(0.1)
-    loops = sum(denoise_seconds(served)[drawn:])
+    loops = sum(denoise_seconds(served)[earlier:])
     return {
         "single": statistics.median(seconds),
         "step": 1e3 * worked / steps,
@@ -213,9 +213,8 @@ def share(args, case: Case, served: Served) -> dict:
 
     def work(number):
         with grpcclient.InferenceServerClient(served.grpc) as client:
-            return [
-                seconds_of(lambda: draw(client, case, number + k))[0] for k in range(args.images)
-            ]
+            seeds = range(number, number + args.images)
+            return [seconds_of(lambda: generate(client, case, seed))[0] for seed in seeds]
 
     with concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
         total, answers = seconds_of(lambda: list(pool.map(work, range(CLIENTS))))

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""What serving costs: perf_analyzer against `bls`, and the same image in process and served.
+"""Measures what serving costs: perf_analyzer against `bls`, and the same image in process and served.
 
 Needs a build (`make build`) and .venv-serving, in which it runs; `make bench-serving` does all of it.
 Writes bench/results/serving.txt. Other work on the machine spoils the figures: each is the median of
-several rounds, taken in turns, with the smallest beside it.
+several alternating rounds, with the smallest beside it.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from served import Failed, Served, run_program, run_script, seconds_of  # noqa: 
 CUDA_RUNTIME = "nvidia-cuda-runtime-cu12==12.6.77"
 CONCURRENCIES = (1, 4, 16)
 PROMPT = "a large red circle on the left on a yellow background"
-DRAWN = {"height": 128, "width": 128, "num_inference_steps": 4, "max_sequence_length": 64}
+LOADED = {"height": 128, "width": 128, "num_inference_steps": 4, "max_sequence_length": 64}
 # A step this small takes half a millisecond: what the server adds is a good part of it. One thread,
 # so that waiting for a second one blurs neither side.
 SMALL = {"height": 32, "width": 32, "num_inference_steps": 100, "max_sequence_length": 16}
@@ -62,7 +62,7 @@ def analyze(served: Served, work: pathlib.Path, concurrency: int, requests: int)
     """One run of perf_analyzer: a row of its report."""
     rows = [
         {"prompt": [PROMPT], "output_format": ["png"], "seed": [seed]}
-        | {name: [value] for name, value in DRAWN.items()}
+        | {name: [value] for name, value in LOADED.items()}
         for seed in range(32)
     ]
     data, report = work / "prompts.json", work / "perf_analyzer.csv"
@@ -86,7 +86,7 @@ def analyze(served: Served, work: pathlib.Path, concurrency: int, requests: int)
 
 
 def load_table(program, work: pathlib.Path, rounds: int, requests: int) -> list:
-    """perf_analyzer's rows, the concurrencies taken in turns."""
+    """perf_analyzer's rows; the rounds alternate between the concurrencies."""
     repository = convert(program, ROOT / "demo/shapes", work / "shapes")
     found = {concurrency: [] for concurrency in CONCURRENCIES}
     with Served(program, repository, work / "server.log") as served:
@@ -180,8 +180,8 @@ def bench(args) -> int:
             f"{datetime.date.today()}, {machine()}, load {os.getloadavg()[0]:.1f}",
             f"Triton 2.51, {args.rounds} rounds; medians of rounds, and the best round",
             "",
-            f"perf_analyzer, gRPC, bls, demo/shapes in f32, {DRAWN['width']}x{DRAWN['height']}, "
-            f"{DRAWN['num_inference_steps']} steps, PNG; {3 * args.requests} requests a round",
+            f"perf_analyzer, gRPC, bls, demo/shapes in f32, {LOADED['width']}x{LOADED['height']}, "
+            f"{LOADED['num_inference_steps']} steps, PNG; {3 * args.requests} requests a round",
             *table,
             "",
             f"one image of tiny-dev, {SMALL['width']}x{SMALL['height']}, "

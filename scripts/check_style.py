@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""House rules that no compiler checks; prints one line for each breach.
+"""Checks the house rules that no compiler checks; prints one line for each breach.
 
 Formatting (clang-format 14), files under 500 lines, functions under 80, includes that point one way,
 no mention of the server inside the engine.
@@ -17,7 +17,7 @@ MAX_FUNCTION_LINES = 79
 CXX_SUFFIXES = {".cc", ".h", ".cu", ".cuh"}
 SUFFIXES = CXX_SUFFIXES | {".py", ".sh"}
 
-# What each folder may include besides itself.
+# Each folder may include these besides itself.
 ENGINE_LAYERS = {
     "support": [],
     "tensor": ["support"],
@@ -33,7 +33,7 @@ INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
 
 def source_files() -> list:
-    """Files of the project, committed or not yet, that the rules are for."""
+    """The files of the project, committed or not yet, that the rules apply to."""
     listed = subprocess.run(
         ["git", "-C", ROOT, "ls-files", "-co", "--exclude-standard"],
         capture_output=True,
@@ -45,7 +45,7 @@ def source_files() -> list:
 
 
 def blank_comments_and_literals(text: str) -> str:
-    """The same C++ text with comments and literals blanked; line breaks stay."""
+    """Returns the C++ text with comments and literals blanked; line breaks stay."""
     pattern = re.compile(
         r'//[^\n]*|/\*.*?\*/|R"(?P<tag>[^()\s]{0,16})\(.*?\)(?P=tag)"'
         r"|\"(?:\\.|[^\"\\\n])*\"|(?<![0-9A-Za-z_])'(?:\\.|[^'\\\n])+'",
@@ -87,7 +87,7 @@ def cxx_functions(text: str):
 
 
 def kind_of(declaration: str) -> str:
-    """What an opening brace after this text opens, at namespace or class scope."""
+    """The kind of scope that a brace after this declaration opens, at namespace or class scope."""
     if re.search(r"(^|\s)(namespace|extern)(\s|$)", declaration) and "(" not in declaration:
         return "scope"
     if re.match(r"(template\s*<.*>\s*)?(class|struct|union|enum)\b", declaration, re.DOTALL):
@@ -122,7 +122,7 @@ def function_breaches(path: pathlib.Path, text: str):
 
 
 def engine_breaches(path: pathlib.Path, text: str):
-    """Include direction, and the engine's ignorance of its front ends."""
+    """Checks the include direction, and that the engine does not name its front ends."""
     folder = path.relative_to(ROOT / "engine").parts[0]
     for match in INCLUDE.finditer(text):
         line = text.count("\n", 0, match.start()) + 1
@@ -153,7 +153,7 @@ def breaches(path: pathlib.Path):
 
 
 def format_breaches(files: list) -> list:
-    """Lines of clang-format for files that it would change."""
+    """The lines of clang-format for files that it would change."""
     sources = [path for path in files if path.suffix in CXX_SUFFIXES]
     if not sources:
         return []

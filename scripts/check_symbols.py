@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""What the Triton backend needs of the system it is loaded in, and what it shows to the server.
+"""Checks what the Triton backend needs of the system that loads it, and what it exports.
 
 A server's container has an older C library than the machine that builds: NVIDIA's 24.10 image is
-Ubuntu 22.04. One newer symbol version, and the backend does not load there. On a system newer than
-Debian 12, where that cannot be avoided, versions are not checked: build for others in their image.
+Ubuntu 22.04. With a single newer symbol version the backend does not load there. On a system newer
+than Debian 12, where that cannot be avoided, versions are not checked: build for others in their image.
   scripts/check_symbols.py build/backends/flux/libtriton_flux.so
 """
 
@@ -37,7 +37,7 @@ def text(version: tuple) -> str:
 
 
 def limits() -> dict:
-    """Those for what is built on this system."""
+    """The limits for a library built on this system."""
     found = numbers(os.confstr("CS_GNU_LIBC_VERSION").split()[-1])
     return LIMITS if found <= NEWEST_BUILDER else {}
 

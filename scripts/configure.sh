@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Configures a build directory.   scripts/configure.sh PRESET [OPTION...]
-# PRESET: default, asan or fuzz; options of cmake.
+# PRESET is default, asan or fuzz; the options are those of cmake.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# The user's choice of compiler counts; else g++ 12 where g++ itself is older (Ubuntu 22.04).
+# CXX of the user wins; else g++ 12 is used where g++ itself is older (Ubuntu 22.04).
 if [[ -z "${CXX:-}" ]]; then
   version=$(g++ -dumpversion)
   if ((${version%%.*} < 12)) && command -v g++-12 >/dev/null; then

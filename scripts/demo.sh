@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Draws with the demo checkpoint: one picture in this process, then a few through a Triton server.
+# Generates with the demo checkpoint: one image in this process, then a few through a Triton server.
 #   scripts/demo.sh path/to/flux-triton
-# PROMPT and SEED in the environment replace those of the first picture.
+# PROMPT and SEED in the environment replace those of the first image.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 mkdir -p out

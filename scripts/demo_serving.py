@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The demo checkpoint behind a real Triton server: converts it, serves it, asks for pictures.
+"""The demo checkpoint behind a real Triton server: converts it, serves it, requests images.
 
-Runs in .venv-serving. Ctrl-C at any time stops the server; pictures that are there are complete.
+Runs in .venv-serving. Ctrl-C at any time stops the server; all images that exist then are complete.
 """
 
 import argparse
@@ -32,7 +32,7 @@ SHAPES = [
 
 
 def ask(module, client, rows: list, common: dict):
-    """Asks bls for one picture a row; `common` are the inputs that all rows share."""
+    """Requests one image for each row from bls; `common` are the inputs that all rows share."""
     common = common | {"output_format": b"png", "max_sequence_length": TEXT_TOKENS}
     columns = {name: [value] * len(rows) for name, value in common.items()}
     columns["prompt"] = [row.encode() for row in rows]
@@ -47,7 +47,7 @@ def ask(module, client, rows: list, common: dict):
 
 
 def save(output: pathlib.Path, name: str, data: bytes) -> str:
-    """Writes a picture under its name once it is complete; returns what it is."""
+    """Writes an image under its name once it is complete; returns its name and size."""
     with Image.open(io.BytesIO(data)) as image:
         image.load()
         width, height = image.size
@@ -61,7 +61,7 @@ def save(output: pathlib.Path, name: str, data: bytes) -> str:
     return f"{file} {width}x{height}"
 
 
-def one_picture(served: Served, steps: int) -> list:
+def one_image(served: Served, steps: int) -> list:
     """HTTP, one row."""
     with httpclient.InferenceServerClient(served.http, network_timeout=600.0) as client:
         common = {"height": 128, "width": 128, "num_inference_steps": steps, "seed": 3}
@@ -79,14 +79,14 @@ def different_sizes(served: Served, steps: int) -> list:
     """Three clients at once, each with a size and a step count of its own."""
     wishes = [(256, 256, steps), (128, 256, steps // 2 + 1), (192, 128, steps)]
 
-    def draw(wish):
+    def generate(wish):
         height, width, count = wish
         with grpcclient.InferenceServerClient(served.grpc) as client:
             common = {"height": height, "width": width, "num_inference_steps": count, "seed": 11}
             return ask(grpcclient, client, ["three blue circles in a row"], common)[0]
 
     with concurrent.futures.ThreadPoolExecutor(len(wishes)) as clients:
-        return list(clients.map(draw, wishes))
+        return list(clients.map(generate, wishes))
 
 
 def print_statistics(served: Served) -> None:
@@ -108,14 +108,14 @@ def demo(program: pathlib.Path, output: pathlib.Path, steps: int) -> None:
     )  # fmt: skip
     with Served(program, repository, output / "server.log") as served:
         print(f"serving {repository} at {served.http}, ready after {served.start_seconds:.1f} s")
-        for name, what, draw in (
-            ("single", "one picture over HTTP", one_picture),
+        for name, what, generate in (
+            ("single", "one image over HTTP", one_image),
             ("batch", "four prompts in one request", a_batch),
             ("size", "three sizes at once", different_sizes),
         ):
-            seconds, pictures = seconds_of(lambda draw=draw: draw(served, steps))
-            print(f"{what}: {seconds:.2f} s, {seconds / len(pictures):.2f} s a picture")
-            for index, data in enumerate(pictures):
+            seconds, images = seconds_of(lambda generate=generate: generate(served, steps))
+            print(f"{what}: {seconds:.2f} s, {seconds / len(images):.2f} s an image")
+            for index, data in enumerate(images):
                 print("  " + save(output, f"{name}_{index}", data), flush=True)
         print_statistics(served)
     print(f"server stopped; start it again with: {program} serve {repository}")

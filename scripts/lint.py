@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""clang-tidy on the engine and the command line, in parallel.
+"""Runs clang-tidy on the engine and the front ends, in parallel.
 
-A file that was clean is not looked at again until it, a header of the project that it reaches, its
+A clean file is not checked again until it, a header of the project that it reaches, its
 compile command, or .clang-tidy changes.
 """
 
@@ -20,7 +20,7 @@ INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
 
 def reached_files(path: pathlib.Path, seen: set) -> set:
-    """A file and the project's headers that it includes, directly or not."""
+    """Returns a file and the project's headers that it includes, directly or not."""
     if path in seen:
         return seen
     seen.add(path)
@@ -47,7 +47,7 @@ def without_launcher(entry: dict) -> dict:
 
 
 def tidy(entry: dict, cache: pathlib.Path) -> str:
-    """What clang-tidy has to say about one file; nothing when it is clean."""
+    """The messages of clang-tidy about one file; empty when it is clean."""
     stamp = cache / fingerprint(entry)
     if stamp.exists():
         return ""
@@ -77,7 +77,7 @@ def main() -> int:
         and pathlib.Path(entry["file"]).suffix != ".cu"  # clang-tidy 14 does not know this CUDA
         and pathlib.Path(entry["file"]).relative_to(ROOT).parts[0] in FOLDERS
     ]
-    # Sources that are compiled more than once, for several instruction sets, are looked at once.
+    # Sources that are compiled more than once, for several instruction sets, are checked once.
     entries = list({entry["file"]: without_launcher(entry) for entry in entries}.values())
     cache = args.build / "clang-tidy"
     cache.mkdir(exist_ok=True)

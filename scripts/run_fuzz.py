@@ -2,8 +2,8 @@
 """Builds the fuzz targets and runs each for a while, one after the other.
 
 Inputs worth keeping lie in tests/fuzz/corpus/TARGET; what a run adds goes to build-fuzz/corpus. An
-input that breaks a target is left in build-fuzz/found and makes this fail; when the bug is mended,
-it belongs into tests/fuzz/corpus.
+input that breaks a target is left in build-fuzz/found and makes this fail; when the bug is fixed,
+it belongs in tests/fuzz/corpus.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build-fuzz"
-# Golden files that are good inputs to begin with.
+# These golden files are good first inputs.
 SEEDS = {
     "tokenizer_clip": ROOT / "tests/golden/tokenizer/clip",
     "tokenizer_t5": ROOT / "tests/golden/tokenizer/t5",

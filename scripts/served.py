@@ -1,4 +1,4 @@
-"""`flux-triton serve` as a context: a Triton server that is ready inside it and gone after it."""
+"""Runs `flux-triton serve` as a context manager: the server is ready inside it and gone after it."""
 
 import pathlib
 import select
@@ -15,7 +15,7 @@ INTERRUPTED = 130
 
 
 class Failed(Exception):
-    """Something that the user should read; no traceback."""
+    """A message for the user, shown without a traceback."""
 
 
 def run_program(*arguments) -> str:
@@ -41,19 +41,19 @@ def free_ports(count: int) -> list:
 
 def interrupt_on_signals() -> None:
     """SIGTERM and SIGHUP end a script as Ctrl-C does, so that contexts are left properly."""
-    # Made now: it imports things, which must not happen in the midst of whatever is interrupted.
+    # The hub is made now: it imports modules, which must not happen in the middle of an interruption.
     hub = sys.modules["gevent"].get_hub() if "gevent" in sys.modules else None
     last = -REPEATED_SECONDS
 
     def interrupt(*_):
-        # A terminal, a shell and a supervisor may send the same wish; the work of the first is to
-        # leave contexts, which the others must not stop half-way.
+        # A terminal, a shell and a supervisor may each send a signal for one interruption; the first
+        # starts to leave the contexts, which the others must not stop half-way.
         nonlocal last
         before, last = last, time.monotonic()
         if last - before < REPEATED_SECONDS:
             return
-        # A client that was being made complains when it is dropped half-made, and the loop that HTTP
-        # clients wait in reports what ends it; nobody needs to know.
+        # A client complains when it is dropped half-made, and the loop of the HTTP clients reports
+        # what ends it; neither message helps the user.
         sys.unraisablehook = lambda _: None
         if hub is not None:
             hub.exception_stream = None
@@ -114,7 +114,7 @@ class Served:
             raise Failed(f"the server ended with exit code {code}; its log is {self.log}")
 
     def _wait_ready(self):
-        """serve announces on standard output that the server answers."""
+        """Waits for the line on standard output by which serve announces the server."""
         ready, _, _ = select.select([self.process.stdout], [], [], READY_SECONDS)
         if ready and self.process.stdout.readline():
             return
@@ -122,7 +122,7 @@ class Served:
         raise Failed(f"the server did not get ready: {said[-1] if said else 'it said nothing'}")
 
     def _stop(self) -> int:
-        """Ends the server; another Ctrl-C meanwhile is too late to matter."""
+        """Ends the server; Ctrl-C has no effect while it stops."""
         handlers = {
             number: signal.signal(number, signal.SIG_IGN)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

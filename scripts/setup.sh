@@ -7,7 +7,7 @@ set -euo pipefail
 packages_of() {
   case "$1" in
     build)
-      # The product: compiler, build tools, and the libraries that design and README name.
+      # The product needs a compiler, build tools, and the libraries that it links.
       echo g++ cmake ninja-build ccache pkg-config python3 git make \
         libdnnl-dev libutf8proc-dev nlohmann-json3-dev libcli11-dev \
         libpng-dev libfmt-dev libgtest-dev
@@ -16,7 +16,7 @@ packages_of() {
     serve) echo python3-venv ;;
     test)
       # Version 14 by name: other versions format and warn differently.
-      # The serving tests ask with curl, too; the server's Python backend loads libpython; the
+      # The serving tests use curl, too; the server's Python backend loads libpython; the
       # microbenchmarks are built.
       echo clang-format-14 clang-tidy-14 curl libpython3-dev libbenchmark-dev "$(packages_of serve)"
       ;;
@@ -30,7 +30,7 @@ packages_of() {
   esac
 }
 
-# A tool that was installed in another way than by a package is as good.
+# A tool that was not installed by a package counts as well.
 is_present() {
   if dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null | grep -qx installed; then
     return 0
@@ -79,7 +79,7 @@ install_missing() {
   mapfile -t missing < <(missing_of "$@")
   if ((${#missing[@]} == 0)); then return; fi
   echo "Installing missing packages: ${missing[*]}" >&2
-  # Package lists may be absent or old; they are only fetched when the first try fails.
+  # Package lists may be absent or old; they are fetched only when the first try fails.
   if ! install "${missing[@]}" >&2; then
     as_root apt-get update -q >&2
     install "${missing[@]}" >&2
@@ -94,7 +94,7 @@ main() {
       "elsewhere install the counterparts of:" "$(for g in "$@"; do packages_of "$g"; done)" >&2
     exit 1
   fi
-  # Twice: which g++ there is shows only once it is installed.
+  # The second pass sees which g++ the first one installed.
   install_missing "$@"
   install_missing "$@"
 }

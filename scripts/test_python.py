@@ -38,7 +38,7 @@ def steps(python: str) -> list:
     def alone():
         return pytest_tests("build", "python", FLUX_PYTHON=python, FLUX_TEST_PYTHON=",".join(ALL))
 
-    return [("programs and pictures", alone)] + [mix(*each) for each in MIXES]
+    return [("programs and images", alone)] + [mix(*each) for each in MIXES]
 
 
 def main() -> int:

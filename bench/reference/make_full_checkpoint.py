@@ -1,7 +1,7 @@
 """Writes a checkpoint of FLUX.1-dev's size (33 GB) with random weights, for GPU benchmarks.
 
-Weights are normal numbers that keep activations near 1, stored in bfloat16; drawn on the GPU where
-there is one. The tokenizers come from the demo checkpoint. --schnell leaves the guidance out.
+Weights are normal numbers that keep activations near 1, stored in bfloat16; generated on the GPU
+if there is one. The tokenizers come from the demo checkpoint. --schnell leaves the guidance out.
 """
 
 import argparse

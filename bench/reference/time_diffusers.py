@@ -96,7 +96,7 @@ def main() -> None:
         pipe.transformer.compile()
         pipe.vae.decode = torch.compile(pipe.vae.decode)
 
-    def draw():
+    def generate():
         pipe(
             args.prompt,
             height=args.height,
@@ -107,7 +107,7 @@ def main() -> None:
         )
 
     with torch.inference_mode():
-        result = {"image": measure(draw, args.runs, args.warmup)}
+        result = {"image": measure(generate, args.runs, args.warmup)}
         result["peak_memory_bytes"] = peak_memory_bytes()
         result["stages"] = {
             name: measure(call, args.runs, args.warmup)

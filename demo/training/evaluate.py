@@ -2,7 +2,7 @@
 
     python -m training.evaluate shapes --count 128 --sheet contact_sheet.png [--device cuda] [--only NAME]
 
-bfloat16 and float32 pipelines draw unlike noise from one seed (torch draws the uniform numbers in the
+bfloat16 and float32 pipelines sample unlike noise from one seed (torch samples the uniform numbers in the
 noise's own type), so "same noise" hands both the bfloat16 noise.
 """
 
@@ -44,7 +44,7 @@ ROWS = {
     "bf16 192x128": ("bfloat16", 12, 3.5, 192, 128, 64),
     "bf16 128x256": ("bfloat16", 12, 3.5, 128, 256, 64),
 }
-# name: two of (dtype, steps, text tokens), drawn from the same noise
+# name: two of (dtype, steps, text tokens), generated from the same noise
 PAIRS = {
     "bf16 to f32, 12 steps": (("bfloat16", 12, 64), ("float32", 12, 64)),
     "bf16 to f32, 28 steps": (("bfloat16", 28, 64), ("float32", 28, 64)),
@@ -61,7 +61,7 @@ def load(checkpoint, dtype, device):
     return pipe
 
 
-def draw(pipe, prompts, first, row, noise=None):
+def generate(pipe, prompts, first, row, noise=None):
     """All prompts at once, each with its own seed (first, first + 1, ...)."""
     _, steps, guidance, height, width, length = row
     n = len(prompts)
@@ -82,7 +82,7 @@ def draw(pipe, prompts, first, row, noise=None):
 
 
 def psnr(a, b):
-    """Mean over pictures of each one's PSNR in dB."""
+    """Mean over images of each one's PSNR in dB."""
     e = ((a.astype(np.float64) - b) ** 2).mean((1, 2, 3))
     return float((10 * np.log10(255**2 / np.maximum(e, 1e-3))).mean())
 
@@ -96,7 +96,7 @@ def noises(count):
 
 
 def through(vae, scenes, height, width):
-    """Perfect pictures encoded and decoded: no model that draws latents can do better."""
+    """Perfect images encoded and decoded: no model that generates latents can do better."""
     x = render(pack(scenes), height, width).to(vae.device, vae.dtype)
     parts = [vae.decode(vae.encode(y).latent_dist.mean).sample for y in x.split(32)]
     return to_pixels(torch.cat(parts))
@@ -112,7 +112,7 @@ def compare(pipes, scenes, count):
     prompts, noise = [s["prompt"] for s in scenes[:count]], noises(count)
     for name, sides in PAIRS.items():
         rows = [(d, steps, 3.5, 128, 128, length) for d, steps, length in sides]
-        a, b = (draw(pipes[r[0]], prompts, 0, r, noise) for r in rows)
+        a, b = (generate(pipes[r[0]], prompts, 0, r, noise) for r in rows)
         print(f"{name:24} same noise: {psnr(a, b):.1f} dB", flush=True)
 
 
@@ -123,10 +123,10 @@ def main():
     ap.add_argument("--batch", type=int, default=64)
     ap.add_argument("--device", default="cpu")
     ap.add_argument("--only", nargs="*", help="rows by name")
-    ap.add_argument("--vae", action="store_true", help="judge perfect pictures through the VAE, too")
+    ap.add_argument("--vae", action="store_true", help="judge perfect images through the VAE, too")
     ap.add_argument("--vae-sheet", help="PNG with 32 of these, those that the VAE spoils first")
     ap.add_argument("--pairs", type=int, default=0, help="prompts for the PSNR between types")
-    ap.add_argument("--sheet", help="PNG with the first 32 pictures of the first row")
+    ap.add_argument("--sheet", help="PNG with the first 32 images of the first row")
     ap.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 1) - 2))
     ap.add_argument("--verbose", action="store_true")
     o = ap.parse_args()
@@ -146,10 +146,10 @@ def main():
         row, begin, images = ROWS[name], time.time(), []
         for i in range(0, o.count, o.batch):
             prompts = [s["prompt"] for s in scenes[i : i + o.batch]]
-            images += list(draw(pipes[row[0]], prompts, i, row))
+            images += list(generate(pipes[row[0]], prompts, i, row))
         seconds = time.time() - begin
         results = workers.map(one, list(zip(images, scenes)), chunksize=2)
-        line = {**mean(results), "pictures": o.count, "seconds": round(seconds, 2)}
+        line = {**mean(results), "images": o.count, "seconds": round(seconds, 2)}
         print(f"{name:18} {json.dumps(line)}", flush=True)
         if name == "bf16 12 steps":
             for k, (r, s) in enumerate(zip(results, scenes) if o.verbose else []):

@@ -65,7 +65,7 @@ def attend(q, k, v, rope):
 
 
 def double_block(p, c, x, temb, cos, sin):
-    """Text states c and picture states x, each with its own weights, one attention over both."""
+    """Text states c and image states x, each with its own weights, one attention over both."""
     n = c.shape[1]
     xm, cm = lin(p, "norm1.linear", temb).chunk(6, -1), lin(p, "norm1_context.linear", temb).chunk(
         6, -1
@@ -96,7 +96,7 @@ def double_block(p, c, x, temb, cos, sin):
 
 
 def single_block(p, x, temb, cos, sin):
-    """Text and picture states in one sequence; attention and MLP side by side."""
+    """Text and image states in one sequence; attention and MLP side by side."""
     shift, scale, gate = lin(p, "norm.linear", temb).chunk(3, -1)
     y = modulated(x, shift, scale)
     a = attend(
@@ -147,7 +147,7 @@ def t5_buckets(n, device):
 
 
 def rope_table(text, rows, columns, device):
-    """Cosines and sines (text + rows * columns, D / 2) float32: text ids are (0, 0, 0), picture ids
+    """Cosines and sines (text + rows * columns, D / 2) float32: text ids are (0, 0, 0), image ids
     (0, row, column)."""
     ids = torch.zeros(text + rows * columns, 3, dtype=torch.float64)
     ids[text:, 1] = torch.arange(rows).repeat_interleave(columns)
@@ -226,7 +226,7 @@ class Passes:
 
     def dit(self, p, x, t, g, states, pooled, grid, tap=None):
         """The predicted velocity (B, n, 64). t (0 to 1) and g are rounded to the weights' type and
-        multiplied by 1000 in it, as the pipeline does. `tap`: also give the picture states
+        multiplied by 1000 in it, as the pipeline does. `tap`: also give the image states
         behind that many single blocks."""
         dtype = p["x_embedder.weight"].dtype
         n = states.shape[1]

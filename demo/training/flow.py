@@ -28,12 +28,12 @@ SHAPES = [
     (256, 256, 64, 0.03, 0.4),
     (256, 256, 512, 0.01, 0.15),
 ]
-TAP = 1  # the hint heads read the picture states behind so many single blocks
+TAP = 1  # the hint heads read the image states behind so many single blocks
 HINTS = len(KINDS) + 1 + len(NAMES) + 1 + len(NAMES) + 3
 
 
 def shift(s, n):
-    """The scheduler's dynamic shift of noise levels for n picture tokens."""
+    """The scheduler's dynamic shift of noise levels for n image tokens."""
     mu = (n - 256) * (1.15 - 0.5) / (4096 - 256) + 0.5
     return math.exp(mu) / (math.exp(mu) + 1 / s - 1)
 
@@ -46,7 +46,7 @@ def noise_levels(count, n, high, device):
 
 
 def hint_loss(h, packed, y, rows, columns):
-    """What every picture token shows (kind and colour of the shape over it, its offset and radius, the
+    """What every image token shows (kind and colour of the shape over it, its offset and radius, the
     background), read off inner states h (B, rows * columns, HINTS). Only a help in training: it tells
     the early layers at once what the velocity's error tells them slowly."""
     cy = ((torch.arange(rows, device=h.device) + 0.5) / rows).repeat_interleave(columns)
@@ -131,7 +131,7 @@ class Trainer:
         self.sums = torch.zeros(4, device=self.device)
         self.graphs = {}
 
-    def draw(self, height, width, length, share):
+    def sample_batch(self, height, width, length, share):
         z, packed, y, a, b = self.pool.bins[height, width]
         n = max(2, int(self.batch * share))
         k = torch.randint(len(z), (n,), device=self.device)
@@ -140,7 +140,7 @@ class Trainer:
     def loss(self, shape):
         height, width, length, _, share = shape
         grid = (height // 16, width // 16)
-        x0, packed, y, a, b = self.draw(height, width, length, share)
+        x0, packed, y, a, b = self.sample_batch(height, width, length, share)
         n = len(x0)
         drop = torch.rand(n, 1, device=self.device) < 0.1
         a = torch.where(drop, self.empty[0], a)
@@ -238,7 +238,7 @@ class Distiller(Trainer):
     def loss(self, shape):
         height, width, length, _, share = shape
         grid = (height // 16, width // 16)
-        x0, _, _, a, b = self.draw(height, width, length, share)
+        x0, _, _, a, b = self.sample_batch(height, width, length, share)
         t = noise_levels(len(x0), x0.shape[1], self.high, self.device)
         x = torch.lerp(x0, torch.randn_like(x0), t[:, None, None])
         g = 1 + 4 * torch.rand_like(t)

@@ -57,8 +57,8 @@ def unpack_latents(z, rows, columns):
 
 
 class Pool:
-    """Encoded pictures with their scenes and tokens, one bin for each picture size. Bins are tensors
-    with fixed addresses: `refresh` overwrites a part of one with new pictures."""
+    """Encoded images with their scenes and tokens, one bin for each image size. Bins are tensors
+    with fixed addresses: `refresh` overwrites a part of one with new images."""
 
     def __init__(self, vae, data, counts, device):
         self.vae, self.data, self.device = vae, data, device

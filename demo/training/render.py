@@ -33,7 +33,7 @@ def labels(scenes):
 
 
 def render(packed, H, W):
-    """Packed scenes (B, 27) -> pictures (B, 3, H, W) in [-1, 1]."""
+    """Packed scenes (B, 27) -> images (B, 3, H, W) in [-1, 1]."""
     P = packed
     B, side = P.shape[0], min(H, W)
     yy = (torch.arange(H, device=P.device) + 0.5).view(1, H, 1)

@@ -1,4 +1,4 @@
-"""Draws with the training passes, with two-pass guidance: how good is the undistilled model?"""
+"""Generates with the training passes and two-pass guidance: how good is the undistilled model?"""
 
 import math
 
@@ -11,7 +11,7 @@ from .pool import pack_latents, unpack_latents
 
 
 def sigmas(steps, n):
-    """FluxPipeline's noise levels for n picture tokens, the final 0 included."""
+    """FluxPipeline's noise levels for n image tokens, the final 0 included."""
     return [shift(float(s), n) for s in np.linspace(1, 1 / steps, steps)] + [0.0]
 
 
@@ -21,8 +21,8 @@ def to_pixels(y):
 
 
 @torch.no_grad()
-def draw(p, vae, tokens, empty, seeds, steps, weight, height=128, width=128, length=64):
-    """uint8 pictures (N, height, width, 3). `p`: flow.split's dicts; `weight` 1: one pass."""
+def generate(p, vae, tokens, empty, seeds, steps, weight, height=128, width=128, length=64):
+    """uint8 images (N, height, width, 3). `p`: flow.split's dicts; `weight` 1: one pass."""
     passes, device = fast.Passes(), empty[0].device
     dtype = p["dit"]["x_embedder.weight"].dtype
     a, b = (t.to(device) for t in tokens)

@@ -1,4 +1,4 @@
-"""Pages of pictures."""
+"""Makes pages of images."""
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -19,7 +19,7 @@ def _wrapped(canvas, text, width):
 
 
 def sheet(images, path, captions=None, columns=8, margin=0):
-    """Writes uint8 pictures as one PNG, row by row; with captions, each below its picture, which may
+    """Writes uint8 images as one PNG, row by row; with captions, each below its image, which may
     be wider by `margin` on both sides."""
     height, width = max(i.shape[0] for i in images), max(i.shape[1] for i in images) + 2 * margin
     rows = [range(k, min(k + columns, len(images))) for k in range(0, len(images), columns)]

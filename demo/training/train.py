@@ -4,7 +4,7 @@
     python -m training.train --out shapes --state state --stage flow --seconds 1500
     python -m training.train --out shapes --state state --stage distil --seconds 200
 
-Everything is made here: pictures, prompts, both tokenizers, all five models. Each call runs one stage or more,
+Everything is made here: images, prompts, both tokenizers, all five models. Each call runs one stage or more,
 goes on from what --state holds, writes the state back, and exports the checkpoint to --out. `flow` may
 be given in several calls: --rate-start and --rate-end say how the learning rate goes within each.
 Under torchrun the VAE's batches are spread over several GPUs.
@@ -70,15 +70,15 @@ def restore_vae(folder, m, needed=True):
 
 def start_from(folder, m):
     """Puts an exported checkpoint's weights into the models (bfloat16's precision). Residual layers
-    that it lacks start as the identity: a VAE can be made deeper without losing what it knows."""
+    it does not have start as the identity: a VAE can be made deeper without losing what it knows."""
     for key, old in m.items():
         new = type(old).from_pretrained(folder / models.FOLDER[key], torch_dtype=torch.float32)
-        lacking = old.load_state_dict(new.state_dict(), strict=False).missing_keys
-        for name in lacking:
+        missing = old.load_state_dict(new.state_dict(), strict=False).missing_keys
+        for name in missing:
             if ".conv2." in name:
                 torch.nn.init.zeros_(old.get_parameter(name))
             elif ".resnets." not in name:
-                raise SystemExit(f"{folder / models.FOLDER[key]} lacks {name}")
+                raise SystemExit(f"{folder / models.FOLDER[key]} has no {name}")
         if key == "vae":
             names = ("shift_factor", "scaling_factor")
             old.register_to_config(**{k: new.config[k] for k in names})
@@ -86,7 +86,7 @@ def start_from(folder, m):
 
 @torch.no_grad()
 def check(o, workers, weights, m, tokens, empty, steps=12):
-    """The undistilled model's shares of right pictures with several two-pass guidances."""
+    """The undistilled model's shares of matching images with several two-pass guidances."""
     scenes = test_scenes(o.check)
     flat = weights.average.to(weights.work.dtype)
     p = flow.split(weights.views(flat))
@@ -95,7 +95,7 @@ def check(o, workers, weights, m, tokens, empty, steps=12):
     results = workers.map(one, list(zip(images, scenes)), chunksize=2)
     print(f"through the VAE alone: {json.dumps(mean(results))}", flush=True)
     for w in o.weights:
-        images = sample.draw(p, m, tokenized, empty, range(o.check), steps, w)
+        images = sample.generate(p, m, tokenized, empty, range(o.check), steps, w)
         results = workers.map(one, list(zip(images, scenes)), chunksize=2)
         print(f"two-pass guidance {w}: {json.dumps(mean(results))}", flush=True)
         if o.sheet and w == o.weights[-1]:
@@ -137,13 +137,13 @@ def options():
     ap.add_argument(
         "--strength", type=float, default=0.5, help="two-pass guidance per unit of guidance"
     )
-    ap.add_argument("--pool", type=int, default=98304, help="pictures of 128x128 kept encoded")
+    ap.add_argument("--pool", type=int, default=98304, help="images of 128x128 kept encoded")
     ap.add_argument("--every", type=int, default=16, help="steps between refreshes of the pool")
     ap.add_argument("--chunk", type=int, default=512)
     ap.add_argument("--workers", type=int, default=max(0, min(14, (os.cpu_count() or 1) - 2)))
     ap.add_argument("--seed", type=int, default=0)
     ap.add_argument(
-        "--check", type=int, default=0, help="held-out prompts to draw and judge at the end"
+        "--check", type=int, default=0, help="held-out prompts to generate and judge at the end"
     )
     ap.add_argument("--weights", type=float, nargs="*", default=(1.0, 2.0, 3.0))
     ap.add_argument("--sheet", type=Path)

@@ -11,7 +11,7 @@ OTHER_SIZES += [(64, 64), (160, 96)]
 SMALL = 0.13  # radius of a small shape, of the shorter side
 
 
-def picture_loss(y, x):
+def image_loss(y, x):
     """L1 at three scales, and L1 of the gradients for sharp edges. Returns (loss, plain L1)."""
     y = y.float()
     loss, a, c = 0, x, y
@@ -126,12 +126,12 @@ class Losses:
 
     def all(self, x, target):
         q = self.vae.encode(x).latent_dist
-        loss, l1 = picture_loss(self.vae.decode(q.sample()).sample, target)
+        loss, l1 = image_loss(self.vae.decode(q.sample()).sample, target)
         k = kl(q)
         return loss + self.kl_weight * k, l1, k.detach()
 
     def decoder(self, z, target):
-        return picture_loss(self.vae.decode(z).sample, target)
+        return image_loss(self.vae.decode(z).sample, target)
 
     def of(self, packed, height, width, alone):
         """(loss, L1, KL or 0); `alone`: of the decoder."""
@@ -153,7 +153,7 @@ def train(vae, data, seconds, batch, device, kl_weight=5e-3, alone=0.5, noise=0.
     for the time once everything is compiled. `alone`: the last share of the
     time, in which the encoder stays as it is (1: all of it; shift and scale then stay too).
     `noise`: the decoder is then trained to bear up to this share of the encoder's spread: with all
-    of it, it blurs fine tips that the transformer does draw."""
+    of it, it blurs fine tips that the transformer does generate."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     vae.to(device)
     weights = FlatWeights(dict(vae.named_parameters()), device, dtype, average=0.998)

@@ -20,7 +20,7 @@ DEV = CHECKPOINTS / "tiny-dev"  # f32, one file a component, guidance embeddings
 SCHNELL = CHECKPOINTS / "tiny-schnell"  # bf16, sharded
 F16 = CHECKPOINTS / "tiny-f16"  # f16; a decoder without attention
 TIMEOUT = 120
-# A small picture: quick even under sanitizers.
+# A small image is quick even under sanitizers.
 SMALL = ["--height", "32", "--width", "48", "--steps", "2", "--max-sequence-length", "8"]
 # Numbers for sanitizers' own exits, which must not pass for an error of the program.
 SANITIZER_EXIT = 99

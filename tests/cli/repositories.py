@@ -56,7 +56,7 @@ class ConvertTest(CliTest):
         left = [name for name in os.listdir(self.directory) if name not in ("checkpoint", "old")]
         self.assertEqual(left, [])
 
-    def assert_draws_the_same(self, checkpoint, repository):
+    def assert_generates_the_same(self, checkpoint, repository):
         images = []
         for name, source in (("a", checkpoint), ("b", repository)):
             latents = self.directory / f"{name}.safetensors"

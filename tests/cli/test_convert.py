@@ -75,12 +75,12 @@ class LayoutTest(ConvertTest):
         self.assertIn("computes in f32 on cpu", result.out)
         self.assertIn(f"flux-triton serve {self.repository}", result.out)
 
-    def test_repository_draws_what_the_checkpoint_draws(self):
+    def test_repository_generates_what_the_checkpoint_generates(self):
         for weights in ("link", "copy", "reference"):
             for checkpoint in (DEV, SCHNELL):
                 with self.subTest(weights=weights, checkpoint=checkpoint.name):
                     self.convert(checkpoint, "--weights", weights, "--force")
-                    self.assert_draws_the_same(checkpoint, self.repository)
+                    self.assert_generates_the_same(checkpoint, self.repository)
 
     def test_inspect_and_check_take_a_repository(self):
         self.convert(DEV)
@@ -130,7 +130,7 @@ class WeightsTest(ConvertTest):
                 shutil.rmtree(checkpoint)
                 moved = self.directory / f"moved-{weights}"
                 self.repository.rename(moved)
-                self.assert_draws_the_same(DEV, moved)
+                self.assert_generates_the_same(DEV, moved)
 
     def test_link_follows_symbolic_links(self):
         """Checkpoints in a download cache are directories of links."""

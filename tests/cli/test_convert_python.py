@@ -70,9 +70,9 @@ class RepositoryTest(ConvertTest):
         programs = programs_of(MODELS)
         self.assertEqual(files_under(self.repository), sorted(expected_files(DEV) + programs))
 
-    def test_draws_and_converts_like_a_native_one(self):
+    def test_generates_and_converts_like_a_native_one(self):
         self.convert(DEV, "--backend", "python", "--weights", "copy")
-        self.assert_draws_the_same(DEV, self.repository)
+        self.assert_generates_the_same(DEV, self.repository)
         other = self.directory / "other"
         result = run("convert", self.repository, other)
         self.assertEqual(result.code, 0, result.err)

@@ -44,14 +44,14 @@ def read_png(path):
 
 
 class GenerateTest(CliTest):
-    def draw(self, *arguments, source=DEV, size=SMALL):
+    def generate(self, *arguments, source=DEV, size=SMALL):
         """Result of generate with --json, in this test's directory."""
         result = run("generate", source, *size, *arguments, "--json", cwd=self.directory)
         self.assertEqual(result.code, 0, result.err)
         return json.loads(result.out)
 
     def test_one_image(self):
-        report = self.draw("--prompt", "a star", "--seed", "7", "-o", "one.png")
+        report = self.generate("--prompt", "a star", "--seed", "7", "-o", "one.png")
         self.assertEqual(report["files"], ["one.png"])
         self.assertEqual(report["seeds"], [7])
         for stage in ("encode", "denoise", "decode", "total"):
@@ -72,7 +72,7 @@ class GenerateTest(CliTest):
         self.assertEqual(texts["checkpoint"], ("tEXt", "tiny-dev"))
 
     def test_prompt_metadata(self):
-        """Brackets, commas and dashes arrive as they are; what Latin-1 lacks goes to iTXt."""
+        """Brackets, commas and dashes arrive unchanged; what Latin-1 cannot encode goes to iTXt."""
         for prompt, kind in (
             ("[a, b]", "tEXt"),
             ("-5 café", "tEXt"),
@@ -80,12 +80,12 @@ class GenerateTest(CliTest):
             ("two\nlines", "tEXt"),
             ("a\ttab", "iTXt"),
         ):
-            self.draw("--prompt", prompt, "-o", "text.png")
+            self.generate("--prompt", prompt, "-o", "text.png")
             texts = read_png(self.directory / "text.png")[3]
             self.assertEqual(texts["prompt"], (kind, prompt))
 
     def test_rows_and_images_are_numbered(self):
-        report = self.draw(
+        report = self.generate(
             "--prompt", "a star", "--prompt", "a ring", "--images", "2", "--seed", "10",
             "-o", "many.png",
         )
@@ -96,9 +96,9 @@ class GenerateTest(CliTest):
         self.assertEqual(prompts, ["a star", "a star", "a ring", "a ring"])
 
     def test_rows_do_not_influence_one_another(self):
-        """Image 2 of a call is what a call of its own draws, whatever the number of threads."""
-        self.draw("--prompt", "a star", "--prompt", "a ring", "--seed", "4", "-o", "many.png")
-        self.draw("--prompt", "a ring", "--seed", "5", "--threads", "1", "-o", "one.png")
+        """Image 2 of a call is what a call of its own generates, whatever the number of threads."""
+        self.generate("--prompt", "a star", "--prompt", "a ring", "--seed", "4", "-o", "many.png")
+        self.generate("--prompt", "a ring", "--seed", "5", "--threads", "1", "-o", "one.png")
         self.assertEqual(
             read_png(self.directory / "many_1.png")[2], read_png(self.directory / "one.png")[2]
         )
@@ -108,13 +108,13 @@ class GenerateTest(CliTest):
         for source in (DEV, SCHNELL):
             for threads in ("1", "2", "3"):
                 name = f"{source.name}-{threads}.png"
-                self.draw("--prompt", "x", "--seed", "1", "--threads", threads, "-o", name,
+                self.generate("--prompt", "x", "--seed", "1", "--threads", threads, "-o", name,
                           source=source)
                 files.append((self.directory / name).read_bytes())
             self.assertEqual(len(set(files)), 1)
             files.clear()
 
-    def test_options_change_the_picture(self):
+    def test_options_change_the_image(self):
         """No option is ignored."""
         base = ["--prompt", "a star", "--seed", "1"]
         variants = {
@@ -128,12 +128,12 @@ class GenerateTest(CliTest):
         }
         images = {}
         for name, arguments in variants.items():
-            self.draw(*arguments, "-o", "image.png")
+            self.generate(*arguments, "-o", "image.png")
             images[name] = read_png(self.directory / "image.png")[2]
         self.assertEqual(len(set(images.values())), len(images))
 
     def test_random_seed_is_printed(self):
-        seeds = {self.draw("--prompt", "a", "-o", "a.png")["seeds"][0] for _ in range(3)}
+        seeds = {self.generate("--prompt", "a", "-o", "a.png")["seeds"][0] for _ in range(3)}
         self.assertGreater(len(seeds), 1)
         result = run("generate", DEV, *SMALL, "--prompt", "a", "-o", self.directory / "a.png")
         self.assertRegex(result.out, r"(?m)^prompt: a\nfile: .*a\.png  seed \d+, 48x32, 2 steps$")
@@ -141,7 +141,9 @@ class GenerateTest(CliTest):
         self.assertRegex(result.out, r"(?m)^peak memory: \d")
 
     def test_latents(self):
-        self.draw("--prompt", "a", "--images", "2", "-o", "a.png", "--save-latents", "l.safetensors")
+        self.generate(
+            "--prompt", "a", "--images", "2", "-o", "a.png", "--save-latents", "l.safetensors"
+        )
         header, data = read_safetensors(self.directory / "l.safetensors")
         self.assertEqual(header["latents"]["shape"], [2, 6, 24])
         self.assertEqual(header["latents"]["dtype"], "F32")
@@ -158,9 +160,9 @@ class GenerateTest(CliTest):
             header = {"latents": {"dtype": "F32", "shape": shape, "data_offsets": [0, len(part)]}}
             write_safetensors(self.directory / f"{name}.safetensors", header, part)
         prompts = ["--prompt", "a star", "--prompt", "a ring", "--prompt", "a star"]
-        report = self.draw(*prompts, "--latents", "all.safetensors", "-o", "many.png")
+        report = self.generate(*prompts, "--latents", "all.safetensors", "-o", "many.png")
         self.assertEqual(report["seeds"], [])
-        self.draw("--prompt", "a ring", "--latents", "second.safetensors", "-o", "one.png")
+        self.generate("--prompt", "a ring", "--latents", "second.safetensors", "-o", "one.png")
         many = [read_png(self.directory / f"many_{i}.png") for i in range(3)]
         self.assertEqual(many[1][2], read_png(self.directory / "one.png")[2])
         self.assertNotEqual(many[0][2], many[2][2])
@@ -177,11 +179,11 @@ class GenerateTest(CliTest):
         ):
             header = {name: {"dtype": dtype, "shape": shape, "data_offsets": [0, len(data)]}}
             write_safetensors(self.directory / "l.safetensors", header, data)
-            draw = ["generate", DEV, *SMALL, "--prompt", "a", "-o", self.directory / "a.png"]
-            result = run(*draw, "--latents", self.directory / "l.safetensors")
+            generate = ["generate", DEV, *SMALL, "--prompt", "a", "-o", self.directory / "a.png"]
+            result = run(*generate, "--latents", self.directory / "l.safetensors")
             self.assert_error(result, 1, f"--latents .*l.safetensors: tensor.*{says}")
             self.assertFalse((self.directory / "a.png").exists())
-        result = run(*draw, "--latents", self.directory / "l.safetensors", "--seed", "1")
+        result = run(*generate, "--latents", self.directory / "l.safetensors", "--seed", "1")
         self.assert_error(result, 2, "--seed excludes --latents")
 
     def test_long_prompt_is_cut_with_a_warning(self):
@@ -193,7 +195,7 @@ class GenerateTest(CliTest):
     def test_old_image_is_replaced(self):
         output = self.directory / "a.png"
         output.write_bytes(b"old")
-        self.draw("--prompt", "a", "-o", "a.png")
+        self.generate("--prompt", "a", "-o", "a.png")
         self.assertEqual(read_png(output)[:2], (48, 32))
 
 

@@ -12,7 +12,7 @@ import unittest
 
 from harness import DEV, F16, SMALL, CliTest, command, environment, run, write_tensors
 
-DRAW = ["generate", DEV, "--prompt", "a star", *SMALL]
+GENERATE = ["generate", DEV, "--prompt", "a star", *SMALL]
 # Long enough to be interrupted on any machine.
 LONG = ["generate", DEV, "--prompt", "a star", "--height", "512", "--width", "512"]
 LONG += ["--steps", "1000", "--threads", "1"]
@@ -21,11 +21,12 @@ WAIT = 60
 
 class OutputTest(CliTest):
     def test_directory_missing(self):
-        result = run(*DRAW, "-o", self.directory / "none" / "image.png")
+        result = run(*GENERATE, "-o", self.directory / "none" / "image.png")
         self.assert_error(result, 1, "--output .*none/image.png: the directory .*none does not exist")
 
     def test_latents_directory_missing(self):
-        result = run(*DRAW, "-o", self.directory / "a.png", "--save-latents", "/none/l.safetensors")
+        output = ["-o", self.directory / "a.png", "--save-latents", "/none/l.safetensors"]
+        result = run(*GENERATE, *output)
         self.assert_error(result, 1, "--save-latents /none/l.safetensors: the directory /none")
         self.assert_no_files(self.directory)
 
@@ -38,20 +39,20 @@ class OutputTest(CliTest):
         closed = self.directory / "closed"
         closed.mkdir(0o555)
         try:
-            draw = ["generate", checkpoint, *DRAW[2:]]
-            result = run(*draw, "-o", closed / "image.png", **user)
+            generate = ["generate", checkpoint, *GENERATE[2:]]
+            result = run(*generate, "-o", closed / "image.png", **user)
         except PermissionError:
             self.skipTest("the program cannot be run by another user")
         self.assert_error(result, 1, "image.png: cannot be created: Permission denied")
         self.assert_no_files(closed)
 
     def test_output_on_full_device(self):
-        result = run(*DRAW, "-o", "/dev/full")
+        result = run(*GENERATE, "-o", "/dev/full")
         self.assert_error(result, 1, "/dev/full: cannot be written: No space left on device")
         self.assertTrue(stat.S_ISCHR(os.stat("/dev/full").st_mode))
 
     def test_latents_on_full_device(self):
-        result = run(*DRAW, "-o", self.directory / "image.png", "--save-latents", "/dev/full")
+        result = run(*GENERATE, "-o", self.directory / "image.png", "--save-latents", "/dev/full")
         self.assert_error(result, 1, "/dev/full: cannot be written: No space left on device")
         self.assertTrue(stat.S_ISCHR(os.stat("/dev/full").st_mode))
         self.assert_no_files(self.directory)
@@ -64,7 +65,7 @@ class OutputTest(CliTest):
         def limit():
             resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
 
-        result = run(*DRAW, "-o", old, preexec_fn=limit)
+        result = run(*GENERATE, "-o", old, preexec_fn=limit)
         self.assert_error(result, 1, "image.png: cannot be written: File too large")
         self.assertEqual(sorted(p.name for p in self.directory.iterdir()), ["image.png"])
         self.assertEqual(old.read_bytes(), b"old")
@@ -77,7 +78,8 @@ class OutputTest(CliTest):
 
     def test_stdout_closed(self):
         """Nothing that is opened later may take the place of standard output."""
-        for arguments in ([*DRAW, "-o", self.directory / "image.png"], ["inspect", DEV, "--json"]):
+        image = self.directory / "image.png"
+        for arguments in ([*GENERATE, "-o", image], ["inspect", DEV, "--json"]):
             result = run(*arguments, stdout=None, preexec_fn=lambda: os.close(1))
             self.assert_error(result, 1, "standard output: cannot be written")
         self.assertEqual((self.directory / "image.png").read_bytes()[:4], b"\x89PNG")
@@ -91,13 +93,13 @@ class OutputTest(CliTest):
 
     def test_stderr_closed(self):
         output = self.directory / "image.png"
-        result = run(*DRAW, "-o", output, stderr=None, preexec_fn=lambda: os.close(2))
+        result = run(*GENERATE, "-o", output, stderr=None, preexec_fn=lambda: os.close(2))
         self.assertEqual(result.code, 0)
         self.assertEqual(output.read_bytes()[:4], b"\x89PNG")
 
     def test_png_to_stdout_device(self):
         """A special file is written to, not replaced."""
-        result = run(*DRAW, "-o", "/dev/null")
+        result = run(*GENERATE, "-o", "/dev/null")
         self.assertEqual(result.code, 0, result.err)
         self.assertTrue(stat.S_ISCHR(os.stat("/dev/null").st_mode))
 
@@ -135,7 +137,7 @@ class InterruptionTest(CliTest):
         self.addCleanup(process.kill)
         return process
 
-    def draw_until_a_step(self):
+    def generate_until_a_step(self):
         """A process whose progress bar, on a terminal, shows that it denoises."""
         primary, secondary = pty.openpty()
         self.addCleanup(os.close, primary)
@@ -158,7 +160,7 @@ class InterruptionTest(CliTest):
         return text.decode()
 
     def interrupt(self, number) -> None:
-        process, terminal = self.draw_until_a_step()
+        process, terminal = self.generate_until_a_step()
         process.send_signal(number)
         out, _ = process.communicate(timeout=WAIT)
         self.assertEqual(process.returncode, 130)
@@ -166,14 +168,14 @@ class InterruptionTest(CliTest):
         self.assertRegex(self.read_rest(terminal), r"flux-triton: error: cancelled")
         self.assert_no_files(self.directory)
 
-    def test_interrupt_while_drawing(self):
+    def test_interrupt_while_generating(self):
         self.interrupt(signal.SIGINT)
 
-    def test_terminate_while_drawing(self):
+    def test_terminate_while_generating(self):
         self.interrupt(signal.SIGTERM)
 
     def test_second_interrupt_ends_at_once(self):
-        process, _ = self.draw_until_a_step()
+        process, _ = self.generate_until_a_step()
         process.send_signal(signal.SIGSTOP)  # both signals arrive before it can look
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGCONT)
@@ -195,7 +197,7 @@ class InterruptionTest(CliTest):
             self.assert_no_files(self.directory)
 
     def test_no_bar_without_terminal(self):
-        result = run(*DRAW, "-o", self.directory / "image.png", "--json")
+        result = run(*GENERATE, "-o", self.directory / "image.png", "--json")
         self.assertEqual((result.code, result.err), (0, ""))
         json.loads(result.out)
 

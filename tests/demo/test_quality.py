@@ -1,4 +1,4 @@
-"""The demo model draws what it is asked, as the judge sees it; and the judge sees what is there."""
+"""The demo model generates what it is asked for, by its judge; and the judge sees what is there."""
 
 import copy
 import os
@@ -25,17 +25,17 @@ SIDE = 128
 
 def paint(scene):
     """A scene as flat shapes without shadows."""
-    picture = np.full((SIDE, SIDE, 3), COLORS[scene["bg"]], np.uint8)
+    image = np.full((SIDE, SIDE, 3), COLORS[scene["bg"]], np.uint8)
     at = (np.arange(SIDE) + 0.5) / SIDE
     for o in scene["objs"]:
         x, y = at[None, :] - o["x"], at[:, None] - o["y"]
         outline = distances(np, *np.broadcast_arrays(x, y), o["r"])[KINDS.index(o["kind"])]
-        picture[outline < 0] = COLORS[o["color"]]
-    return picture
+        image[outline < 0] = COLORS[o["color"]]
+    return image
 
 
-def wrong(picture, scene):
-    return {aspect for aspect, right in judge(picture, scene).items() if not right}
+def wrong(image, scene):
+    return {aspect for aspect, right in judge(image, scene).items() if not right}
 
 
 def test_judge_accepts_what_was_asked():
@@ -61,9 +61,9 @@ def test_judge_refuses_what_was_not_asked(aspect, change):
     other = o | {"kind": "square", "color": "blue", "x": 0.74}
     asked = {"objs": [o, other], "bg": "yellow", "layout": "pair", "swap": False}
     assert not wrong(paint(asked), asked)
-    drawn = copy.deepcopy(asked)
-    change(drawn)
-    assert aspect in wrong(paint(drawn), asked)
+    changed = copy.deepcopy(asked)
+    change(changed)
+    assert aspect in wrong(paint(changed), asked)
 
 
 def swapped(objs):
@@ -83,7 +83,7 @@ def test_noise_is_the_same_for_every_dtype_and_count(tmp_path):
     assert 0.9 < parts[1].view(np.float32).std() < 1.1
 
 
-def test_demo_model_draws_what_it_is_asked(tmp_path):
+def test_demo_model_generates_what_it_is_asked_for(tmp_path):
     """In every dtype most of a few held-out prompts, alike; with a page of them."""
     command = [sys.executable, ROOT / "bench/quality.py", "--flux-triton", PROGRAM, "--count", "8"]
     command += ["--steps", "12", "--output", tmp_path / "table", "--sheet", tmp_path / "sheet.png"]

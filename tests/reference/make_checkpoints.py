@@ -184,19 +184,19 @@ def outputs_of(pipe):
     """Functions that run each component once on fixed inputs, as float32 tensors."""
     c = pipe.transformer.config
     g = torch.Generator().manual_seed(5)
-    draw = lambda *shape: torch.randn(shape, generator=g)
+    random = lambda *shape: torch.randn(shape, generator=g)
     ids = torch.zeros(6, 3)
     ids[:, 1], ids[:, 2] = torch.arange(6) // 3, torch.arange(6) % 3
     call = dict(
-        hidden_states=draw(1, 6, c.in_channels),
+        hidden_states=random(1, 6, c.in_channels),
         timestep=torch.tensor([0.7]),
         guidance=torch.tensor([3.5]) if c.guidance_embeds else None,
-        pooled_projections=draw(1, c.pooled_projection_dim),
-        encoder_hidden_states=draw(1, 9, c.joint_attention_dim),
+        pooled_projections=random(1, c.pooled_projection_dim),
+        encoder_hidden_states=random(1, 9, c.joint_attention_dim),
         img_ids=ids,
         txt_ids=torch.zeros(9, 3),
     )
-    latents = draw(1, pipe.vae.config.latent_channels, 4, 6)
+    latents = random(1, pipe.vae.config.latent_channels, 4, 6)
     text = ["a red cat in the rain, it's wooden 🐱", "watercolour of the sea"]
     return {
         "transformer": lambda: pipe.transformer(**call, return_dict=False)[0],

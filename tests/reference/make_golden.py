@@ -98,17 +98,17 @@ def transformer_inputs(pipe, case, dtype):
     config = pipe.transformer.config
     generator = torch.Generator().manual_seed(case["seed"])
     batch, (rows, columns), text = case["batch"], case["tokens"], case["text_tokens"]
-    draw = lambda *shape: torch.randn(shape, generator=generator).to(DTYPES[dtype])
+    random = lambda *shape: torch.randn(shape, generator=generator).to(DTYPES[dtype])
     ids = torch.zeros(rows, columns, 3)
     ids[..., 1] += torch.arange(rows)[:, None]
     ids[..., 2] += torch.arange(columns)
     # As the pipeline passes it: the scheduler's value in the compute dtype, divided by 1000 there.
     timestep = (torch.tensor(case["timesteps"]).to(DTYPES[dtype]) / 1000).float()
     inputs = {
-        "hidden_states": draw(batch, rows * columns, config.in_channels),
+        "hidden_states": random(batch, rows * columns, config.in_channels),
         "timestep": timestep[:, None],
-        "pooled_projections": draw(batch, config.pooled_projection_dim),
-        "encoder_hidden_states": draw(batch, text, config.joint_attention_dim),
+        "pooled_projections": random(batch, config.pooled_projection_dim),
+        "encoder_hidden_states": random(batch, text, config.joint_attention_dim),
         "img_ids": ids.view(1, -1, 3).repeat(batch, 1, 1),
         "txt_ids": torch.zeros(batch, text, 3),
     }
@@ -142,10 +142,10 @@ def transformer_cases(writer, pipes, dtype):
 def vae_cases(writer, pipes, dtype):
     channels = pipes[0].vae.config.latent_channels
     for name, (batch, height, width, seed) in cases.VAE.items():
-        draw = torch.randn(
+        noise = torch.randn(
             (batch, channels, height, width), generator=torch.Generator().manual_seed(seed)
         )
-        latents = (1.5 * draw).to(DTYPES[dtype])
+        latents = (1.5 * noise).to(DTYPES[dtype])
 
         @torch.no_grad()
         def decode(pipe):
@@ -163,7 +163,7 @@ def vae_cases(writer, pipes, dtype):
 
 @torch.no_grad()
 def tiled_case(writer, pipe, dtype):
-    """A picture decoded as after vae.enable_tiling(): three by three tiles, the last ones cut."""
+    """An image decoded as after vae.enable_tiling(): three by three tiles, the last ones cut."""
     side = pipe.vae.tile_latent_min_size
     latents = torch.randn(
         (1, pipe.vae.config.latent_channels, 2 * side - 3, 2 * side + side // 4),
@@ -223,10 +223,10 @@ def trace_cases(writer, pipe, dtype):
     names = ["conv_in", "mid_block.resnets.0", "mid_block", "conv_norm_out"]
     names += ["mid_block.attentions.0"] if decoder.mid_block.attentions[0] is not None else []
     names += [f"up_blocks.{i}" for i in range(len(decoder.up_blocks))]
-    draw = torch.randn(
+    noise = torch.randn(
         (1, pipe.vae.config.latent_channels, 2, 6), generator=torch.Generator().manual_seed(3)
     )
-    latents = draw.to(DTYPES[dtype])
+    latents = noise.to(DTYPES[dtype])
     with torch.no_grad():
         image, seen = trace(
             decoder, names, lambda: pipe.vae.decode(latents, return_dict=False)[0].float()
@@ -286,7 +286,7 @@ def schedule_file():
                 "timesteps": scheduler.timesteps.tolist(),
             }
             if not np.isfinite(values["sigmas"]).all():
-                continue  # diffusers draws nothing sensible then; the engine refuses
+                continue  # diffusers generates nothing sensible then; the engine refuses
             made.append(
                 {"config": config, "image_tokens": tokens, "num_inference_steps": steps, **values}
             )

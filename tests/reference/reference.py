@@ -58,7 +58,7 @@ def generators(request):
 
 
 def packed_noise(pipe, request):
-    """The noise that `pipe` draws for the request, in its dtype: [images, tokens, channels]."""
+    """The noise that `pipe` samples for the request, in its dtype: [images, tokens, channels]."""
     made = generators(request)
     channels = pipe.transformer.config.in_channels // 4
     height, width = (
@@ -72,11 +72,11 @@ def packed_noise(pipe, request):
 
 @torch.no_grad()
 def generate(pipe, request, latents=None):
-    """Draws a request and returns a dictionary of tensors: `latents_<i>` after step i (packed), `images` uint8
+    """Generates a request's images and returns a dictionary of tensors: `latents_<i>` after step i (packed), `images` uint8
     [images, height, width, 3], `sigmas` and `timesteps`.
 
     request: a dictionary with prompt (list), seed, height, width, num_inference_steps and what else DEFAULTS names.
-    latents: packed noise to start from instead of drawing it.
+    latents: packed noise to start from instead of sampled noise.
     """
     arguments = {**DEFAULTS, **request}
     seed = arguments.pop("seed")

@@ -1,5 +1,5 @@
 """A bls for the server's Python backend that reads requests as the Python bls does, and answers what
-it read instead of pictures: no torch is needed."""
+it read instead of images: no torch is needed."""
 
 import dataclasses
 import json

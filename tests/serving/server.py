@@ -70,7 +70,7 @@ def convert(checkpoint, repository, *options, device=DEVICE):
 
 
 def same(found, wanted, bf16=False):
-    """Whether pictures or outputs of stages are equal: to the byte among native models; where one
+    """Whether images or outputs of stages are equal: to the byte among native models; where one
     of them is in Python, as closely as float32 (or bfloat16) of two implementations can be."""
     if not IN_PYTHON:
         return found.shape == wanted.shape and bool((found == wanted).all())
@@ -214,7 +214,7 @@ def tensor(module, name, array, datatype):
     return made
 
 
-def draw(client, module=grpcclient, options=None, **values):
+def generate(client, module=grpcclient, options=None, **values):
     """Asks `bls`; returns the result."""
     return client.infer("bls", inputs(module, **values), **(options or {}))
 

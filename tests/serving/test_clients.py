@@ -18,7 +18,7 @@ SMALL = {"num_inference_steps": 2, "max_sequence_length": 64, "seed": 7}
 
 
 def kind(i):
-    return {"prompt": f"picture {i}", **SMALL, "height": 16 * (1 + i % 3), "seed": i}
+    return {"prompt": f"image {i}", **SMALL, "height": 16 * (1 + i % 3), "seed": i}
 
 
 def aio_client(server, module):
@@ -28,7 +28,7 @@ def aio_client(server, module):
 
 @pytest.mark.parametrize("module, plain", [(grpc_aio, grpcclient), (http_aio, httpclient)])
 def test_asyncio(server, client, module, plain):
-    expected = [serving.draw(client, **kind(i)).as_numpy("images") for i in range(8)]
+    expected = [serving.generate(client, **kind(i)).as_numpy("images") for i in range(8)]
 
     async def ask():
         async with aio_client(server, module) as own:
@@ -98,7 +98,7 @@ def shared(request, server):
 def test_shared_memory(client, shared):
     """The prompt is read from shared memory, and the pixels are written to it."""
     module, own, regions = shared
-    expected = serving.draw(client, prompt="a boat", **SMALL).as_numpy("images")
+    expected = serving.generate(client, prompt="a boat", **SMALL).as_numpy("images")
     text = serialize_byte_tensor(np.array([[b"a boat"]], object)).item()
     shm.set_shared_memory_region(
         regions.add("prompt", len(text)), [np.frombuffer(text, np.uint8)]
@@ -129,12 +129,12 @@ def test_shared_memory_that_does_not_fit(client, shared):
         with pytest.raises(InferenceServerException):
             own.infer("bls", asked, outputs=[wanted])
 
-    fails(16)  # smaller than the picture
-    fails(4096)  # as large as the region, yet smaller than the picture
+    fails(16)  # smaller than the image
+    fails(4096)  # as large as the region, yet smaller than the image
     fails(8192)  # larger than the region
     fails(4096, prompt_bytes=2)  # ends within the length of the text
     fails(4096, prompt_bytes=8192)
-    serving.draw(client, prompt="a boat", **SMALL)
+    serving.generate(client, prompt="a boat", **SMALL)
 
 
 def test_a_transformer_step_in_shared_memory(server, shared):

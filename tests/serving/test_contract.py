@@ -15,7 +15,7 @@ SMALL = {"num_inference_steps": 2, "max_sequence_length": 64, "seed": 7}
 
 
 def generated(checkpoint, directory, *options):
-    """The pictures of `flux-triton generate`, as arrays."""
+    """The images of `flux-triton generate`, as arrays."""
     output = directory / "image.png"
     serving.program("generate", checkpoint, "--output", output, *options)
     return [np.array(Image.open(file)) for file in sorted(directory.glob("image*.png"))]
@@ -23,7 +23,7 @@ def generated(checkpoint, directory, *options):
 
 def test_equals_generate_byte_by_byte(client, checkpoint, tmp_path):
     prompts = ["a photo of a red cat", "un café à la crème, it's déjà l'été 🐱"]
-    result = serving.draw(
+    result = serving.generate(
         client,
         prompt=prompts,
         seed=[11, 13],
@@ -48,7 +48,7 @@ def test_equals_generate_byte_by_byte(client, checkpoint, tmp_path):
 
 def test_true_cfg_and_prompt_2_equal_generate(client, checkpoint, tmp_path):
     values = {"prompt": "a castle", "prompt_2": "a quiet street", "negative_prompt": "dark"}
-    result = serving.draw(client, true_cfg_scale=2.5, height=32, width=48, **SMALL, **values)
+    result = serving.generate(client, true_cfg_scale=2.5, height=32, width=48, **SMALL, **values)
     expected = generated(
         checkpoint, tmp_path, "--prompt", "a castle", "--prompt-2", "a quiet street",
         "--negative-prompt", "dark", "--true-cfg-scale", 2.5, "--height", 32, "--width", 48,
@@ -58,26 +58,26 @@ def test_true_cfg_and_prompt_2_equal_generate(client, checkpoint, tmp_path):
 
 
 def test_http_equals_grpc(server, client):
-    over_grpc = serving.draw(client, prompt="a boat", **SMALL).as_numpy("images")
+    over_grpc = serving.generate(client, prompt="a boat", **SMALL).as_numpy("images")
     with server.http_client() as http:
-        over_http = serving.draw(http, httpclient, prompt="a boat", **SMALL).as_numpy("images")
+        over_http = serving.generate(http, httpclient, prompt="a boat", **SMALL).as_numpy("images")
     assert (over_grpc == over_http).all()
 
 
 def test_defaults(client):
-    first = serving.draw(client, prompt="a boat")
-    second = serving.draw(client, prompt="a boat")
+    first = serving.generate(client, prompt="a boat")
+    second = serving.generate(client, prompt="a boat")
     assert first.as_numpy("images").shape == (1, 1, 32, 48, 3)  # the repository's default size
     assert first.as_numpy("seed").tolist() != second.as_numpy("seed").tolist()
     seed = int(first.as_numpy("seed")[0, 0])
-    again = serving.draw(client, prompt="a boat", seed=seed)
+    again = serving.generate(client, prompt="a boat", seed=seed)
     assert (again.as_numpy("images") == first.as_numpy("images")).all()
 
 
 def test_png_and_base64_hold_the_raw_pixels(client):
-    raw = serving.draw(client, prompt="a boat", **SMALL).as_numpy("images")[0, 0]
-    png = serving.draw(client, prompt="a boat", output_format="png", **SMALL)
-    text = serving.draw(client, prompt="a boat", output_format="png_base64", **SMALL)
+    raw = serving.generate(client, prompt="a boat", **SMALL).as_numpy("images")[0, 0]
+    png = serving.generate(client, prompt="a boat", output_format="png", **SMALL)
+    text = serving.generate(client, prompt="a boat", output_format="png_base64", **SMALL)
     assert png.as_numpy("images") is None and raw is not None
     data = png.as_numpy("encoded_images")[0, 0]
     assert base64.b64decode(text.as_numpy("encoded_images")[0, 0]) == data
@@ -85,7 +85,7 @@ def test_png_and_base64_hold_the_raw_pixels(client):
 
 
 def test_encoded_rows_may_differ_in_size(client):
-    result = serving.draw(
+    result = serving.generate(
         client, prompt=["a", "b"], height=[16, 48], width=[32, 16], output_format="png", **SMALL
     )
     sizes = [Image.open(io.BytesIO(d)).size for d in result.as_numpy("encoded_images")[:, 0]]
@@ -94,7 +94,7 @@ def test_encoded_rows_may_differ_in_size(client):
 
 def test_only_requested_outputs_are_made(client):
     wanted = {"outputs": [grpcclient.InferRequestedOutput("seed")]}
-    result = serving.draw(client, options=wanted, prompt="a boat", **SMALL)
+    result = serving.generate(client, options=wanted, prompt="a boat", **SMALL)
     assert result.as_numpy("images") is None and result.as_numpy("seed").tolist() == [[7]]
 
 
@@ -106,13 +106,13 @@ def test_only_requested_outputs_are_made(client):
     ],
 )
 def test_parameters_stand_in_for_inputs(client, parameters):
-    expected = serving.draw(client, prompt="a boat", **SMALL).as_numpy("images")
-    found = serving.draw(client, options={"parameters": parameters}, prompt="a boat")
+    expected = serving.generate(client, prompt="a boat", **SMALL).as_numpy("images")
+    found = serving.generate(client, options={"parameters": parameters}, prompt="a boat")
     assert (found.as_numpy("images") == expected).all()
 
 
 def test_an_input_wins_over_a_parameter(client):
-    found = serving.draw(client, options={"parameters": {"seed": 99}}, prompt="a boat", **SMALL)
+    found = serving.generate(client, options={"parameters": {"seed": 99}}, prompt="a boat", **SMALL)
     assert found.as_numpy("seed").tolist() == [[7]]
 
 
@@ -127,14 +127,14 @@ def test_generate_endpoint_with_curl(server):
 
 
 def test_rows_are_the_same_alone_and_in_company(client):
-    together = serving.draw(
+    together = serving.generate(
         client, prompt=["one", "two", "three"], seed=[1, 2, 3], num_inference_steps=[2, 5, 3],
         max_sequence_length=[16, 64, 512], guidance_scale=[1.0, 3.5, 7.0],
     )  # fmt: skip
     for row, (prompt, seed, steps, length, guidance) in enumerate(
         [("one", 1, 2, 16, 1.0), ("two", 2, 5, 64, 3.5), ("three", 3, 3, 512, 7.0)]
     ):
-        alone = serving.draw(
+        alone = serving.generate(
             client, prompt=prompt, seed=seed, num_inference_steps=steps,
             max_sequence_length=length, guidance_scale=guidance,
         )  # fmt: skip
@@ -143,9 +143,9 @@ def test_rows_are_the_same_alone_and_in_company(client):
 
 def test_a_long_prompt_is_cut_and_says_so(server, client):
     logged = server.log().count("was cut")
-    short = serving.draw(client, prompt="a cat", **SMALL)
+    short = serving.generate(client, prompt="a cat", **SMALL)
     assert server.log().count("was cut") == logged
-    long = serving.draw(client, prompt="a red cat " * 200, **SMALL)
+    long = serving.generate(client, prompt="a red cat " * 200, **SMALL)
     assert serving.wait_until(lambda: server.log().count("was cut") > logged)
     assert "truncated" not in short.get_response().parameters
     # The Python backend of 2.51 knows no response parameters.
@@ -162,7 +162,7 @@ def test_statistics_and_metrics_count(server, client):
     copied = {m: server.metric("flux_input_bytes_copied_total", m) for m in serving.MODELS}
     images = server.metric("flux_images_total", "bls")
     steps = server.metric("flux_steps_total", "bls")
-    serving.draw(client, prompt=["a", "b"], **{**SMALL, "num_inference_steps": 3})
+    serving.generate(client, prompt=["a", "b"], **{**SMALL, "num_inference_steps": 3})
     for model, rows in [("bls", 2), ("clip_encoder", 2), ("t5_encoder", 2), ("vae_decoder", 2),
                         ("dit_transformer", 6)]:  # fmt: skip
         after = count(model)

@@ -126,13 +126,13 @@ def server_arguments(document):
     "file", [file for file in YAML_FILES if "tritonserver" in file.read_text()], ids=name_of
 )
 def test_the_server_takes_the_arguments(file, checkpoint, tmp_path):
-    """The real server starts with them, on other paths and ports, and draws."""
+    """The real server starts with them, on other paths and ports, and generates an image."""
     [arguments] = [list(server_arguments(document)) for document in documents(file)][:1]
     kept = [a for a in arguments if not re.match("--(model-repository|http-port|grpc-port|metrics)", a)]
     assert len(kept) < len(arguments)
     repository = serving.convert(checkpoint, tmp_path / "models", "--default-size", "32x32")
     with serving.Server(repository, tmp_path / "log.txt", *kept) as own, own.grpc_client() as client:
-        serving.draw(client, prompt="a", num_inference_steps=1)
+        serving.generate(client, prompt="a", num_inference_steps=1)
         assert own.get("/v2/models/bls/ready") == ""
 
 
@@ -144,7 +144,7 @@ def expressions(dashboard):
 
 def test_dashboard(server, client):
     dashboard = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
-    serving.draw(client, prompt="a", num_inference_steps=1)
+    serving.generate(client, prompt="a", num_inference_steps=1)
     metrics = server.get("/metrics", server.metrics_port)
     families = set(re.findall(r"^# TYPE (\S+)", metrics, re.MULTILINE))
     labels = set(re.findall(r'[{,](\w+)="', metrics)) | {"job", "instance"}  # those of a scrape

@@ -42,7 +42,7 @@ LONG = "x" * 65537
 )
 def test_values_out_of_range(client, values, says):
     with pytest.raises(InferenceServerException) as error:
-        serving.draw(client, **values)
+        serving.generate(client, **values)
     assert says in error.value.message()
     assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
 
@@ -60,7 +60,7 @@ def test_values_out_of_range(client, values, says):
 )
 def test_parameters_of_the_wrong_kind(client, parameters, says):
     with pytest.raises(InferenceServerException) as error:
-        serving.draw(client, options={"parameters": parameters}, prompt="a")
+        serving.generate(client, options={"parameters": parameters}, prompt="a")
     assert says in error.value.message()
 
 
@@ -134,7 +134,7 @@ def test_unknown_and_missing_inputs(client):
     with pytest.raises(InferenceServerException):
         client.infer("bls", prompt + [extra])
     with pytest.raises(InferenceServerException):
-        serving.draw(client, prompt=["a"] * 9)  # max_batch_size is 8
+        serving.generate(client, prompt=["a"] * 9)  # max_batch_size is 8
 
 
 def test_t5_lengths_of_one_request_must_agree(client):

@@ -46,7 +46,7 @@ def gpu_client(gpu_server):
         assert gpu_server.process.poll() is None
 
 
-def drawn_in_process(gpu_server, checkpoint, directory, *options):
+def generated_in_process(gpu_server, checkpoint, directory, *options):
     return generated(
         checkpoint, directory, "--device", "cuda", "--dtype", gpu_server.dtype,
         "--height", 48, "--width", 80, "--steps", 3, "--max-sequence-length", 64, *options,
@@ -55,18 +55,18 @@ def drawn_in_process(gpu_server, checkpoint, directory, *options):
 
 @needs_gpu
 def test_equals_generate_alone_and_batched(gpu_server, gpu_client, checkpoint, tmp_path):
-    prompts = [f"picture {i}" for i in range(5)]
+    prompts = [f"image {i}" for i in range(5)]
     expected = []
     for i, prompt in enumerate(prompts):
         directory = tmp_path / str(i)
         directory.mkdir()
-        expected += drawn_in_process(
+        expected += generated_in_process(
             gpu_server, checkpoint, directory, "--prompt", prompt, "--seed", 20 + i
         )
     for i, prompt in enumerate(prompts):
-        alone = serving.draw(gpu_client, prompt=prompt, seed=20 + i, **SMALL)
+        alone = serving.generate(gpu_client, prompt=prompt, seed=20 + i, **SMALL)
         assert (alone.as_numpy("images")[0, 0] == expected[i]).all()
-    together = serving.draw(gpu_client, prompt=prompts, seed=list(range(20, 25)), **SMALL)
+    together = serving.generate(gpu_client, prompt=prompts, seed=list(range(20, 25)), **SMALL)
     assert (together.as_numpy("images")[:, 0] == np.stack(expected)).all()
     # Requests of their own, of which the steps meet in the transformer, among those of other sizes.
     sent = [serving.start(gpu_client, prompt=p, seed=20 + i, **SMALL) for i, p in enumerate(prompts)]
@@ -80,11 +80,11 @@ def test_equals_generate_alone_and_batched(gpu_server, gpu_client, checkpoint, t
 
 @needs_gpu
 def test_true_cfg_equals_generate(gpu_server, gpu_client, checkpoint, tmp_path):
-    expected = drawn_in_process(
+    expected = generated_in_process(
         gpu_server, checkpoint, tmp_path, "--prompt", "a castle", "--negative-prompt", "dark",
         "--true-cfg-scale", 2.5, "--seed", 3,
     )  # fmt: skip
-    found = serving.draw(
+    found = serving.generate(
         gpu_client, prompt="a castle", negative_prompt="dark", true_cfg_scale=2.5, seed=3, **SMALL
     )
     assert (found.as_numpy("images")[0, 0] == expected[0]).all()
@@ -165,38 +165,38 @@ def test_stages_read_and_write_gpu_memory(gpu_server, gpu_client, stage, step):
 
 @needs_gpu
 @pytest.mark.parametrize("module", [grpcclient, httpclient])
-def test_pictures_go_to_shared_memory(gpu_server, gpu_client, module):
+def test_images_go_to_shared_memory(gpu_server, gpu_client, module):
     values = {"prompt": ["a boat", "a tree"], "seed": [1, 2], **SMALL}
-    expected = serving.draw(gpu_client, prompt=values["prompt"], seed=[1, 2], **SMALL)
+    expected = serving.generate(gpu_client, prompt=values["prompt"], seed=[1, 2], **SMALL)
     images, png = expected.as_numpy("images"), None
     client = gpu_server.grpc_client() if module is grpcclient else gpu_server.http_client()
     with client, cuda_memory.shared(client, images.nbytes) as region:
         wanted = module.InferRequestedOutput("images")
         wanted.set_shared_memory(region.name, images.nbytes)
-        serving.draw(client, module, {"outputs": [wanted]}, **values)
+        serving.generate(client, module, {"outputs": [wanted]}, **values)
         assert (region.array(np.uint8, images.shape) == images).all()
-        png = serving.draw(client, module, output_format="png", **values)
+        png = serving.generate(client, module, output_format="png", **values)
         files = serialize_byte_tensor(png.as_numpy("encoded_images")).item()
         wanted = module.InferRequestedOutput("encoded_images")
         wanted.set_shared_memory(region.name, images.nbytes)
-        serving.draw(client, module, {"outputs": [wanted]}, output_format="png", **values)
+        serving.generate(client, module, {"outputs": [wanted]}, output_format="png", **values)
         assert region.read(len(files)) == files
-        own = system_memory.create_shared_memory_region("pictures", "/flux_pictures", images.nbytes)
+        own = system_memory.create_shared_memory_region("images", "/flux_images", images.nbytes)
         try:
-            client.register_system_shared_memory("pictures", "/flux_pictures", images.nbytes)
+            client.register_system_shared_memory("images", "/flux_images", images.nbytes)
             wanted = module.InferRequestedOutput("images")
-            wanted.set_shared_memory("pictures", images.nbytes)
-            serving.draw(client, module, {"outputs": [wanted]}, **values)
+            wanted.set_shared_memory("images", images.nbytes)
+            serving.generate(client, module, {"outputs": [wanted]}, **values)
             found = system_memory.get_contents_as_numpy(own, np.uint8, images.shape)
             assert (found == images).all()
         finally:
-            client.unregister_system_shared_memory("pictures")
+            client.unregister_system_shared_memory("images")
             system_memory.destroy_shared_memory_region(own)
 
 
 @needs_gpu
 def test_prompts_come_from_gpu_memory(gpu_server, gpu_client):
-    expected = serving.draw(gpu_client, prompt="a boat", seed=1, **SMALL).as_numpy("images")
+    expected = serving.generate(gpu_client, prompt="a boat", seed=1, **SMALL).as_numpy("images")
     with cuda_memory.shared(gpu_client, 256) as region:
         made = serving.inputs(grpcclient, prompt="a boat", seed=1, **SMALL)
         data = serialize_byte_tensor(np.array([[b"a boat"]], object)).item()
@@ -216,7 +216,7 @@ def test_a_region_that_is_too_small_is_refused(gpu_client):
         wanted = grpcclient.InferRequestedOutput("images")
         wanted.set_shared_memory(region.name, 256)
         with pytest.raises(InferenceServerException, match="shared memory|byte"):
-            serving.draw(gpu_client, options={"outputs": [wanted]}, prompt="a", seed=1, **SMALL)
+            serving.generate(gpu_client, options={"outputs": [wanted]}, prompt="a", seed=1, **SMALL)
 
 
 @needs_gpu
@@ -246,11 +246,11 @@ def test_gpu_memory_stays_flat(gpu_server):
                 sizes = {"height": 32 + 16 * (i % 3), "width": 48, "num_inference_steps": 2 + i % 4}
                 if i % 10 == 9:
                     with pytest.raises(InferenceServerException):
-                        serving.draw(client, prompt="a", height=33)
+                        serving.generate(client, prompt="a", height=33)
                 elif i % 10 == 4:
                     serving.start(client, prompt="a", num_inference_steps=500)[0].cancel()
                 else:
-                    serving.draw(client, prompt=f"prompt {i}", seed=i, **sizes)
+                    serving.generate(client, prompt=f"prompt {i}", seed=i, **sizes)
 
     def ask_by_four(count):
         threads = [threading.Thread(target=ask, args=(count // 4,)) for _ in range(4)]
@@ -267,7 +267,7 @@ def test_gpu_memory_stays_flat(gpu_server):
 
 @needs_gpu
 def test_unloading_gives_memory_back_and_reloading_works(gpu_server, gpu_client):
-    expected = serving.draw(gpu_client, prompt="a boat", seed=1, **SMALL).as_numpy("images")
+    expected = serving.generate(gpu_client, prompt="a boat", seed=1, **SMALL).as_numpy("images")
 
     def cycle():
         for model in serving.MODELS:
@@ -277,7 +277,7 @@ def test_unloading_gives_memory_back_and_reloading_works(gpu_server, gpu_client)
         )
         for model in reversed(serving.MODELS):
             gpu_client.load_model(model)
-        found = serving.draw(gpu_client, prompt="a boat", seed=1, **SMALL).as_numpy("images")
+        found = serving.generate(gpu_client, prompt="a boat", seed=1, **SMALL).as_numpy("images")
         assert (found == expected).all()
         return cuda_memory.used_bytes()
 

@@ -39,13 +39,13 @@ def gpu_server(checkpoint, tmp_path):
 
 
 def pixels(client, values):
-    return serving.draw(client, **values).as_numpy("images")
+    return serving.generate(client, **values).as_numpy("images")
 
 
 # In process
 
 
-def drawing(checkpoint, output):
+def generate_command(checkpoint, output):
     """A command of flux-triton that needs some 200 MiB besides a CUDA context."""
     return [
         str(part)
@@ -68,8 +68,8 @@ def most_used(command):
     return most - before
 
 
-def outcome(done, picture, whole):
-    """How a drawing ended, in one of the ways that it may."""
+def outcome(done, image, whole):
+    """How a run ended, in one of the ways that it may."""
     lines = done.stderr.splitlines()
     errors = [line for line in lines if line.startswith("flux-triton: error: ")]
     warnings = [line for line in lines if line.startswith("flux-triton: warning: ")]
@@ -77,34 +77,34 @@ def outcome(done, picture, whole):
     if done.returncode == 0:
         assert not errors
         if any("decoded in tiles" in line for line in warnings):
-            assert Image.open(picture).size == (512, 512)
+            assert Image.open(image).size == (512, 512)
             return "in tiles"
-        assert picture.read_bytes() == whole.read_bytes()
+        assert image.read_bytes() == whole.read_bytes()
         return "whole"
     assert done.returncode == 1, done.stderr
     assert len(errors) == 1 and re.search(r"out of memory.*; .*\bfree\b", errors[0]), done.stderr
-    assert done.stdout == "" and list(picture.parent.iterdir()) == []
+    assert done.stdout == "" and list(image.parent.iterdir()) == []
     return "refused"
 
 
 @needs_gpu
-def test_a_program_draws_or_says_in_one_line_what_is_missing(checkpoint, tmp_path):
+def test_a_program_generates_or_says_in_one_line_what_is_missing(checkpoint, tmp_path):
     """With nothing free, not even a CUDA context can be made; with ever more, memory ends in it, in
     the loading of kernels and weights, in the loop and in decoding."""
     whole = tmp_path / "whole.png"
-    needed = most_used(drawing(checkpoint, whole))
+    needed = most_used(generate_command(checkpoint, whole))
     parts = 16
     rooms = [needed * part // parts for part in range(parts)] + [needed + 128 * MIB]
     outcomes = []
     for index, room in enumerate(rooms):
         directory = tmp_path / str(index)
         directory.mkdir()
-        picture = directory / "picture.png"
+        image = directory / "image.png"
         with cuda_memory.only_free(room):
             done = subprocess.run(
-                drawing(checkpoint, picture), capture_output=True, text=True, timeout=120
+                generate_command(checkpoint, image), capture_output=True, text=True, timeout=120
             )
-        outcomes.append(outcome(done, picture, whole))
+        outcomes.append(outcome(done, image, whole))
         print(f"{room // MIB} MiB: {outcomes[-1]}: {done.stderr.strip()}")
     assert outcomes[0] == "refused" and outcomes[-1] == "whole", outcomes
 
@@ -114,10 +114,10 @@ def test_a_program_draws_or_says_in_one_line_what_is_missing(checkpoint, tmp_pat
 
 @needs_gpu
 def test_what_does_not_fit_is_refused_and_the_rest_answered(gpu_server, checkpoint, tmp_path):
-    drawn = tmp_path / "drawn"
-    drawn.mkdir()
+    directory = tmp_path / "generated"
+    directory.mkdir()
     whole = generated(
-        checkpoint, drawn, "--device", "cuda", "--dtype", "f32", "--prompt", LARGE["prompt"],
+        checkpoint, directory, "--device", "cuda", "--dtype", "f32", "--prompt", LARGE["prompt"],
         "--seed", 9, "--steps", 2, "--max-sequence-length", 77, "--height", 1024, "--width", 1024,
     )[0]  # fmt: skip
     with gpu_server.grpc_client() as client:
@@ -227,7 +227,7 @@ def test_a_load_that_fails_half_way_gives_all_memory_back(checkpoint, tmp_path):
                 assert re.search(r"out of memory on cuda:0: .*\bfree\b", reason), reason
                 assert serving.wait_until(lambda: cuda_memory.used_bytes() <= before + 8 * MIB)
             with pytest.raises(InferenceServerException, match="t5_encoder"):
-                serving.draw(client, **SMALL)
+                serving.generate(client, **SMALL)
         client.load_model("t5_encoder")
         assert (pixels(client, SMALL) == expected).all()
         assert cuda_memory.used_bytes() <= loaded + 32 * MIB

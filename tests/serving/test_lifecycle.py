@@ -88,7 +88,7 @@ def test_cancelled_stages_do_not_compute(server, client, stage, inputs):
 def test_timeout_stops_work(server, client):
     cancelled = server.metric("flux_steps_cancelled_total", "bls")
     with pytest.raises(InferenceServerException) as error:
-        serving.draw(client, options={"timeout": 500_000}, **MANY_STEPS)
+        serving.generate(client, options={"timeout": 500_000}, **MANY_STEPS)
     assert re.search("timeout passed: cancelled after step \\d+ of 1000", error.value.message())
     assert error.value.status() == "StatusCode.UNAVAILABLE"
     assert wait_until(lambda: server.metric("flux_steps_cancelled_total", "bls") > cancelled)
@@ -103,9 +103,9 @@ def test_timeout_of_the_generate_endpoint(server):
         assert status == 400 and "parameter timeout is" in answer["error"]
 
 
-def test_neighbours_of_a_cancelled_request_get_their_picture(server, client):
+def test_neighbours_of_a_cancelled_request_get_their_image(server, client):
     values = {"prompt": "a cat", "seed": 3, "num_inference_steps": 6}
-    expected = serving.draw(client, **values).as_numpy("images")
+    expected = serving.generate(client, **values).as_numpy("images")
     before = server.steps()
     context, _ = start(client, **MANY_STEPS)
     assert wait_until(lambda: server.steps() > before)
@@ -118,11 +118,11 @@ def test_neighbours_of_a_cancelled_request_get_their_picture(server, client):
 @pytest.mark.parametrize("stage", ["clip_encoder", "t5_encoder", "dit_transformer", "vae_decoder"])
 def test_a_stage_that_is_not_loaded(own_server, stage):
     with own_server.grpc_client() as client:
-        expected = serving.draw(client, prompt="a", seed=1, num_inference_steps=1)
+        expected = serving.generate(client, prompt="a", seed=1, num_inference_steps=1)
         client.unload_model(stage)
         assert wait_until(lambda: not client.is_model_ready(stage))
         with pytest.raises(InferenceServerException) as error:
-            serving.draw(client, prompt="a", seed=1, num_inference_steps=1)
+            serving.generate(client, prompt="a", seed=1, num_inference_steps=1)
         assert stage in error.value.message()
         assert error.value.status() == "StatusCode.UNAVAILABLE"
         # Only /infer has the code: the server answers every failed /generate with 400.
@@ -130,7 +130,7 @@ def test_a_stage_that_is_not_loaded(own_server, stage):
         status, answer = serving.post(own_server, "/v2/models/bls/infer", {"inputs": [prompt]})
         assert status == 503 and stage in answer["error"]
         client.load_model(stage)
-        again = serving.draw(client, prompt="a", seed=1, num_inference_steps=1)
+        again = serving.generate(client, prompt="a", seed=1, num_inference_steps=1)
         assert (again.as_numpy("images") == expected.as_numpy("images")).all()
 
 
@@ -150,7 +150,7 @@ def test_a_failed_load_says_why(own_server):
         assert ("Unable to load weights" if python else "do not fit") in reason
         weights.write_bytes(whole)
         client.load_model("vae_decoder")
-        serving.draw(client, prompt="a", num_inference_steps=1)
+        serving.generate(client, prompt="a", num_inference_steps=1)
 
 
 def test_stopping_with_work_in_flight(repository, tmp_path):

@@ -1,4 +1,4 @@
-"""Many clients, many requests, models that come and go: right pictures, nothing that grows."""
+"""Many clients, many requests, models that come and go: right images, nothing that grows."""
 
 import collections
 import random
@@ -14,7 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 STAGES = [model for model in serving.MODELS if model != "bls"]
 KINDS = [
-    {"prompt": f"picture {i}", "seed": i, "num_inference_steps": 1 + i % 4,
+    {"prompt": f"image {i}", "seed": i, "num_inference_steps": 1 + i % 4,
      "height": 16 * (1 + i % 3), "width": 16 * (1 + i % 5),
      "max_sequence_length": (16, 64, 77)[i % 3]}
     for i in range(12)
@@ -45,10 +45,10 @@ def run_threads(*works):
 
 
 def test_sixteen_clients_for_a_minute(server, client):
-    """Every picture equals the one drawn alone, whatever runs beside it."""
-    alone = [serving.draw(client, **kind).as_numpy("images") for kind in KINDS]
+    """Every image equals the one generated alone, whatever runs beside it."""
+    alone = [serving.generate(client, **kind).as_numpy("images") for kind in KINDS]
     end = time.monotonic() + MINUTE
-    drawn = collections.Counter()
+    answered = collections.Counter()
 
     def work(number):
         module = httpclient if number % 4 == 0 else grpcclient
@@ -56,12 +56,12 @@ def test_sixteen_clients_for_a_minute(server, client):
         with server.http_client() if module is httpclient else server.grpc_client() as own:
             while time.monotonic() < end:
                 at = (at + 5) % len(KINDS)
-                found = serving.draw(own, module, **KINDS[at]).as_numpy("images")
+                found = serving.generate(own, module, **KINDS[at]).as_numpy("images")
                 assert (found == alone[at]).all(), KINDS[at]
-                drawn[number] += 1
+                answered[number] += 1
 
     run_threads(*[lambda number=number: work(number) for number in range(16)])
-    assert len(drawn) == 16 and min(drawn.values()) >= 5, drawn  # nobody starves
+    assert len(answered) == 16 and min(answered.values()) >= 5, answered  # nobody starves
 
 
 def test_nothing_grows(server, client):
@@ -71,7 +71,7 @@ def test_nothing_grows(server, client):
         for i in range(count):
             if i % 4 == 1:
                 with pytest.raises(InferenceServerException):
-                    serving.draw(client, prompt="a", height=7)
+                    serving.generate(client, prompt="a", height=7)
             elif i % 8 == 2:
                 context, answers = start(client, **MANY_STEPS)
                 time.sleep(0.005)
@@ -79,9 +79,9 @@ def test_nothing_grows(server, client):
                 answers.get(timeout=20)
             elif i % 16 == 6:
                 with pytest.raises(InferenceServerException):
-                    serving.draw(client, options={"timeout": 10_000}, **MANY_STEPS)
+                    serving.generate(client, options={"timeout": 10_000}, **MANY_STEPS)
             else:
-                serving.draw(client, prompt="a", **TINY)
+                serving.generate(client, prompt="a", **TINY)
 
     round_of_requests(300)
     memory, threads, files = server.resident_bytes(), server.threads(), server.open_files()
@@ -91,14 +91,14 @@ def test_nothing_grows(server, client):
     assert server.open_files() <= files + 2
 
 
-def draw_until(server, stopped, outcomes, expected):
-    """Asks until `stopped`; counts pictures and errors. A picture must be the right one."""
+def generate_until(server, stopped, outcomes, expected):
+    """Asks until `stopped`; counts images and errors. An image must be the right one."""
     with server.grpc_client() as client:
         while not stopped.is_set():
             try:
-                found = serving.draw(client, prompt="a", num_inference_steps=3, seed=1, **SMALL)
+                found = serving.generate(client, prompt="a", num_inference_steps=3, seed=1, **SMALL)
                 assert (found.as_numpy("images") == expected).all()
-                outcomes["picture"] += 1
+                outcomes["image"] += 1
             except InferenceServerException as error:
                 outcomes[error.status(), error.message()] += 1
 
@@ -119,11 +119,11 @@ def reload_for(client, model, seconds, seed):
 
 
 def test_a_storm_of_reloads(own_server):
-    """Requests in flight end with the right picture or with UNAVAILABLE naming the stage."""
+    """Requests in flight end with the right image or with UNAVAILABLE naming the stage."""
     outcomes, stopped = collections.Counter(), threading.Event()
     with own_server.grpc_client() as client:
         values = {"prompt": "a", "num_inference_steps": 3, "seed": 1, **SMALL}
-        expected = serving.draw(client, **values).as_numpy("images")
+        expected = serving.generate(client, **values).as_numpy("images")
 
     def storm():
         try:
@@ -132,13 +132,13 @@ def test_a_storm_of_reloads(own_server):
                 connected = own_server.grpc_client()
                 works.append(lambda c=connected, s=stage, n=seed: reload_for(c, s, 10, n))
             run_threads(*works)
-            time.sleep(0.5)  # pictures again, now that all is quiet
+            time.sleep(0.5)  # images again, now that all is quiet
         finally:
             stopped.set()
 
-    askers = [lambda: draw_until(own_server, stopped, outcomes, expected) for _ in range(4)]
+    askers = [lambda: generate_until(own_server, stopped, outcomes, expected) for _ in range(4)]
     run_threads(storm, *askers)
-    assert outcomes.pop("picture") > 0
+    assert outcomes.pop("image") > 0
     for status, message in outcomes:
         assert status == "StatusCode.UNAVAILABLE", (status, message)
         assert any(stage in message for stage in STAGES), message
@@ -147,7 +147,7 @@ def test_a_storm_of_reloads(own_server):
         for _ in range(30):
             client.unload_model("dit_transformer")
             client.load_model("dit_transformer")
-        found = serving.draw(client, **values).as_numpy("images")
+        found = serving.generate(client, **values).as_numpy("images")
         assert (found == expected).all()
     assert own_server.resident_bytes() < memory + (32 << 20)
 
@@ -157,16 +157,16 @@ def test_bls_itself_comes_and_goes(own_server):
     outcomes, stopped = collections.Counter(), threading.Event()
     with own_server.grpc_client() as client:
         values = {"prompt": "a", "num_inference_steps": 3, "seed": 1, **SMALL}
-        expected = serving.draw(client, **values).as_numpy("images")
+        expected = serving.generate(client, **values).as_numpy("images")
 
     def storm():
         with own_server.grpc_client() as client:
             reload_for(client, "bls", 4, 1)
         stopped.set()
 
-    askers = [lambda: draw_until(own_server, stopped, outcomes, expected) for _ in range(4)]
+    askers = [lambda: generate_until(own_server, stopped, outcomes, expected) for _ in range(4)]
     run_threads(storm, *askers)
-    assert outcomes.pop("picture") > 0
+    assert outcomes.pop("image") > 0
     for status, message in outcomes:
         assert status in ("StatusCode.UNAVAILABLE", "StatusCode.NOT_FOUND"), (status, message)
         assert "bls" in message
@@ -183,8 +183,8 @@ def test_requests_while_the_models_load(repository, tmp_path):
             with own.grpc_client() as client:
                 while not stopped.is_set():
                     try:
-                        serving.draw(client, prompt="a", **TINY)
-                        outcomes["picture"] += 1
+                        serving.generate(client, prompt="a", **TINY)
+                        outcomes["image"] += 1
                     except InferenceServerException as error:
                         assert error.status() == "StatusCode.UNAVAILABLE", error
                         missing.append(error.message())
@@ -195,9 +195,9 @@ def test_requests_while_the_models_load(repository, tmp_path):
                     for stage in STAGES:
                         named = len(missing)
                         assert wait_until(lambda count=named: len(missing) > count + 3)
-                        assert outcomes["picture"] == 0
+                        assert outcomes["image"] == 0
                         client.load_model(stage)
-                assert wait_until(lambda: outcomes["picture"] > 20)
+                assert wait_until(lambda: outcomes["image"] > 20)
             finally:
                 stopped.set()
 

@@ -14,9 +14,9 @@ def test_limits_are_heeded(repository, tmp_path):
     settings = ("max_side=48", "max_steps=3", "max_images=2", "threads=1", "computations=2")
     with start(repository, tmp_path, *settings) as own, own.grpc_client() as client:
         allowed = {"height": 48, "num_inference_steps": 3, "num_images_per_prompt": 2}
-        images = serving.draw(client, prompt="a", seed=1, **allowed).as_numpy("images")
+        images = serving.generate(client, prompt="a", seed=1, **allowed).as_numpy("images")
         assert images.shape == (1, 2, 48, 48, 3)
-        defaults = serving.draw(client, prompt="a", seed=1).as_numpy("images")
+        defaults = serving.generate(client, prompt="a", seed=1).as_numpy("images")
         assert (defaults[0, 0] != images[0, 0, :32]).any()
         for name, value, says in [
             ("height", 64, "height is 64: must be a multiple of 16 from 16 to 48"),
@@ -24,17 +24,17 @@ def test_limits_are_heeded(repository, tmp_path):
             ("num_images_per_prompt", 3, "num_images_per_prompt is 3: must be from 1 to 2"),
         ]:
             with pytest.raises(InferenceServerException) as error:
-                serving.draw(client, prompt="a", **{name: value})
+                serving.generate(client, prompt="a", **{name: value})
             assert says in error.value.message()
         assert "2 at once on the CPU, each with 1 threads" in own.log()
 
 
 def test_results_do_not_depend_on_them(repository, tmp_path, client):
     values = {"prompt": ["a", "b"], "seed": [1, 2], "num_inference_steps": 2}
-    expected = serving.draw(client, **values).as_numpy("images")
+    expected = serving.generate(client, **values).as_numpy("images")
     with start(repository, tmp_path, "threads=3", "computations=4") as own:
         with own.grpc_client() as other:
-            assert (serving.draw(other, **values).as_numpy("images") == expected).all()
+            assert (serving.generate(other, **values).as_numpy("images") == expected).all()
 
 
 def test_a_setting_for_other_backends_is_no_error(repository, tmp_path):

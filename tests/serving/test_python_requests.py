@@ -37,7 +37,7 @@ def reader(tmp_path_factory):
 def read(server, parameters=None, **values):
     """What was read of each row."""
     options = {"parameters": parameters} if parameters else {}
-    result = serving.draw(server.client, options=options, **values)
+    result = serving.generate(server.client, options=options, **values)
     return [json.loads(text) for text in result.as_numpy("encoded_images")[:, 0]]
 
 
@@ -103,7 +103,7 @@ def test_parameters_stand_in_for_inputs(reader, value):
 
 
 def test_timeouts(reader):
-    result = serving.draw(reader.client, options={"timeout": 10**7}, prompt="a")
+    result = serving.generate(reader.client, options={"timeout": 10**7}, prompt="a")
     row = json.loads(result.as_numpy("encoded_images")[0, 0])
     assert 0 < row["microseconds"] <= 10**7
     for value in (0, -5, "soon", 1.5, 10**18):

@@ -23,7 +23,7 @@ def schnell(tmp_path_factory):
 
 def test_defaults_equal_generate(schnell, tmp_path):
     server, client = schnell
-    found = serving.draw(client, prompt="a castle", seed=5).as_numpy("images")
+    found = serving.generate(client, prompt="a castle", seed=5).as_numpy("images")
     serving.program(
         "generate", server.source, "--prompt", "a castle", "--seed", 5, "--dtype", "bf16",
         "--height", 48, "--width", 32, "--output", tmp_path / "image.png",
@@ -36,10 +36,10 @@ def test_defaults_equal_generate(schnell, tmp_path):
 def test_true_cfg_rows_in_company(schnell):
     _, client = schnell
     values = {"prompt": ["a", "b"], "seed": [1, 2], "true_cfg_scale": [1.0, 3.0]}
-    together = serving.draw(client, negative_prompt="dark", **values).as_numpy("images")
+    together = serving.generate(client, negative_prompt="dark", **values).as_numpy("images")
     for row in range(2):
         alone = {name: column[row] for name, column in values.items()}
-        found = serving.draw(client, negative_prompt="dark", **alone).as_numpy("images")
+        found = serving.generate(client, negative_prompt="dark", **alone).as_numpy("images")
         assert (found[0] == together[row]).all()
 
 

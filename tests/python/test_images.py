@@ -1,4 +1,4 @@
-"""What the demo model draws through models in Python, beside what the engine draws."""
+"""Images of the demo model through models in Python, compared with those of the engine."""
 
 import numpy as np
 import pytest
@@ -9,14 +9,15 @@ PROMPTS = ["a large red circle on the left on a yellow background", "a blue star
 
 
 @pytest.mark.parametrize("dtype, least", [("f32", 60), ("bf16", 40)])
-def test_demo_pictures(tmp_path, dtype, least):
+def test_demo_images(tmp_path, dtype, least):
     """Decibels of PSNR at least."""
     repository = tmp_path / "models"
     serving.convert(serving.ROOT / "demo/shapes", repository, "--dtype", dtype)
     values = {"num_inference_steps": 4, "height": 128, "width": 128, "max_sequence_length": 64}
     with serving.Server(repository, tmp_path / "log.txt") as running:
         with running.grpc_client() as client:
-            found = serving.draw(client, prompt=PROMPTS, seed=[7, 8], **values).as_numpy("images")
+            result = serving.generate(client, prompt=PROMPTS, seed=[7, 8], **values)
+            found = result.as_numpy("images")
     for row, prompt in enumerate(PROMPTS):
         file = tmp_path / f"{row}.png"
         serving.program(
