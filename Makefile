@@ -1,11 +1,11 @@
-# The two commands of the README: make demo, make test. Each installs what is missing first.
+# The two main commands are make demo and make test. Each installs missing packages first.
 SHELL := /bin/bash
 JOBS ?= $(shell nproc)
 
 .PHONY: help demo build test test-python bench bench-serving bench-python quality fuzz format lint clean
 
 help:
-	@echo 'make demo    build, draw with the demo checkpoint, serve it with Triton and ask: out/'
+	@echo 'make demo    build, generate images with the demo model, in process and through Triton: out/'
 	@echo 'make build   build flux-triton and the Triton backend: build/cli/flux-triton, build/backends'
 	@echo 'make test    style, build, unit and golden tests, sanitizers, clang-tidy, command line'
 	@echo 'make test-python  the models in Python, alone and mixed with native ones (installs torch)'

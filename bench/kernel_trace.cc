@@ -1,5 +1,5 @@
-// This library writes when each kernel of a program ran on the GPU, while the program runs as usual:
-// many launches ahead, at the power limit. CUDA loads it into any program:
+// This library writes when each kernel of a program ran on the GPU, while the program runs as
+// usual: many launches ahead, at the power limit. CUDA loads it into any program:
 //   CUDA_INJECTION64_PATH=BUILD/bench/libkernel_trace.so KERNEL_TRACE=FILE PROGRAM
 // Each kernel has a line: start and end in nanoseconds, name. kernel_profile.py reads it.
 #include <cupti.h>

@@ -92,7 +92,7 @@ def make_image_models() -> dict:
 
 
 def save_frame(directory: pathlib.Path, tokenizers: pathlib.Path, dynamic_shift: bool) -> None:
-    """What a checkpoint has beside its models."""
+    """The files of a checkpoint besides its models."""
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=dynamic_shift)
     scheduler.save_pretrained(directory / "scheduler")
     for name in ("tokenizer", "tokenizer_2"):

@@ -46,7 +46,7 @@ def noise_levels(count, n, high, device):
 
 
 def hint_loss(h, packed, y, rows, columns):
-    """What every image token shows (kind and colour of the shape over it, its offset and radius, the
+    """The content of every image token (kind and colour of the shape over it, its offset and radius, the
     background), read off inner states h (B, rows * columns, HINTS). Only a help in training: it tells
     the early layers at once what the velocity's error tells them slowly."""
     cy = ((torch.arange(rows, device=h.device) + 0.5) / rows).repeat_interleave(columns)

@@ -1,4 +1,4 @@
-"""What the command line tests share. Needs only the standard library.
+"""Common parts of the command-line tests. Needs only the standard library.
 
 FLUX_TRITON names the program to test; otherwise that of build/ is taken.
 """

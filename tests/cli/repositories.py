@@ -1,4 +1,4 @@
-"""What the tests of convert share."""
+"""Common parts of the tests of convert."""
 
 import os
 import pathlib

@@ -138,7 +138,7 @@ def functions_of(program: str) -> dict:
 
 
 class ProgramTest(ConvertTest):
-    """What can be said of the programs without torch."""
+    """Checks the programs as far as that needs no torch."""
 
     def test_what_they_share_is_the_same(self):
         """Each file stands alone, so some functions are in all of them: a change must reach all."""

@@ -1,4 +1,4 @@
-"""What the commands print and write when all is well."""
+"""Tests what the commands print and write when all is well."""
 
 import json
 import struct

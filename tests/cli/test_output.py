@@ -1,4 +1,4 @@
-"""What happens to results: files, standard output, signals, full disks, lack of memory."""
+"""Tests the handling of results: files, standard output, signals, full disks, out of memory."""
 
 import json
 import os

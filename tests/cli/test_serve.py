@@ -347,7 +347,7 @@ add_cases(
 
 
 class FindTest(ServeTest):
-    """Where the server and the backend are looked for."""
+    """Tests where serve looks for the server and the backend."""
 
     def find(self, **variables):
         """serve without --tritonserver, to a server that dies at once."""

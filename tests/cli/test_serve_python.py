@@ -164,7 +164,7 @@ class RefusalTest(PythonTest):
         self.refused(f"the server has no {STUB} for Python 3.7")
 
     def test_a_stub_that_cannot_be_run(self):
-        """As without its library of Python; the server would change its permissions."""
+        """A stub that cannot run is refused; the server would change its permissions."""
         self.stub.write_text("#!/bin/sh\nexit 127\n")
         before = self.stub.stat().st_mode
         self.refused(r"stub: cannot be run; it needs libpython3.11.so.1.0, .*libpython3.11\)")

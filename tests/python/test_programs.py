@@ -31,7 +31,7 @@ def test_in_a_repository(python, tmp_path, checkpoint, dtype):
 
 
 def test_on_a_checkpoint(python):
-    """As it lies in the source tree, too."""
+    """A program also runs from the source tree."""
     for model in serving.MODELS:
         program = serving.ROOT / "convert/python" / f"{model}.py"
         done = run(python, program, serving.ROOT / "demo/shapes")

@@ -177,7 +177,7 @@ def tiled_case(writer, pipe, dtype):
 
 
 def trace_cases(writer, pipe, dtype):
-    """What each block gives inside the stages, named as diffusers and transformers name the modules."""
+    """The outputs of the blocks inside the stages, named as diffusers and transformers name the modules."""
     model = pipe.transformer
     inputs = transformer_inputs(pipe, cases.TRACE, dtype)
     names = ["x_embedder", "context_embedder", "time_text_embed", "norm_out", "proj_out"]

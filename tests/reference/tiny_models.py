@@ -16,7 +16,7 @@ from tiny_tokenizers import write_clip_tokenizer, write_json, write_t5_tokenizer
 
 @dataclass
 class Spec:
-    """What a checkpoint looks like. The dictionaries are the components' config keys; sizes that must agree between
+    """Description of a checkpoint. The dictionaries are the components' config keys; sizes that must agree between
     components (vocabularies, joint and pooled dimensions, latent channels) are filled in by write_checkpoint().
     """
 

@@ -27,7 +27,7 @@ from served import free_ports  # noqa: E402
 PROGRAM = pathlib.Path(os.environ.get("FLUX_TRITON", ROOT / "build/cli/flux-triton"))
 BACKENDS = pathlib.Path(os.environ.get("FLUX_BACKENDS", ROOT / "build/backends"))
 CUDA_LIBRARY = BACKENDS.parent / "lib/libflux_cuda.so"
-# Where the models compute, and flux-triton, to which they are compared.
+# Device of the models, and of the flux-triton that they are compared with.
 DEVICE = os.environ.get("FLUX_TEST_DEVICE", "cpu")
 # The packages of nvidia-pytriton and of the client are beside each other.
 PACKAGES = pathlib.Path(grpcclient.__file__).parents[2]
@@ -174,7 +174,7 @@ class Server:
         return None
 
     def process_id(self):
-        """Of tritonserver."""
+        """The process id of tritonserver."""
         said = re.search(r"^serving .* \(process (\d+)\)", self.log(), re.MULTILINE)
         return int(said.group(1)) if said else self.process.pid
 

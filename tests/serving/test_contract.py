@@ -1,4 +1,4 @@
-"""What bls takes and gives, over HTTP and gRPC, and that it equals `flux-triton generate`."""
+"""Tests the inputs and outputs of bls over HTTP and gRPC, and that it equals `flux-triton generate`."""
 
 import base64
 import io

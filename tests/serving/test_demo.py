@@ -1,4 +1,4 @@
-"""What `make demo` runs after the build: a checkpoint converted, served, asked, and all of it gone."""
+"""Tests the steps of `make demo` after the build: convert, serve, request images, stop cleanly."""
 
 import pathlib
 import signal

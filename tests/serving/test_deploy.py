@@ -1,4 +1,4 @@
-"""What is in deploy/: valid for its own validators, and true of the real server."""
+"""Tests the files of deploy/ with their own validators and against the real server."""
 
 import importlib
 import json

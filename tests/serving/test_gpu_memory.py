@@ -58,7 +58,7 @@ def generate_command(checkpoint, output):
 
 
 def most_used(command):
-    """What a command takes of the GPU at most, about."""
+    """The approximate peak of GPU memory that a command takes."""
     before = most = cuda_memory.used_bytes()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
@@ -69,7 +69,7 @@ def most_used(command):
 
 
 def outcome(done, image, whole):
-    """How a run ended, in one of the ways that it may."""
+    """The outcome of a run, which must be one of those allowed."""
     lines = done.stderr.splitlines()
     errors = [line for line in lines if line.startswith("flux-triton: error: ")]
     warnings = [line for line in lines if line.startswith("flux-triton: warning: ")]

@@ -1,4 +1,4 @@
-"""How the Python bls reads requests, on the server's own Python backend and without torch: the rules
+"""Tests how the Python bls reads requests, on the server's Python backend without torch: the rules
 and words of the native one. `make test-python` tests the rest of the Python models."""
 
 import json
@@ -35,7 +35,7 @@ def reader(tmp_path_factory):
 
 
 def read(server, parameters=None, **values):
-    """What was read of each row."""
+    """The values that were read from each row."""
     options = {"parameters": parameters} if parameters else {}
     result = serving.generate(server.client, options=options, **values)
     return [json.loads(text) for text in result.as_numpy("encoded_images")[:, 0]]
