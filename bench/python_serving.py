@@ -286,8 +286,8 @@ def bench(args) -> int:
     torch, diffusers = run_program(args.python, "-c", asked).split()
     lines = [
         f"{datetime.date.today()}, {machine(args.device)}, load {os.getloadavg()[0]:.1f}",
-        f"torch {torch}, diffusers {diffusers}; {args.images} images a client, medians of "
-        f"{args.rounds} rounds, weights in the page cache",
+        f"torch {torch}, diffusers {diffusers}; images for each client: {args.images}, rounds: "
+        f"{args.rounds} (medians), weights in the page cache",
         "",
     ]
     for case in cases:
