@@ -13,8 +13,8 @@ T* at(const Tensor& tensor, int64_t token, int64_t head) {
   return tensor.data<T>() + token * tensor.stride(0) + head * tensor.stride(1);
 }
 
-/// Packs the keys and values of all heads, then shares out tiles of (head, query rows). A tile
-/// sees all keys in their order: nothing depends on which thread runs it.
+/// Packs the keys and values of all heads, then distributes tiles of (head, query rows) over the
+/// threads. A tile sees all keys in their order: nothing depends on which thread runs it.
 template <typename T>
 void attend(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
             const AttentionOptions& options, const Tensor& out) {

@@ -14,11 +14,11 @@
 namespace flux::cpu {
 namespace {
 
-/// One call of conv2d. T: activations. C: what products are computed in.
+/// One call of conv2d. T is the type of activations, C the type that products are computed in.
 template <typename T, typename C>
 class ConvCall {
  public:
-  /// scale: the input counts as doubled with 2.
+  /// With scale 2 the input is upsampled on the fly.
   ConvCall(Context& ctx, const Tensor& x, const PackedConv2d& packed, int64_t scale,
            const Tensor& residual, const Tensor& out)
       : ctx_(ctx),
@@ -62,7 +62,7 @@ class ConvCall {
     store_sums(chunk, y, x, sums);
   }
 
-  /// Row `y` of the input from column `first_x` on, zeros outside the image.
+  /// Copies row `y` of the input from column `first_x` on, zeros outside the image.
   void copy_input_row(int64_t y, int64_t first_x, C* to) const {
     const int64_t in = packed_.in;
     const int64_t begin = std::clamp<int64_t>(-first_x, 0, input_width_);
@@ -122,7 +122,7 @@ class ConvCall {
   const Tensor& out_;
   int64_t input_height_;
   int64_t input_width_;
-  std::vector<const void*> weights_;  // of each chunk
+  std::vector<const void*> weights_;  // one for each chunk
   std::shared_ptr<const TileKernel> kernel_;
   std::shared_ptr<const TileKernel> last_kernel_;  // of the last chunk of output channels
   Tensor scratch_;

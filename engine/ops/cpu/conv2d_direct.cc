@@ -6,9 +6,10 @@
 namespace flux::cpu {
 namespace {
 
-constexpr int64_t kInputBytes = int64_t{512} << 10;  // of a tile, to stay in the L2 cache
+/// Limit for a tile's input, so that it stays in the L2 cache.
+constexpr int64_t kInputBytes = int64_t{512} << 10;
 
-/// oneDNN's convolution of a tile.
+/// Convolution whose tiles oneDNN computes.
 class DirectConv2d final : public PackedConv2d {
  public:
   DirectConv2d(Context& ctx, const Tensor& weight, DType dtype) {

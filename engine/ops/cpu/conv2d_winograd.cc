@@ -6,13 +6,13 @@
 namespace flux::cpu {
 namespace {
 
-/// With fewer channels transforming costs more than it saves.
+/// Fewest input channels for which the scheme saves more than its transforms cost.
 constexpr int64_t kLeastInputs = 16;
 
 class WinogradTileKernel final : public TileKernel {
  public:
-  WinogradTileKernel(const WinogradKernels& kernels, int64_t in, int64_t out, bool doubled)
-      : kernels_(kernels), in_(in), out_(out), doubled_(doubled) {}
+  WinogradTileKernel(const WinogradKernels& kernels, int64_t in, int64_t out, bool upsampled)
+      : kernels_(kernels), in_(in), out_(out), upsampled_(upsampled) {}
 
   int64_t scratch_bytes() const override {
     return kernels_.scratch_floats(in_) * static_cast<int64_t>(sizeof(float));
@@ -20,20 +20,20 @@ class WinogradTileKernel final : public TileKernel {
 
   void run(const void* x, const void* weights, float* sums, void* scratch) const override {
     kernels_.run({static_cast<const float*>(x), static_cast<const float*>(weights), in_, out_,
-                  doubled_, sums, static_cast<float*>(scratch)});
+                  upsampled_, sums, static_cast<float*>(scratch)});
   }
 
  private:
   const WinogradKernels& kernels_;
   int64_t in_;
   int64_t out_;
-  bool doubled_;
+  bool upsampled_;
 };
 
 class WinogradConv2d final : public PackedConv2d {
  public:
-  WinogradConv2d(Context& ctx, const Tensor& weight, DType dtype, bool doubled)
-      : kernels_(kernels().winograd), doubled_(doubled) {
+  WinogradConv2d(Context& ctx, const Tensor& weight, DType dtype, bool upsampled)
+      : kernels_(kernels().winograd), upsampled_(upsampled) {
     out = weight.size(0);
     in = weight.size(1);
     kernel = weight.size(2);
@@ -56,7 +56,7 @@ class WinogradConv2d final : public PackedConv2d {
   }
 
   std::shared_ptr<const TileKernel> tile(int64_t channels) const override {
-    return std::make_shared<WinogradTileKernel>(kernels_, in, channels, doubled_);
+    return std::make_shared<WinogradTileKernel>(kernels_, in, channels, upsampled_);
   }
 
   std::vector<const void*> expand(Context& ctx) const override {
@@ -82,16 +82,16 @@ class WinogradConv2d final : public PackedConv2d {
   }
 
  private:
-  const WinogradKernels& kernels_;  // those in use when it is made: the layout fits no others
-  bool doubled_;
+  const WinogradKernels& kernels_;  // those in use at construction: the layout fits no others
+  bool upsampled_;
 };
 
 }  // namespace
 
 std::shared_ptr<PackedConv2d> pack_winograd_conv2d(Context& ctx, const Tensor& weight, DType dtype,
-                                                   bool doubled) {
+                                                   bool upsampled) {
   if (weight.size(1) < kLeastInputs || weight.size(2) != 3) return nullptr;
-  return std::make_shared<WinogradConv2d>(ctx, weight, dtype, doubled);
+  return std::make_shared<WinogradConv2d>(ctx, weight, dtype, upsampled);
 }
 
 }  // namespace flux::cpu

@@ -4,8 +4,9 @@
 
 namespace flux::cpu {
 
-/// The ops on the host. Each member is in the file named after it; products of bf16 and some
-/// convolutions are oneDNN's (onednn.h), the rest are loops that the compiler vectorises.
+/// Backend that computes the ops on the host. Each member is in the file named after it; products
+/// of bf16 and some convolutions are oneDNN's (onednn.h), the rest are loops that the compiler
+/// vectorises.
 class CpuBackend : public Backend {
  public:
   Device device() const override;

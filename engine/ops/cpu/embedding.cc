@@ -2,7 +2,7 @@
 
 namespace flux::cpu {
 
-// A few hundred rows at most, touched once: memory pages are what takes the time, not the copy.
+// A prompt has a few hundred rows, each read once: page faults take the time, not the copy.
 void CpuBackend::embedding(Context&, const Tensor& table, std::span<const int32_t> ids,
                            const Tensor& out) {
   for (size_t i = 0; i < ids.size(); ++i) {

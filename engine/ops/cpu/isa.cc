@@ -37,7 +37,7 @@ const Kernels& kernels_of(Isa isa) {
   }
 #endif
   check(isa == Isa::kBaseline, ErrorCode::kUnsupported,
-        "kernels for another architecture's instruction set were asked for");
+        "kernels for another architecture's instruction set were requested");
   return isa_baseline::kernels();
 }
 
@@ -64,7 +64,7 @@ const Kernels& kernels() { return *chosen().load(std::memory_order_relaxed); }
 
 void use_isa(Isa isa) {
   check(isa <= best_isa(), ErrorCode::kUnsupported,
-        "this processor lacks the instruction set number {} that was asked for",
+        "this processor does not have the requested instruction set, number {}",
         static_cast<int>(isa));
   chosen().store(&kernels_of(isa), std::memory_order_relaxed);
 }

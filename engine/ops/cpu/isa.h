@@ -6,20 +6,20 @@ namespace flux::cpu {
 
 /// The instruction sets that kernels are built for; each includes the ones before it.
 enum class Isa {
-  kBaseline,    // what every processor of the architecture has
+  kBaseline,    // available on every processor of the architecture
   kAvx2,        // with FMA
   kAvx512,      // F, BW, CD, DQ, VL
   kAvx512Bf16,  // with dot products of bfloat16
 };
 
-/// The best one that this processor has.
+/// The best instruction set that this processor has.
 Isa best_isa();
 
 /// The kernels in use: best_isa()'s unless use_isa() chose others.
 const Kernels& kernels();
 
 /// Chooses the kernels for the whole process, for tests and comparisons. Throws kUnsupported for
-/// an instruction set that this processor lacks.
+/// an instruction set that this processor does not have.
 void use_isa(Isa isa);
 
 }  // namespace flux::cpu

@@ -19,8 +19,8 @@ constexpr int64_t kTileRows = 128;
 
 class OneDnnLinear final : public PackedLinear {
  public:
-  int64_t chunk = 0;        // columns that are packed and computed together
-  int64_t chunk_bytes = 0;  // of a packed chunk; the last one may have fewer
+  int64_t chunk = 0;        // columns packed and computed together
+  int64_t chunk_bytes = 0;  // of a packed chunk; the last one may be smaller
 
   void run(Context& ctx, const Tensor& x, const Epilogue& epilogue,
            const Tensor& out) const override;
@@ -66,7 +66,7 @@ void pack_chunk(const OneDnnLinear& packed, const WeightPacker& packer,
               packed.address(i));
 }
 
-/// The rows of x one after the other: x itself where they are that already.
+/// The rows of x contiguously: x itself if it is contiguous already.
 Tensor contiguous_rows(Context& ctx, const Tensor& x) {
   if (x.is_contiguous()) return x;
   const Tensor copy = ctx.workspace().allocate(x.shape(), x.dtype());
@@ -79,11 +79,11 @@ Tensor contiguous_rows(Context& ctx, const Tensor& x) {
   return copy;
 }
 
-/// One call of linear: its tiles.
-class LinearCall {
+/// One call of linear, computed in tiles.
+class OneDnnLinearCall {
  public:
-  LinearCall(Context& ctx, const Tensor& x, const OneDnnLinear& packed, const Epilogue& epilogue,
-             const Tensor& out)
+  OneDnnLinearCall(Context& ctx, const Tensor& x, const OneDnnLinear& packed,
+                   const Epilogue& epilogue, const Tensor& out)
       : ctx_(ctx),
         packed_(packed),
         epilogue_(epilogue),
@@ -152,7 +152,7 @@ class LinearCall {
 
 void OneDnnLinear::run(Context& ctx, const Tensor& x, const Epilogue& epilogue,
                        const Tensor& out) const {
-  LinearCall(ctx, x, *this, epilogue, out).run();
+  OneDnnLinearCall(ctx, x, *this, epilogue, out).run();
 }
 
 std::shared_ptr<PackedLinear> pack_onednn_linear(Context& ctx, std::span<const Tensor> weights) {

@@ -6,29 +6,30 @@
 #include "ops/cpu/rows.h"
 #include "ops/cpu/weight_memory.h"
 
-/// Linear layers by products of f32. A product is cut into parts of its rows and of its depth, so
-/// that what a part works on stays in the L3 cache, and these into strips of columns, whatever the
-/// number of threads. Rows are packed once for all strips. bf16 rows and weights are widened where
-/// they are used, a few at a time.
+/// Linear layers by products of f32. A product is cut into blocks of its rows and of its depth, so
+/// that the operands of a block stay in the L3 cache, and blocks into strips of columns, whatever
+/// the number of threads. Rows are packed once for all strips. bf16 rows and weights are widened
+/// where they are used, a few at a time.
 namespace flux::cpu {
 namespace {
 
-constexpr int64_t kPartRows = 768;
-constexpr int64_t kPartDepth = 768;
-/// What Strassen's scheme needs for its additions to pay.
+constexpr int64_t kBlockRows = 768;
+constexpr int64_t kBlockDepth = 768;
+/// Strassen's scheme needs at least these rows and this depth for its additions to pay.
 constexpr int64_t kStrassenRows = 96;
 constexpr int64_t kStrassenDepth = 256;
 
-/// Depth is cut into parts of this, the last of what is left. Even, for halves.
-int64_t part_depth(int64_t depth) {
-  const int64_t parts = (depth + kPartDepth - 1) / kPartDepth;
-  return ((depth + parts - 1) / parts + 1) / 2 * 2;
+/// Depth of a block; the last block takes the rest. It is even, because Strassen's scheme halves
+/// it.
+int64_t block_depth(int64_t depth) {
+  const int64_t blocks = (depth + kBlockDepth - 1) / kBlockDepth;
+  return ((depth + blocks - 1) / blocks + 1) / 2 * 2;
 }
 
 template <typename T>
 constexpr bool kWiden = !std::is_same_v<T, float>;
 
-/// T: of weights and activations.
+/// T is the type of weights and activations.
 template <typename T>
 class PanelLinear final : public PackedLinear {
  public:
@@ -63,33 +64,33 @@ class PanelLinear final : public PackedLinear {
   const ProductKernels& kernels() const { return kernels_; }
 
  private:
-  const ProductKernels& kernels_;  // those in use when it is made: the layout fits no others
+  const ProductKernels& kernels_;  // those in use at construction: the layout fits no others
 };
 
 /// One call of linear.
 template <typename T>
-class LinearCall {
+class PanelLinearCall {
  public:
-  LinearCall(Context& ctx, const Tensor& x, const PanelLinear<T>& packed, const Epilogue& epilogue,
-             const Tensor& out)
+  PanelLinearCall(Context& ctx, const Tensor& x, const PanelLinear<T>& packed,
+                  const Epilogue& epilogue, const Tensor& out)
       : x_(x),
         packed_(packed),
         kernels_(packed.kernels()),
         epilogue_(epilogue),
         out_(out),
-        depth_(part_depth(packed.depth)) {
+        depth_(block_depth(packed.depth)) {
     const int64_t rows = x.size(0);
     const bool pays = rows >= kStrassenRows && packed.depth >= kStrassenDepth;
     scheme_ = pays && packed.depth % 2 == 0 ? ProductScheme::kStrassen : ProductScheme::kPlain;
     // Reading a weight takes as long as some 16 multiplications with it.
     threads_ = worthwhile_threads(ctx.threads(),
                                   packed.depth * packed.columns * std::max<int64_t>(rows, 16));
-    part_rows_ = multiple_of_groups(std::min(rows, kPartRows));
-    const int64_t groups = part_rows_ / kernels_.group_rows;
+    block_rows_ = multiple_of_groups(std::min(rows, kBlockRows));
+    const int64_t groups = block_rows_ / kernels_.group_rows;
     rows_ = ctx.workspace().allocate({groups, kernels_.group_floats(scheme_, depth_)}, DType::kF32);
-    const bool in_parts = depth_ < packed.depth;
+    const bool several_blocks = depth_ < packed.depth;
     sums_ = ctx.workspace().allocate(
-        {in_parts ? packed.strips() * part_rows_ : ctx.threads() * kernels_.group_rows,
+        {several_blocks ? packed.strips() * block_rows_ : ctx.threads() * kernels_.group_rows,
          kernels_.strip_columns},
         DType::kF32);
     constexpr auto kFloat = static_cast<int64_t>(sizeof(float));
@@ -101,19 +102,19 @@ class LinearCall {
   }
 
   void run() {
-    for (int64_t row = 0; row < x_.size(0); row += part_rows_) {
-      const int64_t rows = std::min(part_rows_, x_.size(0) - row);
+    for (int64_t row = 0; row < x_.size(0); row += block_rows_) {
+      const int64_t rows = std::min(block_rows_, x_.size(0) - row);
       for (int64_t begin = 0; begin < packed_.depth; begin += depth_) {
-        run_part({row, rows, begin, std::min(depth_, packed_.depth - begin)});
+        run_block({row, rows, begin, std::min(depth_, packed_.depth - begin)});
       }
     }
   }
 
  private:
-  struct Part {
+  struct Block {
     int64_t row;
     int64_t rows;
-    int64_t begin;  // of its depth
+    int64_t begin;  // along the depth
     int64_t depth;
   };
 
@@ -125,41 +126,41 @@ class LinearCall {
     return (rows + kernels_.group_rows - 1) / kernels_.group_rows * kernels_.group_rows;
   }
 
-  void run_part(const Part& part) {
+  void run_block(const Block& block) {
     const int64_t group_rows = kernels_.group_rows;
-    parallel_for(threads_, (part.rows + group_rows - 1) / group_rows, [&](int64_t i, int thread) {
+    parallel_for(threads_, (block.rows + group_rows - 1) / group_rows, [&](int64_t i, int thread) {
       const int64_t first = i * group_rows;
-      const int64_t rows = std::min(group_rows, part.rows - first);
-      const T* x = row<T>(x_, part.row + first) + part.begin;
+      const int64_t rows = std::min(group_rows, block.rows - first);
+      const T* x = row<T>(x_, block.row + first) + block.begin;
       const auto pack = [&](const float* from, int64_t stride) {
-        kernels_.pack_rows(scheme_, from, stride, rows, part.depth, packed_rows(part, i));
+        kernels_.pack_rows(scheme_, from, stride, rows, block.depth, packed_rows(block, i));
       };
       if constexpr (kWiden<T>) {
         float* wide = floats_of(wide_rows_, thread);
         for (int64_t r = 0; r < rows; ++r) {
-          widen(x + r * x_.stride(0), part.depth, wide + r * part.depth);
+          widen(x + r * x_.stride(0), block.depth, wide + r * block.depth);
         }
-        pack(wide, part.depth);
+        pack(wide, block.depth);
       } else {
         pack(x, x_.stride(0));
       }
     });
     parallel_for(threads_, packed_.strips(),
-                 [&](int64_t i, int thread) { run_strip(part, i, thread); });
+                 [&](int64_t i, int thread) { run_strip(block, i, thread); });
   }
 
-  float* packed_rows(const Part& part, int64_t group) const {
-    return rows_.data<float>() + group * kernels_.group_floats(scheme_, part.depth);
+  float* packed_rows(const Block& block, int64_t group) const {
+    return rows_.data<float>() + group * kernels_.group_floats(scheme_, block.depth);
   }
 
-  void run_strip(const Part& part, int64_t i, int thread) {
+  void run_strip(const Block& block, int64_t i, int thread) {
     ProductStrip<T> strip{};
     strip.scheme = scheme_;
-    strip.rows = packed_rows(part, 0);
-    const T* left = packed_.strip(i) + part.begin * kernels_.panel_columns;
+    strip.rows = packed_rows(block, 0);
+    const T* left = packed_.strip(i) + block.begin * kernels_.panel_columns;
     const T* right = left + packed_.depth * kernels_.panel_columns;
     if constexpr (kWiden<T>) {
-      const int64_t panel = part.depth * kernels_.panel_columns;
+      const int64_t panel = block.depth * kernels_.panel_columns;
       float* wide = floats_of(wide_panels_, thread);
       widen(left, panel, wide);
       widen(right, panel, wide + panel);
@@ -169,22 +170,22 @@ class LinearCall {
       strip.left = left;
       strip.right = right;
     }
-    strip.depth = part.depth;
-    strip.first = part.begin == 0;
-    strip.last = part.begin + part.depth == packed_.depth;
-    const bool in_parts = depth_ < packed_.depth;
-    strip.sums = row<float>(sums_, in_parts ? i * part_rows_ : thread * kernels_.group_rows);
-    strip.end = end_of(part.row, i);
-    strip.end.rows = part.rows;
+    strip.depth = block.depth;
+    strip.first = block.begin == 0;
+    strip.last = block.begin + block.depth == packed_.depth;
+    const bool several_blocks = depth_ < packed_.depth;
+    strip.sums = row<float>(sums_, several_blocks ? i * block_rows_ : thread * kernels_.group_rows);
+    strip.epilogue = epilogue_of(block.row, i);
+    strip.epilogue.rows = block.rows;
     strip.scratch = floats_of(scratch_, thread);
     kernels_.run(strip);
   }
 
-  /// What becomes of the sums of strip i, from a row on.
-  TileEpilogue<T> end_of(int64_t first, int64_t i) const {
-    auto end = tile_epilogue<T>(packed_, epilogue_, out_, first, i * kernels_.strip_columns);
-    end.columns = packed_.width(i);
-    return end;
+  /// The epilogue of strip i, from row `first` on.
+  TileEpilogue<T> epilogue_of(int64_t first, int64_t i) const {
+    auto tile = tile_epilogue<T>(packed_, epilogue_, out_, first, i * kernels_.strip_columns);
+    tile.columns = packed_.width(i);
+    return tile;
   }
 
   const Tensor& x_;
@@ -192,13 +193,13 @@ class LinearCall {
   const ProductKernels& kernels_;
   const Epilogue& epilogue_;
   const Tensor& out_;
-  int64_t depth_;  // of a part
+  int64_t depth_;  // of a block
   ProductScheme scheme_ = ProductScheme::kPlain;
   int threads_ = 1;
-  int64_t part_rows_ = 0;
-  Tensor rows_;  // of a part, packed: [groups, floats of one]
-  Tensor sums_;  // of a part, or of a group for each thread where the depth is in one part
-  // Of each thread; the last two only where there is something to widen.
+  int64_t block_rows_ = 0;
+  Tensor rows_;  // of a block, packed: [groups, floats of a group]
+  Tensor sums_;  // of a block, or of one group for each thread if one block has the whole depth
+  // Each thread has its own; the last two exist only for bf16, which is widened.
   Tensor scratch_;
   Tensor wide_rows_;
   Tensor wide_panels_;
@@ -207,7 +208,7 @@ class LinearCall {
 template <typename T>
 void PanelLinear<T>::run(Context& ctx, const Tensor& x, const Epilogue& epilogue,
                          const Tensor& out) const {
-  LinearCall<T>(ctx, x, *this, epilogue, out).run();
+  PanelLinearCall<T>(ctx, x, *this, epilogue, out).run();
 }
 
 }  // namespace

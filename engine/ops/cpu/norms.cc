@@ -37,12 +37,12 @@ void rms_norm_rope_rows(Context& ctx, const Tensor& x, const Tensor& weight, flo
   });
 }
 
-/// Pixels in one chunk: about 64 KiB, so that its second reading comes from the cache.
+/// Number of pixels in a chunk: about 64 KiB, so that its second reading comes from the cache.
 int64_t pixels_in_chunk(int64_t channels, size_t element_size) {
   return std::max<int64_t>(1, 65536 / (channels * static_cast<int64_t>(element_size)));
 }
 
-/// Turns the moments of all chunks into what is done to each channel. Chunks are combined in
+/// Turns the moments of all chunks into the affine map of each channel. Chunks are combined in
 /// their order (Chan, Golub and LeVeque's update), in double.
 void combine_moments(const Moments* moments, int64_t chunks, int64_t pixels, int64_t chunk_pixels,
                      const GroupNormParams& params, int64_t channels, const GroupAffine& affine) {

@@ -43,8 +43,8 @@ std::string describe(const ConvolutionShape& shape) {
                      shape.height, shape.width, shape.in, shape.out, shape.kernel);
 }
 
-/// oneDNN does not survive that it gets no memory for a kernel's code. Where there is little left,
-/// an Error comes instead.
+/// oneDNN crashes when it gets no memory for a kernel's code. Where little memory is left, this
+/// throws an Error instead.
 template <typename Shape>
 void check_headroom(const Shape& shape) {
   constexpr size_t kHeadroom = size_t{32} << 20;
@@ -52,21 +52,21 @@ void check_headroom(const Shape& shape) {
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (probe == MAP_FAILED) {
     fail(ErrorCode::kUnavailable,
-         "out of memory on cpu: fewer than {} bytes are left to make the kernel of a {}; draw "
+         "out of memory on cpu: fewer than {} bytes are left to make the kernel of a {}; generate "
          "smaller or fewer images",
          kHeadroom, describe(shape));
   }
   ::munmap(probe, kHeadroom);
 }
 
-/// Runs f, with what oneDNN throws turned into an Error that names `shape`.
+/// Runs f and turns oneDNN's exceptions into an Error that names `shape`.
 template <typename Shape, typename F>
 auto translated(const Shape& shape, const F& f) {
   try {
     return f();
   } catch (const dnnl::error& error) {
     check(error.status != dnnl_out_of_memory, ErrorCode::kUnavailable,
-          "out of memory in oneDNN for a {}; draw smaller or fewer images", describe(shape));
+          "out of memory in oneDNN for a {}; generate smaller or fewer images", describe(shape));
     fail(ErrorCode::kInternal, "oneDNN failed with status {} for a {}: {}",
          static_cast<int>(error.status), describe(shape), error.what());
   }
@@ -157,8 +157,8 @@ class CompiledTile final : public TileKernel {
   Primitive primitive_;
 };
 
-/// Compiled kernels of the whole process. When full, the least recently used one is dropped;
-/// whoever still runs it keeps it alive.
+/// Cache of the compiled kernels of the whole process. When it is full, the least recently used
+/// kernel is dropped; a thread that still runs it keeps it alive.
 class KernelCache {
  public:
   using Key = std::array<int64_t, 7>;
@@ -166,7 +166,8 @@ class KernelCache {
   template <typename Make>
   std::shared_ptr<const TileKernel> find_or_make(const Key& key, const Make& make) {
     if (auto kernel = find(key)) return kernel;
-    std::shared_ptr<const TileKernel> made = make();  // without the lock: others need not wait
+    std::shared_ptr<const TileKernel> made =
+        make();  // without the lock, so that other threads need not wait
     const std::unique_lock lock(mutex_);
     if (entries_.size() >= kCapacity) drop_oldest();
     const auto [entry, inserted] = entries_.try_emplace(key);

@@ -6,8 +6,8 @@
 #include "ops/cpu/tile_kernel.h"
 #include "tensor/dtype.h"
 
-/// All that the engine uses of oneDNN: tiles of matrix products and of convolutions.
-/// Failures are Error: kUnavailable when memory ran out, else kInternal.
+/// The engine's only use of oneDNN: tiles of matrix products and of convolutions.
+/// Failures throw Error: kUnavailable when memory ran out, else kInternal.
 namespace flux::cpu {
 
 /// sums[rows, columns] = x[rows, depth] W[depth, columns]; all row-major and contiguous. x and W
@@ -20,8 +20,8 @@ struct ProductShape {
   friend bool operator==(const ProductShape&, const ProductShape&) = default;
 };
 
-/// f32 sums[height, width, out] from x[height + kernel - 1, width + kernel - 1, in] (its border
-/// included), channels last.
+/// Computes f32 sums[height, width, out] from x[height + kernel - 1, width + kernel - 1, in] (its
+/// border included), channels last.
 struct ConvolutionShape {
   DType dtype = DType::kF32;
   int64_t height = 0;
@@ -37,13 +37,13 @@ struct ConvolutionShape {
 std::shared_ptr<const TileKernel> tile_kernel(const ProductShape& shape);
 std::shared_ptr<const TileKernel> tile_kernel(const ConvolutionShape& shape);
 
-/// Brings weights into the layout that the kernels of a shape take.
+/// Packs weights into the layout that the kernels of a shape take.
 class WeightPacker {
  public:
   virtual ~WeightPacker() = default;
   /// Bytes of the packed weights, padding included.
   virtual int64_t packed_bytes() const = 0;
-  /// plain and packed both have the dtype of x.
+  /// Plain and packed weights both have the dtype of x.
   virtual void pack(const void* plain, void* packed) const = 0;
 };
 
@@ -52,14 +52,14 @@ std::unique_ptr<WeightPacker> weight_packer(const ProductShape& shape);
 /// Plain weights are [out, in, kernel, kernel].
 std::unique_ptr<WeightPacker> weight_packer(const ConvolutionShape& shape);
 
-/// How bf16 weights are computed with.
+/// The arithmetic for bf16 weights.
 enum class Bf16Path {
   kNative,      // bf16 products, f32 sums
   kThroughF32,  // widened to f32, some at a time; for processors without bf16 products
 };
-/// The way for weights packed from now on: the processor's, unless set_bf16_path() chose.
+/// The path for weights packed from now on: the processor's, unless set_bf16_path() chose.
 Bf16Path bf16_path();
-/// For tests and comparisons.
+/// Chooses the path, for tests and comparisons.
 void set_bf16_path(Bf16Path path);
 
 }  // namespace flux::cpu

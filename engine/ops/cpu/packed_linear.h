@@ -22,8 +22,8 @@ class PackedLinear : public PackedWeights {
                    const Tensor& out) const = 0;
 };
 
-/// What becomes of sums that begin at a row and a column of the result. The sums and their extent
-/// are left to set.
+/// The epilogue of a tile of sums that begins at a row and a column of the result. The caller sets
+/// the sums and their extent.
 template <typename T>
 TileEpilogue<T> tile_epilogue(const PackedLinear& packed, const Epilogue& epilogue,
                               const Tensor& out, int64_t first_row, int64_t column) {
@@ -40,14 +40,14 @@ TileEpilogue<T> tile_epilogue(const PackedLinear& packed, const Epilogue& epilog
   return tile;
 }
 
-/// By own kernels (kernels/product_kernels.cc), in f32, with fewer multiplications than plain
-/// products have. dtype: of weights and activations.
+/// Packs a layer for our own kernels (kernels/product_kernels.cc), which compute in f32 with fewer
+/// multiplications than plain products. `dtype` is that of weights and activations.
 std::shared_ptr<PackedLinear> pack_panel_linear(Context& ctx, std::span<const Tensor> weights,
                                                 DType dtype);
-/// By oneDNN's products of bf16, on a processor that has them.
+/// Packs a layer for oneDNN's bf16 products, on a processor that has them.
 std::shared_ptr<PackedLinear> pack_onednn_linear(Context& ctx, std::span<const Tensor> weights);
 
-/// Rows [begin, end) of the stacked weights as contiguous `dtype`: where they are if possible,
+/// Returns rows [begin, end) of the stacked weights as contiguous `dtype`: in place if possible,
 /// else copied to `buffer`.
 const void* gather_rows(std::span<const Tensor> weights, int64_t begin, int64_t end, DType dtype,
                         Tensor& buffer);

@@ -36,7 +36,7 @@ void call_task(F& f, int64_t task, int thread) {
 }
 }  // namespace internal
 
-/// Threads that `multiply_adds` are worth: waking a team takes some 10 us.
+/// Number of threads that `multiply_adds` are worth: waking a team takes some 10 us.
 inline int worthwhile_threads(int threads, int64_t multiply_adds) {
   return multiply_adds < (int64_t{1} << 20) ? 1 : threads;
 }

@@ -8,7 +8,8 @@
 namespace flux::cpu {
 namespace {
 
-/// cos and sin of every frequency of one axis, by position: images repeat few positions often.
+/// Caches cos and sin of every frequency of one axis by position: an image repeats few positions
+/// often.
 class AxisAngles {
  public:
   explicit AxisAngles(int64_t dim) : half_(dim / 2) {
@@ -20,7 +21,7 @@ class AxisAngles {
 
   int64_t half() const { return half_; }
 
-  /// half() cosines followed by half() sines.
+  /// Returns half() cosines followed by half() sines.
   const float* at(float position) {
     std::vector<float>& angles = angles_[position];
     if (angles.empty()) {

@@ -5,7 +5,7 @@
 #include "ops/cpu/parallel.h"
 #include "runtime/context.h"
 
-/// Walking over the rows of activations.
+/// Helpers that walk over the rows of activations.
 namespace flux::cpu {
 
 /// Calls f.operator()<T>() with the element type of activations of `dtype`.
@@ -18,7 +18,7 @@ void dispatch(DType dtype, const F& f) {
   }
 }
 
-/// Row i of a tensor: its first dimension at i.
+/// Address of row i of a tensor: index i of its first dimension.
 template <typename T>
 T* row(const Tensor& tensor, int64_t i) {
   return tensor.data<T>() + i * tensor.stride(0);

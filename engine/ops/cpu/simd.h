@@ -34,7 +34,7 @@ using VecHalf = uint16_t __attribute__((vector_size(kLanes * 2)));
 
 #define FLUX_INLINE inline __attribute__((always_inline))
 
-/// Unrolls the short loop that follows, whole.
+/// FLUX_UNROLL fully unrolls the short loop that follows.
 #if defined(__clang__)
 #define FLUX_UNROLL _Pragma("unroll")
 #else
@@ -47,7 +47,7 @@ FLUX_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
 
 using QuarterVec = float __attribute__((vector_size(16)));
 
-/// The lanes combined to four, then to one, always in the same order.
+/// Combines the lanes to four, then to one, always in the same order.
 template <typename F>
 FLUX_INLINE float reduce(Vec v, const F& f) {
   QuarterVec four;
@@ -86,9 +86,9 @@ FLUX_INLINE Vec swap_pairs(Vec v) {
 #endif
 }
 
-/// What of a vector is in a row: all lanes, or the first `count` at the row's end.
+/// The lanes of a vector that lie in a row: all of them, or the first `count` at the row's end.
 struct Full {};
-struct Part {
+struct Partial {
   int64_t count;
 };
 
@@ -133,39 +133,40 @@ FLUX_INLINE void store(BFloat16* to, Vec value, Full = {}) {
   __builtin_memcpy(static_cast<void*>(to), &bits, sizeof(bits));
 }
 
-/// The first lanes from memory, the others zero.
+/// Loads the first lanes from memory; the others are zero.
 template <typename T>
-FLUX_INLINE Vec load(const T* from, Part part) {
+FLUX_INLINE Vec load(const T* from, Partial lanes) {
   T buffer[kLanes] = {};
-  for (int64_t i = 0; i < part.count; ++i) buffer[i] = from[i];
+  for (int64_t i = 0; i < lanes.count; ++i) buffer[i] = from[i];
   return load(buffer);
 }
 
 template <typename T>
-FLUX_INLINE void store(T* to, Vec value, Part part) {
+FLUX_INLINE void store(T* to, Vec value, Partial lanes) {
   T buffer[kLanes];
   store(buffer, value);
-  for (int64_t i = 0; i < part.count; ++i) to[i] = buffer[i];
+  for (int64_t i = 0; i < lanes.count; ++i) to[i] = buffer[i];
 }
 
-/// `value` with the lanes outside the row made zero.
+/// Returns `value` with the lanes outside the row made zero.
 FLUX_INLINE Vec keep(Vec value, Full) { return value; }
-FLUX_INLINE Vec keep(Vec value, Part part) {
+FLUX_INLINE Vec keep(Vec value, Partial lanes) {
   float buffer[kLanes];
   store(buffer, value);
-  return load(buffer, part);
+  return load(buffer, lanes);
 }
 
-/// Calls f(i, Full{}) for each whole vector of a row of n elements and f(i, Part{...}) for the
-/// rest: two calls, so that the first compiles without a care for the row's end.
+/// Calls f(i, Full{}) for each whole vector of a row of n elements and f(i, Partial{...}) for the
+/// rest: two calls, so that the first compiles to code that never checks for the row's end.
 template <typename F>
 FLUX_INLINE void for_each_vec(int64_t n, const F& f) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) f(i, Full{});
-  if (i < n) f(i, Part{n - i});
+  if (i < n) f(i, Partial{n - i});
 }
 
-/// The sum of f(i, part), as for_each_vec calls it, over a row. f returns zero outside the row.
+/// Returns the sum of f(i, lanes), as for_each_vec calls it, over a row. f returns zero outside the
+/// row.
 template <typename F>
 FLUX_INLINE float sum_over(int64_t n, const F& f) {
   Vec total[4] = {};  // independent chains: an addition takes four cycles
@@ -174,7 +175,7 @@ FLUX_INLINE float sum_over(int64_t n, const F& f) {
     for (int j = 0; j < 4; ++j) total[j] += f(i + j * kLanes, Full{});
   }
   for (; i + kLanes <= n; i += kLanes) total[0] += f(i, Full{});
-  if (i < n) total[1] += f(i, Part{n - i});
+  if (i < n) total[1] += f(i, Partial{n - i});
   return sum((total[0] + total[1]) + (total[2] + total[3]));
 }
 

@@ -11,8 +11,8 @@
 namespace flux::cpu {
 namespace {
 
-/// Waking a thread takes some 20 us and more on a busy machine, and the gaps inside a model's step
-/// are shorter than this.
+/// A thread spins this long before it sleeps: waking it takes some 20 us, more on a busy machine,
+/// and the gaps inside a model's step are shorter than this.
 constexpr auto kSpin = std::chrono::microseconds(100);
 
 void pause_processor() {
@@ -23,7 +23,7 @@ void pause_processor() {
 #endif
 }
 
-/// Whether `done` came true while spinning for a moment.
+/// Spins for a moment; returns whether `done` became true.
 template <typename Done>
 bool spin_until(const Done& done) {
   const auto end = std::chrono::steady_clock::now() + kSpin;
@@ -77,7 +77,7 @@ void ThreadPool::run(int threads, void (*work)(void* context, int thread), void*
   work(context, 0);
   {
     const std::lock_guard lock(mutex_);
-    std::erase(jobs_, &job);  // nobody joins any more
+    std::erase(jobs_, &job);  // no helper joins from here on
   }
   const auto done = [&] { return job.working.load(std::memory_order_acquire) == 0; };
   if (spin_until(done)) return;
@@ -85,8 +85,8 @@ void ThreadPool::run(int threads, void (*work)(void* context, int thread), void*
   back_.wait(lock, done);
 }
 
-/// The first job that wants a helper, with the number that this one gets there; null when none
-/// does. The caller holds the mutex.
+/// Joins the first job that wants a helper; `thread` becomes this helper's number there. Returns
+/// null when no job does. The caller holds the mutex.
 ThreadPool::Job* ThreadPool::take(int& thread) {
   if (jobs_.empty()) return nullptr;
   Job* job = jobs_.front();
@@ -105,7 +105,7 @@ void ThreadPool::help() {
       lock.unlock();
       job->work(job->context, thread);
       lock.lock();
-      // The job is gone as soon as its caller sees that all are back.
+      // The job is destroyed as soon as its caller sees that all helpers are back.
       if (job->working.fetch_sub(1, std::memory_order_release) == 1) back_.notify_all();
       continue;
     }

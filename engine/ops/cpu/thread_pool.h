@@ -9,8 +9,8 @@
 
 namespace flux::cpu {
 
-/// The threads that help all callers of the process. A caller never waits for a helper that has
-/// not begun: where other programs hold the processors, it does the work itself.
+/// Threads that help all callers of the process. A caller never waits for a helper that has not
+/// begun: where other programs hold the processors, it does the work itself.
 class ThreadPool {
  public:
   /// The pool of the process.
@@ -24,7 +24,7 @@ class ThreadPool {
 
   /// Calls work(context, thread) at once on the caller, with thread 0, and on up to `threads` - 1
   /// others, each with a number of its own below `threads`. Returns when all that began are back.
-  /// `work` shares out what there is to do and must not throw.
+  /// `work` distributes its tasks itself and must not throw.
   void run(int threads, void (*work)(void* context, int thread), void* context);
 
  private:
@@ -32,8 +32,8 @@ class ThreadPool {
     void (*work)(void* context, int thread);
     void* context;
     int joined;                   // threads that have a number
-    int limit;                    // of those
-    std::atomic<int> working{0};  // helpers that are not back
+    int limit;                    // the most of them
+    std::atomic<int> working{0};  // helpers that have not returned
   };
 
   void start(int helpers);
@@ -41,7 +41,7 @@ class ThreadPool {
   Job* take(int& thread);
 
   std::mutex mutex_;
-  std::vector<Job*> jobs_;  // that want helpers, in the order they came
+  std::vector<Job*> jobs_;  // jobs that want helpers, in order of arrival
   std::vector<std::thread> helpers_;
   bool ending_ = false;
   std::condition_variable wake_;     // helpers: there is a job

@@ -4,12 +4,12 @@
 
 namespace flux::cpu {
 
-/// What computes a tile of a product or a convolution on one thread. Immutable; any number of
+/// Computes a tile of a product or a convolution on one thread. It is immutable; any number of
 /// threads may run it at a time.
 class TileKernel {
  public:
   virtual ~TileKernel() = default;
-  /// Memory that each run needs for itself, to be aligned to 64 bytes.
+  /// Scratch memory of each run, which must be aligned to 64 bytes.
   virtual int64_t scratch_bytes() const = 0;
   virtual void run(const void* x, const void* weights, float* sums, void* scratch) const = 0;
 };

@@ -9,21 +9,22 @@
 /// Memory for packed weights and the steps that packing linear and conv2d share.
 namespace flux::cpu {
 
-/// New u8[bytes], aligned to 64 bytes; large blocks lie on huge pages where the system has them.
-/// Throws kUnavailable when there is no memory.
+/// Allocates u8[bytes], aligned to 64 bytes; large blocks lie on huge pages where the system has
+/// them. Throws kUnavailable when there is no memory.
 Tensor allocate_weights(int64_t bytes);
 
-/// bf16 to f32, n elements.
+/// Converts n elements from bf16 to f32.
 void widen(const BFloat16* from, int64_t n, float* to);
 
-/// f32 to bf16 to nearest even, n elements. `to` may be the start of `from`.
+/// Rounds n elements from f32 to bf16, to nearest even. `to` may be the start of `from`.
 void narrow(const float* from, int64_t n, BFloat16* to);
 
-/// One f32 bias [n] out of the biases of stacked weights of these sizes; those left out count as
-/// zero. Undefined when there are none.
+/// Stacks the biases of stacked weights into one f32 bias [n]; absent ones count as zero. The
+/// result is undefined when there are none.
 Tensor stack_biases(std::span<const Tensor> weights, std::span<const Tensor> biases);
 
-/// `slot_bytes` of scratch for each thread of the context, as u8[threads, slot_bytes rounded up].
+/// Allocates `slot_bytes` of scratch for each thread of the context: u8[threads, slot_bytes rounded
+/// up].
 Tensor per_thread_scratch(Context& ctx, int64_t slot_bytes);
 
 }  // namespace flux::cpu

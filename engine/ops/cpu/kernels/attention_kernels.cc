@@ -13,7 +13,8 @@ namespace {
 
 constexpr int64_t kTileRows = 48;
 constexpr int64_t kBlockKeys = 256;
-/// Not a power of two, for the rows that a micro-kernel reads to lie in different cache sets.
+/// Distance between rows of scores; not a power of two, so that the rows that a micro-kernel reads
+/// lie in different cache sets.
 constexpr int64_t kScoreStride = kBlockKeys + 16;
 static_assert(kTileRows % kRows == 0 && kBlockKeys % kColumns == 0);
 
@@ -23,9 +24,9 @@ constexpr int64_t round_up(int64_t n, int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }
 
-/// A packed block: the keys' panels, each [depth of head_dim][kColumns keys], then the values',
-/// each [depth of the block's keys][kColumns of head_dim]. Missing values and columns are zero;
-/// missing keys repeat the last one: their scores are masked.
+/// Layout of a packed block: the keys' panels, each [depth of head_dim][kColumns keys], then the
+/// values', each [depth of the block's keys][kColumns of head_dim]. Missing values and columns are
+/// zero; missing keys repeat the last one: their scores are masked.
 template <typename T>
 struct Block {
   using Operand = OperandOf<T>;
@@ -92,15 +93,15 @@ struct Block {
   }
 };
 
-/// Scratch of one tile.
+/// Scratch memory of one tile.
 template <typename Operand>
 struct Scratch {
   Operand* q;      // [kTileRows / kRows][depth of head_dim][kRows]
   float* scores;   // [kTileRows][kScoreStride]; the weights replace them in place
   float* sums;     // [kTileRows][head_dim rounded up to kColumns]
-  float* largest;  // [kTileRows] each: largest exponent so far,
-  float* total;    // sum of weights so far,
-  float* factor;   // what the last block scaled earlier sums by
+  float* largest;  // [kTileRows], largest exponent so far
+  float* total;    // [kTileRows], sum of weights so far
+  float* factor;   // [kTileRows], factor by which the last block scales earlier sums
 
   Scratch(std::byte* memory, int64_t head_dim) {
     scores = reinterpret_cast<float*>(memory);
@@ -116,24 +117,24 @@ struct Scratch {
   }
 };
 
-/// Which keys of a block a row sees and how its scores become exponents of 2.
+/// Scores of a row with the keys of a block, and how they become exponents of 2.
 struct RowScores {
   float* scores;
-  int64_t keys;         // the row sees; the ones after are masked
-  int64_t padded_keys;  // that the block has
+  int64_t keys;         // keys that the row sees; later ones are masked
+  int64_t padded_keys;  // keys of the block, padding included
   const float* bias;    // for the block's first key, or null
   float scale;
 };
 
-/// Turns scores into what 2 is raised to, less the largest: returns the factor that is left to
-/// apply. Masked scores become -inf.
+/// Prepares scores to become exponents of 2: returns the factor that the caller still has to apply.
+/// Masked scores become -inf.
 FLUX_INLINE float prepare_row(const RowScores& row) {
   float factor = row.scale * kLog2E;
   if (row.bias || !(row.scale > 0.0f)) {
-    for_each_vec(row.keys, [&](int64_t i, auto part) {
-      Vec score = load(row.scores + i, part) * row.scale;
-      if (row.bias) score += load(row.bias + i, part);
-      store(row.scores + i, score, part);
+    for_each_vec(row.keys, [&](int64_t i, auto lanes) {
+      Vec score = load(row.scores + i, lanes) * row.scale;
+      if (row.bias) score += load(row.bias + i, lanes);
+      store(row.scores + i, score, lanes);
     });
     factor = kLog2E;
   }
@@ -146,14 +147,14 @@ FLUX_INLINE void store_weights(float* row, int64_t i, Vec weights, float) {
 }
 #if defined(__AVX512BF16__)
 FLUX_INLINE void store_weights(float* row, int64_t i, Vec weights, Pair) {
-  // In place: two bytes for each four that have been read.
+  // Weights replace scores in place: two bytes for each four that have been read.
   const VecHalf narrow = to_bfloat16(weights);
   __builtin_memcpy(reinterpret_cast<std::byte*>(row) + 2 * i, &narrow, sizeof(narrow));
 }
 #endif
 
-/// 2^exponent for an exponent that is hardly above zero, to a relative error of 1e-7, or 1e-4
-/// where weights are rounded to bfloat16. Masked keys must weigh nothing: 2^-inf is zero.
+/// Returns 2^exponent for an exponent that is hardly above zero, to a relative error of 1e-7, or
+/// 1e-4 where weights are rounded to bfloat16. Masked keys must weigh nothing: 2^-inf is zero.
 template <typename Operand>
 FLUX_INLINE Vec weight_of(Vec exponent) {
 #if defined(FLUX_AVX512)
@@ -177,15 +178,15 @@ FLUX_INLINE Vec weight_of(Vec exponent) {
   // Where the exponent is -inf, f and p are NaN; scaled by 2^-inf they are zero by definition.
   return (Vec)_mm512_maskz_scalef_ps(kAllLanes, (__m512)p, (__m512)n);
 #else
-  // What is below the normal numbers becomes zero; -inf is NaN on the way there.
+  // Results below the normal numbers become zero; -inf is NaN on the way there.
   const Vec shifted = exponent + kRoundingMagic;
   const Vec weight = exp2_parts(shifted, exponent - (shifted - kRoundingMagic));
   return exponent < -126.0f ? Vec{} : weight;
 #endif
 }
 
-/// The online softmax: scores become weights, and the row's largest exponent, total and factor
-/// follow. The largest exponent is rounded as one number, so its error cancels out.
+/// Step of the online softmax: scores become weights, and the row's largest exponent, total and
+/// factor follow. The largest exponent is rounded as one number, so its error cancels out.
 template <typename Operand>
 FLUX_INLINE void update_row(const RowScores& row, float& largest_exponent, float& total,
                             float& factor) {
@@ -210,7 +211,7 @@ FLUX_INLINE void update_row(const RowScores& row, float& largest_exponent, float
   largest_exponent = now;
 }
 
-/// One tile's way through the blocks.
+/// Runs one tile through the blocks.
 template <typename T>
 class TileRun {
  public:
@@ -241,7 +242,7 @@ class TileRun {
   }
 
  private:
-  /// Rows past the tile's last repeat its first: they are computed and dropped.
+  /// Packs the queries. Rows past the tile's last repeat its first: they are computed and dropped.
   void load_queries() {
     for (int64_t first = 0; first < rows_; first += kRows) {
       const T* rows[kRows];
@@ -256,7 +257,7 @@ class TileRun {
     }
   }
 
-  /// scores = Q K^T
+  /// Computes scores = Q K^T.
   void multiply_keys(const Operand* panel, int64_t keys) {
     for (int64_t key = 0; key < keys; key += kColumns, panel += depth_ * kColumns) {
       for (int64_t row = 0; row < rows_; row += kRows) {
@@ -266,7 +267,7 @@ class TileRun {
     }
   }
 
-  /// Scores of the block that begins at key `first` become weights.
+  /// Turns the scores of the block that begins at key `first` into weights.
   void weigh(int64_t first, int64_t keys) {
     for (int64_t row = 0; row < rows_; ++row) {
       RowScores scores = {scratch_.scores + row * kScoreStride, keys, round_up(keys, kColumns),
@@ -278,7 +279,7 @@ class TileRun {
     }
   }
 
-  /// sums = factor sums + P V
+  /// Computes sums = factor sums + P V.
   void add_values(const Operand* panel, int64_t first, int64_t keys) {
     const auto* weights = reinterpret_cast<const Operand*>(scratch_.scores);
     const int64_t depth = depth_of<Operand>(round_up(keys, kColumns));
@@ -296,8 +297,8 @@ class TileRun {
       const float factor = 1.0f / scratch_.total[row];
       const float* sums = scratch_.sums + row * width_;
       T* out = tile_.out + row * tile_.out_stride;
-      for_each_vec(tile_.head_dim, [&](int64_t i, auto part) {
-        store(out + i, load(sums + i, part) * factor, part);
+      for_each_vec(tile_.head_dim, [&](int64_t i, auto lanes) {
+        store(out + i, load(sums + i, lanes) * factor, lanes);
       });
     }
   }

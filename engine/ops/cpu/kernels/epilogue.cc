@@ -10,13 +10,13 @@ FLUX_INLINE void store_row(const TileEpilogue<T>& tile, int64_t row, const F& ac
   const float* sums = tile.sums + row * tile.sums_stride;
   const T* residual = tile.residual ? tile.residual + row * tile.residual_stride : nullptr;
   T* out = tile.out + row * tile.out_stride;
-  for_each_vec(tile.columns, [&](int64_t i, auto part) {
-    Vec y = load(sums + i, part);
-    if (tile.bias) y += load(tile.bias + i, part);
+  for_each_vec(tile.columns, [&](int64_t i, auto lanes) {
+    Vec y = load(sums + i, lanes);
+    if (tile.bias) y += load(tile.bias + i, lanes);
     y = activation(y);
-    if (tile.gate) y *= load(tile.gate + i, part);
-    if (residual) y += load(residual + i, part);
-    store(out + i, y, part);
+    if (tile.gate) y *= load(tile.gate + i, lanes);
+    if (residual) y += load(residual + i, lanes);
+    store(out + i, y, lanes);
   });
 }
 

@@ -4,7 +4,7 @@
 
 namespace flux::cpu::FLUX_ISA {
 
-/// Stores a tile of sums: the end of linear and conv2d.
+/// Applies the epilogue of linear and conv2d to a tile of sums, and stores it.
 template <typename T>
 void store_tile(const TileEpilogue<T>& tile);
 

@@ -10,7 +10,7 @@
 /// isa.h picks one. Sizes are in elements. T is float or BFloat16.
 namespace flux::cpu {
 
-/// Per-feature parameters of a layer norm; null where left out.
+/// Per-feature parameters of a layer norm; null where the norm has none.
 struct LayerNormRow {
   const float* weight;
   const float* bias;
@@ -19,14 +19,14 @@ struct LayerNormRow {
   float eps;
 };
 
-/// Of a group of values: their mean and their squared distances from it.
+/// Mean of a group of values, and the sum of their squared distances from it.
 struct Moments {
   float mean;
   float squares;
 };
 
-/// A tile of a product's sums and what becomes of it:
-/// out = residual + gate * activation(sums + bias). Null where left out. May alias as the ops say.
+/// A tile of a product's sums and its epilogue: out = residual + gate * activation(sums + bias).
+/// Absent operands are null. Operands may alias as in the ops.
 template <typename T>
 struct TileEpilogue {
   const float* sums;
@@ -42,7 +42,7 @@ struct TileEpilogue {
   int64_t out_stride;
 };
 
-/// What a group norm does to each channel.
+/// The affine map of a group norm, for each channel.
 struct GroupAffine {
   float* mean;
   float* scale;
@@ -53,8 +53,8 @@ template <typename T>
 struct RowKernels {
   void (*layer_norm)(const T* x, const LayerNormRow& params, int64_t n, T* out);
   void (*rms_norm)(const T* x, const float* weight, float eps, int64_t n, T* out);
-  /// One token: `heads` rows of n, `stride` apart, in place. cos and sin hold n values: an
-  /// angle's value for both members of its pair, the sine negated for the first.
+  /// Processes one token: `heads` rows of n, `stride` apart, in place. cos and sin hold n values:
+  /// an angle's value for both members of its pair, the sine negated for the first.
   void (*rms_norm_rope)(T* x, int64_t heads, int64_t stride, int64_t n, const float* weight,
                         float eps, const float* cos, const float* sin);
   /// moments[groups] of pixels x channels; sums: scratch for `channels` floats.
@@ -69,7 +69,7 @@ struct RowKernels {
   void (*store_tile)(const TileEpilogue<T>& tile);
 };
 
-/// A few query rows of one head against all its keys.
+/// Some query rows of one head, which attend to all its keys.
 template <typename T>
 struct AttentionTile {
   const T* q;
@@ -81,38 +81,38 @@ struct AttentionTile {
   int64_t head_dim;
   float scale;
   bool causal;
-  const float* bias;  // null, or what to add to row 0's score with key 0; row r's is r before it
+  const float* bias;  // null, or added to row 0's score with key 0; that of row r is r before it
   T* out;
   int64_t out_stride;
   std::byte* scratch;  // scratch_bytes(head_dim), aligned to 64 bytes
 };
 
-/// How products of a linear layer are computed.
+/// The scheme by which the products of a linear layer are computed.
 enum class ProductScheme {
   kPlain,     // a row's result depends on no other row
-  kStrassen,  // with an eighth less multiplications; needs an even depth
+  kStrassen,  // an eighth fewer multiplications; needs an even depth
 };
 
-/// A part of the rows and depth of a linear layer by a strip of its columns, in f32. T: of what is
-/// stored.
+/// One block of the rows and depth of a linear layer times a strip of its columns, in f32. T is the
+/// type that is stored.
 template <typename T>
 struct ProductStrip {
   ProductScheme scheme;
   const float* rows;  // packed
-  const float* left;  // the part's first row in the strip's two packed panels
+  const float* left;  // the block's first row in the strip's two packed panels
   const float* right;
-  int64_t depth;        // of the part
-  bool first;           // part: there are no sums yet
-  bool last;            // part: the sums are stored
-  float* sums;          // [rows, strip_columns]; where first and last, of group_rows only
-  TileEpilogue<T> end;  // without sums
-  float* scratch;       // scratch_floats(depth), aligned to 64 bytes
+  int64_t depth;             // of the block
+  bool first;                // block of the depth: there are no sums yet
+  bool last;                 // block of the depth: the sums are stored
+  float* sums;               // [rows, strip_columns]; of group_rows only if first and last
+  TileEpilogue<T> epilogue;  // without sums
+  float* scratch;            // scratch_floats(depth), aligned to 64 bytes
 };
 
 struct ProductKernels {
-  int64_t group_rows;     // packed together
+  int64_t group_rows;     // rows packed together
   int64_t panel_columns;  // two panels are a strip
-  int64_t strip_columns;  // packed together
+  int64_t strip_columns;  // columns packed together
   /// plain: [columns, depth]; columns is at most strip_columns; strip: [2, depth, panel_columns].
   void (*pack_weights)(const float* plain, int64_t columns, int64_t depth, float* strip);
   int64_t (*group_floats)(ProductScheme scheme, int64_t depth);
@@ -139,7 +139,7 @@ struct AttentionKernels {
   void (*run)(const AttentionTile<T>& tile);
 };
 
-/// Results in one row of a tile of a convolution.
+/// Width of a convolution's tile in results.
 inline constexpr int64_t kConvTileWidth = 32;
 
 /// One tile of a 3x3 convolution by Winograd's minimal filtering, in f32.
@@ -148,7 +148,7 @@ struct WinogradTile {
   const float* kernels;  // transformed
   int64_t in;
   int64_t out;
-  bool doubled;    // the input is a part of an image doubled by nearest neighbour
+  bool upsampled;  // the input is from an image upsampled 2x by nearest neighbour
   float* sums;     // [tile_height, kConvTileWidth, out]
   float* scratch;  // scratch_floats(in), aligned to 64 bytes
 };
@@ -163,7 +163,7 @@ struct WinogradKernels {
   /// plain: [out, in, 3, 3].
   void (*pack_f32)(const float* plain, int64_t in, int64_t out, float* taps);
   void (*pack_bf16)(const BFloat16* plain, int64_t in, int64_t out, BFloat16* taps);
-  /// One panel.
+  /// Transforms one panel.
   void (*transform_f32)(const float* taps, int64_t in, float* kernels);
   void (*transform_bf16)(const BFloat16* taps, int64_t in, float* kernels);
   void (*run)(const WinogradTile& tile);

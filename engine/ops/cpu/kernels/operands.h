@@ -5,7 +5,7 @@
 
 #include "ops/cpu/simd.h"
 
-/// What products are computed from: operands, packed so that a micro-kernel reads them in order.
+/// Operands of products, packed so that a micro-kernel reads them in order.
 /// Where the processor multiplies bfloat16, an operand of bfloat16 holds a pair, neighbours in
 /// depth; elsewhere every operand is a float.
 namespace flux::cpu::FLUX_ISA {
@@ -13,7 +13,7 @@ namespace flux::cpu::FLUX_ISA {
 constexpr int kRows = kLanes == 16 ? 12 : kLanes == 8 ? 6 : 4;
 constexpr int kColumns = 2 * kLanes;
 
-/// Two neighbours in depth, the first in the low half.
+/// Two bf16 neighbours in depth, the first in the low half.
 struct Pair {
   uint32_t bits;
 };
@@ -26,11 +26,11 @@ template <typename T>
 using OperandOf = float;
 #endif
 
-/// Elements of depth that one operand holds.
+/// Number of elements of depth that one operand holds.
 template <typename Operand>
 constexpr int64_t kDepthOf = std::is_same_v<Operand, Pair> ? 2 : 1;
 
-/// Operands of a depth of n elements.
+/// Number of operands for a depth of n elements.
 template <typename Operand>
 constexpr int64_t depth_of(int64_t n) {
   return (n + kDepthOf<Operand> - 1) / kDepthOf<Operand>;
@@ -51,13 +51,13 @@ FLUX_INLINE Vec multiply_add(Vec sum, Pair a, __m512bh b) {
 }
 #endif
 
-/// sums[kCount][kColumns] = factors[row] * sums + a b, or a b where factors is null. a: the operand
-/// of a row and a depth is at row * kRowStride + depth * kDepthStride, known to the compiler so
-/// that no registers hold addresses; b: a packed panel of `depth` rows.
+/// Computes sums[kCount][kColumns] = factors[row] * sums + a b, or a b where factors is null. The
+/// operand of a at a row and a depth is at row * kRowStride + depth * kDepthStride, known to the
+/// compiler so that no registers hold addresses; b is a packed panel of `depth` rows.
 template <int kRowStride, int kDepthStride, int kCount = kRows, typename Operand>
 void micro_kernel(const Operand* a, const Operand* b, int64_t depth, const float* factors,
                   float* sums, int64_t sums_stride) {
-  // The loops over rows are unrolled before anything else, or the sums would live on the stack.
+  // The loops over rows are unrolled first; otherwise the sums would live on the stack.
   Vec total[kCount][2];
   FLUX_UNROLL
   for (int row = 0; row < kCount; ++row) total[row][0] = total[row][1] = Vec{};
@@ -102,7 +102,7 @@ FLUX_INLINE Operand operand_at(const T* column, int64_t stride, int64_t i, int64
   }
 }
 
-/// kLanes operands of a row.
+/// Loads kLanes operands of a row.
 template <typename Operand, typename T>
 FLUX_INLINE VecUint load_row(const T* from) {
   if constexpr (std::is_same_v<Operand, Pair>) {

@@ -6,10 +6,10 @@
 /// The products of linear layers: groups of rows meet a strip of two panels of columns by the
 /// micro-kernel of operands.h.
 ///
-/// The scheme kStrassen computes the 2x2 parts of a group, a strip and a block (12 rows, 32 columns
-/// and half of the depth each, with AVX-512) by 7 products instead of 8: Strassen (1969), in
-/// Winograd's form with 15 additions (1971). Those of rows are made when they are packed, those of
-/// weights for each tile of rows anew, as keeping them would take 7/4 of the memory.
+/// The scheme kStrassen computes the 2x2 submatrices of a group, a strip and a block (12 rows, 32
+/// columns and half of the depth each, with AVX-512) by 7 products instead of 8: Strassen (1969),
+/// in Winograd's form with 15 additions (1971). Sums of rows are made when the rows are packed,
+/// sums of weights again for each tile of rows, as keeping them would take 7/4 of the memory.
 namespace flux::cpu::FLUX_ISA {
 namespace {
 
@@ -18,8 +18,8 @@ constexpr int64_t kStripColumns = 2 * kColumns;
 constexpr int64_t kTile = kRows * kColumns;  // sums of one micro-kernel
 constexpr int kProducts = 7;
 
-/// To two panels, one after the other: [2][depth][kColumns]. Columns past the last repeat it:
-/// nobody reads their results.
+/// Packs weights into two panels, [2][depth][kColumns]. Columns past the last repeat it: their
+/// results are never read.
 void pack_weights(const float* plain, int64_t columns, int64_t depth, float* strip) {
   for (int64_t first = 0; first < kStripColumns; first += kLanes) {
     const float* rows[kLanes];
@@ -31,42 +31,43 @@ void pack_weights(const float* plain, int64_t columns, int64_t depth, float* str
   }
 }
 
-/// Plain, for each kRows rows: [depth][kRows]. By Strassen's scheme: [kProducts][half][kRows].
+/// A packed group is [depth][kRows] for each kRows rows in the plain scheme, and
+/// [kProducts][half][kRows] in Strassen's.
 int64_t group_floats(ProductScheme scheme, int64_t depth) {
   return scheme == ProductScheme::kStrassen ? kProducts * kRows * depth / 2 : kGroupRows * depth;
 }
 
-/// Rows past the last repeat it.
+/// Packs `count` of kRows rows; rows past the last repeat it.
 void pack_tile_rows(const float* x, int64_t stride, int64_t count, int64_t depth, float* to) {
   const float* rows[kRows];
   for (int64_t i = 0; i < kRows; ++i) rows[i] = x + (i < count ? i : count - 1) * stride;
   pack_side_by_side<kRows>(rows, depth, depth, to, kRows);
 }
 
-/// kGroupRows rows.
+/// Packs kGroupRows rows and their sums.
 void pack_strassen_rows(const float* x, int64_t stride, int64_t half, float* to) {
   const int64_t size = half * kRows;
   const float* lower_rows = x + kRows * stride;
-  float* a21 = to + 4 * size;  // until a sum takes its place
+  float* a21 = to + 4 * size;  // until s1 replaces it
   pack_tile_rows(x, stride, kRows, half, to);
   pack_tile_rows(x + half, stride, kRows, half, to + size);
   pack_tile_rows(lower_rows, stride, kRows, half, a21);
   pack_tile_rows(lower_rows + half, stride, kRows, half, to + 3 * size);
-  for_each_vec(size, [&](int64_t i, auto part) {
-    const Vec a11 = load(to + i, part);
-    const Vec lower = load(a21 + i, part);
-    const Vec s1 = lower + load(to + 3 * size + i, part);
+  for_each_vec(size, [&](int64_t i, auto lanes) {
+    const Vec a11 = load(to + i, lanes);
+    const Vec lower = load(a21 + i, lanes);
+    const Vec s1 = lower + load(to + 3 * size + i, lanes);
     const Vec s2 = s1 - a11;
-    store(to + 2 * size + i, load(to + size + i, part) - s2, part);
-    store(to + 4 * size + i, s1, part);
-    store(to + 5 * size + i, s2, part);
-    store(to + 6 * size + i, a11 - lower, part);
+    store(to + 2 * size + i, load(to + size + i, lanes) - s2, lanes);
+    store(to + 4 * size + i, s1, lanes);
+    store(to + 5 * size + i, s2, lanes);
+    store(to + 6 * size + i, a11 - lower, lanes);
   });
 }
 
 void pack_rows(ProductScheme scheme, const float* x, int64_t stride, int64_t rows, int64_t depth,
                float* group) {
-  // Row by row: the processor does not foresee how transposing walks.
+  // Prefetching goes row by row: the processor does not predict the transposing access.
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t i = 0; i < depth; i += 16) __builtin_prefetch(x + row * stride + i, 0, 2);
   }
@@ -78,11 +79,11 @@ void pack_rows(ProductScheme scheme, const float* x, int64_t stride, int64_t row
   }
 }
 
-/// The parts of a strip that Strassen's scheme multiplies, in the order of the rows'.
+/// The submatrices of a strip that Strassen's scheme multiplies, in the order of the packed rows.
 struct StrassenPanels {
   const float* b[kProducts];
 
-  /// left, right: the strip's panels; t: room for two.
+  /// left and right are the strip's panels; t has room for two panels.
   StrassenPanels(const float* left, const float* right, int64_t half, float* t) {
     const int64_t size = half * kColumns;
     b[0] = left;
@@ -104,12 +105,12 @@ struct StrassenPanels {
   }
 };
 
-/// Adds a group's products, [kProducts][kRows][kColumns], up to its sums,
-/// [kGroupRows][kStripColumns], of which there are some of earlier products or none.
-template <bool kMore>
+/// Combines a group's products, [kProducts][kRows][kColumns], to its sums,
+/// [kGroupRows][kStripColumns]; kAccumulate adds them to the sums of earlier blocks.
+template <bool kAccumulate>
 FLUX_INLINE void combine(const float* products, float* sums) {
   const auto put = [](float* to, Vec sum) __attribute__((always_inline)) {
-    store(to, kMore ? sum + load(to) : sum);
+    store(to, kAccumulate ? sum + load(to) : sum);
   };
   for (int64_t row = 0; row < kRows; ++row) {
     for (int64_t c = 0; c < kColumns; c += kLanes) {
@@ -128,7 +129,7 @@ FLUX_INLINE void combine(const float* products, float* sums) {
   }
 }
 
-/// The micro-kernel for the first `rows` of kRows.
+/// Runs the micro-kernel for the first `rows` of kRows.
 FLUX_INLINE void multiply(const float* a, const float* b, int64_t depth, int64_t rows,
                           const float* factors, float* sums) {
   constexpr int kFew = (kRows + 2) / 3;
@@ -141,39 +142,40 @@ FLUX_INLINE void multiply(const float* a, const float* b, int64_t depth, int64_t
   }
 }
 
-/// Between the sums of two groups: those of a depth in one part are not needed when stored.
+/// Distance between the sums of two groups: zero if one block has the whole depth, because the sums
+/// are stored at once.
 template <typename T>
 int64_t sums_step(const ProductStrip<T>& strip) {
   return strip.first && strip.last ? 0 : kGroupRows * kStripColumns;
 }
 
-/// Of what store_rows() will read and write: its few elements in each of many lines of the cache
-/// would wait for memory.
+/// Prefetches the cache lines that store_rows() will read and write: it uses few elements of each
+/// of many lines, and would wait for memory.
 template <typename T>
-void prefetch_rows(const TileEpilogue<T>& end, int64_t first, int64_t rows) {
+void prefetch_rows(const TileEpilogue<T>& tile, int64_t first, int64_t rows) {
   constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
   for (int64_t row = first; row < first + rows; ++row) {
-    for (int64_t column = 0; column < end.columns; column += kLine) {
-      __builtin_prefetch(end.out + row * end.out_stride + column, 1);
-      if (end.residual) __builtin_prefetch(end.residual + row * end.residual_stride + column);
+    for (int64_t column = 0; column < tile.columns; column += kLine) {
+      __builtin_prefetch(tile.out + row * tile.out_stride + column, 1);
+      if (tile.residual) __builtin_prefetch(tile.residual + row * tile.residual_stride + column);
     }
   }
 }
 
 template <typename T>
 void store_rows(const TileEpilogue<T>& tile, const float* sums, int64_t first, int64_t rows) {
-  TileEpilogue<T> end = tile;
-  end.sums = sums;
-  end.sums_stride = kStripColumns;
-  end.rows = rows;
-  if (end.residual) end.residual += first * end.residual_stride;
-  end.out += first * end.out_stride;
-  store_tile(end);
+  TileEpilogue<T> rest = tile;
+  rest.sums = sums;
+  rest.sums_stride = kStripColumns;
+  rest.rows = rows;
+  if (rest.residual) rest.residual += first * rest.residual_stride;
+  rest.out += first * rest.out_stride;
+  store_tile(rest);
 }
 
 int64_t scratch_floats(int64_t depth) { return kStripColumns * depth + kProducts * kTile; }
 
-/// `groups` groups of rows, from the first one of the tile on.
+/// Computes the first `groups` groups of rows of the tile.
 template <typename T>
 void run_strassen(const ProductStrip<T>& strip, int64_t groups) {
   const int64_t half = strip.depth / 2;
@@ -182,7 +184,7 @@ void run_strassen(const ProductStrip<T>& strip, int64_t groups) {
   const float* a = strip.rows;
   for (int64_t group = 0; group < groups; ++group) {
     float* sums = strip.sums + group * sums_step(strip);
-    if (strip.last) prefetch_rows(strip.end, group * kGroupRows, kGroupRows);
+    if (strip.last) prefetch_rows(strip.epilogue, group * kGroupRows, kGroupRows);
     for (int i = 0; i < kProducts; ++i, a += half * kRows) {
       micro_kernel<1, kRows>(a, panels.b[i], half, nullptr, products + i * kTile, kColumns);
     }
@@ -191,33 +193,33 @@ void run_strassen(const ProductStrip<T>& strip, int64_t groups) {
     } else {
       combine<true>(products, sums);
     }
-    if (strip.last) store_rows(strip.end, sums, group * kGroupRows, kGroupRows);
+    if (strip.last) store_rows(strip.epilogue, sums, group * kGroupRows, kGroupRows);
   }
 }
 
-/// The rows of a tile from `first` on, a multiple of kGroupRows.
+/// Computes the rows of a tile from `first` on, a multiple of kGroupRows.
 template <typename T>
 void run_plain(const ProductStrip<T>& strip, int64_t first) {
   float ones[kRows];
   for (float& one : ones) one = 1.0f;
   const float* factors = strip.first ? nullptr : ones;
   const float* a = strip.rows + first / kGroupRows * group_floats(strip.scheme, strip.depth);
-  for (int64_t row = first; row < strip.end.rows; row += kRows, a += strip.depth * kRows) {
-    const int64_t left = strip.end.rows - row;
+  for (int64_t row = first; row < strip.epilogue.rows; row += kRows, a += strip.depth * kRows) {
+    const int64_t left = strip.epilogue.rows - row;
     const int64_t rows = left < kRows ? left : kRows;
     float* sums =
         strip.sums + row / kGroupRows * sums_step(strip) + row % kGroupRows * kStripColumns;
-    if (strip.last) prefetch_rows(strip.end, row, rows);
+    if (strip.last) prefetch_rows(strip.epilogue, row, rows);
     multiply(a, strip.left, strip.depth, rows, factors, sums);
     multiply(a, strip.right, strip.depth, rows, factors, sums + kColumns);
-    if (strip.last) store_rows(strip.end, sums, row, rows);
+    if (strip.last) store_rows(strip.epilogue, sums, row, rows);
   }
 }
 
 template <typename T>
 void run(const ProductStrip<T>& strip) {
   const bool strassen = strip.scheme == ProductScheme::kStrassen;
-  const int64_t groups = strassen ? strip.end.rows / kGroupRows : 0;
+  const int64_t groups = strassen ? strip.epilogue.rows / kGroupRows : 0;
   if (groups > 0) run_strassen(strip, groups);
   run_plain(strip, groups * kGroupRows);
 }

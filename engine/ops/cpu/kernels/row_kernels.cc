@@ -10,27 +10,28 @@ namespace {
 template <typename T>
 void layer_norm(const T* x, const LayerNormRow& params, int64_t n, T* out) {
   const auto count = static_cast<float>(n);
-  const float mean = sum_over(n, [&](int64_t i, auto part) { return load(x + i, part); }) / count;
+  const float mean = sum_over(n, [&](int64_t i, auto lanes) { return load(x + i, lanes); }) / count;
   const float variance = sum_over(n,
-                                  [&](int64_t i, auto part) {
-                                    const Vec d = keep(load(x + i, part) - mean, part);
+                                  [&](int64_t i, auto lanes) {
+                                    const Vec d = keep(load(x + i, lanes) - mean, lanes);
                                     return d * d;
                                   }) /
                          count;
   const float factor = 1.0f / __builtin_sqrtf(variance + params.eps);
-  for_each_vec(n, [&](int64_t i, auto part) {
-    Vec y = (load(x + i, part) - mean) * factor;
-    if (params.weight) y *= load(params.weight + i, part);
-    if (params.bias) y += load(params.bias + i, part);
-    if (params.scale) y = y * (1.0f + load(params.scale + i, part)) + load(params.shift + i, part);
-    store(out + i, y, part);
+  for_each_vec(n, [&](int64_t i, auto lanes) {
+    Vec y = (load(x + i, lanes) - mean) * factor;
+    if (params.weight) y *= load(params.weight + i, lanes);
+    if (params.bias) y += load(params.bias + i, lanes);
+    if (params.scale)
+      y = y * (1.0f + load(params.scale + i, lanes)) + load(params.shift + i, lanes);
+    store(out + i, y, lanes);
   });
 }
 
 template <typename T>
 float rms_factor(const T* x, float eps, int64_t n) {
-  const float squares = sum_over(n, [&](int64_t i, auto part) {
-    const Vec value = load(x + i, part);
+  const float squares = sum_over(n, [&](int64_t i, auto lanes) {
+    const Vec value = load(x + i, lanes);
     return value * value;
   });
   return 1.0f / __builtin_sqrtf(squares / static_cast<float>(n) + eps);
@@ -39,8 +40,8 @@ float rms_factor(const T* x, float eps, int64_t n) {
 template <typename T>
 void rms_norm(const T* x, const float* weight, float eps, int64_t n, T* out) {
   const float factor = rms_factor(x, eps, n);
-  for_each_vec(n, [&](int64_t i, auto part) {
-    store(out + i, load(x + i, part) * factor * load(weight + i, part), part);
+  for_each_vec(n, [&](int64_t i, auto lanes) {
+    store(out + i, load(x + i, lanes) * factor * load(weight + i, lanes), lanes);
   });
 }
 
@@ -49,15 +50,15 @@ void rms_norm_rope(T* x, int64_t heads, int64_t stride, int64_t n, const float* 
                    const float* cos, const float* sin) {
   for (int64_t head = 0; head < heads; ++head, x += stride) {
     const float factor = rms_factor(x, eps, n);
-    for_each_vec(n, [&](int64_t i, auto part) {
-      const Vec y = load(x + i, part) * factor * load(weight + i, part);
-      store(x + i, y * load(cos + i, part) + swap_pairs(y) * load(sin + i, part), part);
+    for_each_vec(n, [&](int64_t i, auto lanes) {
+      const Vec y = load(x + i, lanes) * factor * load(weight + i, lanes);
+      store(x + i, y * load(cos + i, lanes) + swap_pairs(y) * load(sin + i, lanes), lanes);
     });
   }
 }
 
-/// sums[c] = the sum of f(value, c) over the pixels, for kVecs vectors of channels at a time: wide
-/// enough to walk along memory, narrow enough for registers.
+/// Computes sums[c], the sum of f(value, c) over the pixels, for kVecs vectors of channels at a
+/// time: wide enough to walk along memory, narrow enough for registers.
 template <int kVecs, typename T, typename F>
 FLUX_INLINE void sum_columns(const T* x, int64_t pixels, int64_t channels, int64_t first,
                              float* sums, const F& f) {
@@ -85,12 +86,12 @@ FLUX_INLINE void sum_channels(const T* x, int64_t pixels, int64_t channels, floa
     sum_columns<4>(x, pixels, channels, c, sums, f);
   for (; c + kLanes <= channels; c += kLanes) sum_columns<1>(x, pixels, channels, c, sums, f);
   if (c == channels) return;
-  const Part part{channels - c};
+  const Partial lanes{channels - c};
   Vec total = {};
   for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-    total += f(load(x + pixel * channels + c, part), c, part);
+    total += f(load(x + pixel * channels + c, lanes), c, lanes);
   }
-  store(sums + c, total, part);
+  store(sums + c, total, lanes);
 }
 
 template <typename T>
@@ -105,8 +106,8 @@ void group_moments(const T* x, int64_t pixels, int64_t channels, int64_t groups,
     moments[g].mean = total / count;
     for (int64_t c = g * size; c < (g + 1) * size; ++c) sums[c] = moments[g].mean;
   }
-  sum_channels(x, pixels, channels, sums, [sums](Vec value, int64_t c, auto part) {
-    const Vec distance = value - load(sums + c, part);
+  sum_channels(x, pixels, channels, sums, [sums](Vec value, int64_t c, auto lanes) {
+    const Vec distance = value - load(sums + c, lanes);
     return distance * distance;
   });
   for (int64_t g = 0; g < groups; ++g) {
@@ -118,7 +119,7 @@ void group_moments(const T* x, int64_t pixels, int64_t channels, int64_t groups,
 
 template <typename T, typename F>
 FLUX_INLINE void map(const T* x, int64_t n, T* out, const F& f) {
-  for_each_vec(n, [&](int64_t i, auto part) { store(out + i, f(load(x + i, part)), part); });
+  for_each_vec(n, [&](int64_t i, auto lanes) { store(out + i, f(load(x + i, lanes)), lanes); });
 }
 
 template <typename T>
@@ -132,11 +133,11 @@ FLUX_INLINE void scale_shift(const T* x, int64_t pixels, int64_t channels,
   const float* mean = affine.mean;
   const float* scale = affine.scale;
   const float* shift = affine.shift;
-  const auto apply = [&](int64_t pixel, int64_t c, auto part) {
-    // Not x * scale + (shift - mean * scale), which cancels when the mean is large.
-    const Vec centred = load(x + pixel * channels + c, part) - load(mean + c, part);
-    const Vec y = centred * load(scale + c, part) + load(shift + c, part);
-    store(out + pixel * channels + c, f(y), part);
+  const auto apply = [&](int64_t pixel, int64_t c, auto lanes) {
+    // x * scale + (shift - mean * scale) would cancel when the mean is large.
+    const Vec centred = load(x + pixel * channels + c, lanes) - load(mean + c, lanes);
+    const Vec y = centred * load(scale + c, lanes) + load(shift + c, lanes);
+    store(out + pixel * channels + c, f(y), lanes);
   };
   const int64_t whole = channels / kLanes * kLanes;
   for (int64_t pixel = 0; pixel < pixels; ++pixel) {
@@ -144,7 +145,7 @@ FLUX_INLINE void scale_shift(const T* x, int64_t pixels, int64_t channels,
   }
   if (whole == channels) return;
   for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-    apply(pixel, whole, Part{channels - whole});
+    apply(pixel, whole, Partial{channels - whole});
   }
 }
 
@@ -160,15 +161,15 @@ void group_apply(const T* x, int64_t pixels, int64_t channels, const GroupAffine
 
 template <typename T>
 void multiply(const T* a, const T* b, int64_t n, T* out) {
-  for_each_vec(n, [&](int64_t i, auto part) {
-    store(out + i, load(a + i, part) * load(b + i, part), part);
+  for_each_vec(n, [&](int64_t i, auto lanes) {
+    store(out + i, load(a + i, lanes) * load(b + i, lanes), lanes);
   });
 }
 
 template <typename T>
 void add(const T* a, const T* b, int64_t n, T* out) {
-  for_each_vec(n, [&](int64_t i, auto part) {
-    store(out + i, load(a + i, part) + load(b + i, part), part);
+  for_each_vec(n, [&](int64_t i, auto lanes) {
+    store(out + i, load(a + i, lanes) + load(b + i, lanes), lanes);
   });
 }
 

@@ -7,8 +7,8 @@
 /// Input patches, kernels and results are transformed (the paper's B^T d B, G g G^T and A^T m A),
 /// so that the work in between is 36 matrix products, one for each position in the input patch.
 ///
-/// A patch of an image doubled by nearest neighbour has equal rows 1 and 2 and equal rows 3 and 4,
-/// so that row 2 of B^T d vanishes, and column 2 likewise: 25 products are left.
+/// A patch of an image upsampled 2x by nearest neighbour has equal rows 1 and 2 and equal rows 3
+/// and 4, so that row 2 of B^T d vanishes, and column 2 likewise: 25 products are left.
 namespace flux::cpu::FLUX_ISA {
 namespace {
 
@@ -20,14 +20,14 @@ constexpr int64_t kTileHeight = 12;
 constexpr int64_t kPatchesAcross = kConvTileWidth / kPatch;
 constexpr int64_t kPatches = kTileHeight / kPatch * kPatchesAcross;
 constexpr int64_t kDepth = 128;  // input channels multiplied together
-/// Between patches. Not a power of two, for the rows that a micro-kernel reads to lie in different
-/// cache sets.
+/// Distance between patches; not a power of two, so that the rows that a micro-kernel reads lie in
+/// different cache sets.
 constexpr int64_t kPatchStride = kDepth + 16;
 constexpr int64_t kGroup = 64;  // output channels transformed back together
 static_assert(kPatches % kRows == 0 && kGroup % kColumns == 0);
 
-constexpr bool vanishes(bool doubled, int position) {
-  return doubled && (position / kSide == 2 || position % kSide == 2);
+constexpr bool vanishes(bool upsampled, int position) {
+  return upsampled && (position / kSide == 2 || position % kSide == 2);
 }
 
 int64_t panels(int64_t out) { return (out + kColumns - 1) / kColumns; }
@@ -36,14 +36,15 @@ int64_t block_channels(int64_t in, int64_t begin) {
   return in - begin < kDepth ? in - begin : kDepth;
 }
 
-/// Taps: [panels of kColumns output channels][kTaps][in][kColumns]; columns past the last are zero.
+/// Layout of taps: [panels of kColumns output channels][kTaps][in][kColumns]; columns past the last
+/// are zero.
 int64_t tap_elements(int64_t in, int64_t out) { return panels(out) * kTaps * in * kColumns; }
 
-/// A panel transformed: [kPositions][in][kColumns].
+/// Size of a transformed panel, [kPositions][in][kColumns].
 int64_t panel_floats(int64_t in) { return kPositions * in * kColumns; }
 
-/// Of a tile. Transformed input: [blocks of kDepth channels][kPositions][kPatches][kPatchStride];
-/// then the products of a group: [kPositions][kPatches][kGroup].
+/// Scratch of a tile: the transformed input, [blocks of kDepth channels][kPositions][kPatches]
+/// [kPatchStride], then the products of a group, [kPositions][kPatches][kGroup].
 int64_t input_floats(int64_t in) { return blocks(in) * kPositions * kPatches * kPatchStride; }
 int64_t scratch_floats(int64_t in) { return input_floats(in) + kPositions * kPatches * kGroup; }
 
@@ -60,7 +61,7 @@ void pack(const T* plain, int64_t in, int64_t out, T* taps) {
   }
 }
 
-/// G g: three vectors become kSide.
+/// Computes G g: three vectors become kSide.
 FLUX_INLINE void transform_taps(const Vec (&g)[3], Vec (&u)[kSide]) {
   const Vec ends = g[0] + g[2];
   const Vec far = g[0] + g[2] * 4.0f;
@@ -72,7 +73,7 @@ FLUX_INLINE void transform_taps(const Vec (&g)[3], Vec (&u)[kSide]) {
   u[5] = g[2];
 }
 
-/// G g G^T for kLanes output channels.
+/// Computes G g G^T for kLanes output channels.
 template <typename T>
 FLUX_INLINE void transform_kernel(const T* taps, int64_t tap_stride, float* to,
                                   int64_t position_stride) {
@@ -103,7 +104,7 @@ void transform_panel(const T* taps, int64_t in, float* kernels) {
   }
 }
 
-/// B^T d, in place, over kSide vectors that are `step` apart.
+/// Computes B^T d in place, over kSide vectors that are `step` apart.
 FLUX_INLINE void transform_line(Vec* d, int step) {
   const Vec first = d[0] * 4.0f - d[2 * step] * 5.0f + d[4 * step];
   const Vec last = d[step] * 4.0f - d[3 * step] * 5.0f + d[5 * step];
@@ -119,16 +120,16 @@ FLUX_INLINE void transform_line(Vec* d, int step) {
   d[5 * step] = last;
 }
 
-/// B^T d B of the patch whose first pixel is `from`, for the channels of a block.
-template <bool kDoubled>
+/// Computes B^T d B of the patch whose first pixel is `from`, for the channels of a block.
+template <bool kUpsampled>
 FLUX_INLINE void transform_patch(const float* from, int64_t in, int64_t channels, float* to) {
-  for_each_vec(channels, [&](int64_t c, auto part) {
+  for_each_vec(channels, [&](int64_t c, auto lanes) {
     Vec d[kPositions];
     FLUX_UNROLL
     for (int x = 0; x < kSide; ++x) {
       FLUX_UNROLL
       for (int y = 0; y < kSide; ++y) {
-        d[y * kSide + x] = load(from + (y * (kConvTileWidth + 2) + x) * in + c, part);
+        d[y * kSide + x] = load(from + (y * (kConvTileWidth + 2) + x) * in + c, lanes);
       }
       transform_line(d + x, kSide);
     }
@@ -138,33 +139,34 @@ FLUX_INLINE void transform_patch(const float* from, int64_t in, int64_t channels
       FLUX_UNROLL
       for (int x = 0; x < kSide; ++x) {
         const int i = y * kSide + x;
-        if (!vanishes(kDoubled, i)) store(to + i * kPatches * kPatchStride + c, d[i], part);
+        if (!vanishes(kUpsampled, i)) store(to + i * kPatches * kPatchStride + c, d[i], lanes);
       }
     }
   });
 }
 
-template <bool kDoubled>
+template <bool kUpsampled>
 void transform_input(const WinogradTile& tile) {
   float* to = tile.scratch;
   for (int64_t begin = 0; begin < tile.in; begin += kDepth) {
     for (int64_t patch = 0; patch < kPatches; ++patch) {
       const int64_t y = patch / kPatchesAcross * kPatch;
       const int64_t x = patch % kPatchesAcross * kPatch;
-      transform_patch<kDoubled>(tile.input + (y * (kConvTileWidth + 2) + x) * tile.in + begin,
-                                tile.in, block_channels(tile.in, begin), to + patch * kPatchStride);
+      transform_patch<kUpsampled>(tile.input + (y * (kConvTileWidth + 2) + x) * tile.in + begin,
+                                  tile.in, block_channels(tile.in, begin),
+                                  to + patch * kPatchStride);
     }
     to += kPositions * kPatches * kPatchStride;
   }
 }
 
-/// The products of all patches with one panel of kernels, position by position.
-template <bool kDoubled>
+/// Multiplies all patches with one panel of kernels, position by position.
+template <bool kUpsampled>
 void multiply(const WinogradTile& tile, const float* panel, float* products) {
   float ones[kRows];
   for (float& one : ones) one = 1.0f;
   for (int position = 0; position < kPositions; ++position, products += kPatches * kGroup) {
-    if (vanishes(kDoubled, position)) continue;
+    if (vanishes(kUpsampled, position)) continue;
     const float* input = tile.scratch + position * kPatches * kPatchStride;
     const float* kernel = panel + position * tile.in * kColumns;
     for (int64_t begin = 0; begin < tile.in; begin += kDepth) {
@@ -178,7 +180,7 @@ void multiply(const WinogradTile& tile, const float* panel, float* products) {
   }
 }
 
-/// A^T m: kSide vectors become kPatch.
+/// Computes A^T m: kSide vectors become kPatch.
 FLUX_INLINE void transform_products(const Vec (&m)[kSide], Vec (&y)[kPatch]) {
   const Vec sum = m[1] + m[2];
   const Vec difference = m[1] - m[2];
@@ -190,10 +192,10 @@ FLUX_INLINE void transform_products(const Vec (&m)[kSide], Vec (&y)[kPatch]) {
   y[3] = difference + far_difference * 8.0f + m[5];
 }
 
-/// A^T m A of one patch, for the channels of a group.
-template <bool kDoubled>
+/// Computes A^T m A of one patch, for the channels of a group.
+template <bool kUpsampled>
 FLUX_INLINE void transform_back(const float* products, int64_t channels, int64_t out, float* to) {
-  for_each_vec(channels, [&](int64_t c, auto part) {
+  for_each_vec(channels, [&](int64_t c, auto lanes) {
     Vec half[kPatch][kSide];
     FLUX_UNROLL
     for (int x = 0; x < kSide; ++x) {
@@ -201,7 +203,7 @@ FLUX_INLINE void transform_back(const float* products, int64_t channels, int64_t
       FLUX_UNROLL
       for (int y = 0; y < kSide; ++y) {
         const int i = y * kSide + x;
-        m[y] = vanishes(kDoubled, i) ? Vec{} : load(products + i * kPatches * kGroup + c);
+        m[y] = vanishes(kUpsampled, i) ? Vec{} : load(products + i * kPatches * kGroup + c);
       }
       Vec column[kPatch];
       transform_products(m, column);
@@ -214,33 +216,33 @@ FLUX_INLINE void transform_back(const float* products, int64_t channels, int64_t
       transform_products(half[y], line);
       FLUX_UNROLL
       for (int x = 0; x < kPatch; ++x)
-        store(to + (y * kConvTileWidth + x) * out + c, line[x], part);
+        store(to + (y * kConvTileWidth + x) * out + c, line[x], lanes);
     }
   });
 }
 
-template <bool kDoubled>
+template <bool kUpsampled>
 void run_tile(const WinogradTile& tile) {
-  transform_input<kDoubled>(tile);
+  transform_input<kUpsampled>(tile);
   float* products = tile.scratch + input_floats(tile.in);
   const float* panel = tile.kernels;
   for (int64_t begin = 0; begin < tile.out; begin += kGroup) {
     const int64_t channels = tile.out - begin < kGroup ? tile.out - begin : kGroup;
     for (int64_t column = 0; column < channels; column += kColumns) {
-      multiply<kDoubled>(tile, panel, products + column);
+      multiply<kUpsampled>(tile, panel, products + column);
       panel += panel_floats(tile.in);
     }
     for (int64_t patch = 0; patch < kPatches; ++patch) {
       const int64_t y = patch / kPatchesAcross * kPatch;
       const int64_t x = patch % kPatchesAcross * kPatch;
-      transform_back<kDoubled>(products + patch * kGroup, channels, tile.out,
-                               tile.sums + (y * kConvTileWidth + x) * tile.out + begin);
+      transform_back<kUpsampled>(products + patch * kGroup, channels, tile.out,
+                                 tile.sums + (y * kConvTileWidth + x) * tile.out + begin);
     }
   }
 }
 
 void run(const WinogradTile& tile) {
-  if (tile.doubled) {
+  if (tile.upsampled) {
     run_tile<true>(tile);
   } else {
     run_tile<false>(tile);
