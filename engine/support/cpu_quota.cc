@@ -20,7 +20,7 @@ std::optional<double> as_limit(double quota, double period) {
   return quota / period;
 }
 
-/// cpu.max: "400000 100000", or "max 100000" for no limit.
+/// Reads cpu.max: "400000 100000", or "max 100000" for no limit.
 std::optional<double> read_version_2(const fs::path& group) {
   std::ifstream file(group / "cpu.max");
   double quota = 0;
@@ -29,7 +29,7 @@ std::optional<double> read_version_2(const fs::path& group) {
   return as_limit(quota, period);
 }
 
-/// Two files; a quota of -1 is no limit.
+/// Reads the two files of version 1; a quota of -1 is no limit.
 std::optional<double> read_version_1(const fs::path& group) {
   std::ifstream quota_file(group / "cpu.cfs_quota_us");
   std::ifstream period_file(group / "cpu.cfs_period_us");
@@ -39,8 +39,8 @@ std::optional<double> read_version_1(const fs::path& group) {
   return as_limit(quota, period);
 }
 
-/// The tightest limit of a group and those above it. Inside a container the group's path is often
-/// not there, because its own group is mounted as the root.
+/// The tightest limit of a group and those above it. Inside a container the group's path often
+/// does not exist, because its own group is mounted as the root.
 template <typename Read>
 std::optional<double> walk(const fs::path& mount, fs::path group, Read&& read) {
   std::optional<double> limit = read(mount);

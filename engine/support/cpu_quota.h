@@ -5,9 +5,9 @@
 
 namespace flux {
 
-/// How many CPUs' worth of time this process may use, as its control group or one above it says:
-/// the limit of a container. Nothing where there is no limit. Both versions of control groups are
-/// read. `root`: where /proc and /sys are.
+/// Number of CPUs whose time this process may use, according to its control group and those above
+/// it: the limit of a container. Empty where there is no limit. Both versions of control groups are
+/// read. `root` is the directory that holds /proc and /sys.
 std::optional<double> cpu_quota(const std::filesystem::path& root = "/");
 
 }  // namespace flux

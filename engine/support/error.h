@@ -10,7 +10,7 @@
 
 namespace flux {
 
-/// What kind of failure it is. Front ends map it to exit codes and to gRPC and HTTP status.
+/// Kind of a failure. Front ends map it to exit codes and to gRPC and HTTP status.
 enum class ErrorCode {
   kInvalidArgument,  // a value from the user, a file or a client is not allowed
   kNotFound,         // a file, component or tensor is missing

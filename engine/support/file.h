@@ -13,15 +13,15 @@ struct MappedFile {
   size_t size = 0;
 };
 
-/// Maps `file`. Throws kNotFound when it is not there and kInvalidArgument when it is no regular
-/// file, cannot be read or is empty.
+/// Maps `file`. Throws kNotFound when it does not exist and kInvalidArgument when it is not a
+/// regular file, cannot be read or is empty.
 MappedFile map_file(const std::filesystem::path& file);
 
 /// Reads a whole text file of at most `max_bytes`. Throws like map_file.
 std::string read_text_file(const std::filesystem::path& file, size_t max_bytes);
 
-/// A file that appears under its name only when it is complete: written beside it, then renamed.
-/// Without commit() nothing is left.
+/// A file that appears under its name only when it is complete: it is written beside it, then
+/// renamed. Without commit() nothing is left.
 class AtomicFile {
  public:
   /// Throws kUnavailable, naming file and cause, when the directory cannot be written.
@@ -30,7 +30,7 @@ class AtomicFile {
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
 
-  /// Throws kUnavailable (a full disk, say).
+  /// Appends bytes. Throws kUnavailable (on a full disk, for example).
   void write(const void* data, size_t size);
   /// Flushes, closes and renames. Throws kUnavailable.
   void commit();

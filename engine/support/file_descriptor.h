@@ -4,7 +4,7 @@
 
 namespace flux {
 
-/// An open file descriptor, closed with its owner; a negative one is none.
+/// An open file descriptor, closed by its destructor; a negative number means none.
 class FileDescriptor {
  public:
   explicit FileDescriptor(int value) : value_(value) {}

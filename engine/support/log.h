@@ -13,10 +13,10 @@ enum class LogLevel { kInfo, kWarning, kError };
 
 using LogSink = std::function<void(LogLevel level, std::string_view message)>;
 
-/// Where messages go; by default warnings and errors to stderr. Set it once, before threads start:
-/// a server puts its own log here.
+/// Sets where messages go; by default warnings and errors go to stderr. Call it once, before
+/// threads start: a server puts its own log here.
 void set_log_sink(LogSink sink);
-/// Hands one line to the sink. Thread-safe.
+/// Passes one line to the sink. Thread-safe.
 void log(LogLevel level, std::string_view message);
 
 template <typename... Args>

@@ -3,7 +3,7 @@
 namespace flux {
 namespace {
 
-/// Bytes of the well-formed sequence that starts at `position`, or 0. Source: The Unicode
+/// Length of the well-formed sequence that starts at `position`, or 0. Source: The Unicode
 /// Standard, table 3-7.
 size_t sequence_length(std::string_view text, size_t position) {
   const auto byte = [&](size_t i) {

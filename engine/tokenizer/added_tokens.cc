@@ -10,7 +10,7 @@
 namespace flux {
 namespace {
 
-// Bounds the work on a prompt: every position walks at most so many bytes.
+// This limit bounds the work on a prompt: a search from any position reads at most so many bytes.
 constexpr size_t kMaxTokenBytes = 1024;
 
 // Index of the character before `end`; precondition: end > 0.
@@ -87,7 +87,7 @@ AddedTokens::AddedTokens(const std::vector<AddedToken>& tokens,
 void AddedTokens::split(const ByteTrie& patterns, std::string_view text,
                         const std::function<void(std::string_view)>& between,
                         const std::function<void(int32_t)>& found) const {
-  size_t done = 0;  // everything before is handed on
+  size_t done = 0;  // everything before it is passed on
   for (size_t at = 0; at < text.size();) {
     int32_t longest = -1;
     size_t stop = at;
@@ -107,7 +107,7 @@ void AddedTokens::split(const ByteTrie& patterns, std::string_view text,
     }
     const Entry& entry = entries_[static_cast<size_t>(longest)];
     size_t start = at;
-    at = stop;  // a match that is not taken is not searched again either
+    at = stop;  // a rejected match is not searched again
     if (split_special_ && entry.token.special) continue;
     if (entry.token.single_word && !stands_alone(text, start, stop)) continue;
     if (entry.token.lstrip) start = skip_spaces_back(text, start, done);

@@ -15,15 +15,15 @@ namespace flux {
 struct AddedToken {
   std::string content;
   bool single_word = false;  // only where no word character stands beside it
-  bool lstrip = false;       // takes the white space before it along
-  bool rstrip = false;       // and behind it
-  bool normalized = false;   // looked for in the normalised text instead of the raw one
+  bool lstrip = false;       // also takes the white space before it
+  bool rstrip = false;       // also takes the white space after it
+  bool normalized = false;   // searched for in the normalised text instead of the raw one
   bool special = false;
 
   bool operator==(const AddedToken&) const = default;
 };
 
-/// The added tokens of a tokenizer: finds them in a text and hands the text between them on.
+/// The added tokens of a tokenizer: finds them in a text and passes on the text between them.
 /// Const members may be called from several threads.
 class AddedTokens {
  public:
@@ -33,7 +33,7 @@ class AddedTokens {
   /// `content_ids(content)` is the model's id of a token, or -1; `vocabulary_size` counts the
   /// model's own pieces: tokens unknown to the model get ids from there on, in the order given.
   /// With `split_special` special tokens in a text are read as ordinary text.
-  /// Error kInvalidArgument when a token is longer than 1024 bytes.
+  /// Throws kInvalidArgument when a token is longer than 1024 bytes.
   AddedTokens(const std::vector<AddedToken>& tokens,
               const std::function<int32_t(std::string_view)>& content_ids, int32_t vocabulary_size,
               const Normalize& normalize, bool split_special);

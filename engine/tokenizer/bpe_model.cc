@@ -92,16 +92,16 @@ void BpeModel::index_merges(const Merges& merges, const std::string& source) {
     merged.assign(left).append(right);
     const std::array<int32_t, 3> ids = {find(left), find(right), find(merged)};
     for (size_t i = 0; i < ids.size(); ++i) {
-      check(
-          ids[i] >= 0, ErrorCode::kInvalidArgument,
-          "{}: merge {} (\"{} {}\") needs the piece \"{}\", which the vocabulary lacks; vocabulary "
-          "and merges must come from one checkpoint",
-          source, rank, left, right,
-          i == 0   ? left
-          : i == 1 ? right
-                   : merged);
+      check(ids[i] >= 0, ErrorCode::kInvalidArgument,
+            "{}: merge {} (\"{} {}\") needs the piece \"{}\", which is not in the vocabulary; "
+            "vocabulary "
+            "and merges must come from one checkpoint",
+            source, rank, left, right,
+            i == 0   ? left
+            : i == 1 ? right
+                     : merged);
     }
-    // Of two merges of one pair the later counts.
+    // The later of two merges of one pair wins.
     const uint64_t pair = pair_key(ids[0], ids[1]);
     merges_[merge_slot(pair)] = {pair, static_cast<int32_t>(rank), ids[2]};
   }
@@ -150,8 +150,8 @@ void BpeModel::encode_word(std::string_view word, std::vector<int32_t>& ids) con
     symbols.push_back({id, at - 1, i + 1 == word.size() ? -1 : at + 1});
   }
 
-  // The earliest merge first, and of equal ones the leftmost. Entries may be out of date: they are
-  // looked up again when they come out.
+  // The queue gives the earliest merge first, and the leftmost among equals. Entries may be stale:
+  // they are checked again when they are popped.
   using Entry = std::tuple<int32_t, int32_t, int32_t>;  // rank, position of the left symbol, new id
   std::priority_queue<Entry, std::vector<Entry>, std::greater<>> queue;
   const auto push = [&](int32_t left) {

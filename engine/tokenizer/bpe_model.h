@@ -11,20 +11,20 @@ namespace flux {
 
 /// Byte-level byte pair encoding with an end-of-word mark, as in CLIP (Sennrich et al. 2016,
 /// Radford et al. 2019): each byte of a word is one character of the alphabet, "</w>" is appended
-/// to the last, then the neighbours whose pair was learnt first are merged until none is left.
+/// to the last, then the neighbours whose pair was learnt first are merged until no pair is left.
 class BpeModel {
  public:
   using Pieces = std::vector<std::pair<std::string, int32_t>>;
   using Merges = std::vector<std::pair<std::string, std::string>>;
 
-  /// The files that pieces and merges are from, for errors; often the same.
+  /// Names the files of pieces and merges in errors; often they are the same.
   struct Sources {
     std::string pieces;
     std::string merges;
   };
 
-  /// Error kInvalidArgument when a piece or an id is there twice, or a merge names or makes a piece
-  /// that is not in the vocabulary.
+  /// Throws kInvalidArgument when a piece or an id is there twice, or a merge names or makes a
+  /// piece that is not in the vocabulary.
   BpeModel(Pieces pieces, const Merges& merges, const std::string& unknown, const Sources& sources);
 
   /// Id of a piece, or -1.
@@ -33,8 +33,8 @@ class BpeModel {
   int32_t size() const { return static_cast<int32_t>(pieces_.size()); }
   int32_t max_id() const { return max_id_; }
 
-  /// Appends the ids of one word (any bytes), in n log n time. A byte the alphabet lacks gives the
-  /// unknown token; error kInvalidArgument when that is not in the vocabulary either.
+  /// Appends the ids of one word (any bytes), in n log n time. A byte outside the alphabet gives
+  /// the unknown token; throws kInvalidArgument when that is not in the vocabulary either.
   void encode_word(std::string_view word, std::vector<int32_t>& ids) const;
 
  private:

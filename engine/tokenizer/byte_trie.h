@@ -21,10 +21,10 @@ class ByteTrie {
   /// Sets the value of a non-empty key; an earlier value of the same key is replaced.
   void insert(std::string_view key, int32_t value);
 
-  /// Makes room for keys of so many bytes in all; only a hint.
+  /// Reserves memory for keys of so many bytes in all; only a hint.
   void reserve(size_t bytes);
 
-  /// The node reached from `node` by one byte, if any key goes that way.
+  /// The node reached from `node` by one byte, if any key continues so.
   std::optional<Node> step(Node node, char byte) const;
 
   /// Value of the key that ends at `node`, or -1.

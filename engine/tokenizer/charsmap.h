@@ -13,7 +13,7 @@ namespace flux {
 /// does, not as sentencepiece does: grapheme by grapheme.
 class Charsmap {
  public:
-  /// An empty map: changes nothing.
+  /// Makes an empty map, which changes nothing.
   Charsmap() = default;
 
   /// `source` names the file in errors: kInvalidArgument when the sizes do not agree or a
@@ -25,7 +25,7 @@ class Charsmap {
   std::string normalize(std::string_view text) const;
 
  private:
-  // Replacement for a text: that of its shortest prefix in the map. False when there is none.
+  // Finds the replacement of the text's shortest prefix in the map. Returns false if there is none.
   bool find(std::string_view text, std::string_view& replacement) const;
   uint32_t unit(size_t at) const;
 

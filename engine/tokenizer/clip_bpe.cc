@@ -19,7 +19,7 @@ namespace fs = std::filesystem;
 constexpr int kDefaultMaxLength = 77;
 constexpr int64_t kLargestMaxLength = 65536;
 
-// White space runs to one space, composed, lower case.
+// Normalises a text: runs of white space become one space, then composition and lower case.
 std::u32string normalized(std::string_view text) {
   const std::u32string composed = unicode::nfc(unicode::decode(text));
   std::u32string out;

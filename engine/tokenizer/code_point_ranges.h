@@ -12,7 +12,7 @@ struct Range {
   char32_t last;
 };
 
-/// Whether one of the ranges has `c`. They must be sorted and apart.
+/// Returns whether one of the ranges contains `c`. They must be sorted and disjoint.
 template <size_t n>
 bool contains(const Range (&table)[n], char32_t c) {
   const Range* it =

@@ -7,7 +7,7 @@
 
 namespace flux {
 
-/// What a T5 tokenizer needs of a sentencepiece model file (`ModelProto` of
+/// The parts of a sentencepiece model file that a T5 tokenizer needs (`ModelProto` of
 /// sentencepiece_model.proto).
 struct SentencePieceModel {
   enum class Kind {

@@ -24,7 +24,7 @@ constexpr int32_t kUnknownId = 2;  // fixed in T5Tokenizer, whatever the file sa
 constexpr std::string_view kSpaceMark =
     "\xe2\x96\x81";  // U+2581 stands for the space before a word
 
-// What the vocabulary file says, of either kind.
+// Content of a vocabulary file, of either kind.
 struct Vocabulary {
   UnigramModel::Pieces pieces;
   Charsmap charsmap;
@@ -34,7 +34,7 @@ struct Vocabulary {
 
 std::string extra_id(int i) { return "<extra_id_" + std::to_string(i) + ">"; }
 
-// <extra_id_0>, ... behind `tokens`, unless some are among them.
+// Appends <extra_id_0>, ... to `tokens`, unless some are among them.
 std::vector<TokenValue> with_extra_ids(std::vector<TokenValue> tokens, int count) {
   const bool present = std::any_of(tokens.begin(), tokens.end(), [](const TokenValue& value) {
     return value.token.content.find("<extra_id_") != std::string::npos;
@@ -43,7 +43,7 @@ std::vector<TokenValue> with_extra_ids(std::vector<TokenValue> tokens, int count
   return tokens;
 }
 
-// The first Precompiled normaliser of tokenizer.json; T5Tokenizer ignores all others.
+// Returns the first Precompiled normaliser of tokenizer.json; T5Tokenizer ignores all others.
 Charsmap charsmap_of(const nlohmann::json& root, const std::string& file) {
   const auto it = root.find("normalizer");
   if (it == root.end() || !it->is_object()) return {};
@@ -99,7 +99,7 @@ Vocabulary from_sentencepiece(const fs::path& path, const TokenizerConfig& confi
   return out;
 }
 
-// Divides normalised text at white space and before each U+2581; every word starts with one.
+// Splits normalised text at white space and before each U+2581; every word starts with one.
 template <typename Word>
 void for_each_word(std::string_view text, const Word& word) {
   std::string current;

@@ -13,7 +13,7 @@ namespace flux {
 ///
 /// It does not go through the sentencepiece library: transformers itself only takes pieces, scores
 /// and the character map from the model and runs the Hugging Face `tokenizers` algorithms on them,
-/// which normalise by grapheme, divide at white space first, add up scores in double precision and
+/// which normalise by grapheme, split at white space first, add up scores in double precision and
 /// see control pieces in the text. The library's ids differ. Cheap to copy; const members may be
 /// called from several threads.
 class T5Tokenizer {

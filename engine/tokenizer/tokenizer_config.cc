@@ -14,7 +14,7 @@ namespace {
 using nlohmann::json;
 namespace fs = std::filesystem;
 
-// In the order in which transformers adds them.
+// The named tokens, in the order in which transformers adds them.
 constexpr std::array<const char*, 7> kNames = {"bos_token", "eos_token", "unk_token", "sep_token",
                                                "pad_token", "cls_token", "mask_token"};
 constexpr int kMaxExtraIds = 100000;
@@ -24,25 +24,25 @@ bool is_standard(const std::string& name) {
   return std::find(kNames.begin(), kNames.end(), name) != kNames.end();
 }
 
-// One place in a file, for errors.
-struct Place {
+// A key in a file, named in errors.
+struct FileKey {
   std::string file;
   std::string key;
 };
 
-[[noreturn]] void wrong_type(const Place& place, const json& value, const char* expected) {
+[[noreturn]] void wrong_type(const FileKey& place, const json& value, const char* expected) {
   fail(ErrorCode::kInvalidArgument, "{}: {} is a JSON {}, expected {}; repair the file", place.file,
        place.key, value.type_name(), expected);
 }
 
-bool flag(const Place& place, const json& object, const char* name, bool fallback) {
+bool flag(const FileKey& place, const json& object, const char* name, bool fallback) {
   const auto it = object.find(name);
   if (it == object.end() || it->is_null()) return fallback;
   if (!it->is_boolean()) wrong_type({place.file, place.key + "." + name}, *it, "true or false");
   return it->get<bool>();
 }
 
-TokenValue token_of(const Place& place, const json& value, bool always_special) {
+TokenValue token_of(const FileKey& place, const json& value, bool always_special) {
   if (!value.is_object()) wrong_type(place, value, "an object with content");
   const auto content = value.find("content");
   if (content == value.end() || !content->is_string()) {
@@ -61,12 +61,12 @@ TokenValue token_of(const Place& place, const json& value, bool always_special) 
   return {token, false, by_default};
 }
 
-TokenValue value_of(const Place& place, const json& value, bool always_special) {
+TokenValue value_of(const FileKey& place, const json& value, bool always_special) {
   if (value.is_string()) return TokenValue::of(value.get<std::string>());
   return token_of(place, value, always_special);
 }
 
-std::vector<TokenValue> list_of(const Place& place, const json& value, bool always_special) {
+std::vector<TokenValue> list_of(const FileKey& place, const json& value, bool always_special) {
   std::vector<TokenValue> list;
   if (value.is_null()) return list;
   if (!value.is_array()) wrong_type(place, value, "a list");
@@ -77,7 +77,7 @@ std::vector<TokenValue> list_of(const Place& place, const json& value, bool alwa
   return list;
 }
 
-// Sets a key of a list, at its old place if it is there already.
+// Sets a key of a list; a key that is there already keeps its position.
 void put(std::vector<std::pair<std::string, TokenValue>>& list, const std::string& name,
          TokenValue value) {
   check(list.size() < kMaxAddedTokens, ErrorCode::kInvalidArgument,
@@ -97,7 +97,7 @@ bool is_empty(const json& config, const char* name) {
   return it == config.end() || it->is_null() || it->empty();
 }
 
-int64_t id_of(const Place& place, const json& value) {
+int64_t id_of(const FileKey& place, const json& value) {
   if (!value.is_number_integer()) wrong_type(place, value, "an id");
   const bool fits = value.is_number_unsigned()
                         ? value.get<uint64_t>() <= static_cast<uint64_t>(kMaxTokenId)
@@ -107,7 +107,7 @@ int64_t id_of(const Place& place, const json& value) {
   return value.get<int64_t>();
 }
 
-Side side_of(const Place& place, const json& value) {
+Side side_of(const FileKey& place, const json& value) {
   std::string name = value.is_string() ? value.get<std::string>() : "";
   std::transform(name.begin(), name.end(), name.begin(),
                  [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
@@ -117,7 +117,7 @@ Side side_of(const Place& place, const json& value) {
   return name == "left" ? Side::kLeft : Side::kRight;
 }
 
-// A side given by `truncation` or `padding` of tokenizer.json.
+// Reads a side from `truncation` or `padding` of tokenizer.json.
 void read_direction(const std::string& file, const json& root, const char* section, Side& side) {
   const auto it = root.find(section);
   if (it == root.end() || !it->is_object()) return;
@@ -140,7 +140,7 @@ TokenizerConfig TokenizerConfig::read(const fs::path& directory, const json* tok
   out.read_config(config_path, config);
   if (config.contains("added_tokens_decoder")) {
     const json& decoder = config["added_tokens_decoder"];
-    const Place place{config_path.string(), "added_tokens_decoder"};
+    const FileKey place{config_path.string(), "added_tokens_decoder"};
     if (!decoder.is_object()) wrong_type(place, decoder, "an object from id to token");
     for (const auto& [key, value] : decoder.items()) {
       int64_t id = -1;
@@ -157,7 +157,7 @@ TokenizerConfig TokenizerConfig::read(const fs::path& directory, const json* tok
     const json none = json::array();
     const bool has_list = tokenizer_json != nullptr && tokenizer_json->contains("added_tokens");
     const json& list = has_list ? tokenizer_json->at("added_tokens") : none;
-    const Place place{tokenizer_path, "added_tokens"};
+    const FileKey place{tokenizer_path, "added_tokens"};
     if (!list.is_array()) wrong_type(place, list, "a list");
     for (const json& value : list) {
       TokenValue token = token_of(place, value, false);
@@ -202,7 +202,7 @@ void TokenizerConfig::read_config(const fs::path& path, const json& config) {
     target =
         list_of({file, "additional_special_tokens"}, config["additional_special_tokens"], false);
   }
-  const Place place{file, "the file"};
+  const FileKey place{file, "the file"};
   split_special_tokens = flag(place, config, "split_special_tokens", false);
   const auto side = [&](const char* name, Side& out) {
     if (!is_empty(config, name)) out = side_of({file, name}, config[name]);

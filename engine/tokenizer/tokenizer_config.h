@@ -15,7 +15,7 @@
 namespace flux {
 
 /// A special token as a file gives it: with its properties, or as a bare text (which then counts as
-/// special and is looked for in the raw text).
+/// special and is searched for in the raw text).
 struct TokenValue {
   AddedToken token;
   bool bare = true;
@@ -26,8 +26,8 @@ struct TokenValue {
   }
 };
 
-/// What tokenizer_config.json, special_tokens_map.json, added_tokens.json and the added_tokens of
-/// tokenizer.json say together, resolved as `PreTrainedTokenizerBase._from_pretrained` of
+/// The combined settings of tokenizer_config.json, special_tokens_map.json, added_tokens.json and
+/// the added_tokens of tokenizer.json, resolved as `PreTrainedTokenizerBase._from_pretrained` of
 /// transformers 5 resolves them: when tokenizer_config.json has `added_tokens_decoder`, the other
 /// three are not read at all.
 class TokenizerConfig {
@@ -66,7 +66,7 @@ class TokenizerConfig {
   std::map<int64_t, TokenValue> decoder_;                   // tokens by the id the file gives
   std::map<std::string, TokenValue> by_content_;            // the same, the latest of a content
   std::map<std::string, std::optional<TokenValue>> named_;  // a null in the file is an empty one
-  // Other keys that end in _token, by the place where transformers adds them.
+  // Other keys that end in _token, in the two groups in which transformers adds them.
   std::vector<std::pair<std::string, TokenValue>> further_;
   std::vector<std::pair<std::string, TokenValue>> further_texts_;  // replace those of the same key
 };

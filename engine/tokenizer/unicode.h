@@ -9,7 +9,8 @@ namespace flux::unicode {
 // Unicode (normalisation 9, letters and numbers 16, lower case 17); utf8proc follows one. Where the
 // two differ, small tables in unicode.cc decide in favour of `tokenizers`, since ids must be equal.
 
-/// Code points of a text. Error kInvalidArgument naming the byte when it is not valid UTF-8.
+/// Decodes a text to code points. Throws kInvalidArgument naming the byte when it is not valid
+/// UTF-8.
 std::u32string decode(std::string_view utf8);
 
 /// True when `bytes` is valid UTF-8 (no surrogates, no overlong forms).
@@ -18,15 +19,16 @@ bool is_valid(std::string_view bytes);
 /// Appends one code point as UTF-8.
 void append(std::string& out, char32_t code_point);
 
-/// UTF-8 of valid code points.
+/// Encodes valid code points as UTF-8.
 std::string encode(std::u32string_view text);
 
-/// Bytes that a code point takes in UTF-8.
+/// Number of bytes of a code point in UTF-8.
 inline size_t encoded_size(char32_t c) {
   return c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
 }
 
-/// The character at `text[at]`, which must be valid UTF-8 and start a character; advances `at`.
+/// Returns the character at `text[at]`, which must be valid UTF-8 and start a character; advances
+/// `at`.
 char32_t next(std::string_view text, size_t& at);
 
 bool is_space(char32_t c);   // White_Space
@@ -34,11 +36,11 @@ bool is_letter(char32_t c);  // \p{L}
 bool is_number(char32_t c);  // \p{N}
 bool is_word(char32_t c);    // \w of the Rust regex crate
 
-/// Canonical composition.
+/// Composes canonically (NFC).
 std::u32string nfc(std::u32string_view text);
 
-/// Lower case of each character by itself: a final capital sigma becomes U+03C3, U+0130 two
-/// characters.
+/// Converts each character by itself to lower case: a final capital sigma becomes U+03C3, U+0130
+/// two characters.
 std::u32string lowercase(std::u32string_view text);
 
 }  // namespace flux::unicode

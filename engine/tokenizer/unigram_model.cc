@@ -78,7 +78,7 @@ void UnigramModel::encode_word(std::string_view word, std::vector<int32_t>& ids)
     start = next;
   }
 
-  // Back from the end; a run of unknown pieces is one token.
+  // The path is read back from the end; a run of unknown pieces is one token.
   std::vector<int32_t> reversed;
   for (size_t end = word.size(); end > 0;) {
     const Best& last = best[end];

@@ -10,7 +10,7 @@
 
 namespace flux {
 
-/// A unigram language model over pieces (Kudo 2018): a word is divided so that the sum of the log
+/// A unigram language model over pieces (Kudo 2018): a word is split so that the sum of the log
 /// probabilities of its pieces is largest. Follows `Unigram` of the Hugging Face `tokenizers`
 /// library: double precision, the earlier start wins a tie, neighbouring unknown characters become
 /// one unknown token.
@@ -20,7 +20,7 @@ class UnigramModel {
       std::vector<std::pair<std::string, double>>;  // text and score; the index is the id
 
   /// `source` names the file in errors: kInvalidArgument when there are no more pieces than
-  /// `unknown_id`, a piece is empty of meaning (not UTF-8, over 1024 bytes) or a score not finite.
+  /// `unknown_id`, a piece is invalid (not UTF-8, over 1024 bytes) or a score not finite.
   UnigramModel(const Pieces& pieces, int32_t unknown_id, const std::string& source);
 
   /// Id of a piece, or -1.
@@ -28,8 +28,8 @@ class UnigramModel {
 
   int32_t size() const { return static_cast<int32_t>(scores_.size()); }
 
-  /// Appends the ids of one word, which must be valid UTF-8. Takes time in proportion to its length
-  /// times the longest piece's.
+  /// Appends the ids of one word, which must be valid UTF-8. The time is proportional to its length
+  /// times that of the longest piece.
   void encode_word(std::string_view word, std::vector<int32_t>& ids) const;
 
  private:
