@@ -33,7 +33,7 @@ Measurement measure(std::string name, int calls, const BenchOptions& options, Co
   std::vector<double> seconds;
   for (int run = -options.warmup; run < options.runs; ++run) {
     stop_if_interrupted();
-    finish(ctx);  // a GPU has nothing left to do
+    finish(ctx);  // leaves the GPU idle
     const double time = seconds_of(work);
     if (run >= 0) seconds.push_back(time);
   }
@@ -44,8 +44,8 @@ Measurement measure(std::string name, int calls, const BenchOptions& options, Co
   return {std::move(name), calls, median, seconds.front(), seconds.back()};
 }
 
-/// The tensors of a step where the stages want them. A stage's time ends when a row of its result
-/// is in host memory: a GPU is asynchronous.
+/// Moves a step's tensors to the device of the stages. A stage's time ends when a row of its result
+/// is in host memory, because a GPU is asynchronous.
 TransformerInput on_device(Context& ctx, TransformerInput input) {
   ImageTokens& image = input.images[0];
   for (Tensor* tensor : {&image.hidden_states, &image.img_ids, &input.encoder_hidden_states,
@@ -58,13 +58,13 @@ TransformerInput on_device(Context& ctx, TransformerInput input) {
 
 struct BenchReport {
   std::vector<Measurement> stages;
-  std::optional<Measurement> launching;  // a step: until the host is free again, where it is early
+  std::optional<Measurement> launching;  // of a step: until the host is free again, on a GPU
   Measurement image;
   double load_seconds = 0;
   int64_t weight_bytes = 0;
-  int64_t peak_bytes = 0;  // while drawing images
+  int64_t peak_bytes = 0;  // while generating images
 
-  /// The part of all stages' time that one stage takes in an image.
+  /// Share of one stage in the time of all stages of an image.
   double share(const Measurement& stage) const {
     double all = 0;
     for (const Measurement& m : stages) all += m.median * m.calls;
@@ -219,7 +219,8 @@ void add_bench(CLI::App& app, Action& run) {
   options->request.seed = 1;
   CLI::App* command = app.add_subcommand("bench", "times the stages and whole images");
   add_compute_options(*command, options->compute);
-  command->add_option("--prompt", options->request.prompt, "what to draw")->capture_default_str();
+  command->add_option("--prompt", options->request.prompt, "what to generate")
+      ->capture_default_str();
   command
       ->add_option("--height", options->request.height,
                    "pixels, a multiple of 16 [default: the checkpoint's, FLUX: 1024]")
@@ -242,7 +243,7 @@ void add_bench(CLI::App& app, Action& run) {
       ->type_name("N");
   command
       ->add_option("--images", options->request.num_images_per_prompt,
-                   "pictures that are drawn at once; whole image then means all of them")
+                   "images that are generated at once; whole image then means all of them")
       ->transform(whole_number())
       ->type_name("N")
       ->capture_default_str();

@@ -9,7 +9,7 @@ namespace {
 constexpr int64_t kPixels = 256;
 constexpr const char* kPrompt = "a red circle above a blue square";
 
-/// The output of one stage and what it should look like.
+/// Output of one stage, with the expected shape and dtype.
 struct StageResult {
   const char* name;
   Tensor value;
@@ -66,7 +66,7 @@ void check_result(const StageResult& result) {
         result.name, result.value);
 }
 
-/// Runs one stage; the rest of its line.
+/// Runs one stage; returns the rest of its line.
 std::string stage_report(StageKind stage, Session& session, const PictureSize& size) {
   StageResult result{};
   const double load = seconds_of([&] { session.stages->load(stage); });
@@ -78,7 +78,7 @@ std::string stage_report(StageKind stage, Session& session, const PictureSize& s
                      format_bytes(peak_memory_bytes()));
 }
 
-/// Prints the line of one stage; whether all is well.
+/// Prints the line of one stage; returns whether it works.
 bool check_stage(StageKind stage, Session& session, const PictureSize& size) {
   stop_if_interrupted();
   std::string report;
@@ -99,7 +99,7 @@ void run_check(const ComputeOptions& options) {
   const FluxConfig& config = session.checkpoint->config();
   PictureSize size;
   size.height = drawable_side(kPixels, config);
-  size.width = size.height + config.size_multiple();  // not square: a swapped axis shows
+  size.width = size.height + config.size_multiple();  // not square, so that swapped axes show
   size.text_tokens = sequence_length(std::nullopt, config);
   print_out(fmt::format("{}: {} on {}, {} threads, {}x{}, {} text tokens\n",
                         session.checkpoint->name(), name_of(session.options.dtype),

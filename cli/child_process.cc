@@ -16,7 +16,7 @@
 namespace flux::cli {
 namespace {
 
-/// How long a program that was told to end may take before it is killed.
+/// A program that was told to end is killed after this time.
 constexpr auto kPatience = std::chrono::seconds(10);
 
 struct Pipe {
@@ -62,12 +62,12 @@ std::vector<char*> pointers_to(std::vector<std::string>& words) {
   return pointers;
 }
 
-/// What the child does between fork and exec; only calls that are safe there. On failure it writes
-/// errno to `report` and ends.
+/// Runs in the child between fork and exec, with only the calls that are safe there. On failure it
+/// writes errno to `report` and ends.
 [[noreturn]] void become(const char* program, char* const* arguments, char* const* environment,
                          const sigset_t& mask, pid_t parent, int output, int report) {
   ::setpgid(0, 0);
-  // If this program dies, however it does, the child is told to end.
+  // The kernel tells the child to end if this program dies for any reason.
   ::prctl(PR_SET_PDEATHSIG, SIGTERM);
   if (::getppid() != parent) ::_exit(127);
   for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGXFSZ}) {
@@ -100,7 +100,7 @@ SignalReader::SignalReader() {
 }
 
 SignalReader::~SignalReader() {
-  // What has arrived and was not read is not to strike now.
+  // Signals that arrived unread must not take effect when the old mask returns.
   while (next()) {
   }
   ::close(descriptor_);
@@ -153,7 +153,8 @@ ChildProcess::~ChildProcess() {
   while (!ended()) {
     if (std::chrono::steady_clock::now() > deadline) send(SIGKILL);
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    read_output(std::chrono::milliseconds(0), [](std::string_view) {});  // so that it can go on
+    read_output(std::chrono::milliseconds(0),
+                [](std::string_view) {});  // so that the program does not block
   }
   if (output_ >= 0) ::close(output_);
 }
@@ -163,7 +164,7 @@ void ChildProcess::read_output(std::chrono::milliseconds wait,
   pollfd watched[] = {{output_, POLLIN, 0}, {signals_.descriptor(), POLLIN, 0}};
   ::poll(watched, 2, static_cast<int>(wait.count()));
   char piece[16384];
-  // Not for ever, however much it writes: signals are to be looked at too.
+  // The loop is bounded, however much the program writes, so that signals are handled too.
   for (int i = 0; i < 64 && output_ >= 0; ++i) {
     const ssize_t got = ::read(output_, piece, sizeof piece);
     if (got > 0) {
@@ -171,7 +172,7 @@ void ChildProcess::read_output(std::chrono::milliseconds wait,
     } else if (got < 0 && errno == EINTR) {
       continue;
     } else {
-      // Nothing for now; or, when it is the end, nothing for ever.
+      // There is no output now, or, at its end, none will follow.
       if (got == 0) Pipe::close_end(output_);
       return;
     }

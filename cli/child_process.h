@@ -14,7 +14,7 @@
 
 namespace flux::cli {
 
-/// SIGINT, SIGTERM, SIGHUP and SIGCHLD as things to read instead of interruptions, while it lives.
+/// Makes SIGINT, SIGTERM, SIGHUP and SIGCHLD readable instead of interrupting, while it lives.
 class SignalReader {
  public:
   SignalReader();
@@ -23,9 +23,9 @@ class SignalReader {
   SignalReader& operator=(const SignalReader&) = delete;
 
   int descriptor() const { return descriptor_; }
-  /// The next signal that has arrived, or nothing.
+  /// Returns the next signal that has arrived, or nothing.
   std::optional<int> next() const;
-  /// The mask that was in force before; for children.
+  /// Returns the signal mask from before; for children.
   const sigset_t& mask_before() const { return before_; }
 
  private:
@@ -39,8 +39,9 @@ struct Command {
   std::map<std::string, std::string> environment;  // replaces variables of this process
 };
 
-/// A program that runs beside this one and ends with it, in a process group of its own: signals of
-/// the terminal reach it through us. Its standard input is empty, its output is read here.
+/// A program that runs beside this one and ends with it, in a process group of its own: this
+/// program passes on the signals of the terminal. Its standard input is empty, its output is read
+/// here.
 class ChildProcess {
  public:
   /// Throws kUnavailable when the program cannot be started. `signals` must outlive it.
@@ -51,12 +52,12 @@ class ChildProcess {
   ChildProcess& operator=(const ChildProcess&) = delete;
 
   pid_t id() const { return id_; }
-  /// Waits until there is output, a signal, or `wait` has passed, and hands over the output.
+  /// Waits until there is output or a signal, or until `wait` has passed, and passes on the output.
   void read_output(std::chrono::milliseconds wait,
                    const std::function<void(std::string_view)>& output);
-  /// Sends a signal to the program and what it started.
+  /// Sends a signal to the program and the processes it started.
   void send(int signal) const;
-  /// The wait status, once the program has ended.
+  /// Returns the wait status, once the program has ended.
   std::optional<int> ended();
 
  private:

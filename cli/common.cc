@@ -59,8 +59,8 @@ void add_compute_options(CLI::App& command, ComputeOptions& options) {
   command
       .add_option(
           "--gpu-memory", options.gpu_memory,
-          "at most so much memory of the GPU, for example 20GiB: models then leave it and are "
-          "loaded again as they are needed, and large pictures are decoded in tiles")
+          "cap on GPU memory, for example 20GiB: models that do not fit together are evicted "
+          "and reloaded as needed, and large images are decoded in tiles")
       ->transform(CLI::AsSizeValue(false))
       ->type_name("SIZE");
   command
@@ -122,16 +122,16 @@ int sequence_length(const std::optional<int64_t>& given, const FluxConfig& confi
 void watch_for_interruption() {
   struct sigaction action {};
   action.sa_handler = on_signal;
-  // A second signal finds the default action again, for a user who does not want to wait.
+  // The default action is back for a second signal, for a user who does not want to wait.
   action.sa_flags = static_cast<int>(SA_RESETHAND) | SA_RESTART;
   sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
-  // A reader that went away is an error of write(), not a silent death.
+  // write() reports a reader that is gone; the signal would end the process silently.
   struct sigaction ignore {};
   ignore.sa_handler = SIG_IGN;
   sigaction(SIGPIPE, &ignore, nullptr);
-  sigaction(SIGXFSZ, &ignore, nullptr);  // likewise a file that may not grow
+  sigaction(SIGXFSZ, &ignore, nullptr);  // likewise for a file that may not grow
 }
 
 bool interrupted() { return interruption != 0; }
@@ -142,7 +142,8 @@ void stop_if_interrupted() {
 
 void guard_standard_streams() {
   for (int stream = 0; stream <= 2; ++stream) {
-    // The lowest free number is taken, which is `stream`. Read-only, so that writing still fails.
+    // open() takes the lowest free number, which is `stream`. Read-only, so that writing still
+    // fails.
     if (::fcntl(stream, F_GETFD) == -1 && errno == EBADF) ::open("/dev/null", O_RDONLY);
   }
 }
@@ -158,7 +159,7 @@ void print_out(std::string_view text) {
 }
 
 void print_json(const nlohmann::json& object) {
-  // Paths may hold bytes that are no UTF-8.
+  // Paths may hold bytes that are not UTF-8.
   print_out(object.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
 

@@ -13,10 +13,10 @@
 #include "convert/repository_layout.h"
 #include "pipeline/local_stages.h"
 
-/// What the subcommands share: options, exit codes, output, interruption.
+/// Common parts of the subcommands: options, exit codes, output, interruption.
 namespace flux::cli {
 
-/// How the program ends.
+/// Exit codes of the program.
 enum ExitCode { kDone = 0, kFailed = 1, kWrongUsage = 2, kInterrupted = 130 };
 
 /// A command line that asks for something that is not allowed; `what()` is one line.
@@ -25,7 +25,7 @@ class UsageError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// Runs `parse`; an invalid argument in there is the user's wrong usage.
+/// Runs `parse`; an invalid argument thrown there becomes a UsageError.
 void as_usage(const std::function<void()>& parse);
 
 /// Options of every command that computes.
@@ -34,7 +34,7 @@ struct ComputeOptions {
   std::string dtype = "as stored";
   std::string device = "auto";
   int threads = 0;          // 0: default_threads()
-  uint64_t gpu_memory = 0;  // bytes; 0: all there is
+  uint64_t gpu_memory = 0;  // bytes; 0: no cap
 };
 
 /// Adds SOURCE to a command.
@@ -42,25 +42,25 @@ void add_source(CLI::App& command, std::string& source);
 /// Adds SOURCE, --dtype, --device, --gpu-memory and --threads.
 void add_compute_options(CLI::App& command, ComputeOptions& options);
 
-/// For options that take an integer: decimal, and within 64 bits. (CLI11 alone reads 010 as 8 and
-/// cuts what is too large.)
+/// Validates options that take an integer: decimal, and within 64 bits. (CLI11 alone reads 010 as 8
+/// and cuts what is too large.)
 CLI::Validator whole_number();
 
-/// A checkpoint made ready to compute.
+/// An open checkpoint with the stages that compute.
 struct Session {
   std::shared_ptr<const Checkpoint> checkpoint;
   LocalOptions options;
-  std::unique_ptr<LocalStages> stages;  // asks interrupted() while it works
+  std::unique_ptr<LocalStages> stages;  // polls interrupted() while it works
 };
 
 /// Opens SOURCE. Throws UsageError for options that are not allowed, Error for a bad checkpoint.
 Session open_session(const ComputeOptions& options);
 
-/// max_sequence_length: the one given, or diffusers' default for this kind of model.
-/// Throws UsageError outside 1..512.
+/// Returns the given max_sequence_length, or diffusers' default for this kind of model. Throws
+/// UsageError outside 1..512.
 int sequence_length(const std::optional<int64_t>& given, const FluxConfig& config);
 
-/// From now on SIGINT and SIGTERM set interrupted(); a second one ends the process.
+/// Makes SIGINT and SIGTERM set interrupted(); a second signal ends the process.
 void watch_for_interruption();
 bool interrupted();
 /// Throws kCancelled when interrupted.
@@ -75,15 +75,15 @@ void print_json(const nlohmann::json& object);
 
 /// Runs `work` and returns the seconds it took.
 double seconds_of(const std::function<void()>& work);
-/// The most memory this process has held, in bytes (VmHWM).
+/// Returns the peak memory of this process in bytes (VmHWM).
 int64_t peak_memory_bytes();
-/// "1.5 GiB".
+/// Formats a number of bytes, e.g. "1.5 GiB".
 std::string format_bytes(int64_t bytes);
-/// Whether every element of a host tensor (f32 or bf16) is a finite number.
+/// Returns whether every element of a host tensor (f32 or bf16) is a finite number.
 bool all_finite(const Tensor& tensor);
-/// A shape as a JSON array.
+/// Converts a shape to a JSON array.
 nlohmann::json to_json(const Shape& shape);
-/// Text on one line: control characters are escaped.
+/// Puts a text on one line by escaping control characters.
 std::string one_line(std::string_view text);
 
 /// The subcommands: each adds itself to `app` and, when chosen, stores its work in `run`.

@@ -36,7 +36,7 @@ void check_range(const char* option, int value, int largest) {
   throw UsageError(fmt::format("{} {}: must be 1 to {}", option, value, largest));
 }
 
-/// HEIGHTxWIDTH in pixels.
+/// Parses HEIGHTxWIDTH in pixels.
 std::pair<int64_t, int64_t> parse_size(const std::string& text) {
   int64_t height = 0;
   int64_t width = 0;
@@ -65,7 +65,7 @@ void set_sizes(const std::string& default_size, const FluxConfig& config, Servin
   }
 }
 
-/// The models that run in Python: all or none by --backend, then one by one by --stage.
+/// Returns the models that run in Python: all or none by --backend, then changed by --stage.
 std::set<std::string, std::less<>> parse_backends(const ConvertCommand& command) {
   std::set<std::string, std::less<>> python;
   if (command.backend == "python") python.insert(std::begin(kModelNames), std::end(kModelNames));
@@ -109,13 +109,13 @@ ConvertOptions parse_options(const ConvertCommand& command) {
   return options;
 }
 
-/// "copying 1.2 of 23.8 GiB [###-------]  310 MiB/s".
+/// Shows "copying 1.2 of 23.8 GiB [###-------]  310 MiB/s".
 class CopyProgress {
  public:
   void update(int64_t done, int64_t total) {
     const auto now = std::chrono::steady_clock::now();
-    if (now - drawn_ < std::chrono::milliseconds(100)) return;
-    drawn_ = now;
+    if (now - shown_ < std::chrono::milliseconds(100)) return;
+    shown_ = now;
     constexpr int kWidth = 28;
     const double seconds = std::chrono::duration<double>(now - start_).count();
     const auto filled =
@@ -128,7 +128,7 @@ class CopyProgress {
  private:
   Progress progress_{Progress::Mode::kAutomatic};
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-  std::chrono::steady_clock::time_point drawn_ = start_;
+  std::chrono::steady_clock::time_point shown_ = start_;
 };
 
 std::string report(const ConvertCommand& command, const ConvertOptions& options,
@@ -152,7 +152,7 @@ std::string report(const ConvertCommand& command, const ConvertOptions& options,
 
 void run_convert(const ConvertCommand& command) {
   ConvertOptions options = parse_options(command);
-  // A terminal that closes must not leave a half-written copy either.
+  // SIGHUP counts too: a terminal that closes must not leave a half-written copy.
   std::signal(SIGHUP, [](int) { std::raise(SIGTERM); });
   const auto checkpoint = open_source(command.checkpoint);
   if (command.dtype == "as stored") options.serving.dtype = checkpoint->stored_dtype();
@@ -207,13 +207,13 @@ void add_options(CLI::App& command, ConvertCommand& options) {
       ->capture_default_str();
   command
       .add_option("--weights", options.weights,
-                  "link: hard links, on one disk; copy: stands alone; reference: symbolic links to "
-                  "the checkpoint, which then must stay")
+                  "link: hard links, same filesystem required; copy: self-contained; reference: "
+                  "symbolic links to the checkpoint, which then must stay")
       ->check(CLI::IsMember({"link", "copy", "reference"}))
       ->capture_default_str();
   command
       .add_option("--default-size", options.default_size,
-                  "pixels of a picture whose size is not given [default: the checkpoint's, FLUX: "
+                  "pixels of an image whose size is not given [default: the checkpoint's, FLUX: "
                   "1024x1024]")
       ->type_name("HEIGHTxWIDTH");
   command.add_flag("--force", options.force, "replace an existing repository");

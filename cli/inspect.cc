@@ -9,10 +9,10 @@
 namespace flux::cli {
 namespace {
 
-/// The program with its libraries, tokenizers and compiled kernels.
+/// Memory of the program with its libraries, tokenizers and compiled kernels.
 constexpr int64_t kProgramBytes = int64_t{64} << 20;
 
-/// Parameters that serving loads: of the autoencoder only the decoder.
+/// Counts the parameters that serving loads: only the decoder of the autoencoder.
 int64_t served_parameters(const Checkpoint& checkpoint, Component component) {
   const TensorStore& weights = checkpoint.weights(component);
   int64_t count = 0;
@@ -24,7 +24,7 @@ int64_t served_parameters(const Checkpoint& checkpoint, Component component) {
   return count;
 }
 
-/// Memory that serving needs: weights in the compute dtype, and for one image of the default size
+/// Memory needed for serving: weights in the compute dtype, and for one image of the default size
 /// the largest activations of the two models that grow with it. The latter is an estimate.
 struct MemoryNeed {
   int64_t weights = 0;

@@ -40,7 +40,7 @@ int end_parsing(const CLI::App& app, const CLI::ParseError& error) {
 }
 
 int parse_and_run(int argc, char** argv) {
-  CLI::App app("Draws pictures from prompts with FLUX.1 checkpoints, equal to diffusers.",
+  CLI::App app("Generates images from prompts with FLUX.1 checkpoints, equal to diffusers.",
                "flux-triton");
   app.set_version_flag("--version", "flux-triton " FLUX_VERSION);
   app.require_subcommand(1);
@@ -62,7 +62,7 @@ int parse_and_run(int argc, char** argv) {
   return kDone;
 }
 
-/// Every failure becomes one line on standard error and an exit code.
+/// Turns every failure into one line on standard error and an exit code.
 int guarded_main(int argc, char** argv) {
   try {
     return parse_and_run(argc, argv);

@@ -33,7 +33,7 @@ class Socket {
 
 using Addresses = std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)>;
 
-/// IPv4 only: the server spells IPv6 addresses differently for HTTP and gRPC.
+/// Resolves IPv4 addresses only: the server spells IPv6 addresses differently for HTTP and gRPC.
 Addresses resolve(const std::string& address, int port) {
   addrinfo hints{};
   hints.ai_family = AF_INET;
@@ -60,7 +60,7 @@ void check_port_is_free(const std::string& address, int port, const char* option
   const Addresses addresses = resolve(address, port);
   for (const addrinfo* each = addresses.get(); each != nullptr; each = each->ai_next) {
     const Socket socket;
-    // As servers do: connections that linger from an earlier run are no hindrance.
+    // SO_REUSEADDR as servers set it: lingering connections of an earlier run do not matter.
     const int yes = 1;
     ::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
     const bool bound = ::bind(socket.get(), each->ai_addr, each->ai_addrlen) == 0 &&

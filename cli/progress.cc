@@ -38,18 +38,18 @@ Progress::Progress(Mode mode)
       start_(std::chrono::steady_clock::now()) {}
 
 Progress::~Progress() {
-  if (active_) draw("");
+  if (active_) show("");
 }
 
-void Progress::phase(const std::string& name) { draw(name); }
+void Progress::phase(const std::string& name) { show(name); }
 
 void Progress::step(int done, int total) {
   const auto now = std::chrono::steady_clock::now();
   if (done == 0) start_ = now;
-  draw(progress_line(done, total, std::chrono::duration<double>(now - start_).count()));
+  show(progress_line(done, total, std::chrono::duration<double>(now - start_).count()));
 }
 
-void Progress::draw(const std::string& line) {
+void Progress::show(const std::string& line) {
   if (!active_) return;
   std::fputs((kEraseLine + line).c_str(), stderr);
   std::fflush(stderr);

@@ -5,7 +5,7 @@
 
 namespace flux::cli {
 
-/// A bar on standard error that follows the denoising steps; nothing when that is no terminal.
+/// A progress bar on standard error for the denoising steps; absent when that is not a terminal.
 class Progress {
  public:
   enum class Mode { kAutomatic, kOff };
@@ -16,18 +16,18 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  /// Says what is being done, e.g. "loading".
+  /// Shows the current phase, e.g. "loading".
   void phase(const std::string& name);
   void step(int done, int total);
 
  private:
-  void draw(const std::string& line);
+  void show(const std::string& line);
 
   bool active_;
   std::chrono::steady_clock::time_point start_;
 };
 
-/// The bar as text: "step  7/28 [#####---------------]  0.51 s/step, 10.7 s left".
+/// Formats the bar: "step  7/28 [#####---------------]  0.51 s/step, 10.7 s left".
 std::string progress_line(int done, int total, double seconds);
 
 }  // namespace flux::cli

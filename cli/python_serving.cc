@@ -20,10 +20,10 @@ namespace fs = std::filesystem;
 constexpr const char* kPythonBackend = "python/libtriton_python.so";
 constexpr const char* kStub = "triton_python_backend_stub";
 constexpr size_t kMaxConfigBytes = size_t{1} << 20;
-/// The stub says how it is used and ends with this when it is started without arguments.
+/// Exit code of the stub without arguments, after it has printed its usage.
 constexpr int kStubUsageExit = 1;
 
-/// Prints what PythonInfo holds, a line each; the directories of packages are the last lines.
+/// This script prints the members of PythonInfo, one in a line; package directories come last.
 constexpr const char* kAsk = R"(import importlib.util, os, sys, sysconfig
 names = ["numpy", "torch", "diffusers", "transformers", "PIL"]
 print("%d.%d" % sys.version_info[:2])
@@ -40,10 +40,10 @@ for path in sys.path:
 struct PythonInfo {
   fs::path program;
   std::string version;          // "3.11"
-  std::string missing;          // packages
-  fs::path libraries;           // where its shared library is; empty: it has none
-  fs::path prefix;              // where its standard library is
-  std::vector<fs::path> sites;  // where its packages are
+  std::string missing;          // missing packages
+  fs::path libraries;           // directory of its shared library; empty: it has none
+  fs::path prefix;              // directory above its standard library
+  std::vector<fs::path> sites;  // directories of its packages
 };
 
 fs::path find_python(const std::string& given) {
@@ -91,7 +91,7 @@ PythonInfo ask_python(const fs::path& program) {
   return info;
 }
 
-/// The directory of the server's Python backend.
+/// Returns the directory of the server's Python backend.
 fs::path find_python_backend(const fs::path& backends, const ServerProgram& server) {
   std::error_code error;
   const fs::path own = fs::canonical(server.program, error).parent_path().parent_path();
@@ -104,8 +104,8 @@ fs::path find_python_backend(const fs::path& backends, const ServerProgram& serv
        kPythonBackend, backends.string(), (own / "backends").string());
 }
 
-/// The stub beside the backend (containers have one, for their Python), or the one for this version
-/// (nvidia-pytriton has several).
+/// Returns the stub beside the backend (containers have one, for their Python), or the one for this
+/// version (nvidia-pytriton has several).
 fs::path find_stub(const fs::path& backend, const PythonInfo& python) {
   const fs::path alone = backend / kStub;
   if (fs::exists(alone)) return alone;
@@ -118,8 +118,8 @@ fs::path find_stub(const fs::path& backend, const PythonInfo& python) {
   return stub;
 }
 
-/// A stub that cannot be run must not reach the server: it takes it for one without permissions and
-/// changes them.
+/// Checks that the stub runs. The server must not see one that does not: it would assume missing
+/// permissions and change them.
 void check_stub(const fs::path& stub, const PythonInfo& python, const std::string& libraries) {
   const auto tried = run_program(stub, {}, {{"LD_LIBRARY_PATH", libraries}});
   check(tried && tried->exit_code == kStubUsageExit, ErrorCode::kNotFound,
@@ -128,8 +128,8 @@ void check_stub(const fs::path& stub, const PythonInfo& python, const std::strin
         stub.string(), python.version, python.program.string(), python.version);
 }
 
-/// Where the standard library lies that fits the library of Python that the stub loads: the
-/// Python's own, or the system's where that Python was built without a shared library.
+/// Finds the standard library for the libpython that the stub loads: the Python's own, or the
+/// system's where that Python was built without a shared library.
 fs::path home_of(const PythonInfo& python) {
   const fs::path system = fs::path("/usr/lib") / ("python" + python.version) / "os.py";
   const bool foreign = python.libraries.empty() && fs::exists(system);

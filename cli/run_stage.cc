@@ -21,12 +21,12 @@ struct RunStageOptions {
 
 using NamedTensor = std::pair<std::string, Tensor>;
 
-/// What a stage expects of one input. A size of -1 is free; equal letters in `symbols` must have
-/// equal sizes.
+/// Expected form of one input of a stage. A size of -1 is free; equal letters in `symbols` must
+/// have equal sizes.
 struct InputSpec {
   const char* name;
   std::vector<int64_t> sizes;
-  std::string_view symbols;  // one letter a dimension, e.g. "BSc"
+  std::string_view symbols;  // one letter for each dimension, e.g. "BSc"
   enum class Kind { kCompute, kFloat32 } kind;
 };
 
@@ -39,7 +39,7 @@ std::string expected_shape(const InputSpec& spec) {
   return text + "]";
 }
 
-/// The tensors of an input file, checked against the specs and converted.
+/// Reads the tensors of an input file, checks them against the specs and converts them.
 class StageInputs {
  public:
   StageInputs(const std::string& file, StageKind stage, const std::vector<InputSpec>& specs,

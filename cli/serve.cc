@@ -21,7 +21,7 @@ namespace {
 namespace fs = std::filesystem;
 using std::chrono::milliseconds;
 
-constexpr int kSignalExit = 128;  // as shells report a program that a signal ended
+constexpr int kSignalExit = 128;  // shells report 128 + signal
 constexpr milliseconds kPollWait(100);
 constexpr milliseconds kReadyWait(1000);
 
@@ -37,8 +37,8 @@ struct ServeOptions {
   std::vector<std::string> more;
 };
 
-/// The arguments of tritonserver that have an option here: given twice, we would ask a port where
-/// nobody listens.
+/// Arguments of tritonserver that have an option here: if repeated after `--`, we would poll the
+/// wrong port.
 constexpr std::array<std::string_view, 7> kOwnArguments = {
     "--http-address", "--http-port",       "--grpc-address",     "--grpc-port",
     "--metrics-port", "--metrics-address", "--backend-directory"};
@@ -78,7 +78,7 @@ fs::path find_repository(const std::string& name) {
   return fs::canonical(name);
 }
 
-/// The server's command line; `python`, where models run in Python, must outlive it.
+/// Builds the server's command line; `python`, where models run in Python, must outlive it.
 Command server_command(const ServeOptions& options, const fs::path& repository,
                        const ServerProgram& server, const fs::path& backends,
                        const PythonServing* python) {
@@ -124,7 +124,7 @@ std::string announcement(const ServeOptions& options, const fs::path& repository
       options.metrics_port, host, options.http_port);
 }
 
-/// The server's log belongs to standard error; where that cannot be written it is lost.
+/// Writes the server's log to standard error; the log is lost where that cannot be written.
 void pass_on(std::string_view bytes) {
   while (!bytes.empty()) {
     const ssize_t written = ::write(STDERR_FILENO, bytes.data(), bytes.size());
@@ -138,7 +138,7 @@ std::string describe_end(int status) {
   return fmt::format("ended with exit code {}", WEXITSTATUS(status));
 }
 
-/// The server from its start to its end.
+/// Runs the server from its start to its end.
 class Serving {
  public:
   Serving(const ServeOptions& options, const fs::path& repository, const Command& command)
@@ -149,7 +149,7 @@ class Serving {
 
   /// Returns the exit code.
   int run() {
-    stop_if_interrupted();  // by a signal that came before they were read here
+    stop_if_interrupted();  // by a signal from before they were read here
     std::optional<int> status;
     while (!status) {
       server_.read_output(ready_ ? kReadyWait : kPollWait, [this](std::string_view bytes) {
@@ -203,7 +203,7 @@ class Serving {
   ChildProcess server_;
   ServerLog log_;
   bool ready_ = false;
-  int stops_ = 0;  // how often we were told to stop
+  int stops_ = 0;  // number of requests to stop
 };
 
 int serve(const ServeOptions& options) {

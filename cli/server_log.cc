@@ -5,24 +5,25 @@
 namespace flux::cli {
 namespace {
 
-/// A line longer than this is cut: the log is somebody else's.
+/// Longer lines are cut, because the log is not under our control.
 constexpr size_t kMaxLine = 4096;
 
-/// The server's own lines: E1122 07:15:12.369113 27517 model_lifecycle.cc:642] "failed to ..."
+/// The server's own lines look like this: E1122 07:15:12.369113 27517 model_lifecycle.cc:642]
+/// "failed to ..."
 bool is_logged_error(std::string_view line) {
   return line.size() > 5 && line[0] == 'E' &&
          std::all_of(line.begin() + 1, line.begin() + 5,
                      [](char c) { return c >= '0' && c <= '9'; });
 }
 
-/// The message without time, place and quotation marks.
+/// Returns the message without time, place and quotation marks.
 std::string_view message_of(std::string_view line) {
   const size_t place = line.find("] ");
   if (place != line.npos) line.remove_prefix(place + 2);
   if (line.size() >= 2 && line.front() == '"' && line.back() == '"') {
     line = line.substr(1, line.size() - 2);
   }
-  // A Python traceback that comes behind the message, on the same line.
+  // A Python traceback may follow the message, on the same line.
   return line.substr(0, line.find("\\n\\nAt:\\n"));
 }
 

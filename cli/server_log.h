@@ -5,22 +5,22 @@
 
 namespace flux::cli {
 
-/// Reads a server's log along and remembers why it did not start.
+/// Reads a server's log as it is written and remembers why the server did not start.
 class ServerLog {
  public:
-  /// The next bytes of the log, cut anywhere.
+  /// Takes the next bytes of the log, cut anywhere.
   void add(std::string_view bytes);
-  /// The reason in one line: a model that could not be loaded, else what it called an error, else
-  /// the last line; empty when there was nothing.
+  /// Returns the reason in one line: a model that could not be loaded, else the last error, else
+  /// the last line; empty when there was none.
   std::string reason() const;
 
  private:
   void add_line(std::string_view line);
 
   std::string unfinished_;
-  std::string model_failure_;  // the first
-  std::string error_;          // the last that the program wrote itself
-  std::string logged_error_;   // the last of the log
+  std::string model_failure_;  // the first one
+  std::string error_;          // the last error that the program itself wrote
+  std::string logged_error_;   // the last error of the log
   std::string last_;
 };
 

@@ -22,8 +22,8 @@ fs::path directory_of_program() {
   return error ? fs::current_path() : program.parent_path();
 }
 
-/// The server in the package nvidia-pytriton that a Python knows. The package is not imported: that
-/// takes seconds.
+/// Finds the server in the package nvidia-pytriton of a Python. The package is not imported, which
+/// would take seconds.
 std::optional<fs::path> in_python(const fs::path& python) {
   if (!is_program(python)) return std::nullopt;
   const auto found = run_program(python, {"-c",
@@ -56,7 +56,7 @@ std::optional<fs::path> search_server() {
   return python ? in_python(*python) : std::nullopt;
 }
 
-/// The wheel keeps the libraries of the server beside its packages:
+/// The wheel has the libraries of the server beside its packages:
 /// <packages>/pytriton/tritonserver/bin/tritonserver and <packages>/nvidia_pytriton.libs.
 fs::path libraries_of(const fs::path& program) {
   std::error_code error;
