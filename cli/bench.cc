@@ -168,12 +168,13 @@ std::string line_of(const Measurement& m, const std::string& share) {
 std::string report_text(const BenchReport& report, const Session& session,
                         const ImageParams& params, const BenchOptions& options) {
   std::string text = fmt::format(
-      "{}: {} on {}, {} threads, {}x{}, {} steps, {} text tokens, {} runs after {} warm-up\n"
+      "{}: {} on {}, {}, {}x{}, {}, {}, {} after {} warm-up\n"
       "{:<16} {:>5} {:>11} {:>11} {:>11} {:>7}\n",
       session.checkpoint->name(), name_of(session.options.dtype), to_string(session.options.device),
-      session.options.threads, params.width, params.height, params.num_inference_steps,
-      params.max_sequence_length, options.runs, options.warmup, "seconds", "calls", "median", "min",
-      "max", "share");
+      counted(session.options.threads, "thread"), params.width, params.height,
+      counted(params.num_inference_steps, "step"),
+      counted(params.max_sequence_length, "text token"), counted(options.runs, "run"),
+      options.warmup, "seconds", "calls", "median", "min", "max", "share");
   for (const Measurement& stage : report.stages) {
     text += line_of(stage, fmt::format("{:.1f} %", 100 * report.share(stage)));
   }

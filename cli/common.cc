@@ -191,6 +191,10 @@ std::string format_bytes(int64_t bytes) {
   return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.1f} {}", value, kUnits[unit]);
 }
 
+std::string counted(int64_t count, std::string_view noun) {
+  return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
+}
+
 bool all_finite(const Tensor& tensor) {
   const Tensor values = to_dtype(tensor, DType::kF32);
   const auto* data = values.data<float>();

@@ -79,6 +79,8 @@ double seconds_of(const std::function<void()>& work);
 int64_t peak_memory_bytes();
 /// Formats a number of bytes, e.g. "1.5 GiB".
 std::string format_bytes(int64_t bytes);
+/// Formats a count with its noun, e.g. "1 step" or "4 steps".
+std::string counted(int64_t count, std::string_view noun);
 /// Returns whether every element of a host tensor (f32 or bf16) is a finite number.
 bool all_finite(const Tensor& tensor);
 /// Converts a shape to a JSON array.

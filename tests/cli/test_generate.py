@@ -340,7 +340,9 @@ class ReportTest(CliTest):
     def test_bench_says_how_long_a_step_takes_to_launch_on_a_gpu(self):
         arguments = ["bench", DEV, *SMALL, "--runs", "1", "--warmup", "0", "--device"]
         self.assertNotIn("launching_a_step", json.loads(run(*arguments, "cpu", "--json").out))
-        self.assertNotIn("launching a step", run(*arguments, "cpu").out)
+        text = run(*arguments, "cpu", "--threads", "1").out
+        self.assertNotIn("launching a step", text)
+        self.assertRegex(text, r"1 thread, .* 2 steps, .* 1 run after 0 warm-up")
         found = run(*arguments, "auto", "--json")
         report = json.loads(found.out)
         self.assertEqual("launching_a_step" in report, report["device"] != "cpu")
