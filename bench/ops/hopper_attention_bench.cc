@@ -28,30 +28,33 @@ void report(State& state, const Meter& meter, double seconds, int64_t tokens, in
   const Buffer<uint16_t> out(count * tokens * kWidth);
   fill_bf16(qkv.get(), qkv.size(), plain ? std::sqrt(kLog2E / root) : 1.0f, 1);
   check_cuda(cudaDeviceSynchronize(), "filling");
-  std::vector<FlashAttention> parts;
+  std::vector<FlashAttention> segments;
   for (int64_t i = 0; i < count; ++i) {
     const uint16_t* first = qkv.get() + i * tokens * 3 * kWidth;
-    FlashAttention part{};
-    part.q = first;
-    part.k = first + kWidth;
-    part.v = first + 2 * kWidth;
-    part.out = out.get() + i * tokens * kWidth;
-    part.dim = kHeadDim;
-    part.heads = kHeads;
-    part.q_tokens = part.k_tokens = tokens;
-    for (auto* strides : {&part.q_strides, &part.k_strides, &part.v_strides}) {
+    FlashAttention segment{};
+    segment.q = first;
+    segment.k = first + kWidth;
+    segment.v = first + 2 * kWidth;
+    segment.out = out.get() + i * tokens * kWidth;
+    segment.dim = kHeadDim;
+    segment.heads = kHeads;
+    segment.q_tokens = segment.k_tokens = tokens;
+    for (auto* strides : {&segment.q_strides, &segment.k_strides, &segment.v_strides}) {
       (*strides)[0] = 3 * kWidth;
       (*strides)[1] = kHeadDim;
     }
-    part.out_strides[0] = kWidth;
-    part.out_strides[1] = kHeadDim;
-    part.scale = plain ? AttentionOptions::kLn2 : 1.0f / root;
-    part.largest_score = plain ? 1.02f * root : INFINITY;
-    parts.push_back(part);
+    segment.out_strides[0] = kWidth;
+    segment.out_strides[1] = kHeadDim;
+    segment.scale = plain ? AttentionOptions::kLn2 : 1.0f / root;
+    if (plain) {
+      segment.base = ScoreBase::kTwo;
+      segment.bound = 1.02f * root;
+    }
+    segments.push_back(segment);
   }
   const double teraflop = 4e-12 * static_cast<double>(count * tokens * tokens * kWidth);
   const auto run = [&] {
-    check_cuda(hopper_attention(parts, state.traits().multiprocessors, state.stream()),
+    check_cuda(hopper_attention(segments, state.traits().multiprocessors, state.stream()),
                "hopper_attention");
   };
   measure(meter, state.stream(), seconds, teraflop, run);  // warms the GPU

@@ -26,7 +26,7 @@ constexpr int64_t kHeadDim = 128;
 
 struct Case {
   const char* name;
-  std::vector<int64_t> rows;  // of each part
+  std::vector<int64_t> rows;  // of each segment
   int64_t columns;
   int64_t depth;
   Kind kind;
@@ -65,8 +65,8 @@ class Linear {
 
   /// Whether our kernel can do it in such tiles.
   bool has(int tile) const {
-    const std::vector<HopperLinear::Part> parts = make_parts();
-    return hopper_linear_supports(make_linear(parts, tile));
+    const std::vector<HopperLinear::Segment> segments = make_segments();
+    return hopper_linear_supports(make_linear(segments, tile));
   }
 
   double teraflop() const {
@@ -105,7 +105,7 @@ class Linear {
         store.residual_stride = case_.columns;
         store.out = out;
         store.out_stride = case_.columns;
-        store_rows(store, DType::kBF16, state_.stream());
+        check_cuda(store_rows(store, DType::kBF16, state_.stream()), "store_rows");
       }
       if (case_.kind == Kind::kNorm) norm_in_passes(i, first, out);
       first += case_.rows[i];
@@ -113,10 +113,9 @@ class Linear {
   }
 
   void ours(int tile) {
-    const std::vector<HopperLinear::Part> parts = make_parts();
-    check_cuda(
-        hopper_linear(make_linear(parts, tile), state_.traits().multiprocessors, state_.stream()),
-        "hopper_linear");
+    const std::vector<HopperLinear::Segment> segments = make_segments();
+    check_cuda(hopper_linear(make_linear(segments, tile), state_.traits(), state_.stream()),
+               "hopper_linear");
   }
 
   void report(const Meter& meter, double seconds) {
@@ -158,63 +157,65 @@ class Linear {
   /// The first values as floats.
   static void fill_floats(const Buffer<float>& to, const Buffer<uint16_t>& values) {
     if (values.size() < to.size()) throw std::runtime_error("there are too few values");
-    cast_rows({values.get(), to.size(), to.get(), to.size(), 1, to.size()}, DType::kBF16,
-              DType::kF32, nullptr);
+    const CopyRows args{values.get(), to.size(), to.get(), to.size(), 1, to.size()};
+    check_cuda(cast_rows(args, DType::kBF16, DType::kF32, nullptr), "cast_rows");
   }
 
-  HopperLinear::Norm norm_of(size_t part, int64_t first_row) const {
-    const float* weights = weights_.get() + static_cast<int64_t>(part) * 2 * kHeadDim;
+  HopperLinear::Norm norm_of(size_t segment, int64_t first_row) const {
+    const float* weights = weights_.get() + static_cast<int64_t>(segment) * 2 * kHeadDim;
     const int64_t angles = first_row * kHeadDim / 2;
     return {{weights, weights + kHeadDim}, cos_.get() + angles, sin_.get() + angles, 1e-6f};
   }
 
-  void norm_in_passes(size_t part, int64_t first_row, uint16_t* out) {
-    const HopperLinear::Norm norm = norm_of(part, first_row);
+  void norm_in_passes(size_t segment, int64_t first_row, uint16_t* out) {
+    const HopperLinear::Norm norm = norm_of(segment, first_row);
     for (int i = 0; i < 2; ++i) {
-      norm_rope({.x = out + i * case_.columns / 3,
-                 .tokens = case_.rows[part],
-                 .heads = case_.columns / 3 / kHeadDim,
-                 .dim = kHeadDim,
-                 .token_stride = case_.columns,
-                 .head_stride = kHeadDim,
-                 .weight = norm.weights[i],
-                 .eps = norm.eps,
-                 .cos = norm.cos,
-                 .sin = norm.sin},
-                DType::kBF16, state_.stream());
+      const NormRope args{.x = out + i * case_.columns / 3,
+                          .tokens = case_.rows[segment],
+                          .heads = case_.columns / 3 / kHeadDim,
+                          .dim = kHeadDim,
+                          .token_stride = case_.columns,
+                          .head_stride = kHeadDim,
+                          .weight = norm.weights[i],
+                          .eps = norm.eps,
+                          .cos = norm.cos,
+                          .sin = norm.sin};
+      check_cuda(norm_rope(args, DType::kBF16, state_.stream()), "norm_rope");
     }
   }
 
-  std::vector<HopperLinear::Part> make_parts() const {
-    std::vector<HopperLinear::Part> parts;
+  std::vector<HopperLinear::Segment> make_segments() const {
+    std::vector<HopperLinear::Segment> segments;
     int64_t first = 0;
     for (size_t i = 0; i < case_.rows.size(); ++i) {
-      HopperLinear::Part part{};
-      part.x = x_.get() + first * case_.depth;
-      part.x_stride = case_.depth;
-      part.rows = case_.rows[i];
-      part.weights = w_.get() + static_cast<int64_t>(i) * case_.columns * case_.depth;
-      part.bias = bias_.get();
+      HopperLinear::Segment segment{};
+      segment.x = x_.get() + first * case_.depth;
+      segment.x_stride = case_.depth;
+      segment.rows = case_.rows[i];
+      segment.weights = w_.get() + static_cast<int64_t>(i) * case_.columns * case_.depth;
+      segment.bias = bias_.get();
       if (case_.kind == Kind::kResidual) {
-        part.gate = gate_.get();
-        part.residual = residual_.get() + first * case_.columns;
-        part.residual_stride = case_.columns;
+        segment.gate = gate_.get();
+        segment.residual = residual_.get() + first * case_.columns;
+        segment.residual_stride = case_.columns;
       }
-      if (case_.kind == Kind::kNorm) part.norm = norm_of(i, first);
-      part.out = found_.get() + first * case_.columns;
-      part.out_stride = case_.columns;
-      parts.push_back(part);
+      if (case_.kind == Kind::kNorm) segment.norm = norm_of(i, first);
+      segment.out = found_.get() + first * case_.columns;
+      segment.out_stride = case_.columns;
+      segments.push_back(segment);
       first += case_.rows[i];
     }
-    return parts;
+    return segments;
   }
 
-  HopperLinear make_linear(std::span<const HopperLinear::Part> parts, int tile) const {
+  HopperLinear make_linear(std::span<const HopperLinear::Segment> segments, int tile) const {
     return {.depth = case_.depth,
             .columns = case_.columns,
             .gelu = case_.kind == Kind::kGelu,
-            .head_dim = case_.kind == Kind::kNorm ? kHeadDim : 0,
-            .parts = parts,
+            .head_dim = kHeadDim,
+            .q_columns = case_.kind == Kind::kNorm ? case_.columns / 3 : 0,
+            .k_columns = case_.kind == Kind::kNorm ? case_.columns / 3 : 0,
+            .segments = segments,
             .tile = tile};
   }
 

@@ -14,7 +14,7 @@ RopeTable make_rope_table(Context& ctx, const std::vector<Tensor>& ids,
   int64_t begin = 0;
   for (const Tensor& part : ids) {
     const int64_t end = begin + part.size(0);
-    rope_angles(ctx, to_workspace(ctx, part), axes_dims,
+    rope_angles(ctx, to_workspace(ctx, part), {axes_dims},
                 {table.cos.slice(0, begin, end), table.sin.slice(0, begin, end)});
     begin = end;
   }

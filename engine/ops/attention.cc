@@ -22,6 +22,11 @@ void check_part(const AttentionPart& part, const AttentionPart& first,
         "attention: k is {}, but at least one key of at least one element is needed", k);
   check(out.raw() != q.raw() && out.raw() != k.raw() && out.raw() != v.raw(), ErrorCode::kInternal,
         "attention: out must not alias q, k or v");
+  check(
+      options.base == ScoreBase::kE || (options.scale == 1.0f && !options.relative_bias.defined()),
+      ErrorCode::kInternal,
+      "attention: scores to the base two have the scale {}, but 1 and no relative bias are needed",
+      options.scale);
   check_optional_parameter("attention", "relative_bias", options.relative_bias,
                            {heads, q.size(0) + k_tokens - 1});
 }

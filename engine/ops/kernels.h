@@ -27,8 +27,7 @@ namespace flux {
   OP(void, add, (Context&, const Tensor&, const Tensor&, const Tensor&))                           \
   OP(void, cast, (Context&, const Tensor&, const Tensor&))                                         \
   OP(void, transpose, (Context&, const Tensor&, const Tensor&))                                    \
-  OP(void, rope_angles,                                                                            \
-     (Context&, const Tensor&, std::span<const int64_t>, const RopeTable&))                        \
+  OP(void, rope_angles, (Context&, const Tensor&, const RopeAxes&, const RopeTable&))              \
   OP(void, euler_step, (Context&, const Tensor&, const EulerStep&))                                \
   OP(void, unpack_tokens, (Context&, const Tensor&, float, float, const Tensor&))                  \
   OP(void, to_bytes, (Context&, const Tensor&, const Tensor&))                                     \

@@ -42,9 +42,13 @@ void check_norm(const Epilogue& epilogue, int64_t rows, int64_t columns) {
         ErrorCode::kInternal,
         "linear: a norm of heads goes with no activation, gate or residual; leave them out");
   check_rank("linear", "weight_q", norm.weight_q, 1);
-  const int64_t head_dim = norm.weight_q.size(0);
-  check(head_dim >= 1 && head_dim % 2 == 0 && columns % (3 * head_dim) == 0, ErrorCode::kInternal,
-        "linear: {} columns are not q, k and v of heads of {}, an even number", columns, head_dim);
+  const int64_t head_dim = norm.head_dim();
+  check(head_dim >= 1 && head_dim % 2 == 0 && norm.q_heads >= 0 && norm.k_heads >= 0 &&
+            norm.q_heads + norm.k_heads >= 1 && norm.q_heads + norm.k_heads <= columns / head_dim,
+        ErrorCode::kInternal,
+        "linear: {} columns do not begin with {} heads of q and {} of k, each {} columns, an even "
+        "number",
+        columns, norm.q_heads, norm.k_heads, head_dim);
   check_parameter("linear", "weight_q", norm.weight_q, {head_dim});
   check_parameter("linear", "weight_k", norm.weight_k, {head_dim});
   check_parameter("linear", "cos", norm.rope.cos, {rows, head_dim / 2});
@@ -69,8 +73,9 @@ void check_part(const LinearPart& part) {
         "linear: out must not alias x");
 }
 
-int64_t head_dim(const LinearPart& part) {
-  return part.epilogue.norm ? part.epilogue.norm->weight_q.size(0) : 0;
+bool same_heads(const std::optional<HeadNorm>& a, const std::optional<HeadNorm>& b) {
+  if (!a || !b) return !a && !b;
+  return a->head_dim() == b->head_dim() && a->q_heads == b->q_heads && a->k_heads == b->k_heads;
 }
 
 void check_alike(const LinearPart& a, const LinearPart& b) {
@@ -80,7 +85,7 @@ void check_alike(const LinearPart& a, const LinearPart& b) {
             a.epilogue.activation == b.epilogue.activation &&
             a.epilogue.gate.defined() == b.epilogue.gate.defined() &&
             a.epilogue.residual.defined() == b.epilogue.residual.defined() &&
-            head_dim(a) == head_dim(b),
+            same_heads(a.epilogue.norm, b.epilogue.norm),
         ErrorCode::kInternal, "linear: parts differ: {} and {}", a.out, b.out);
 }
 
@@ -113,12 +118,18 @@ void linear(Context& ctx, std::span<const LinearPart> parts) {
 }
 
 void norm_heads(Context& ctx, const HeadNorm& norm, const Tensor& out) {
-  const int64_t head_dim = norm.weight_q.size(0);
-  const int64_t heads = out.size(1) / head_dim / 3;
-  const Tensor all = out.split_last(3 * heads, head_dim);
+  const int64_t q_and_k = norm.q_heads + norm.k_heads;
+  const Tensor heads =
+      out.slice(1, 0, q_and_k * norm.head_dim()).split_last(q_and_k, norm.head_dim());
   Kernels& kernels = kernels_of(ctx);
-  kernels.rms_norm_rope(ctx, all.slice(1, 0, heads), norm.weight_q, norm.eps, norm.rope);
-  kernels.rms_norm_rope(ctx, all.slice(1, heads, 2 * heads), norm.weight_k, norm.eps, norm.rope);
+  if (norm.q_heads > 0) {
+    const Tensor q = heads.slice(1, 0, norm.q_heads);
+    kernels.rms_norm_rope(ctx, q, norm.weight_q, norm.eps, norm.rope);
+  }
+  if (norm.k_heads > 0) {
+    const Tensor k = heads.slice(1, norm.q_heads, q_and_k);
+    kernels.rms_norm_rope(ctx, k, norm.weight_k, norm.eps, norm.rope);
+  }
 }
 
 }  // namespace flux

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -54,32 +53,33 @@ struct LinearWeights {
 LinearWeights pack_linear(Context& ctx, std::span<const Tensor> weights,
                           std::span<const Tensor> biases, DType dtype);
 
-/// Base of the rotary frequencies.
-inline constexpr double kRopeTheta = 10000.0;
-
 /// Rotary position angles for one sequence.
 struct RopeTable {
   Tensor cos;  // [tokens, head_dim / 2], f32
   Tensor sin;
 };
 
-/// What makes queries and keys of the result of a linear that is [rows, q | k | v], each some
-/// heads: rms_norm_rope() of the heads of q and of those of k. The result is rounded to T before,
-/// too.
+/// RMSNorm and rotation, rms_norm_rope(), of the query and key columns of a linear's result
+/// [rows, q_heads x head_dim | k_heads x head_dim | others], which are stored as they are. The
+/// result is rounded to T before the norm, too.
 struct HeadNorm {
   Tensor weight_q;  // [head_dim], f32
   Tensor weight_k;
   float eps = 1e-6f;
   RopeTable rope;  // of the rows
+  int64_t q_heads = 0;
+  int64_t k_heads = 0;
+
+  int64_t head_dim() const { return weight_q.size(0); }
 };
 
-/// What is done to a linear's result before it is stored:
+/// The operations on a linear's result before it is stored:
 /// out = residual + gate * activation(x W^T + b), or the head norm of x W^T + b.
 struct Epilogue {
   Activation activation = Activation::kNone;
   Tensor gate;      // optional [out_features], f32
   Tensor residual;  // optional [rows, out_features], T, rows may be strided; may alias out
-  std::optional<HeadNorm> norm = std::nullopt;  // without any of the others
+  std::optional<HeadNorm> norm = std::nullopt;  // goes with none of the others
 };
 
 /// x: [rows, in], T, rows may be strided; out: [rows, out_features], T, rows may be strided. Up to
@@ -142,11 +142,15 @@ void layer_norm(Context& ctx, std::span<const LayerNormPart> parts);
 /// y = x / sqrt(mean(x^2) + eps) * weight ([n], f32). x, out: [rows, n], T; out may be x.
 void rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps, const Tensor& out);
 
-/// The angles of `positions` ([tokens, axes], f32): axis a rotates axes_dims[a] / 2 pairs, pair i
-/// by position / 10000^(2 i / axes_dims[a]), computed in f64. out: [tokens, sum of axes_dims / 2],
-/// contiguous. Source: diffusers' FluxPosEmbed; Su et al., RoFormer (2021).
-void rope_angles(Context& ctx, const Tensor& positions, std::span<const int64_t> axes_dims,
-                 const RopeTable& out);
+/// The axes of rotary positions: axis a rotates dims[a] / 2 pairs, pair i by
+/// position / theta^(2 i / dims[a]), computed in f64.
+struct RopeAxes {
+  std::span<const int64_t> dims;
+  double theta = 10000.0;
+};
+/// The angles of `positions` ([tokens, axes], f32). out: [tokens, sum of dims / 2], contiguous.
+/// Source: diffusers' FluxPosEmbed; Su et al., RoFormer (2021).
+void rope_angles(Context& ctx, const Tensor& positions, const RopeAxes& axes, const RopeTable& out);
 
 /// FLUX's query and key preparation, in place: RMSNorm over head_dim with `weight` ([head_dim],
 /// f32), then the rotation of interleaved pairs (x0, x1) -> (x0 cos - x1 sin, x1 cos + x0 sin).
@@ -154,20 +158,34 @@ void rope_angles(Context& ctx, const Tensor& positions, std::span<const int64_t>
 void rms_norm_rope(Context& ctx, const Tensor& x, const Tensor& weight, float eps,
                    const RopeTable& rope);
 
+/// The base that scores are exponents of.
+enum class ScoreBase { kE, kTwo };
+
+/// The softmax of attention. A device's fastest softmax takes two to the power of each score, with
+/// neither a scale nor the maximum of its row: f32 and bf16 are as exact for large and small
+/// weights as for weights up to one, so only overflow stands against it. A model makes that
+/// possible by two options: with kTwo its queries already contain the factor 1 / (kLn2
+/// sqrt(head_dim)), so that scores are exponents of two as they are; with a bound it tells how
+/// large they can be, which norms of queries and keys allow it to know (layers/qk_norm.h). A device
+/// compares the bound with the range of f32, and takes the maxima where the bound is too large or
+/// there is none; it may ignore both options, as the CPU does.
 struct AttentionOptions {
-  /// With kLn2, scores are exponents of two as they are: a device may do without scaling them.
   static constexpr float kLn2 = 0.693147181f;
-  float scale = 1.0f;
+
+  ScoreBase base = ScoreBase::kE;
+  float scale = 1.0f;  // of the products q k; 1 with kTwo
   bool causal = false;
-  /// Optional [heads, q_tokens + k_tokens - 1] f32, added to the scaled scores: entry
-  /// (k - q + q_tokens - 1) for key position k and query position q.
+  /// Optional [heads, q_tokens + k_tokens - 1] f32, added to the scaled scores, not with kTwo:
+  /// entry (k - q + q_tokens - 1) for key position k and query position q.
   Tensor relative_bias;
-  /// What no scaled score exceeds in size, where that is known: a device may do without the maxima
-  /// of rows then.
-  float largest_score = std::numeric_limits<float>::infinity();
+  std::optional<float> bound;  // no scaled score exceeds it in size; left out where not known
+
+  /// The scale that gives the same softmax to the base e.
+  float natural_scale() const { return base == ScoreBase::kTwo ? kLn2 : scale; }
 };
 
-/// softmax(scale q k^T + bias) v, head by head, without storing the scores whole.
+/// softmax(scale q k^T + bias) v, to the base of the options, head by head, without storing the
+/// scores whole.
 /// q: [q_tokens, heads, d]; k, v: [k_tokens, heads, d]; out: [q_tokens, heads, d]; T, strided over
 /// tokens and heads; out must not alias an input.
 void attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,

@@ -110,6 +110,21 @@ TEST_P(Attention, NegativeAndZeroScalesWork) {
   }
 }
 
+TEST_P(Attention, ScoresMayBeExponentsOfTwo) {
+  const Inputs in({20, 300, 2, 24}, dtype(), 0.4);
+  AttentionOptions options;
+  options.scale = AttentionOptions::kLn2;
+  const ref::Values expected = ref::attention(in.q, in.k, in.v, options);
+  attention(ctx_, in.q, in.k, in.v, options, in.out);
+  const Tensor by_scale = ref::copy_of(in.out);
+  options.base = ScoreBase::kTwo;
+  options.scale = 1.0f;
+  options.bound = 40.0f;
+  attention(ctx_, in.q, in.k, in.v, options, in.out);
+  ref::expect_close(in.out, expected, tolerance());
+  EXPECT_TRUE(ref::same_bytes(in.out, by_scale));
+}
+
 TEST_P(Attention, EqualKeysAverageTheValues) {
   const AttentionCase c{3, 257, 1, 32};
   const Inputs in(c, dtype());
@@ -194,6 +209,14 @@ TEST(AttentionArguments, AreChecked) {
   EXPECT_THROW(attention(ctx, in.q, in.k.slice(0, 0, 0), in.v.slice(0, 0, 0), {}, in.out), Error);
   AttentionOptions options;
   options.relative_bias = ref::random({2, 8}, DType::kF32, 1);
+  EXPECT_THROW(attention(ctx, in.q, in.k, in.v, options, in.out), Error);
+  options.relative_bias = ref::random({2, 9}, DType::kF32, 1);
+  EXPECT_NO_THROW(attention(ctx, in.q, in.k, in.v, options, in.out));
+  options.base = ScoreBase::kTwo;  // goes with no bias and no scale
+  EXPECT_THROW(attention(ctx, in.q, in.k, in.v, options, in.out), Error);
+  options.relative_bias = Tensor();
+  EXPECT_NO_THROW(attention(ctx, in.q, in.k, in.v, options, in.out));
+  options.scale = 0.5f;
   EXPECT_THROW(attention(ctx, in.q, in.k, in.v, options, in.out), Error);
 }
 

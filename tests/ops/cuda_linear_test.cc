@@ -123,26 +123,31 @@ TEST_P(CudaOpsLinears, LinearOfStackedWeightsOfOtherTypes) {
   expect_same(out, "stacked");
 }
 
-/// As a part's norm says, but in passes over the stored result.
+/// Applies a norm in passes over the stored result.
 void norm_in_passes(Context& ctx, const HeadNorm& norm, const Tensor& out) {
-  const int64_t dim = norm.weight_q.size(0);
-  const int64_t heads = out.size(1) / dim / 3;
-  const Tensor all = out.split_last(3 * heads, dim);
-  rms_norm_rope(ctx, all.slice(1, 0, heads), norm.weight_q, norm.eps, norm.rope);
-  rms_norm_rope(ctx, all.slice(1, heads, 2 * heads), norm.weight_k, norm.eps, norm.rope);
+  const int64_t q_and_k = norm.q_heads + norm.k_heads;
+  const Tensor all =
+      out.slice(1, 0, q_and_k * norm.head_dim()).split_last(q_and_k, norm.head_dim());
+  rms_norm_rope(ctx, all.slice(1, 0, norm.q_heads), norm.weight_q, norm.eps, norm.rope);
+  rms_norm_rope(ctx, all.slice(1, norm.q_heads, q_and_k), norm.weight_k, norm.eps, norm.rope);
 }
 
-/// Some sizes are such that Hopper's kernel for bf16 takes them: many columns and a small depth.
+/// Some sizes have many columns and a small depth, so that hopper_linear() computes them in bf16.
 TEST_P(CudaOpsLinears, NormsOfHeadsAreTheSameInPasses) {
   struct Case {
-    int64_t heads, dim, in;
+    int64_t q_heads, k_heads, others, dim, in;  // others: columns
     std::vector<int64_t> rows;
   };
   for (const Case& c :
-       {Case{24, 128, 256, {1, 63, 65, 128, 300, 1100, 513}}, Case{24, 128, 128, {4608}},
-        Case{3, 128, 256, {4607, 77}}, Case{5, 128, 72, {700, 1030, 2000}},
-        Case{5, 128, 72, {2100}}, Case{1, 128, 64, {9000}}, Case{4, 64, 96, {1, 70, 300}}}) {
-    const int64_t columns = 3 * c.heads * c.dim;
+       {Case{24, 24, 3072, 128, 256, {1, 63, 65, 128, 300, 1100, 513}},
+        Case{24, 24, 3072, 128, 128, {4608}}, Case{3, 3, 384, 128, 256, {4607, 77}},
+        Case{5, 5, 640, 128, 72, {700, 1030, 2000}}, Case{5, 5, 640, 128, 72, {2100}},
+        Case{1, 1, 128, 128, 64, {9000}}, Case{4, 4, 256, 64, 96, {1, 70, 300}},
+        // Grouped queries, and other columns beside the values.
+        Case{32, 8, 1024, 128, 128, {77, 4096}}, Case{4, 1, 128, 128, 64, {513, 9000}},
+        Case{24, 24, 3080, 128, 256, {512, 4096}}, Case{2, 1, 0, 128, 64, {9000, 70}},
+        Case{3, 1, 40, 64, 96, {1, 70, 300}}}) {
+    const int64_t columns = (c.q_heads + c.k_heads) * c.dim + c.others;
     const float spread = 1.0f / std::sqrt(static_cast<float>(c.in));
     const auto vector = [&](int64_t n) { return random({n}, DType::kF32, 0.3f).gpu; };
     std::vector<LinearWeights> weights;
@@ -163,14 +168,15 @@ TEST_P(CudaOpsLinears, NormsOfHeadsAreTheSameInPasses) {
       linear(*gpu_, part.x, *part.weights, {}, in_passes.back());
       const RopeTable rope{random({count, c.dim / 2}, DType::kF32).gpu,
                            random({count, c.dim / 2}, DType::kF32).gpu};
-      part.epilogue.norm = {vector(c.dim), vector(c.dim), 1e-6f, rope};
+      part.epilogue.norm = {vector(c.dim), vector(c.dim), 1e-6f, rope, c.q_heads, c.k_heads};
       norm_in_passes(*gpu_, *part.epilogue.norm, in_passes.back());
       parts.push_back(part);
     }
     linear(*gpu_, parts);
     for (size_t i = 0; i < parts.size(); ++i) {
       EXPECT_TRUE(same_bytes(*gpu_, parts[i].out, in_passes[i]))
-          << c.heads << " heads of " << c.dim << ", " << c.rows[i] << " rows";
+          << c.q_heads << " and " << c.k_heads << " heads of " << c.dim << ", " << c.rows[i]
+          << " rows";
     }
   }
 }

@@ -126,10 +126,12 @@ TEST_P(CudaOps, RotaryAngles) {
   const std::vector<int64_t> axes = {16, 56, 56};
   const Twin cos = random({50, 64}, DType::kF32);
   const Twin sin = random({50, 64}, DType::kF32);
-  rope_angles(*cpu_, positions.cpu, axes, {cos.cpu, sin.cpu});
-  rope_angles(*gpu_, positions.gpu, axes, {cos.gpu, sin.gpu});
-  expect_same(cos, "cos");
-  expect_same(sin, "sin");
+  for (const double theta : {10000.0, 2000.0}) {
+    rope_angles(*cpu_, positions.cpu, {axes, theta}, {cos.cpu, sin.cpu});
+    rope_angles(*gpu_, positions.gpu, {axes, theta}, {cos.gpu, sin.gpu});
+    expect_same(cos, fmt::format("cos, theta {}", theta));
+    expect_same(sin, fmt::format("sin, theta {}", theta));
+  }
 }
 
 struct AttentionCase {
@@ -184,8 +186,8 @@ TEST_P(CudaOps, AttentionOfScoresKnownToBeSmall) {
     const Twin v = random({520, 2, 128});
     const Twin out = random({300, 2, 128});
     AttentionOptions options;
-    options.scale = AttentionOptions::kLn2;
-    options.largest_score = 41.0f;
+    options.base = ScoreBase::kTwo;
+    options.bound = 59.0f;
     attention(*cpu_, q.cpu, k.cpu, v.cpu, options, out.cpu);
     attention(*gpu_, q.gpu, k.gpu, v.gpu, options, out.gpu);
     expect_same(out, fmt::format("keys about {}", mean));

@@ -150,42 +150,53 @@ RopeTable angles_of(int64_t rows, int64_t pairs, uint32_t seed) {
           ref::random_tensor({rows, pairs}, DType::kF32, seed + 1)};
 }
 
-/// Of a text and an image part: queries and keys have the bytes of rms_norm_rope(), values those of
-/// the linear alone.
+struct HeadCase {
+  int64_t dim, q_heads, k_heads, others;  // others: columns
+};
+
+/// Queries and keys have the bytes of rms_norm_rope(), the other columns those of the linear alone.
 TEST(LinearHeadNorm, IsRmsNormRopeOfQueriesAndKeys) {
-  constexpr int64_t kHeads = 3;
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    for (const int64_t dim : {2, 16, 128}) {
+    for (const HeadCase& c :
+         {HeadCase{2, 3, 3, 6}, HeadCase{16, 3, 3, 48}, HeadCase{128, 3, 3, 384},
+          HeadCase{16, 8, 2, 32}, HeadCase{16, 4, 1, 16 + 5}, HeadCase{128, 1, 2, 0},
+          HeadCase{16, 2, 0, 7}, HeadCase{16, 0, 2, 7}}) {
       Context ctx = cpu_context(2);
-      const int64_t width = kHeads * dim;
+      const int64_t dim = c.dim;
+      const int64_t q_and_k = c.q_heads + c.k_heads;
+      const int64_t columns = q_and_k * dim + c.others;
       const auto vector = [&](uint32_t seed) {
         return ref::random_tensor({dim}, DType::kF32, seed);
       };
       std::vector<LinearPart> parts;
       std::vector<Tensor> expected;
       const LinearWeights weights[] = {
-          pack_linear(ctx, {{ref::random_tensor({3 * width, 40}, dtype, 1)}}, {}, dtype),
-          pack_linear(ctx, {{ref::random_tensor({3 * width, 40}, dtype, 2)}}, {}, dtype)};
+          pack_linear(ctx, {{ref::random_tensor({columns, 40}, dtype, 1)}}, {}, dtype),
+          pack_linear(ctx, {{ref::random_tensor({columns, 40}, dtype, 2)}}, {}, dtype)};
       for (const int64_t rows : {70, 0, 5}) {
         const auto seed = static_cast<uint32_t>(rows);
         LinearPart part{ref::random_rows(rows, 40, 3, dtype, seed),
                         &weights[parts.size() % 2],
                         {},
-                        ref::random_rows(rows, 3 * width, 5, dtype, 7)};
-        const HeadNorm norm{vector(seed + 1), vector(seed + 2), 1e-5f,
-                            angles_of(rows, dim / 2, seed + 3)};
-        expected.push_back(Tensor::allocate({rows, 3 * width}, dtype));
+                        ref::random_rows(rows, columns, 5, dtype, 7)};
+        const HeadNorm norm{
+            vector(seed + 1), vector(seed + 2), 1e-5f, angles_of(rows, dim / 2, seed + 3),
+            c.q_heads,        c.k_heads};
+        expected.push_back(Tensor::allocate({rows, columns}, dtype));
         linear(ctx, part.x, *part.weights, {}, expected.back());
-        const Tensor heads = expected.back().split_last(3 * kHeads, dim);
-        rms_norm_rope(ctx, heads.slice(1, 0, kHeads), norm.weight_q, 1e-5f, norm.rope);
-        rms_norm_rope(ctx, heads.slice(1, kHeads, 2 * kHeads), norm.weight_k, 1e-5f, norm.rope);
+        const Tensor heads = expected.back().slice(1, 0, q_and_k * dim).split_last(q_and_k, dim);
+        const Tensor q = heads.slice(1, 0, c.q_heads);
+        const Tensor k = heads.slice(1, c.q_heads, q_and_k);
+        if (c.q_heads > 0) rms_norm_rope(ctx, q, norm.weight_q, 1e-5f, norm.rope);
+        if (c.k_heads > 0) rms_norm_rope(ctx, k, norm.weight_k, 1e-5f, norm.rope);
         part.epilogue.norm = norm;
         parts.push_back(part);
       }
       linear(ctx, parts);
       for (size_t i = 0; i < parts.size(); ++i) {
         const Tensor found = to_dtype(parts[i].out, dtype);
-        EXPECT_TRUE(ref::same_bytes(found, expected[i])) << dim << ", part " << i;
+        EXPECT_TRUE(ref::same_bytes(found, expected[i]))
+            << c.q_heads << " and " << c.k_heads << " heads of " << dim << ", part " << i;
       }
     }
   }
@@ -243,9 +254,9 @@ TEST(LinearChecks, NameWhatIsWrong) {
             }),
             "linear: gate is f32[2, 4], but a contiguous f32[8] is needed");
   Epilogue heads;
-  const auto with_heads = [&](int64_t dim, int64_t rows) {
+  const auto with_heads = [&](int64_t dim, int64_t rows, int64_t q_heads = 2, int64_t k_heads = 2) {
     const Tensor vector = ref::random_tensor({dim}, DType::kF32, 1);
-    heads.norm = {vector, vector, 1e-6f, angles_of(rows, dim / 2, 1)};
+    heads.norm = {vector, vector, 1e-6f, angles_of(rows, dim / 2, 1), q_heads, k_heads};
     const LinearWeights qkv =
         pack_linear(ctx, {{ref::random_tensor({12, 4}, DType::kF32, 1)}}, {}, DType::kF32);
     return message([&] {
@@ -254,10 +265,18 @@ TEST(LinearChecks, NameWhatIsWrong) {
   };
   EXPECT_EQ(with_heads(2, 2), "nothing thrown");
   EXPECT_EQ(with_heads(2, 3), "linear: cos is f32[3, 1], but a contiguous f32[2, 1] is needed");
-  EXPECT_EQ(with_heads(8, 2),
-            "linear: 12 columns are not q, k and v of heads of 8, an even number");
-  EXPECT_EQ(with_heads(1, 2),
-            "linear: 12 columns are not q, k and v of heads of 1, an even number");
+  EXPECT_EQ(with_heads(2, 2, 5, 1), "nothing thrown");
+  const auto no_heads = [](int64_t q_heads, int64_t k_heads, int64_t dim) {
+    return fmt::format(
+        "linear: 12 columns do not begin with {} heads of q and {} of k, each {} columns, an even "
+        "number",
+        q_heads, k_heads, dim);
+  };
+  EXPECT_EQ(with_heads(8, 2), no_heads(2, 2, 8));
+  EXPECT_EQ(with_heads(1, 2), no_heads(2, 2, 1));
+  EXPECT_EQ(with_heads(2, 2, 5, 2), no_heads(5, 2, 2));
+  EXPECT_EQ(with_heads(2, 2, -1, 3), no_heads(-1, 3, 2));
+  EXPECT_EQ(with_heads(2, 2, 0, 0), no_heads(0, 0, 2));
   heads.activation = Activation::kSilu;
   EXPECT_EQ(with_heads(2, 2),
             "linear: a norm of heads goes with no activation, gate or residual; leave them out");

@@ -1,4 +1,6 @@
+#include <cmath>
 #include <tuple>
+#include <vector>
 
 #include "ops/ops.h"
 #include "ops/registry.h"
@@ -132,6 +134,32 @@ TEST_P(TypedNorm, RmsNormRopeIsTheReference) {
     EXPECT_TRUE(ref::same_bytes(whole.slice(1, 0, width), before.slice(1, 0, width)));
     EXPECT_TRUE(ref::same_bytes(whole.slice(1, 2 * width, 3 * width),
                                 before.slice(1, 2 * width, 3 * width)));
+  }
+}
+
+TEST(RopeAngles, ArePositionsTimesFrequenciesOfAnyBaseAndNumberOfAxes) {
+  Context ctx(backend_for(Device{}), 1);
+  for (const std::vector<int64_t>& dims : {std::vector<int64_t>{8}, {16, 56, 56}, {2, 4, 6, 8}}) {
+    int64_t pairs = 0;
+    for (const int64_t dim : dims) pairs += dim / 2;
+    const Tensor positions = ref::random({9, std::ssize(dims)}, DType::kF32, 1, 0.0, 30.0);
+    const RopeTable rope{Tensor::allocate({9, pairs}, DType::kF32),
+                         Tensor::allocate({9, pairs}, DType::kF32)};
+    for (const double theta : {10000.0, 2000.0}) {
+      rope_angles(ctx, positions, {dims, theta}, rope);
+      for (int64_t token = 0; token < 9; ++token) {
+        int64_t at = 0;
+        for (size_t axis = 0; axis < dims.size(); ++axis) {
+          for (int64_t i = 0; i < dims[axis] / 2; ++i, ++at) {
+            const double exponent = 2.0 * static_cast<double>(i) / static_cast<double>(dims[axis]);
+            const double angle =
+                ref::get(positions[token], static_cast<int64_t>(axis)) / std::pow(theta, exponent);
+            ASSERT_NEAR(ref::get(rope.cos[token], at), std::cos(angle), 1e-6) << theta;
+            ASSERT_NEAR(ref::get(rope.sin[token], at), std::sin(angle), 1e-6) << theta;
+          }
+        }
+      }
+    }
   }
 }
 

@@ -12,12 +12,12 @@ constexpr int64_t kMlpRatio = 4;
 /// Attention options of streams that attend to one another.
 AttentionOptions attention_options(std::initializer_list<const QkvProjection*> streams) {
   AttentionOptions options;
-  options.scale = AttentionOptions::kLn2;
-  options.largest_score = 0;
+  options.base = ScoreBase::kTwo;
+  options.bound = 0.0f;
   for (const QkvProjection* queries : streams) {
     for (const QkvProjection* keys : streams) {
       const float largest = largest_product(queries->norm_q, keys->norm_k);
-      options.largest_score = std::max(options.largest_score, options.scale * largest);
+      options.bound = std::max(*options.bound, largest);
     }
   }
   return options;
@@ -95,7 +95,8 @@ QkvProjection::QkvProjection(const Loader& attn, const FluxTransformerConfig& co
 
 LinearPart QkvProjection::part(const Tensor& x, const RopeTable& rope, const Tensor& out) const {
   Epilogue epilogue;
-  epilogue.norm = {norm_q.weight, norm_k.weight, kNormEps, rope};
+  const int64_t heads = out.size(1) / 3;
+  epilogue.norm = {norm_q.weight, norm_k.weight, kNormEps, rope, heads, heads};
   return linear.part(x, out.reshape({out.size(0), out.size(1) * out.size(2)}), epilogue);
 }
 

@@ -50,7 +50,7 @@ void attend(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
     tile.keys_and_values = packed.data<std::byte>() + head * blocks * block_bytes;
     tile.k_tokens = k_tokens;
     tile.head_dim = head_dim;
-    tile.scale = options.scale;
+    tile.scale = options.natural_scale();
     tile.causal = options.causal;
     if (options.relative_bias.defined()) {
       tile.bias = row<float>(options.relative_bias, head) + (q_tokens - 1 - first);

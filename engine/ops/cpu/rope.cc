@@ -12,10 +12,10 @@ namespace {
 /// often.
 class AxisAngles {
  public:
-  explicit AxisAngles(int64_t dim) : half_(dim / 2) {
+  AxisAngles(int64_t dim, double theta) : half_(dim / 2) {
     for (int64_t i = 0; i < half_; ++i) {
       const double exponent = static_cast<double>(2 * i) / static_cast<double>(dim);
-      frequencies_.push_back(1.0 / std::pow(kRopeTheta, exponent));
+      frequencies_.push_back(1.0 / std::pow(theta, exponent));
     }
   }
 
@@ -43,10 +43,10 @@ class AxisAngles {
 
 }  // namespace
 
-void CpuBackend::rope_angles(Context&, const Tensor& positions, std::span<const int64_t> axes_dims,
+void CpuBackend::rope_angles(Context&, const Tensor& positions, const RopeAxes& rope,
                              const RopeTable& out) {
   std::vector<AxisAngles> axes;
-  for (const int64_t dim : axes_dims) axes.emplace_back(dim);
+  for (const int64_t dim : rope.dims) axes.emplace_back(dim, rope.theta);
   float* cos = out.cos.data<float>();
   float* sin = out.sin.data<float>();
   for (int64_t token = 0; token < positions.size(0); ++token) {

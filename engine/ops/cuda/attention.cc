@@ -9,9 +9,9 @@
 namespace flux::cuda {
 namespace {
 
-static_assert(AttentionOptions::kLn2 * kLog2E == 1.0f, "scores in units of log2 need no factor");
+static_assert(AttentionOptions::kLn2 * kLog2E == 1.0f, "exponents of two need no factor");
 
-/// Scores that exist at a time where they are stored.
+/// Number of scores that are stored at a time.
 constexpr int64_t kScores = int64_t{32} << 20;
 
 bool suits_flash(std::initializer_list<const Tensor*> tensors) {
@@ -24,6 +24,8 @@ bool suits_flash(std::initializer_list<const Tensor*> tensors) {
 
 FlashAttention flash_args(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
                           const AttentionOptions& options, const Tensor& out) {
+  std::optional<float> bound = options.bound;
+  if (bound && options.base == ScoreBase::kTwo) bound = AttentionOptions::kLn2 * *bound;
   return {.q = address(ctx, q),
           .k = address(ctx, k),
           .v = address(ctx, v),
@@ -36,13 +38,14 @@ FlashAttention flash_args(Context& ctx, const Tensor& q, const Tensor& k, const 
           .k_tokens = k.size(0),
           .heads = q.size(1),
           .dim = q.size(2),
-          .scale = options.scale,
+          .scale = options.natural_scale(),
           .causal = options.causal,
           .bias = optional_floats(ctx, options.relative_bias),
-          .largest_score = options.largest_score};
+          .base = options.base,
+          .bound = bound};
 }
 
-/// With the scores of some query rows at a time in memory: for f32 and for unusual head sizes.
+/// Attention that stores the scores of some query rows at a time, for f32 and unusual head sizes.
 class StoredAttention {
  public:
   StoredAttention(Context& ctx, State& state, const Tensor& q, const Tensor& k, const Tensor& v,
@@ -83,19 +86,18 @@ class StoredAttention {
     scores.out_batch_stride = rows * stride_;
     multiply(state_, scores);
 
-    softmax_rows({.scores = scores_.data<float>(),
-                  .out = weights_.raw(),
-                  .row_stride = stride_,
-                  .heads = heads,
-                  .q_rows = rows,
-                  .first_q = first,
-                  .q_tokens = q_.size(0),
-                  .k_tokens = k_.size(0),
-                  .scale = options_.scale,
-                  .causal = options_.causal,
-                  .bias = optional_floats(ctx_, options_.relative_bias)},
-                 q.dtype(), state_.stream());
-    check_launch("softmax_rows");
+    const SoftmaxRows softmax{.scores = scores_.data<float>(),
+                              .out = weights_.raw(),
+                              .row_stride = stride_,
+                              .heads = heads,
+                              .q_rows = rows,
+                              .first_q = first,
+                              .q_tokens = q_.size(0),
+                              .k_tokens = k_.size(0),
+                              .scale = options_.natural_scale(),
+                              .causal = options_.causal,
+                              .bias = optional_floats(ctx_, options_.relative_bias)};
+    check_cuda(softmax_rows(softmax, q.dtype(), state_.stream()), "softmax_rows");
 
     const Tensor out = out_.slice(0, first, first + rows);
     Product values;
@@ -135,8 +137,8 @@ void attend(Context& ctx, State& state, const AttentionPart& part,
             const AttentionOptions& options) {
   const auto& [q, k, v, out] = part;
   if (suits_flash({&q, &k, &v, &out})) {
-    flash_attention(flash_args(ctx, q, k, v, options, out), state.stream());
-    return check_launch("flash_attention");
+    return check_cuda(flash_attention(flash_args(ctx, q, k, v, options, out), state.stream()),
+                      "flash_attention");
   }
   const Workspace::Scope scope(ctx.workspace());
   StoredAttention(ctx, state, q, k, v, options, out).run();
@@ -161,7 +163,7 @@ void CudaBackend::attention(Context& ctx, std::span<const AttentionPart> parts,
       const FlashAttention args = flash_args(ctx, q, k, v, options, out);
       if (hopper_attention_supports(args)) {
         on_hopper.push_back(args);
-        if (on_hopper.size() == kMaxAttentionParts) launch();
+        if (on_hopper.size() == kMaxAttentionSegments) launch();
         continue;
       }
     }

@@ -7,7 +7,7 @@
 namespace flux::cuda {
 namespace {
 
-/// Inputs of output pixels that exist side by side at a time.
+/// Bytes of gathered inputs (im2col) that exist at a time.
 constexpr int64_t kColumnBytes = int64_t{128} << 20;
 
 class PackedConv2d final : public PackedWeights {
@@ -18,15 +18,15 @@ class PackedConv2d final : public PackedWeights {
   int64_t bytes() const override { return taps.bytes() + (phases.defined() ? phases.bytes() : 0); }
 };
 
-/// Whether Hopper's own kernel computes it.
+/// Whether hopper_convolution() computes it.
 bool suits_hopper(const State& state, const Conv2dWeights& weights, int64_t pixels) {
   constexpr int64_t kMostPixels = int64_t{1} << 30;  // it counts in 32 bits
   return state.traits().hopper && weights.dtype == DType::kBF16 && weights.kernel == 3 &&
          hopper_convolution_supports(weights.in_channels) && pixels <= kMostPixels;
 }
 
-/// The pixels that the taps of a filter see, from the top left; `phase`: 0 or 1 for the two that
-/// output rows or columns of a doubled image see, -1 for all three.
+/// Sets the offsets of the pixels that the taps of a filter read, from the top left. A phase is the
+/// parity of output rows or columns of a doubled image, which read two; -1: all three.
 void set_taps(HopperConvolution& conv, int phase_y, int phase_x) {
   const int side = phase_y < 0 ? 3 : 2;
   conv.taps = side * side;
@@ -67,7 +67,7 @@ void convolve_on_hopper(Context& ctx, const State& state, const Tensor& x,
   }
 }
 
-/// Any convolution, as the product of the weights with a copy of each pixel's inputs.
+/// Any convolution, as the product of the weights with the gathered inputs of each pixel.
 void convolve_by_columns(Context& ctx, State& state, const Tensor& x, const Conv2dWeights& weights,
                          const Tensor& residual, const Tensor& out) {
   const auto& packed = static_cast<const PackedConv2d&>(*weights.packed).taps;
@@ -79,22 +79,21 @@ void convolve_by_columns(Context& ctx, State& state, const Tensor& x, const Conv
   const Tensor columns = ctx.workspace().allocate({at_once, depth}, x.dtype());
   for (int64_t first = 0; first < pixels; first += at_once) {
     const int64_t end = std::min(pixels, first + at_once);
-    im2col({.x = address(ctx, x),
-            .height = x.size(0),
-            .width = x.size(1),
-            .channels = x.size(2),
-            .kernel = weights.kernel,
-            .upsample = weights.upsample,
-            .first = first,
-            .count = end - first,
-            .out = columns.raw()},
-           x.dtype(), state.stream());
-    check_launch("im2col");
+    const Im2col gather{.x = address(ctx, x),
+                        .height = x.size(0),
+                        .width = x.size(1),
+                        .channels = x.size(2),
+                        .kernel = weights.kernel,
+                        .upsample = weights.upsample,
+                        .first = first,
+                        .count = end - first,
+                        .out = columns.raw()};
+    check_cuda(im2col(gather, x.dtype(), state.stream()), "im2col");
     Epilogue epilogue;
     if (residual.defined()) epilogue.residual = residual.slice(0, first, end);
-    const DensePart part{columns.slice(0, 0, end - first), &packed, epilogue,
-                         out.slice(0, first, end)};
-    dense(ctx, state, {&part, 1});
+    const DenseSegment segment{columns.slice(0, 0, end - first), &packed, epilogue,
+                               out.slice(0, first, end)};
+    dense(ctx, state, {&segment, 1});
   }
 }
 
@@ -116,16 +115,18 @@ std::shared_ptr<const PackedWeights> CudaBackend::pack_conv2d(Context& ctx, cons
   };
   packed->taps.weight = new_tensor(ctx, {out, kernel * kernel * in}, dtype);
   const Tensor plain = on_gpu(dtype);
-  reorder_filters(plain.raw(), out, in, kernel, packed->taps.weight.raw(), dtype, state.stream());
-  check_launch("reorder_filters");
+  check_cuda(reorder_filters(plain.raw(), out, in, kernel, packed->taps.weight.raw(), dtype,
+                             state.stream()),
+             "reorder_filters");
   const Tensor filters = weight.reshape({out, weight.numel() / out});
   set_bias(ctx, {&filters, 1}, {&bias, 1}, packed->taps);
   Tensor exact;
   if (upsample && suits_hopper(state, {in, out, kernel, dtype, upsample, nullptr}, 0)) {
     exact = on_gpu(DType::kF32);
     packed->phases = new_tensor(ctx, {4, out, 4 * in}, dtype);
-    make_phase_filters(exact.data<float>(), out, in, packed->phases.raw(), state.stream());
-    check_launch("make_phase_filters");
+    check_cuda(
+        make_phase_filters(exact.data<float>(), out, in, packed->phases.raw(), state.stream()),
+        "make_phase_filters");
   }
   check_cuda(cudaStreamSynchronize(state.stream()), "packing");  // `plain` and `exact` go
   return packed;
@@ -145,8 +146,8 @@ void CudaBackend::conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& wei
   if (weights.kernel == 1 && !weights.upsample) {
     const Epilogue epilogue{
         .activation = Activation::kNone, .gate = {}, .residual = as_rows(added)};
-    const DensePart part{as_rows(x), &packed.taps, epilogue, as_rows(out)};
-    return dense(ctx, state, {&part, 1});
+    const DenseSegment segment{as_rows(x), &packed.taps, epilogue, as_rows(out)};
+    return dense(ctx, state, {&segment, 1});
   }
   convolve_by_columns(ctx, state, x, weights, as_rows(added), as_rows(out));
 }

@@ -26,9 +26,9 @@ void CudaBackend::copy(Context& ctx, const Tensor& x, const Tensor& out) {
 }
 
 void CudaBackend::transpose(Context& ctx, const Tensor& x, const Tensor& out) {
-  flux::cuda::transpose(address(ctx, x), x.size(0), x.size(1), x.dtype(), address(ctx, out),
-                        out.dtype(), state_of(ctx).stream());
-  check_launch("transpose");
+  check_cuda(flux::cuda::transpose(address(ctx, x), x.size(0), x.size(1), x.dtype(),
+                                   address(ctx, out), out.dtype(), state_of(ctx).stream()),
+             "transpose");
 }
 
 // The table stays in host memory: a few hundred rows are picked there and brought over.

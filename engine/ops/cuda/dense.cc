@@ -10,7 +10,7 @@
 namespace flux::cuda {
 namespace {
 
-/// Whether vectors of 16 bytes can be read along the rows of all of them.
+/// Whether the rows of all tensors can be read in vectors of 16 bytes.
 bool in_vectors(std::initializer_list<const Tensor*> tensors) {
   return std::all_of(tensors.begin(), tensors.end(), [](const Tensor* tensor) {
     if (!tensor->defined()) return true;
@@ -49,7 +49,7 @@ Product product_of(Context& ctx, const Tensor& x, const DenseWeights& weights) {
   return product;
 }
 
-/// The product with all that cuBLASLt can do afterwards; `rest` keeps what is left to do.
+/// Moves the operations that cuBLASLt can do after the product from `rest` to the product.
 void fuse(const DenseWeights& weights, bool vectors, DType dtype, StoreRows& rest,
           Product& product) {
   const bool plain = rest.activation == Activation::kNone;
@@ -69,53 +69,32 @@ void fuse(const DenseWeights& weights, bool vectors, DType dtype, StoreRows& res
   }
 }
 
-/// A product of a few rows reads its weights once and is done.
-bool few_rows(Context& ctx, State& state, const DensePart& part) {
-  const auto& [x, weights, epilogue, out] = part;
+/// Computes a product of a few rows in one pass over its weights; false where it cannot.
+bool few_rows(Context& ctx, State& state, const DenseSegment& segment) {
+  const auto& [x, weights, epilogue, out] = segment;
   if (x.size(0) > kMaxProductRows || x.size(1) % 8 != 0 || !in_vectors({&x, &weights->weight})) {
     return false;
   }
-  row_product({address(ctx, x), x.stride(0), address(ctx, weights->weight), x.size(1),
-               store_args(ctx, *weights, epilogue, out)},
-              x.dtype(), state.stream());
-  check_launch("row_product");
+  const RowProduct args{address(ctx, x), x.stride(0), address(ctx, weights->weight), x.size(1),
+                        store_args(ctx, *weights, epilogue, out)};
+  check_cuda(row_product(args, x.dtype(), state.stream()), "row_product");
   return true;
 }
 
-/// Whether our kernel, which has gates and norms and takes parts as one, is faster than the
-/// library's, a product for each part and a pass for gates, or over queries and over keys. Without
-/// GELU both give the same bits. The figures are an H100's in the middle of an image
-/// (bench/ops/hopper_linear_bench.cc); the library is faster in deep products.
-bool is_faster(const HopperLinear& linear, int multiprocessors) {
-  const double library_speed = linear.depth > 8192 ? 700e12 : 650e12;  // operations a second
-  constexpr double kOurs = 690e12;
-  constexpr double kBytes = 2.5e12;
-  constexpr int64_t kLostRows = 64;  // of a part's last tiles
-  const auto width = static_cast<double>(linear.columns);
-  double library = 0;
-  for (const HopperLinear::Part& part : linear.parts) {
-    library += 2.0 * static_cast<double>(part.rows + kLostRows) * width *
-               static_cast<double>(linear.depth) / library_speed;
-    if (part.residual) library += 6.0 * static_cast<double>(part.rows) * width / kBytes;
-    if (linear.head_dim > 0) library += 8.0 / 3 * static_cast<double>(part.rows) * width / kBytes;
-  }
-  return hopper_linear_operations(linear, multiprocessors) / kOurs < library;
-}
-
-HopperLinear::Part hopper_part(Context& ctx, const DensePart& part) {
-  const StoreRows store = store_args(ctx, *part.weights, part.epilogue, part.out);
-  HopperLinear::Part own{.x = address(ctx, part.x),
-                         .x_stride = part.x.stride(0),
-                         .rows = store.rows,
-                         .weights = address(ctx, part.weights->weight),
-                         .bias = store.bias,
-                         .gate = store.gate,
-                         .residual = store.residual,
-                         .residual_stride = store.residual_stride,
-                         .norm = {},
-                         .out = store.out,
-                         .out_stride = store.out_stride};
-  if (const auto& norm = part.epilogue.norm) {
+HopperLinear::Segment hopper_segment(Context& ctx, const DenseSegment& segment) {
+  const StoreRows store = store_args(ctx, *segment.weights, segment.epilogue, segment.out);
+  HopperLinear::Segment own{.x = address(ctx, segment.x),
+                            .x_stride = segment.x.stride(0),
+                            .rows = store.rows,
+                            .weights = address(ctx, segment.weights->weight),
+                            .bias = store.bias,
+                            .gate = store.gate,
+                            .residual = store.residual,
+                            .residual_stride = store.residual_stride,
+                            .norm = {},
+                            .out = store.out,
+                            .out_stride = store.out_stride};
+  if (const auto& norm = segment.epilogue.norm) {
     own.norm = {{optional_floats(ctx, norm->weight_q), optional_floats(ctx, norm->weight_k)},
                 optional_floats(ctx, norm->rope.cos),
                 optional_floats(ctx, norm->rope.sin),
@@ -124,9 +103,9 @@ HopperLinear::Part hopper_part(Context& ctx, const DensePart& part) {
   return own;
 }
 
-/// False where our kernel cannot compute the parts, or the library should.
-bool on_hopper(Context& ctx, State& state, std::span<const DensePart> parts) {
-  const DensePart& first = parts[0];
+/// Computes all segments by hopper_linear(); false where it cannot, or cuBLASLt is faster.
+bool on_hopper(Context& ctx, State& state, std::span<const DenseSegment> segments) {
+  const DenseSegment& first = segments[0];
   const Activation activation = first.epilogue.activation;
   const bool gelu = activation == Activation::kGeluTanh && first.weights->bias.defined();
   const bool adds = first.epilogue.residual.defined() && !first.epilogue.gate.defined();
@@ -134,22 +113,26 @@ bool on_hopper(Context& ctx, State& state, std::span<const DensePart> parts) {
       (activation != Activation::kNone && !gelu)) {
     return false;
   }
-  std::vector<HopperLinear::Part> own;
-  for (const DensePart& part : parts) own.push_back(hopper_part(ctx, part));
-  const auto& norm = first.epilogue.norm;
-  const int64_t head_dim = norm ? norm->weight_q.size(0) : 0;
-  const HopperLinear linear{first.x.size(1), first.out.size(1), gelu, head_dim, own};
-  const int multiprocessors = state.traits().multiprocessors;
+  std::vector<HopperLinear::Segment> own;
+  for (const DenseSegment& segment : segments) own.push_back(hopper_segment(ctx, segment));
+  HopperLinear linear{
+      .depth = first.x.size(1), .columns = first.out.size(1), .gelu = gelu, .segments = own};
+  if (const auto& norm = first.epilogue.norm) {
+    linear.head_dim = norm->head_dim();
+    linear.q_columns = norm->q_heads * linear.head_dim;
+    linear.k_columns = norm->k_heads * linear.head_dim;
+  }
   if (!hopper_linear_supports(linear)) return false;
-  // The library's GELU is of the product before it is rounded, ours, as diffusers', after that:
-  // with both a result would depend on what else is in the batch.
-  if (!gelu && !is_faster(linear, multiprocessors)) return false;
-  check_cuda(hopper_linear(linear, multiprocessors, state.stream()), "hopper_linear");
+  // Without GELU both give the same bits. With it they do not: cuBLASLt applies GELU before the
+  // product is rounded, this kernel, like diffusers, afterwards. So that a result does not depend
+  // on the rest of the batch, GELU is never left to cuBLASLt here.
+  if (!gelu && !hopper_linear_is_faster(linear, state.traits())) return false;
+  check_cuda(hopper_linear(linear, state.traits(), state.stream()), "hopper_linear");
   return true;
 }
 
-void by_library(Context& ctx, State& state, const DensePart& part) {
-  const auto& [x, weights, epilogue, out] = part;
+void by_library(Context& ctx, State& state, const DenseSegment& segment) {
+  const auto& [x, weights, epilogue, out] = segment;
   const Workspace::Scope scope(ctx.workspace());
   StoreRows rest = store_args(ctx, *weights, epilogue, out);
   Product product = product_of(ctx, x, *weights);
@@ -157,7 +140,7 @@ void by_library(Context& ctx, State& state, const DensePart& part) {
   fuse(*weights, vectors, x.dtype(), rest, product);
   const bool done =
       !rest.bias && rest.activation == Activation::kNone && !rest.gate && !rest.residual;
-  // What is still to be read must not be overwritten.
+  // The product must not overwrite a residual that is still to be read.
   const Tensor sums =
       rest.residual == rest.out ? ctx.workspace().allocate(out.shape(), out.dtype()) : out;
   product.out = sums.raw();
@@ -166,8 +149,7 @@ void by_library(Context& ctx, State& state, const DensePart& part) {
   if (done) return;
   rest.sums = sums.raw();
   rest.sums_stride = sums.stride(0);
-  store_rows(rest, x.dtype(), state.stream());
-  check_launch("store_rows");
+  check_cuda(store_rows(rest, x.dtype(), state.stream()), "store_rows");
 }
 
 }  // namespace
@@ -191,25 +173,25 @@ void set_bias(Context& ctx, std::span<const Tensor> weights, std::span<const Ten
   packed.rounded_bias = to_device(ctx, rounded);
 }
 
-void dense(Context& ctx, State& state, std::span<const DensePart> parts) {
-  std::vector<DensePart> large;
-  const auto finish = [&](const DensePart& part) {
-    if (part.epilogue.norm) norm_heads(ctx, *part.epilogue.norm, part.out);
+void dense(Context& ctx, State& state, std::span<const DenseSegment> segments) {
+  std::vector<DenseSegment> large;
+  const auto finish = [&](const DenseSegment& segment) {
+    if (segment.epilogue.norm) norm_heads(ctx, *segment.epilogue.norm, segment.out);
   };
-  for (const DensePart& part : parts) {
-    if (few_rows(ctx, state, part)) {
-      finish(part);
+  for (const DenseSegment& segment : segments) {
+    if (few_rows(ctx, state, segment)) {
+      finish(segment);
     } else {
-      large.push_back(part);
+      large.push_back(segment);
     }
   }
-  for (size_t begin = 0; begin < large.size(); begin += kMaxLinearParts) {
-    const size_t count = std::min(kMaxLinearParts, large.size() - begin);
-    const std::span<const DensePart> turn(large.data() + begin, count);
-    if (on_hopper(ctx, state, turn)) continue;
-    for (const DensePart& part : turn) {
-      by_library(ctx, state, part);
-      finish(part);
+  for (size_t begin = 0; begin < large.size(); begin += kMaxLinearSegments) {
+    const size_t count = std::min(kMaxLinearSegments, large.size() - begin);
+    const std::span<const DenseSegment> together(large.data() + begin, count);
+    if (on_hopper(ctx, state, together)) continue;
+    for (const DenseSegment& segment : together) {
+      by_library(ctx, state, segment);
+      finish(segment);
     }
   }
 }

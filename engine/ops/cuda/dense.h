@@ -17,21 +17,21 @@ class DenseWeights final : public PackedWeights {
   }
 };
 
-/// Sets both forms of a bias from host values, one for each of `weights` (undefined: zeros).
-/// Nothing is done when there are none.
+/// Sets both forms of a bias from host values, one for each of `weights` (undefined: zeros). Does
+/// nothing when there are none.
 void set_bias(Context& ctx, std::span<const Tensor> weights, std::span<const Tensor> biases,
               DenseWeights& packed);
 
-/// One of several products that none of the others depends on.
-struct DensePart {
+/// One of several independent products.
+struct DenseSegment {
   Tensor x;
   const DenseWeights* weights;
   Epilogue epilogue;
   Tensor out;
 };
 
-/// x W^T + b and the epilogue; x: [rows, depth], out: [rows, columns], of every part. The parts are
-/// alike, as ops.h says of linear().
-void dense(Context& ctx, State& state, std::span<const DensePart> parts);
+/// x W^T + b and the epilogue of every segment; x: [rows, depth], out: [rows, columns]. The
+/// segments are alike, as ops.h says of the parts of linear().
+void dense(Context& ctx, State& state, std::span<const DenseSegment> segments);
 
 }  // namespace flux::cuda

@@ -5,33 +5,32 @@
 namespace flux::cuda {
 
 void CudaBackend::euler_step(Context& ctx, const Tensor& latents, const EulerStep& step) {
-  euler_values({.latents = address(ctx, latents),
-                .count = latents.numel(),
-                .delta = round_to(latents.dtype(), step.delta),
-                .prediction = address(ctx, step.prediction),
-                .negative = optional_address(ctx, step.negative),
-                .cfg_scale = step.cfg_scale},
-               latents.dtype(), state_of(ctx).stream());
-  check_launch("euler_step");
+  const EulerValues args{.latents = address(ctx, latents),
+                         .count = latents.numel(),
+                         .delta = round_to(latents.dtype(), step.delta),
+                         .prediction = address(ctx, step.prediction),
+                         .negative = optional_address(ctx, step.negative),
+                         .cfg_scale = step.cfg_scale};
+  check_cuda(euler_values(args, latents.dtype(), state_of(ctx).stream()), "euler_step");
 }
 
 void CudaBackend::unpack_tokens(Context& ctx, const Tensor& packed, float divisor, float shift,
                                 const Tensor& out) {
-  unpack_values({.packed = address(ctx, packed),
-                 .channels = out.size(0),
-                 .height = out.size(1),
-                 .width = out.size(2),
-                 .divisor = divisor,
-                 .shift = shift,
-                 .out = address(ctx, out)},
-                out.dtype(), state_of(ctx).stream());
-  check_launch("unpack_tokens");
+  const UnpackValues args{.packed = address(ctx, packed),
+                          .channels = out.size(0),
+                          .height = out.size(1),
+                          .width = out.size(2),
+                          .divisor = divisor,
+                          .shift = shift,
+                          .out = address(ctx, out)};
+  check_cuda(unpack_values(args, out.dtype(), state_of(ctx).stream()), "unpack_tokens");
 }
 
 void CudaBackend::to_bytes(Context& ctx, const Tensor& x, const Tensor& out) {
-  byte_pixels(optional_floats(ctx, x), x.size(1) * x.size(2),
-              static_cast<uint8_t*>(address(ctx, out)), state_of(ctx).stream());
-  check_launch("to_bytes");
+  auto* bytes = static_cast<uint8_t*>(address(ctx, out));
+  check_cuda(
+      byte_pixels(optional_floats(ctx, x), x.size(1) * x.size(2), bytes, state_of(ctx).stream()),
+      "to_bytes");
 }
 
 }  // namespace flux::cuda

@@ -104,8 +104,7 @@ bool CudaBackend::supports(DType dtype) const {
   return dtype == DType::kF32 || dtype == DType::kBF16;
 }
 
-// From here on products run at full speed; more would only take memory.
-int64_t CudaBackend::useful_tokens() const { return 8192; }
+int64_t CudaBackend::useful_tokens() const { return useful_rows(traits_); }
 
 }  // namespace flux::cuda
 

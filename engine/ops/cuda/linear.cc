@@ -25,13 +25,13 @@ std::shared_ptr<const PackedWeights> CudaBackend::pack_linear(Context& ctx,
 void CudaBackend::linear(Context& ctx, std::span<const LinearPart> parts) {
   State& state = state_of(ctx);
   state.wait_for_uploads(uploader_.count(), uploader_.done());
-  std::vector<DensePart> dense_parts;
+  std::vector<DenseSegment> segments;
   for (const LinearPart& part : parts) {
     if (part.x.size(0) == 0) continue;
-    dense_parts.push_back({part.x, static_cast<const DenseWeights*>(part.weights->packed.get()),
-                           part.epilogue, part.out});
+    segments.push_back({part.x, static_cast<const DenseWeights*>(part.weights->packed.get()),
+                        part.epilogue, part.out});
   }
-  dense(ctx, state, dense_parts);
+  dense(ctx, state, segments);
 }
 
 }  // namespace flux::cuda

@@ -32,10 +32,10 @@ BinaryRows binary_args(Context& ctx, const Tensor& a, const Tensor& b, const Ten
 }  // namespace
 
 void CudaBackend::layer_norm(Context& ctx, std::span<const LayerNormPart> parts) {
-  for (size_t first = 0; first < parts.size(); first += kMaxNormParts) {
+  for (size_t first = 0; first < parts.size(); first += kMaxNormSegments) {
     std::vector<NormRows> together;
     for (const auto& [x, params, out] :
-         parts.subspan(first, std::min(kMaxNormParts, parts.size() - first))) {
+         parts.subspan(first, std::min(kMaxNormSegments, parts.size() - first))) {
       NormRows args = norm_args(ctx, x, params.weight, params.eps, out);
       args.centred = true;
       args.bias = optional_floats(ctx, params.bias);
@@ -43,8 +43,9 @@ void CudaBackend::layer_norm(Context& ctx, std::span<const LayerNormPart> parts)
       args.shift = optional_floats(ctx, params.shift);
       if (args.rows > 0) together.push_back(args);
     }
-    norm_rows(together, parts[0].x.dtype(), state_of(ctx).stream());
-    check_launch("layer_norm");
+    const State& state = state_of(ctx);
+    check_cuda(norm_rows(together, parts[0].x.dtype(), state.traits(), state.stream()),
+               "layer_norm");
   }
 }
 
@@ -52,8 +53,8 @@ void CudaBackend::rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, 
                            const Tensor& out) {
   if (x.size(0) == 0) return;
   const NormRows args = norm_args(ctx, x, weight, eps, out);
-  norm_rows({&args, 1}, x.dtype(), state_of(ctx).stream());
-  check_launch("rms_norm");
+  const State& state = state_of(ctx);
+  check_cuda(norm_rows({&args, 1}, x.dtype(), state.traits(), state.stream()), "rms_norm");
 }
 
 void CudaBackend::rms_norm_rope(Context& ctx, const Tensor& x, const Tensor& weight, float eps,
@@ -61,35 +62,34 @@ void CudaBackend::rms_norm_rope(Context& ctx, const Tensor& x, const Tensor& wei
   check(x.size(2) <= kMaxRopeDim, ErrorCode::kUnsupported,
         "attention heads of {} elements: on a GPU they may have at most {}; use the device cpu",
         x.size(2), kMaxRopeDim);
-  norm_rope({.x = address(ctx, x),
-             .tokens = x.size(0),
-             .heads = x.size(1),
-             .dim = x.size(2),
-             .token_stride = x.stride(0),
-             .head_stride = x.stride(1),
-             .weight = optional_floats(ctx, weight),
-             .eps = eps,
-             .cos = optional_floats(ctx, rope.cos),
-             .sin = optional_floats(ctx, rope.sin)},
-            x.dtype(), state_of(ctx).stream());
-  check_launch("rms_norm_rope");
+  const NormRope args{.x = address(ctx, x),
+                      .tokens = x.size(0),
+                      .heads = x.size(1),
+                      .dim = x.size(2),
+                      .token_stride = x.stride(0),
+                      .head_stride = x.stride(1),
+                      .weight = optional_floats(ctx, weight),
+                      .eps = eps,
+                      .cos = optional_floats(ctx, rope.cos),
+                      .sin = optional_floats(ctx, rope.sin)};
+  check_cuda(norm_rope(args, x.dtype(), state_of(ctx).stream()), "rms_norm_rope");
 }
 
-void CudaBackend::rope_angles(Context& ctx, const Tensor& positions,
-                              std::span<const int64_t> axes_dims, const RopeTable& out) {
-  check(axes_dims.size() <= kMaxRopeAxes, ErrorCode::kUnsupported,
-        "{} rotary axes: on a GPU at most {} are supported; use the device cpu", axes_dims.size(),
+void CudaBackend::rope_angles(Context& ctx, const Tensor& positions, const RopeAxes& axes,
+                              const RopeTable& out) {
+  check(axes.dims.size() <= kMaxRopeAxes, ErrorCode::kUnsupported,
+        "{} rotary axes: on a GPU at most {} are supported; use the device cpu", axes.dims.size(),
         kMaxRopeAxes);
   RopeAngles args{};
+  args.theta = axes.theta;
   args.positions = optional_floats(ctx, positions);
   args.tokens = positions.size(0);
-  args.axes = static_cast<int>(axes_dims.size());
-  for (size_t i = 0; i < axes_dims.size(); ++i) args.dims[i] = axes_dims[i];
+  args.axes = static_cast<int>(axes.dims.size());
+  for (size_t i = 0; i < axes.dims.size(); ++i) args.dims[i] = axes.dims[i];
   args.pairs = out.cos.size(1);
   args.cos = static_cast<float*>(address(ctx, out.cos));
   args.sin = static_cast<float*>(address(ctx, out.sin));
-  flux::cuda::rope_angles(args, state_of(ctx).stream());
-  check_launch("rope_angles");
+  check_cuda(flux::cuda::rope_angles(args, state_of(ctx).stream()), "rope_angles");
 }
 
 void CudaBackend::group_norm(Context& ctx, const Tensor& x, const GroupNormParams& params,
@@ -99,18 +99,17 @@ void CudaBackend::group_norm(Context& ctx, const Tensor& x, const GroupNormParam
   const int64_t pixels = x.numel() / channels;
   const Tensor scratch =
       ctx.workspace().allocate({group_norm_scratch(pixels, params.groups)}, DType::kF32);
-  flux::cuda::group_norm({.x = address(ctx, x),
-                          .out = address(ctx, out),
-                          .pixels = pixels,
-                          .channels = channels,
-                          .groups = params.groups,
-                          .weight = optional_floats(ctx, params.weight),
-                          .bias = optional_floats(ctx, params.bias),
-                          .eps = params.eps,
-                          .activation = params.activation,
-                          .scratch = scratch.data<float>()},
-                         x.dtype(), state_of(ctx).stream());
-  check_launch("group_norm");
+  const GroupNorm args{.x = address(ctx, x),
+                       .out = address(ctx, out),
+                       .pixels = pixels,
+                       .channels = channels,
+                       .groups = params.groups,
+                       .weight = optional_floats(ctx, params.weight),
+                       .bias = optional_floats(ctx, params.bias),
+                       .eps = params.eps,
+                       .activation = params.activation,
+                       .scratch = scratch.data<float>()};
+  check_cuda(flux::cuda::group_norm(args, x.dtype(), state_of(ctx).stream()), "group_norm");
 }
 
 void CudaBackend::activate(Context& ctx, const Tensor& x, Activation activation,
@@ -122,18 +121,17 @@ void CudaBackend::activate(Context& ctx, const Tensor& x, Activation activation,
   args.columns = x.numel();
   args.activation = activation;
   args.out = address(ctx, out);
-  store_rows(args, x.dtype(), state_of(ctx).stream());
-  check_launch("activate");
+  check_cuda(store_rows(args, x.dtype(), state_of(ctx).stream()), "activate");
 }
 
 void CudaBackend::multiply(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out) {
-  binary_rows(Binary::kMultiply, binary_args(ctx, a, b, out), out.dtype(), state_of(ctx).stream());
-  check_launch("multiply");
+  const BinaryRows args = binary_args(ctx, a, b, out);
+  check_cuda(binary_rows(Binary::kMultiply, args, out.dtype(), state_of(ctx).stream()), "multiply");
 }
 
 void CudaBackend::add(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out) {
-  binary_rows(Binary::kAdd, binary_args(ctx, a, b, out), out.dtype(), state_of(ctx).stream());
-  check_launch("add");
+  const BinaryRows args = binary_args(ctx, a, b, out);
+  check_cuda(binary_rows(Binary::kAdd, args, out.dtype(), state_of(ctx).stream()), "add");
 }
 
 void CudaBackend::cast(Context& ctx, const Tensor& x, const Tensor& out) {
@@ -143,10 +141,10 @@ void CudaBackend::cast(Context& ctx, const Tensor& x, const Tensor& out) {
   check(rows || (x.is_contiguous() && out.is_contiguous()), ErrorCode::kInternal,
         "cast: {} must be rows or contiguous", x);
   const int64_t columns = rows ? x.size(1) : x.numel();
-  cast_rows({address(ctx, x), rows ? x.stride(0) : columns, address(ctx, out),
-             rows ? out.stride(0) : columns, rows ? x.size(0) : 1, columns},
-            x.dtype(), out.dtype(), state_of(ctx).stream());
-  check_launch("cast");
+  const CopyRows args{address(ctx, x),      rows ? x.stride(0) : columns,
+                      address(ctx, out),    rows ? out.stride(0) : columns,
+                      rows ? x.size(0) : 1, columns};
+  check_cuda(cast_rows(args, x.dtype(), out.dtype(), state_of(ctx).stream()), "cast");
 }
 
 }  // namespace flux::cuda

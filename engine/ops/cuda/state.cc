@@ -41,8 +41,6 @@ void check_cublas(cublasStatus_t status, std::string_view call) {
               fmt::format("{} failed: {}", call, cublasLtGetStatusString(status)));
 }
 
-void check_launch(const char* op) { check_cuda(cudaGetLastError(), op); }
-
 State::State(int device, const GpuTraits& traits) : device_(device), traits_(traits) {
   check_cuda(cudaSetDevice(device), "cudaSetDevice");
   check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");

@@ -16,8 +16,6 @@ namespace flux::cuda {
 /// Throw for a failed call, naming it: kUnavailable where memory ran out, else kInternal.
 void check_cuda(cudaError_t result, std::string_view call);
 void check_cublas(cublasStatus_t status, std::string_view call);
-/// Throws when the kernels of an op could not be launched.
-void check_launch(const char* op);
 
 /// What a context has on its device. Ops of one context come from one thread at a time.
 class State final : public DeviceState {

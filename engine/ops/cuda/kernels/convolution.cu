@@ -7,7 +7,7 @@ namespace {
 
 constexpr int kThreads = 256;
 
-/// One thread N channels of one tap of one output pixel.
+/// A thread copies N channels of one tap of one output pixel.
 template <typename T, int N>
 __global__ void __launch_bounds__(kThreads) im2col_kernel(Im2col args) {
   begin_kernel();
@@ -67,33 +67,33 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void make_phase_filters(const float* weights, int64_t out_channels, int64_t in_channels, void* out,
-                        cudaStream_t stream) {
+cudaError_t make_phase_filters(const float* weights, int64_t out_channels, int64_t in_channels,
+                               void* out, cudaStream_t stream) {
   const unsigned blocks = blocks_for(16 * out_channels * in_channels, kThreads);
-  launch_kernel(phase_kernel, {blocks, kThreads, stream}, weights, out_channels, in_channels,
-                static_cast<bf16*>(out));
+  return launch_kernel(phase_kernel, {blocks, kThreads, stream}, weights, out_channels, in_channels,
+                       static_cast<bf16*>(out));
 }
 
-void im2col(const Im2col& args, DType dtype, cudaStream_t stream) {
-  dispatch(dtype, [&]<typename T>() {
+cudaError_t im2col(const Im2col& args, DType dtype, cudaStream_t stream) {
+  return dispatch(dtype, [&]<typename T>() {
     constexpr int kWidest = 16 / sizeof(T);
     const int64_t elements = args.count * args.kernel * args.kernel * args.channels;
     if (vector_width(kWidest, sizeof(T), args.x, args.out, args.channels) == kWidest) {
-      launch_kernel(im2col_kernel<T, kWidest>,
-                    {blocks_for(elements / kWidest, kThreads), kThreads, stream}, args);
-    } else {
-      launch_kernel(im2col_kernel<T, 1>, {blocks_for(elements, kThreads), kThreads, stream}, args);
+      return launch_kernel(im2col_kernel<T, kWidest>,
+                           {blocks_for(elements / kWidest, kThreads), kThreads, stream}, args);
     }
+    return launch_kernel(im2col_kernel<T, 1>, {blocks_for(elements, kThreads), kThreads, stream},
+                         args);
   });
 }
 
-void reorder_filters(const void* x, int64_t out_channels, int64_t in_channels, int64_t kernel,
-                     void* out, DType dtype, cudaStream_t stream) {
+cudaError_t reorder_filters(const void* x, int64_t out_channels, int64_t in_channels,
+                            int64_t kernel, void* out, DType dtype, cudaStream_t stream) {
   const int64_t taps = kernel * kernel;
-  dispatch(dtype, [&]<typename T>() {
+  return dispatch(dtype, [&]<typename T>() {
     const unsigned blocks = blocks_for(out_channels * in_channels * taps, kThreads);
-    launch_kernel(reorder_kernel<T>, {blocks, kThreads, stream}, static_cast<const T*>(x),
-                  out_channels, in_channels, taps, static_cast<T*>(out));
+    return launch_kernel(reorder_kernel<T>, {blocks, kThreads, stream}, static_cast<const T*>(x),
+                         out_channels, in_channels, taps, static_cast<T*>(out));
   });
 }
 

@@ -7,7 +7,8 @@
 
 #include "ops/ops.h"
 
-/// What kernels share: vectors of activations, activation functions, sums over a block.
+/// Device functions of all kernels: vectors of activations, activation functions, sums over a
+/// block.
 namespace flux::cuda {
 
 using bf16 = __nv_bfloat16;
@@ -76,9 +77,9 @@ __device__ inline float warp_max(float value) {
   return value;
 }
 
-/// What the norm and rotation of a head are made of, each rounding spelled out, so that they give
-/// the same bits wherever they are compiled: the squares of a pair, the factor of a head (from the
-/// sum of its squares), and a pair when all is done.
+/// The norm and rotation of a head, in three functions with each rounding spelled out, so that they
+/// give the same bits wherever they are compiled: the squares of a pair, the factor of a head (from
+/// the sum of its squares), and the resulting pair.
 __device__ inline float squares_of(float2 pair) {
   return __fmaf_rn(pair.x, pair.x, __fmul_rn(pair.y, pair.y));
 }
@@ -92,7 +93,7 @@ __device__ inline float2 norm_and_rotate(float2 pair, float factor, float2 weigh
   return make_float2(__fmaf_rn(a, cos, -__fmul_rn(b, sin)), __fmaf_rn(b, cos, __fmul_rn(a, sin)));
 }
 
-/// 2^x without care for denormal numbers, of which exp2f takes three instructions more.
+/// 2^x that flushes denormal numbers to zero; exp2f needs three more instructions to keep them.
 __device__ inline float fast_exp2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
@@ -118,12 +119,8 @@ inline unsigned blocks_for(int64_t work, int64_t per_block) {
 
 /// Calls f.operator()<T>() with the element type of activations.
 template <typename F>
-void dispatch(DType dtype, const F& f) {
-  if (dtype == DType::kBF16) {
-    f.template operator()<bf16>();
-  } else {
-    f.template operator()<float>();
-  }
+auto dispatch(DType dtype, const F& f) {
+  return dtype == DType::kBF16 ? f.template operator()<bf16>() : f.template operator()<float>();
 }
 
 /// The widest vector, of at most `widest` elements, that all of these sizes and addresses allow.

@@ -7,7 +7,7 @@ namespace {
 
 constexpr int kThreads = 256;
 
-/// One thread a vector of N columns; the position of the thread's vector, false when there is none.
+/// Finds the vector of N columns that this thread computes; false when there is none.
 template <int N>
 __device__ bool locate(int64_t rows, int64_t columns, int64_t* row, int64_t* column) {
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
@@ -104,8 +104,8 @@ __device__ void store_product(const StoreRows& store, int64_t row, int64_t colum
   static_cast<T*>(store.out)[row * store.out_stride + column] = from_float<T>(y);
 }
 
-/// One warp an output column of kRows rows; lanes take turns at the depth, 16 bytes at a time.
-/// Blocks of the same columns are neighbours, so that they share the weights.
+/// A warp computes one output column of kRows rows; its lanes stride over the depth, 16 bytes at a
+/// time. Blocks of the same columns are neighbours, so that the weights are read from memory once.
 template <typename T, int kRows>
 __global__ void __launch_bounds__(kProductWarps * 32) row_product_kernel(RowProduct args) {
   begin_kernel();
@@ -138,77 +138,71 @@ __global__ void __launch_bounds__(kProductWarps * 32) row_product_kernel(RowProd
   }
 }
 
-/// Calls f.operator()<N>() with the widest vector of activations that fits.
+/// Returns f.operator()<N>() for the widest vector of activations that fits.
 template <typename T, typename F, typename... Values>
-void with_vectors(const F& f, Values... values) {
+cudaError_t with_vectors(const F& f, Values... values) {
   constexpr int kWidest = 16 / sizeof(T);
-  if (vector_width(kWidest, sizeof(T), values...) == kWidest) {
-    f.template operator()<kWidest>();
-  } else {
-    f.template operator()<1>();
-  }
+  return vector_width(kWidest, sizeof(T), values...) == kWidest ? f.template operator()<kWidest>()
+                                                                : f.template operator()<1>();
 }
 
 }  // namespace
 
-void store_rows(const StoreRows& args, DType dtype, cudaStream_t stream) {
-  if (args.rows == 0) return;
-  dispatch(dtype, [&]<typename T>() {
+cudaError_t store_rows(const StoreRows& args, DType dtype, cudaStream_t stream) {
+  if (args.rows == 0) return cudaSuccess;
+  return dispatch(dtype, [&]<typename T>() {
     const auto launch = [&]<int N>() {
       const unsigned blocks = blocks_for(args.rows * (args.columns / N), kThreads);
-      launch_kernel(store_kernel<T, N>, {blocks, kThreads, stream}, args);
+      return launch_kernel(store_kernel<T, N>, {blocks, kThreads, stream}, args);
     };
-    with_vectors<T>(launch, args.sums, args.out, args.residual, args.columns, args.sums_stride,
-                    args.out_stride, args.residual_stride);
+    return with_vectors<T>(launch, args.sums, args.out, args.residual, args.columns,
+                           args.sums_stride, args.out_stride, args.residual_stride);
   });
 }
 
-void row_product(const RowProduct& args, DType dtype, cudaStream_t stream) {
+cudaError_t row_product(const RowProduct& args, DType dtype, cudaStream_t stream) {
   constexpr int kRows = 8;
-  dispatch(dtype, [&]<typename T>() {
+  return dispatch(dtype, [&]<typename T>() {
     const unsigned columns = blocks_for(args.store.columns, kProductWarps);
     if (args.store.rows == 1) {
-      launch_kernel(row_product_kernel<T, 1>, {dim3(1, columns), kProductWarps * 32, stream}, args);
-    } else {
-      const dim3 grid(blocks_for(args.store.rows, kRows), columns);
-      launch_kernel(row_product_kernel<T, kRows>, {grid, kProductWarps * 32, stream}, args);
+      return launch_kernel(row_product_kernel<T, 1>, {dim3(1, columns), kProductWarps * 32, stream},
+                           args);
     }
+    const dim3 grid(blocks_for(args.store.rows, kRows), columns);
+    return launch_kernel(row_product_kernel<T, kRows>, {grid, kProductWarps * 32, stream}, args);
   });
 }
 
-void binary_rows(Binary op, const BinaryRows& args, DType dtype, cudaStream_t stream) {
-  if (args.rows == 0 || args.columns == 0) return;
-  dispatch(dtype, [&]<typename T>() {
+cudaError_t binary_rows(Binary op, const BinaryRows& args, DType dtype, cudaStream_t stream) {
+  if (args.rows == 0 || args.columns == 0) return cudaSuccess;
+  return dispatch(dtype, [&]<typename T>() {
     const auto launch = [&]<int N>() {
       const unsigned blocks = blocks_for(args.rows * (args.columns / N), kThreads);
-      launch_kernel(binary_kernel<T, N>, {blocks, kThreads, stream}, op, args);
+      return launch_kernel(binary_kernel<T, N>, {blocks, kThreads, stream}, op, args);
     };
-    with_vectors<T>(launch, args.a, args.b, args.out, args.columns, args.a_stride, args.b_stride,
-                    args.out_stride);
+    return with_vectors<T>(launch, args.a, args.b, args.out, args.columns, args.a_stride,
+                           args.b_stride, args.out_stride);
   });
 }
 
-void cast_rows(const CopyRows& args, DType from, DType to, cudaStream_t stream) {
-  if (args.rows == 0 || args.columns == 0) return;
+cudaError_t cast_rows(const CopyRows& args, DType from, DType to, cudaStream_t stream) {
+  if (args.rows == 0 || args.columns == 0) return cudaSuccess;
   const unsigned blocks = blocks_for(args.rows * args.columns, kThreads);
-  dispatch(to, [&]<typename To>() {
-    if (from == DType::kF16) {
-      launch_kernel(cast_kernel<__half, To>, {blocks, kThreads, stream}, args);
-    } else if (from == DType::kBF16) {
-      launch_kernel(cast_kernel<bf16, To>, {blocks, kThreads, stream}, args);
-    } else {
-      launch_kernel(cast_kernel<float, To>, {blocks, kThreads, stream}, args);
-    }
+  return dispatch(to, [&]<typename To>() {
+    auto kernel = cast_kernel<float, To>;
+    if (from == DType::kF16) kernel = cast_kernel<__half, To>;
+    if (from == DType::kBF16) kernel = cast_kernel<bf16, To>;
+    return launch_kernel(kernel, {blocks, kThreads, stream}, args);
   });
 }
 
-void transpose(const void* x, int64_t rows, int64_t columns, DType from, void* out, DType to,
-               cudaStream_t stream) {
+cudaError_t transpose(const void* x, int64_t rows, int64_t columns, DType from, void* out, DType to,
+                      cudaStream_t stream) {
   const dim3 grid(blocks_for(rows, kTile), blocks_for(columns, kTile));
-  dispatch(from, [&]<typename From>() {
-    dispatch(to, [&]<typename To>() {
-      launch_kernel(transpose_kernel<From, To>, {grid, dim3(kTile, kTileRows), stream},
-                    static_cast<const From*>(x), rows, columns, static_cast<To*>(out));
+  return dispatch(from, [&]<typename From>() {
+    return dispatch(to, [&]<typename To>() {
+      return launch_kernel(transpose_kernel<From, To>, {grid, dim3(kTile, kTileRows), stream},
+                           static_cast<const From*>(x), rows, columns, static_cast<To*>(out));
     });
   });
 }

@@ -4,9 +4,9 @@
 #include "ops/cuda/kernels/kernels.h"
 #include "ops/cuda/kernels/launch.cuh"
 
-/// bf16 attention for every GPU since Ampere. Source: Dao, FlashAttention-2 (2023). A block has
-/// kRows queries of one head, 16 a warp, and walks over the keys in tiles that the next copy hides
-/// behind. A tile that all queries see whole is not masked.
+/// bf16 attention for every GPU since Ampere. Source: Dao, FlashAttention-2 (2023). A block
+/// computes kRows queries of one head, 16 a warp, and walks over the keys in tiles; the copy of the
+/// next tile runs while one is computed. A tile that all queries see whole is not masked.
 namespace flux::cuda {
 namespace {
 
@@ -14,8 +14,8 @@ constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * 32;
 constexpr int kRows = kWarps * 16;
 constexpr int kKeys = 64;  // of a tile
-constexpr int kBias =
-    kRows + kKeys;  // entries that a tile of queries and one of keys need, and one
+/// Biases of a tile of queries and one of keys: kRows + kKeys - 1, and one of padding.
+constexpr int kBias = kRows + kKeys;
 
 __device__ void copy_async(uint32_t to, const void* from, bool there) {
   const int bytes = there ? 16 : 0;  // the rest is filled with zeros
@@ -111,13 +111,13 @@ __device__ void make_scores(float (&s)[kKeys / 8][4], uint32_t q, uint32_t k) {
   }
 }
 
-/// This thread's first query of its block's, and first key of a tile's.
+/// The first query of this thread, within its block, and its first key, within a tile.
 __device__ int own_query() {
   return static_cast<int>(threadIdx.x) / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4;
 }
 __device__ int own_key() { return static_cast<int>(threadIdx.x) % 4 * 2; }
 
-/// Scales the scores, into units of log2, and adds the tile's biases unless that is null.
+/// Scales the scores to exponents of two and adds the tile's biases, unless `bias` is null.
 __device__ void scale_scores(float (&s)[kKeys / 8][4], float scale, const float* bias) {
   const float factor = scale * kLog2E;
 #pragma unroll
@@ -148,7 +148,7 @@ __device__ void mask_scores(float (&s)[kKeys / 8][4], int keys, bool causal, int
   }
 }
 
-/// Takes a tile's scores into the running softmax; they become weights.
+/// Adds a tile's scores to the running softmax and turns them into weights.
 template <int kDim>
 __device__ void update_softmax(float (&s)[kKeys / 8][4], Accumulator<kDim>& acc) {
 #pragma unroll
@@ -220,7 +220,7 @@ __device__ void store_result(const FlashAttention& args, int64_t head, int64_t f
 
 constexpr int kBiasBytes = kBias * 4;
 template <int kDim>
-constexpr int kTileBytes = (kRows + 4 * kKeys) * kDim * 2;  // of queries, and twice keys and values
+constexpr int kTileBytes = (kRows + 4 * kKeys) * kDim * 2;  // queries; keys and values twice
 
 template <int kDim>
 __global__ void __launch_bounds__(kThreads, kDim == 64 ? 2 : 1) flash_kernel(FlashAttention args) {
@@ -282,23 +282,19 @@ __global__ void __launch_bounds__(kThreads, kDim == 64 ? 2 : 1) flash_kernel(Fla
 }
 
 template <int kDim>
-void run(const FlashAttention& args, cudaStream_t stream) {
+cudaError_t run(const FlashAttention& args, cudaStream_t stream) {
   const dim3 grid(blocks_for(args.q_tokens, kRows), static_cast<unsigned>(args.heads));
   constexpr int kShared = kTileBytes<kDim> + 2 * kBiasBytes;
-  launch_kernel(flash_kernel<kDim>, {grid, kThreads, stream, kShared}, args);
+  return launch_kernel(flash_kernel<kDim>, {grid, kThreads, stream, kShared}, args);
 }
 
 }  // namespace
 
 bool flash_supports(int64_t dim) { return dim == 64 || dim == 128; }
 
-void flash_attention(const FlashAttention& args, cudaStream_t stream) {
-  if (args.q_tokens == 0) return;
-  if (args.dim == 64) {
-    run<64>(args, stream);
-  } else {
-    run<128>(args, stream);
-  }
+cudaError_t flash_attention(const FlashAttention& args, cudaStream_t stream) {
+  if (args.q_tokens == 0) return cudaSuccess;
+  return args.dim == 64 ? run<64>(args, stream) : run<128>(args, stream);
 }
 
 }  // namespace flux::cuda

@@ -28,8 +28,8 @@ struct Moments {
   }
 };
 
-/// One block a chunk and slice of kThreads vectors of N channels, none of which spans two groups.
-/// Threads that have the same vector take turns at the pixels.
+/// The moments of a chunk: a block sums a slice of kThreads vectors of N channels, none of which
+/// spans two groups. Threads with the same vector interleave over the pixels.
 template <typename T, int N>
 __global__ void __launch_bounds__(kThreads) moments_kernel(GroupNorm args, Moments* chunks) {
   begin_kernel();
@@ -42,20 +42,20 @@ __global__ void __launch_bounds__(kThreads) moments_kernel(GroupNorm args, Momen
   const int block_groups = max(1, min(static_cast<int>(args.groups), kThreads / per_group));
   const int vectors = block_groups * per_group;
   const int first_group = static_cast<int>(blockIdx.y) * block_groups;
-  const int turns = max(1, kThreads / vectors);
-  const int turn = static_cast<int>(threadIdx.x) / vectors;
+  const int strides = max(1, kThreads / vectors);  // threads with the same vector
+  const int stride = static_cast<int>(threadIdx.x) / vectors;
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * kChunk;
   const int64_t end = min(args.pixels, begin + kChunk);
   float sum = 0.0f;
   float square = 0.0f;
   // More vectors than threads only in groups of thousands of channels.
-  for (int v = static_cast<int>(threadIdx.x) % vectors; v < vectors && turn < turns;
+  for (int v = static_cast<int>(threadIdx.x) % vectors; v < vectors && stride < strides;
        v += kThreads) {
     const int group = first_group + v / per_group;
     if (group >= args.groups) break;
     const int64_t channel = static_cast<int64_t>(group) * size + v % per_group * N;
     const float pivot = to_float(x[begin * args.channels + static_cast<int64_t>(group) * size]);
-    for (int64_t pixel = begin + turn; pixel < end; pixel += turns) {
+    for (int64_t pixel = begin + stride; pixel < end; pixel += strides) {
       const auto pack = Pack<T, N>::load(x + pixel * args.channels + channel);
 #pragma unroll
       for (int i = 0; i < N; ++i) {
@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(kThreads) moments_kernel(GroupNorm args, Momen
   if (static_cast<int>(threadIdx.x) >= block_groups || group >= args.groups) return;
   float total = 0.0f;
   float total_squares = 0.0f;
-  for (int t = 0; t < turns; ++t) {
+  for (int t = 0; t < strides; ++t) {
     for (int i = 0; i < min(per_group, kThreads); ++i) {
       const int thread = t * vectors + static_cast<int>(threadIdx.x) * per_group + i;
       total += sums[thread];
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kThreads) moments_kernel(GroupNorm args, Momen
       count, pivot + total / count, fmaxf(0.0f, total_squares - total * total / count)};
 }
 
-/// One block a group: its mean and 1 / standard deviation.
+/// The mean and 1 / standard deviation of a group, by one block.
 __global__ void __launch_bounds__(kThreads)
     unite_kernel(GroupNorm args, const Moments* chunks, int64_t count, float2* groups) {
   begin_kernel();
@@ -104,8 +104,8 @@ __global__ void __launch_bounds__(kThreads)
   groups[blockIdx.x] = {all.mean, rsqrtf(all.squares / all.count + args.eps)};
 }
 
-/// What becomes of a channel: y = (x - mean) * factor + bias. Not x * factor + (bias - mean *
-/// factor), which cancels when the mean is large.
+/// The norm of a channel: y = (x - mean) * factor + bias. Not x * factor + (bias - mean * factor),
+/// which cancels when the mean is large.
 struct Channel {
   float mean;
   float factor;
@@ -126,7 +126,7 @@ __device__ void apply(const Channel (&channels)[N], Pack<T, N>& pack) {
   }
 }
 
-/// Each thread has N channels of kHeldPixels pixels, where the threads of a block are a multiple of
+/// A thread normalises N channels of kHeldPixels pixels; the threads of a block are a multiple of
 /// the vectors of a pixel.
 template <typename T, int N, Activation kActivation>
 __global__ void __launch_bounds__(kThreads)
@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t first = static_cast<int64_t>(blockIdx.x) * at_once * kHeldPixels +
                         static_cast<int>(threadIdx.x) / vectors;
   const auto at = [&](int i) { return (first + i * at_once) * args.channels + channel; };
-  Pack<T, N> held[kHeldPixels];  // all loads are on their way before the first store: x may be out
+  Pack<T, N> held[kHeldPixels];  // all are loaded before the first store, as x may be out
 #pragma unroll
   for (int i = 0; i < kHeldPixels; ++i) {
     if (first + i * at_once >= args.pixels) continue;
@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// For any number of channels: each thread has one element.
+/// For any number of channels: a thread normalises one element.
 template <typename T, Activation kActivation>
 __global__ void __launch_bounds__(kThreads) apply_kernel(GroupNorm args, const float2* groups) {
   begin_kernel();
@@ -168,21 +168,20 @@ __global__ void __launch_bounds__(kThreads) apply_kernel(GroupNorm args, const f
 }
 
 template <typename T, Activation kActivation>
-void run_apply(const GroupNorm& args, const float2* groups, cudaStream_t stream) {
+cudaError_t run_apply(const GroupNorm& args, const float2* groups, cudaStream_t stream) {
   constexpr int N = 16 / sizeof(T);
   const int width = vector_width(N, sizeof(T), args.x, args.out, args.channels);
   if (width == N && args.channels / N <= kThreads && kThreads % (args.channels / N) == 0) {
     const int64_t pixels = kThreads / (args.channels / N) * kHeldPixels;
-    launch_kernel(held_apply_kernel<T, N, kActivation>,
-                  {blocks_for(args.pixels, pixels), kThreads, stream}, args, groups);
-  } else {
-    const unsigned blocks = blocks_for(args.pixels * args.channels, kThreads);
-    launch_kernel(apply_kernel<T, kActivation>, {blocks, kThreads, stream}, args, groups);
+    return launch_kernel(held_apply_kernel<T, N, kActivation>,
+                         {blocks_for(args.pixels, pixels), kThreads, stream}, args, groups);
   }
+  const unsigned blocks = blocks_for(args.pixels * args.channels, kThreads);
+  return launch_kernel(apply_kernel<T, kActivation>, {blocks, kThreads, stream}, args, groups);
 }
 
 template <typename T, int N>
-void run(const GroupNorm& args, cudaStream_t stream) {
+cudaError_t run(const GroupNorm& args, cudaStream_t stream) {
   const int64_t chunks = (args.pixels + kChunk - 1) / kChunk;
   auto* groups = reinterpret_cast<float2*>(args.scratch);
   auto* moments = reinterpret_cast<Moments*>(args.scratch + 2 * args.groups);
@@ -190,15 +189,15 @@ void run(const GroupNorm& args, cudaStream_t stream) {
   const int64_t block_groups =
       std::max<int64_t>(1, std::min<int64_t>(args.groups, kThreads / per_group));
   const dim3 grid(static_cast<unsigned>(chunks), blocks_for(args.groups, block_groups));
-  launch_kernel(moments_kernel<T, N>, {grid, kThreads, stream}, args, moments);
-  launch_kernel(unite_kernel, {static_cast<unsigned>(args.groups), kThreads, stream}, args, moments,
-                chunks, groups);
-  // Known to the compiler: asking for each element takes longer than the memory does.
-  if (args.activation == Activation::kSilu) {
-    run_apply<T, Activation::kSilu>(args, groups, stream);
-  } else {
-    run_apply<T, Activation::kNone>(args, groups, stream);
-  }
+  cudaError_t result = launch_kernel(moments_kernel<T, N>, {grid, kThreads, stream}, args, moments);
+  if (result != cudaSuccess) return result;
+  result = launch_kernel(unite_kernel, {static_cast<unsigned>(args.groups), kThreads, stream}, args,
+                         moments, chunks, groups);
+  if (result != cudaSuccess) return result;
+  // The activation is a template parameter: a branch for each element takes longer than the memory.
+  return args.activation == Activation::kSilu
+             ? run_apply<T, Activation::kSilu>(args, groups, stream)
+             : run_apply<T, Activation::kNone>(args, groups, stream);
 }
 
 }  // namespace
@@ -207,18 +206,15 @@ int64_t group_norm_scratch(int64_t pixels, int64_t groups) {
   return groups * 2 + (pixels + kChunk - 1) / kChunk * groups * 3;
 }
 
-void group_norm(const GroupNorm& args, DType dtype, cudaStream_t stream) {
-  if (args.pixels == 0) return;
-  dispatch(dtype, [&]<typename T>() {
+cudaError_t group_norm(const GroupNorm& args, DType dtype, cudaStream_t stream) {
+  if (args.pixels == 0) return cudaSuccess;
+  return dispatch(dtype, [&]<typename T>() {
     const int width =
         vector_width(16 / sizeof(T), sizeof(T), args.x, args.out, args.channels / args.groups);
-    if (width == 8) {
-      if constexpr (sizeof(T) == 2) run<T, 8>(args, stream);
-    } else if (width == 4) {
-      run<T, 4>(args, stream);
-    } else {
-      run<T, 1>(args, stream);
+    if constexpr (sizeof(T) == 2) {
+      if (width == 8) return run<T, 8>(args, stream);
     }
+    return width == 4 ? run<T, 4>(args, stream) : run<T, 1>(args, stream);
   });
 }
 

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-/// Hopper's instructions that C++ has no words for: barriers in shared memory, the tensor copy
+/// Hopper's instructions that C++ does not have: barriers in shared memory, the tensor copy
 /// engine, and matrix products of a warpgroup (128 threads). Source: NVIDIA's PTX ISA. Tiles in
 /// shared memory have rows of 128 bytes, swizzled as the copy engine writes them, and begin at
 /// multiples of 1024 bytes.
@@ -14,8 +14,9 @@ __device__ inline uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-/// The block's shared memory as a T, which begins at a multiple of 1024 bytes. One adds 1024 to its
-/// size. Known to be shared memory, which an address that is rounded by itself is not.
+/// The block's shared memory as a T at a multiple of 1024 bytes; the launch asks for 1024 bytes
+/// more than T has. Rounded by an offset: of a rounded address the compiler would not know that it
+/// is in shared memory.
 template <typename T>
 __device__ T& shared_tiles() {
   extern __shared__ unsigned char shared[];
@@ -34,7 +35,7 @@ __device__ inline void arrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(shared_address(barrier))
                : "memory");
 }
-/// Arrives and announces `bytes` that copies will bring.
+/// Arrives, and makes the phase wait for `bytes` of copies.
 __device__ inline void expect(uint64_t* barrier, uint32_t bytes) {
   asm volatile(
       "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(shared_address(barrier)),
@@ -56,10 +57,10 @@ __device__ inline void wait(uint64_t* barrier, uint32_t parity) {
       : "memory");
 }
 
-/// How long the L2 cache is to keep what is copied: as it does, or not longer than it must.
-__device__ inline uint64_t keep_policy(bool shortly) {
+/// The L2 policy for copies: evict-normal, or evict-first where `streaming`.
+__device__ inline uint64_t l2_policy(bool streaming) {
   uint64_t policy;
-  if (shortly) {
+  if (streaming) {
     asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;\n" : "=l"(policy));
   } else {
     asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;\n" : "=l"(policy));
@@ -77,7 +78,7 @@ __device__ inline void copy_box(void* to, const CUtensorMap& map, uint64_t* barr
       : "memory");
 }
 
-/// Where a ring of kStages stages stands: the stage, and the parity of its phase.
+/// The position in a ring of kStages stages: the stage, and the parity of its phase.
 template <int kStages>
 struct Ring {
   int stage = 0;
@@ -90,8 +91,8 @@ struct Ring {
   }
 };
 
-/// The same copy to the same place in all blocks of `mask` of the cluster; it arrives at the
-/// barrier of each.
+/// The same copy to the same address in each block of the cluster that is in `mask`; it arrives at
+/// the barrier of each.
 __device__ inline void copy_box_to_cluster(void* to, const CUtensorMap& map, uint64_t* barrier,
                                            int x, int y, int z, uint16_t mask) {
   asm volatile(
@@ -148,8 +149,8 @@ __device__ inline void arrive_at(uint64_t* barrier, uint32_t rank) {
       : "memory");
 }
 
-/// Puts a value where `to` is in block `rank` of the cluster; its four bytes arrive at the same
-/// block's `barrier`, which expects them.
+/// Stores a value at the address `to` of block `rank` of the cluster; its four bytes arrive at
+/// `barrier` of the same block, which expects them.
 __device__ inline void send(float value, float* to, uint64_t* barrier, uint32_t rank) {
   asm volatile(
       "{\n"
@@ -162,7 +163,7 @@ __device__ inline void send(float value, float* to, uint64_t* barrier, uint32_t 
       : "memory");
 }
 
-/// Waits for `threads` threads at one of the block's 16 barriers, or only reports there.
+/// Waits for `threads` threads at one of the block's 16 barriers, or only arrives there.
 __device__ inline void sync_named(int id, int threads) {
   asm volatile("bar.sync %0, %1;\n" ::"r"(id), "r"(threads) : "memory");
 }
@@ -179,21 +180,20 @@ __device__ void give_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(kRegisters));
 }
 
-/// A tile as products want it described, in an order that costs them nothing: the address is in
-/// units of 16 bytes in the low word, so that a few bytes on is an addition, and the high word is
-/// the same for all tiles.
-struct Described {
+/// The matrix descriptor of a tile. The address is in units of 16 bytes in the low word, so that an
+/// offset is one addition; the high word is the same for all tiles.
+struct Descriptor {
   uint32_t low;
 
-  /// Of a tile whose rows of 128 bytes lie along the depth of the product.
-  __device__ static Described rows(const void* tile) {
+  /// A tile whose rows of 128 bytes lie along the depth of the product.
+  __device__ static Descriptor rows(const void* tile) {
     return {shared_address(tile) >> 4 | 1u << 16};
   }
-  /// Of a tile whose rows are the depth; each has 64 columns, the next 64 are `apart` bytes on.
-  __device__ static Described columns(const void* tile, uint32_t apart) {
+  /// A tile whose rows are the depth; each has 64 columns, the next 64 are `apart` bytes on.
+  __device__ static Descriptor columns(const void* tile, uint32_t apart) {
     return {shared_address(tile) >> 4 | apart >> 4 << 16};
   }
-  __device__ Described after(uint32_t bytes) const { return {low + (bytes >> 4)}; }
+  __device__ Descriptor after(uint32_t bytes) const { return {low + (bytes >> 4)}; }
   __device__ operator uint64_t() const {
     constexpr uint64_t kGroup = 1024 >> 4;  // between groups of eight rows
     constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
@@ -201,20 +201,20 @@ struct Described {
   }
 };
 
-/// Which of the block's warpgroups the thread is in, known to be the same for a whole warp: what
-/// depends on it is computed once and not by every thread.
+/// The index of the thread's warpgroup in the block. The shuffle tells the compiler that it is the
+/// same for a whole warp, so that values derived from it are computed once a warp.
 __device__ inline int warpgroup() {
   return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
 }
 
-/// Brackets the products of a warpgroup: registers written before are there for them.
+/// Orders earlier writes to registers before the products of a warpgroup that follow.
 __device__ inline void begin_products() {
   asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory");
 }
 __device__ inline void commit_products() {
   asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory");
 }
-/// Waits until at most kPending committed groups of products are unfinished.
+/// Waits until at most kPending committed groups of products are pending.
 template <int kPending>
 __device__ void wait_products() {
   asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(kPending) : "memory");
@@ -226,16 +226,17 @@ __device__ void pin(float (&values)[kCount]) {
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(values[i])::"memory");
 }
 
-/// Keeps registers that products read from being used for something else before this point.
+/// Keeps the compiler from reusing the operand registers of products in flight before this point.
 template <int kCount>
 __device__ void keep(const uint32_t (&values)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) asm volatile("" ::"r"(values[i]) : "memory");
 }
 
-/// Transposes the 4 x 4 words of four neighbouring threads: thread t's words become word t of each
-/// of the four. Of accumulators rounded in pairs, word i being columns 8 i + 2 t and the next,
-/// thread t gets the eight columns from 8 t on.
+/// Transposes the 4 x 4 words of four neighbouring threads q = 0 ... 3: word i of thread q goes to
+/// word q of thread i. For accumulators rounded in pairs the columns of word i of thread q are
+///   before   8 i + 2 q and the next
+///   after    8 q + 2 i and the next: thread q has eight neighbouring columns
 __device__ inline void transpose_words(uint32_t (&words)[4]) {
 #pragma unroll
   for (int step = 1; step <= 2; step *= 2) {
@@ -250,7 +251,7 @@ __device__ inline void transpose_words(uint32_t (&words)[4]) {
   }
 }
 
-/// The accumulators of a product: as operands, and their names.
+/// The accumulators of a product, as operands of the assembler and as their names.
 #define FLUX_SUMS8(i)                                                                         \
   "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), \
       "+f"(c[i + 6]), "+f"(c[i + 7])
@@ -281,9 +282,11 @@ __device__ inline void transpose_words(uint32_t (&words)[4]) {
   "%109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, "     \
   "%121, %122, %123, %124, %125, %126, %127"
 
-/// c (+)= a b for a [64, 16] and b [16, columns], both described tiles of rows along the depth.
-/// Thread t of the warpgroup has c[4 j + 2 i + k], which is row 16 (t / 32) + t % 32 / 4 + 8 i and
-/// column 8 j + t % 4 * 2 + k. What follows the sums is named by hand: operands are counted.
+/// c (+)= a b for a [64, 16] and b [16, columns], the descriptors of tiles whose rows lie along the
+/// depth. c[4 j + 2 i + k] of thread t of the warpgroup is the sum of
+///   row      16 (t / 32) + t % 32 / 4 + 8 i
+///   column   8 j + 2 (t % 4) + k
+/// Operands are numbered, so those after the sums have their numbers as macro arguments.
 #define FLUX_PRODUCT(columns, sums, operands, names, a_name, b_name, add_name)               \
   __device__ inline void product(float(&c)[sums], uint64_t a, uint64_t b, bool add) {        \
     asm volatile(                                                                            \
@@ -304,8 +307,8 @@ FLUX_PRODUCT("128", 64, FLUX_SUMS64, FLUX_NAMES64, "%64", "%65", "%66")
 FLUX_PRODUCT("192", 96, FLUX_SUMS96, FLUX_NAMES96, "%96", "%97", "%98")
 FLUX_PRODUCT("256", 128, FLUX_SUMS128, FLUX_NAMES128, "%128", "%129", "%130")
 
-/// The same for 128 columns and a in registers, laid out as the accumulators of 16 columns and
-/// rounded in pairs, and b a described tile whose rows are the depth.
+/// The same for 128 columns, with a in registers, laid out as the accumulators of 16 columns and
+/// rounded in pairs, and b the descriptor of a tile whose rows are the depth.
 __device__ inline void product_columns(float (&c)[64], const uint32_t* a, uint64_t b, bool add) {
   asm volatile(
       "{\n"

@@ -7,11 +7,11 @@
 #include "ops/cuda/kernels/tensor_map.h"
 
 /// bf16 attention on Hopper, heads of 128. Source: Shah et al., FlashAttention-3 (2024). A block
-/// takes 128 queries of one head after the other: a producer warp copies tiles of keys and values,
-/// two warpgroups have 64 queries each and take turns, so that the products of one run while the
-/// other computes its softmax; within one, the next scores are computed during the softmax of the
-/// last. Where scores are known to be small exponents of two, weights are their powers as they are:
-/// as f32 and bf16 are as exact for large and small weights, there are no maxima of rows then.
+/// takes work items of 128 queries of one head: a producer warp copies tiles of keys and values,
+/// and two consumer warpgroups of 64 queries each alternate (ping-pong), so that the products of
+/// one run while the other computes its softmax; within a warpgroup, the next scores are computed
+/// during the softmax of the last. There is a variant without the maxima of rows; AttentionOptions
+/// says when.
 namespace flux::cuda {
 namespace {
 
@@ -21,16 +21,17 @@ constexpr int kDim = 128;
 constexpr int kRows = 128;  // queries of a block
 constexpr int kKeys = 192;  // of a tile: as many as registers and shared memory hold
 constexpr int kStages = 2;
-constexpr int kGroups = 2;  // warpgroups that compute
+constexpr int kGroups = 2;  // consumer warpgroups
 constexpr int kThreads = (1 + kGroups) * 128;
 constexpr int kScores = kKeys / 2;                  // of a thread
 constexpr int kRowBytes = 128;                      // of 64 columns
 constexpr int kQueryBytes = 2 * kRows * kRowBytes;  // of a tile, its 64 columns after 64 columns
 constexpr int kKeyBytes = 2 * kKeys * kRowBytes;
-/// Up to which 2^score is small: so that sums of 2^15 of them times values up to 2^16 are finite.
+/// Largest score for which 2^score needs no maximum taken off it: sums of 2^15 such weights times
+/// values up to 2^16 are finite.
 constexpr float kSmallScore = 96.0f;
 
-struct Tiles {
+struct SharedTiles {
   unsigned char q[kQueryBytes];
   unsigned char k[kStages][kKeyBytes];
   unsigned char v[kStages][kKeyBytes];
@@ -39,35 +40,35 @@ struct Tiles {
   uint64_t v_full[kStages], v_empty[kStages];
 };
 
-struct Part {
+struct Segment {
   CUtensorMap q, k, v;  // [tokens, heads, dim]
   bf16* out;
   int64_t out_token_stride, out_head_stride;
   int q_tokens, k_tokens;
-  int first_work;
+  int first_item;
 
   __host__ __device__ int q_tiles() const { return (q_tokens + kRows - 1) / kRows; }
   __device__ int k_tiles() const { return (k_tokens + kKeys - 1) / kKeys; }
 };
 
 struct Args {
-  Part parts[kMaxAttentionParts];
+  Segment segments[kMaxAttentionSegments];
   int count;
-  int works;
+  int items;
   float scale_log2;
 };
 
-/// Some queries of a head.
-struct Work {
-  const Part& part;
+/// A work item: kRows queries of a head, from `row` on.
+struct WorkItem {
+  const Segment& segment;
   int head, row;
 
-  __device__ static Work of(const Args& args, int index) {
+  __device__ static WorkItem of(const Args& args, int index) {
     int at = 0;
-    while (at + 1 < args.count && index >= args.parts[at + 1].first_work) ++at;
-    const Part& part = args.parts[at];
-    const int own = index - part.first_work;
-    return {part, own / part.q_tiles(), own % part.q_tiles() * kRows};
+    while (at + 1 < args.count && index >= args.segments[at + 1].first_item) ++at;
+    const Segment& segment = args.segments[at];
+    const int own = index - segment.first_item;
+    return {segment, own / segment.q_tiles(), own % segment.q_tiles() * kRows};
   }
 };
 
@@ -79,40 +80,44 @@ __device__ void copy_tile(unsigned char (&to)[kCount], const CUtensorMap& map, u
   copy_box(to + kCount / 2, map, full, 64, head, row);
 }
 
-/// One thread that copies everything.
-[[maybe_unused]] __device__ void produce(const Args& args, Tiles& tiles) {
+/// The producer thread: copies all queries, keys and values of the block's items.
+[[maybe_unused]] __device__ void produce(const Args& args, SharedTiles& tiles) {
   Ring<kStages> ring;
   uint32_t q_parity = 0;
-  for (int index = blockIdx.x; index < args.works; index += gridDim.x) {
-    const Work work = Work::of(args, index);
-    const Part& part = work.part;
+  for (int index = blockIdx.x; index < args.items; index += gridDim.x) {
+    const WorkItem item = WorkItem::of(args, index);
+    const Segment& segment = item.segment;
     wait(&tiles.q_empty, q_parity ^ 1);
-    copy_tile(tiles.q, part.q, &tiles.q_full, work.head, work.row);
+    copy_tile(tiles.q, segment.q, &tiles.q_full, item.head, item.row);
     q_parity ^= 1;
-    for (int tile = 0; tile < part.k_tiles(); ++tile) {
+    for (int tile = 0; tile < segment.k_tiles(); ++tile) {
       wait(&tiles.k_empty[ring.stage], ring.parity ^ 1);
-      copy_tile(tiles.k[ring.stage], part.k, &tiles.k_full[ring.stage], work.head, tile * kKeys);
+      copy_tile(tiles.k[ring.stage], segment.k, &tiles.k_full[ring.stage], item.head, tile * kKeys);
       wait(&tiles.v_empty[ring.stage], ring.parity ^ 1);
-      copy_tile(tiles.v[ring.stage], part.v, &tiles.v_full[ring.stage], work.head, tile * kKeys);
+      copy_tile(tiles.v[ring.stage], segment.v, &tiles.v_full[ring.stage], item.head, tile * kKeys);
       ring.next();
     }
   }
 }
 
-/// The two rows of a thread, g and g + 8 of its warp's 16: this thread's share of the sum of
-/// weights; and unless scores are taken as they are the largest, which is taken off them.
-template <bool kPlain>
+/// Whether scores are exponents of two as they are, or are scaled and have their row's maximum
+/// taken off.
+enum class ScoreKind { kScaled, kPlain };
+
+/// The softmax of a thread's two rows, t / 4 and t / 4 + 8 of its warp's 16 for lane t: its part of
+/// the sums of weights and, where there are maxima, the largest scores so far.
+template <ScoreKind kKind>
 struct Softmax {
   float total[2] = {0.0f, 0.0f};
   float largest[2] = {-INFINITY, -INFINITY};
-  float factors[2];  // what sums of earlier tiles shrink by
+  float factors[2];  // for the sums of earlier tiles
 
-  /// Makes weights of a tile's scores.
+  /// Turns a tile's scores into weights.
   __device__ void take(float (&s)[kScores], float scale) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       [[maybe_unused]] float offset = 0.0f;
-      if constexpr (!kPlain) {
+      if constexpr (kKind == ScoreKind::kScaled) {
         const float top = largest_of(s, half);
         factors[half] = fast_exp2((largest[half] - top) * scale);
         largest[half] = top;
@@ -125,7 +130,7 @@ struct Softmax {
 #pragma unroll
         for (int k = 0; k < 2; ++k) {
           float& value = s[4 * j + 2 * half + k];
-          value = fast_exp2(kPlain ? value : value * scale - offset);
+          value = fast_exp2(kKind == ScoreKind::kPlain ? value : value * scale - offset);
           sum += value;
         }
       }
@@ -133,7 +138,7 @@ struct Softmax {
     }
   }
   __device__ void shrink(float (&out)[64]) const {
-    if constexpr (!kPlain) {
+    if constexpr (kKind == ScoreKind::kScaled) {
 #pragma unroll
       for (int i = 0; i < 64; ++i) out[i] *= factors[i / 2 % 2];
     }
@@ -151,7 +156,7 @@ struct Softmax {
   }
 };
 
-[[maybe_unused]] __device__ void issue_scores(float (&s)[kScores], Described q, Described k) {
+[[maybe_unused]] __device__ void issue_scores(float (&s)[kScores], Descriptor q, Descriptor k) {
 #pragma unroll
   for (int d = 0; d < kDim / 16; ++d) {
     const int half = d / 4 * kRowBytes;
@@ -160,14 +165,14 @@ struct Softmax {
 }
 
 [[maybe_unused]] __device__ void issue_values(float (&out)[64], const uint32_t (&p)[kScores / 2],
-                                              Described v) {
+                                              Descriptor v) {
 #pragma unroll
   for (int keys = 0; keys < kKeys / 16; ++keys) {
     product_columns(out, p + 4 * keys, v.after(keys * 16 * kRowBytes), true);
   }
 }
 
-/// Scores of keys beyond the last get no weight.
+/// Masks the scores of keys from `keys` on.
 [[maybe_unused]] __device__ void mask(float (&s)[kScores], int keys) {
 #pragma unroll
   for (int i = 0; i < kScores; ++i) {
@@ -186,11 +191,11 @@ struct Softmax {
   if (threadIdx.x % 32 == 0) arrive(empty);
 }
 
-[[maybe_unused]] __device__ void store(const Work& work, int group, const float (&out)[64],
+[[maybe_unused]] __device__ void store(const WorkItem& item, int group, const float (&out)[64],
                                        const float (&totals)[2]) {
-  const Part& part = work.part;
+  const Segment& segment = item.segment;
   const int thread = static_cast<int>(threadIdx.x) % 128;
-  const int first = work.row + group * 64 + thread / 32 * 16 + thread % 32 / 4;
+  const int first = item.row + group * 64 + thread / 32 * 16 + thread % 32 / 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float total = totals[half];
@@ -198,8 +203,8 @@ struct Softmax {
     total += __shfl_xor_sync(0xffffffffu, total, 2);
     const float factor = 1.0f / total;
     const int query = first + half * 8;
-    bf16* row = part.out + query * part.out_token_stride + work.head * part.out_head_stride +
-                thread % 4 * 8;
+    bf16* row = segment.out + query * segment.out_token_stride +
+                item.head * segment.out_head_stride + thread % 4 * 8;
 #pragma unroll
     for (int i = 0; i < kDim / 32; ++i) {
       uint32_t words[4];
@@ -209,23 +214,24 @@ struct Softmax {
         words[j] = pack_pair(pair[0] * factor, pair[1] * factor);
       }
       transpose_words(words);
-      if (query >= part.q_tokens) continue;
+      if (query >= segment.q_tokens) continue;
       *reinterpret_cast<uint4*>(row + 32 * i) = make_uint4(words[0], words[1], words[2], words[3]);
     }
   }
 }
 
-/// A warpgroup's place in its rings, and its turns: named barrier 1 + group lets it start products.
-template <bool kPlain>
+/// A thread of a consumer warpgroup. The warpgroups alternate in issuing products: named barrier
+/// 1 + group lets a group start.
+template <ScoreKind kKind>
 struct Consumer {
   const Args& args;
-  Tiles& tiles;
+  SharedTiles& tiles;
   int group;
   Ring<kStages> k_ring, v_ring;
 
-  __device__ void begin_turn() const { sync_named(1 + group, 256); }
-  /// The last turn of all is not handed on: nobody waits for it.
-  __device__ void end_turn(bool last) const {
+  __device__ void wait_for_other() const { sync_named(1 + group, 256); }
+  /// After the last products of all, nobody waits for group 1.
+  __device__ void let_other_start(bool last) const {
     if (group == 0 || !last) arrive_named(2 - group, 256);
   }
   __device__ void release_keys() {
@@ -239,24 +245,24 @@ struct Consumer {
 
   /// 64 queries against all keys.
   __device__ void run(int index, uint32_t q_parity) {
-    const Work work = Work::of(args, index);
-    const int count = work.part.k_tiles();
-    const int last_keys = work.part.k_tokens - (count - 1) * kKeys;
-    const bool last_work = index + static_cast<int>(gridDim.x) >= args.works;
-    const Described q = Described::rows(tiles.q + group * 64 * kRowBytes);
-    const Described first_k = Described::rows(tiles.k[0]);
-    const Described first_v = Described::columns(tiles.v[0], kKeys * kRowBytes);
+    const WorkItem item = WorkItem::of(args, index);
+    const int count = item.segment.k_tiles();
+    const int last_keys = item.segment.k_tokens - (count - 1) * kKeys;
+    const bool last_item = index + static_cast<int>(gridDim.x) >= args.items;
+    const Descriptor q = Descriptor::rows(tiles.q + group * 64 * kRowBytes);
+    const Descriptor first_k = Descriptor::rows(tiles.k[0]);
+    const Descriptor first_v = Descriptor::columns(tiles.v[0], kKeys * kRowBytes);
     float out[64] = {};
     float s[kScores];
     uint32_t p[kScores / 2];
-    Softmax<kPlain> softmax;
+    Softmax<kKind> softmax;
     wait(&tiles.q_full, q_parity);
     wait(&tiles.k_full[k_ring.stage], k_ring.parity);
-    begin_turn();
+    wait_for_other();
     begin_products();
     issue_scores(s, q, first_k.after(k_ring.stage * kKeyBytes));
     commit_products();
-    end_turn(last_work && count == 1);
+    let_other_start(last_item && count == 1);
     wait_products<0>();
     pin(s);
     release_keys();
@@ -266,13 +272,13 @@ struct Consumer {
     if (count > 1) wait(&tiles.k_full[k_ring.stage], k_ring.parity);
     for (int tile = 1; tile < count; ++tile) {
       wait(&tiles.v_full[v_ring.stage], v_ring.parity);
-      begin_turn();
+      wait_for_other();
       begin_products();
       issue_scores(s, q, first_k.after(k_ring.stage * kKeyBytes));
       commit_products();
       issue_values(out, p, first_v.after(v_ring.stage * kKeyBytes));
       commit_products();
-      end_turn(last_work && tile + 1 == count);
+      let_other_start(last_item && tile + 1 == count);
       wait_products<1>();
       pin(s);
       release_keys();
@@ -298,22 +304,22 @@ struct Consumer {
     pin(out);
     keep(p);
     release_values();
-    store(work, group, out, softmax.total);
+    store(item, group, out, softmax.total);
   }
 };
 
-template <bool kPlain>
-__device__ void consume(const Args& args, Tiles& tiles, int group) {
-  Consumer<kPlain> consumer{args, tiles, group, {}, {}};
+template <ScoreKind kKind>
+__device__ void consume(const Args& args, SharedTiles& tiles, int group) {
+  Consumer<kKind> consumer{args, tiles, group, {}, {}};
   uint32_t q_parity = 0;
-  if (group == 1) arrive_named(1, 256);  // the first turn is group 0's
-  for (int index = blockIdx.x; index < args.works; index += gridDim.x) {
+  if (group == 1) arrive_named(1, 256);  // group 0 starts
+  for (int index = blockIdx.x; index < args.items; index += gridDim.x) {
     consumer.run(index, q_parity);
     q_parity ^= 1;
   }
 }
 
-[[maybe_unused]] __device__ void init_barriers(Tiles& tiles) {
+[[maybe_unused]] __device__ void init_barriers(SharedTiles& tiles) {
   constexpr int kWarps = kGroups * 4;
   init_barrier(&tiles.q_full, 1);
   init_barrier(&tiles.q_empty, kWarps);
@@ -326,11 +332,11 @@ __device__ void consume(const Args& args, Tiles& tiles, int group) {
   fence_barriers();
 }
 
-template <bool kPlain>
+template <ScoreKind kKind>
 __global__ void __launch_bounds__(kThreads, 1)
     hopper_attention_kernel(const __grid_constant__ Args args) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  auto& tiles = shared_tiles<Tiles>();
+  auto& tiles = shared_tiles<SharedTiles>();
   if (threadIdx.x == 0) init_barriers(tiles);
   __syncthreads();
   begin_kernel();
@@ -339,7 +345,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (threadIdx.x == 0) produce(args, tiles);
   } else {
     take_registers<240>();
-    consume<kPlain>(args, tiles, warpgroup() - 1);
+    consume<kKind>(args, tiles, warpgroup() - 1);
   }
 #endif
 }
@@ -352,8 +358,8 @@ bool hopper_attention_supports(const FlashAttention& args) {
 
 namespace {
 
-cudaError_t add_part(const FlashAttention& from, Args& args) {
-  Part& to = args.parts[args.count++];
+cudaError_t add_segment(const FlashAttention& from, Args& args) {
+  Segment& to = args.segments[args.count++];
   const auto map = [&](CUtensorMap& made, const void* address, const int64_t(&strides)[2],
                        int64_t tokens, int64_t rows) {
     return make_tensor_map(made, address, {kDim, from.heads, tokens}, {strides[1], strides[0]},
@@ -367,25 +373,28 @@ cudaError_t add_part(const FlashAttention& from, Args& args) {
   to.out_head_stride = from.out_strides[1];
   to.q_tokens = static_cast<int>(from.q_tokens);
   to.k_tokens = static_cast<int>(from.k_tokens);
-  to.first_work = args.works;
-  args.works += to.q_tiles() * static_cast<int>(from.heads);
+  to.first_item = args.items;
+  args.items += to.q_tiles() * static_cast<int>(from.heads);
   return result;
 }
 
 }  // namespace
 
-cudaError_t hopper_attention(std::span<const FlashAttention> parts, int multiprocessors,
+cudaError_t hopper_attention(std::span<const FlashAttention> segments, int multiprocessors,
                              cudaStream_t stream) {
   Args args{};
-  args.scale_log2 = parts[0].scale * kLog2E;
-  for (const FlashAttention& part : parts) {
-    const cudaError_t result = add_part(part, args);
+  args.scale_log2 = segments[0].scale * kLog2E;
+  for (const FlashAttention& segment : segments) {
+    const cudaError_t result = add_segment(segment, args);
     if (result != cudaSuccess) return result;
   }
-  constexpr int kShared = sizeof(Tiles) + 1024;
-  const auto blocks = static_cast<unsigned>(std::min(args.works, multiprocessors));
-  const bool plain = args.scale_log2 == 1.0f && parts[0].largest_score * kLog2E <= kSmallScore;
-  return launch_kernel(plain ? hopper_attention_kernel<true> : hopper_attention_kernel<false>,
+  constexpr int kShared = sizeof(SharedTiles) + 1024;
+  const auto blocks = static_cast<unsigned>(std::min(args.items, multiprocessors));
+  const FlashAttention& first = segments[0];
+  const bool plain =
+      first.base == ScoreBase::kTwo && first.bound.value_or(INFINITY) * kLog2E <= kSmallScore;
+  return launch_kernel(plain ? hopper_attention_kernel<ScoreKind::kPlain>
+                             : hopper_attention_kernel<ScoreKind::kScaled>,
                        {blocks, kThreads, stream, kShared}, args);
 }
 

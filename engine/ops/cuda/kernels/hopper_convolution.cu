@@ -4,10 +4,10 @@
 #include "ops/cuda/kernels/launch.cuh"
 #include "ops/cuda/kernels/tensor_map.h"
 
-/// bf16 convolutions on Hopper as products without a copy of their inputs: for each tap the copy
-/// engine brings a box of pixels, shifted by the tap and zero outside the image. A block takes 16 x
-/// 16 pixels by 128 output channels after the other; a producer warp copies, two warpgroups have
-/// 128 pixels each.
+/// bf16 convolutions on Hopper as implicit products: for each tap the tensor copy engine loads a
+/// box of pixels, shifted by the tap and zero outside the image. A block takes tiles of 16 x 16
+/// pixels by 128 output channels; a producer warp copies, and two consumer warpgroups compute 128
+/// pixels each.
 namespace flux::cuda {
 namespace {
 
@@ -23,7 +23,7 @@ constexpr int kThreads = (1 + kGroups) * 128;
 constexpr int kPixelBytes = kPixels * kDepth * 2;
 constexpr int kWeightBytes = kColumns * kDepth * 2;
 
-struct Tiles {
+struct SharedTiles {
   unsigned char pixels[kStages][kPixelBytes];
   unsigned char weights[kStages][kWeightBytes];
   uint64_t full[kStages], empty[kStages];
@@ -37,43 +37,43 @@ struct Args {
   __device__ int tiles_y() const { return (conv.height + kSide - 1) / kSide; }
   __device__ int tiles_x() const { return (conv.width + kSide - 1) / kSide; }
   __device__ int tiles_n() const { return (conv.out_channels + kColumns - 1) / kColumns; }
-  __device__ int works() const { return tiles_y() * tiles_x() * tiles_n(); }
-  /// Parts of the depth of a tile.
-  __device__ int parts() const { return conv.taps * (conv.channels / kDepth); }
+  __device__ int tiles() const { return tiles_y() * tiles_x() * tiles_n(); }
+  /// Stages that a tile's depth takes.
+  __device__ int stages() const { return conv.taps * (conv.channels / kDepth); }
 };
 
-/// A tile of the result.
-struct Work {
+/// Where a tile of the result lies.
+struct TileCoord {
   int y, x, column;
 
-  __device__ Work(const Args& args, int index) {
+  __device__ TileCoord(const Args& args, int index) {
     column = index % args.tiles_n() * kColumns;
     x = index / args.tiles_n() % args.tiles_x() * kSide;
     y = index / args.tiles_n() / args.tiles_x() * kSide;
   }
 };
 
-[[maybe_unused]] __device__ void produce(const Args& args, Tiles& tiles) {
+[[maybe_unused]] __device__ void produce(const Args& args, SharedTiles& tiles) {
   Ring<kStages> ring;
   const int chunks = args.conv.channels / kDepth;
-  for (int index = blockIdx.x; index < args.works(); index += gridDim.x) {
-    const Work work(args, index);
+  for (int index = blockIdx.x; index < args.tiles(); index += gridDim.x) {
+    const TileCoord tile(args, index);
     for (int tap = 0; tap < args.conv.taps; ++tap) {
       for (int chunk = 0; chunk < chunks; ++chunk) {
         uint64_t* full = &tiles.full[ring.stage];
         wait(&tiles.empty[ring.stage], ring.parity ^ 1);
         expect(full, kPixelBytes + kWeightBytes);
-        copy_box(tiles.pixels[ring.stage], args.x, full, chunk * kDepth, work.x + args.conv.dx[tap],
-                 work.y + args.conv.dy[tap]);
+        copy_box(tiles.pixels[ring.stage], args.x, full, chunk * kDepth, tile.x + args.conv.dx[tap],
+                 tile.y + args.conv.dy[tap]);
         copy_box(tiles.weights[ring.stage], args.weights, full, (tap * chunks + chunk) * kDepth,
-                 work.column, 0);
+                 tile.column, 0);
         ring.next();
       }
     }
   }
 }
 
-/// Stores columns 2 t, 2 t + 1 of each 8 of one pixel, element by element.
+/// Stores the thread's columns of one pixel, two of each eight, element by element.
 __device__ void store_elements(const HopperConvolution& conv, const float (&sums)[64], int half,
                                int64_t pixel, int first_column) {
   const auto* residual = static_cast<const bf16*>(conv.residual);
@@ -88,8 +88,8 @@ __device__ void store_elements(const HopperConvolution& conv, const float (&sums
   }
 }
 
-/// Stores a pixel's columns with the three threads beside this one, 16 bytes each at a time. All
-/// four call it; `there` is false for a pixel outside the image.
+/// Stores a pixel's columns together with the three neighbouring threads, 16 bytes a thread at a
+/// time. All four call it; `there` is false for a pixel outside the image.
 __device__ void store_vectors(const HopperConvolution& conv, const float (&sums)[64], int half,
                               int64_t pixel, bool there, int first_column) {
   const int t = static_cast<int>(threadIdx.x) % 4;
@@ -97,7 +97,7 @@ __device__ void store_vectors(const HopperConvolution& conv, const float (&sums)
   const auto inside = [&](int i) {
     return there && first_column + 32 * i + 8 * t < conv.out_channels;
   };
-  uint32_t extra[kColumns / 32][4] = {};  // all loads are on their way before the first is used
+  uint32_t extra[kColumns / 32][4] = {};  // loaded all at once, before the first is used
   if (conv.residual) {
 #pragma unroll
     for (int i = 0; i < kColumns / 32; ++i) {
@@ -127,28 +127,28 @@ __device__ void store_vectors(const HopperConvolution& conv, const float (&sums)
   }
 }
 
-__device__ void store_tile(const Args& args, const Work& work, int group,
+__device__ void store_tile(const Args& args, const TileCoord& tile, int group,
                            const float (&sums)[2][64]) {
   const HopperConvolution& conv = args.conv;
   const int thread = static_cast<int>(threadIdx.x) % 128;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {  // the four rows of a thread
     const int row = group * 128 + i / 2 * 64 + thread / 32 * 16 + thread % 32 / 4 + i % 2 * 8;
-    const int y = work.y + row / kSide;
-    const int x = work.x + row % kSide;
+    const int y = tile.y + row / kSide;
+    const int x = tile.x + row % kSide;
     const bool there = y < conv.height && x < conv.width;
     const int64_t pixel =
         static_cast<int64_t>(y * conv.out_step + conv.out_y) * conv.width * conv.out_step +
         x * conv.out_step + conv.out_x;
     if (conv.out_channels % 8 == 0) {
-      store_vectors(conv, sums[i / 2], i % 2, pixel, there, work.column);
+      store_vectors(conv, sums[i / 2], i % 2, pixel, there, tile.column);
     } else if (there) {
-      store_elements(conv, sums[i / 2], i % 2, pixel, work.column + thread % 4 * 2);
+      store_elements(conv, sums[i / 2], i % 2, pixel, tile.column + thread % 4 * 2);
     }
   }
 }
 
-__device__ void issue(float (&sums)[2][64], Described pixels, Described weights) {
+__device__ void issue(float (&sums)[2][64], Descriptor pixels, Descriptor weights) {
 #pragma unroll
   for (int k = 0; k < kDepth / 16; ++k) {
     product(sums[0], pixels.after(k * 32), weights.after(k * 32), true);
@@ -156,24 +156,24 @@ __device__ void issue(float (&sums)[2][64], Described pixels, Described weights)
   }
 }
 
-[[maybe_unused]] __device__ void consume(const Args& args, Tiles& tiles, int group) {
+[[maybe_unused]] __device__ void consume(const Args& args, SharedTiles& tiles, int group) {
   Ring<kStages> ring;
-  const Described first_pixels = Described::rows(tiles.pixels[0] + group * 128 * 128);
-  const Described first_weights = Described::rows(tiles.weights[0]);
+  const Descriptor first_pixels = Descriptor::rows(tiles.pixels[0] + group * 128 * 128);
+  const Descriptor first_weights = Descriptor::rows(tiles.weights[0]);
   const auto release = [&](int stage) {
     if (threadIdx.x % 32 == 0) arrive(&tiles.empty[stage]);
   };
-  for (int index = blockIdx.x; index < args.works(); index += gridDim.x) {
+  for (int index = blockIdx.x; index < args.tiles(); index += gridDim.x) {
     float sums[2][64] = {};
     int previous = 0;
-    for (int part = 0; part < args.parts(); ++part) {
+    for (int stage = 0; stage < args.stages(); ++stage) {
       wait(&tiles.full[ring.stage], ring.parity);
       begin_products();
       issue(sums, first_pixels.after(ring.stage * kPixelBytes),
             first_weights.after(ring.stage * kWeightBytes));
       commit_products();
       wait_products<1>();
-      if (part > 0) release(previous);
+      if (stage > 0) release(previous);
       previous = ring.stage;
       ring.next();
     }
@@ -181,14 +181,14 @@ __device__ void issue(float (&sums)[2][64], Described pixels, Described weights)
     pin(sums[0]);
     pin(sums[1]);
     release(previous);
-    store_tile(args, Work(args, index), group, sums);
+    store_tile(args, TileCoord(args, index), group, sums);
   }
 }
 
 __global__ void __launch_bounds__(kThreads, 1)
     hopper_convolution_kernel(const __grid_constant__ Args args) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  auto& tiles = shared_tiles<Tiles>();
+  auto& tiles = shared_tiles<SharedTiles>();
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
       init_barrier(&tiles.full[i], 1);
@@ -224,11 +224,11 @@ cudaError_t hopper_convolution(const HopperConvolution& conv, int multiprocessor
   result = make_tensor_map(args.weights, conv.weights, {depth, conv.out_channels, 1},
                            {depth, depth * conv.out_channels}, {kDepth, kColumns, 1});
   if (result != cudaSuccess) return result;
-  constexpr int kShared = sizeof(Tiles) + 1024;
+  constexpr int kShared = sizeof(SharedTiles) + 1024;
   const auto tiles = [](int size, int tile) { return (size + tile - 1) / tile; };
-  const int works =
+  const int count =
       tiles(conv.height, kSide) * tiles(conv.width, kSide) * tiles(conv.out_channels, kColumns);
-  const auto blocks = static_cast<unsigned>(std::min(works, multiprocessors));
+  const auto blocks = static_cast<unsigned>(std::min(count, multiprocessors));
   return launch_kernel(hopper_convolution_kernel, {blocks, kThreads, stream, kShared}, args);
 }
 

@@ -3,22 +3,20 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
+#include <optional>
 #include <span>
 
+#include "ops/cuda/kernels/gpu_traits.h"
 #include "ops/ops.h"
 #include "tensor/dtype.h"
 
 /// The kernels as plain functions: device addresses, sizes and strides in elements. Each puts work
-/// on a stream and returns; launch errors are found with cudaGetLastError. T is the dtype that a
-/// function is given: f32 or bf16. Arithmetic is f32; sums have an order that depends on the shape
-/// alone. These files are compiled by nvcc and know nothing of tensors.
+/// on a stream and returns; an error is that of the launch. T is the dtype that a function is
+/// given: f32 or bf16. Arithmetic is f32; sums have an order that depends on the shape alone. These
+/// files are compiled by nvcc and know nothing of tensors.
 namespace flux::cuda {
 
-struct GpuTraits {
-  bool hopper = false;  // and this build has kernels for it alone
-  int multiprocessors = 1;
-};
-/// Of the current device. Fails where this build has no kernels for it.
+/// The traits of the current device. Fails where this build has no kernels for it.
 cudaError_t read_gpu_traits(GpuTraits& traits);
 
 struct NormRows {
@@ -35,11 +33,12 @@ struct NormRows {
   const float* shift;
   float eps;
 };
-/// Of several matrices at once, which all have rows, as many columns.
-inline constexpr size_t kMaxNormParts = 16;
-void norm_rows(std::span<const NormRows> parts, DType dtype, cudaStream_t stream);
+/// Normalises several matrices with the same number of columns; none is empty.
+inline constexpr size_t kMaxNormSegments = 16;
+cudaError_t norm_rows(std::span<const NormRows> segments, DType dtype, const GpuTraits& gpu,
+                      cudaStream_t stream);
 
-/// In place, as ops.h says of rms_norm_rope. dim is even and at most kMaxRopeDim.
+/// rms_norm_rope() of ops.h, in place. dim is even and at most kMaxRopeDim.
 struct NormRope {
   void* x;
   int64_t tokens;
@@ -53,11 +52,12 @@ struct NormRope {
   const float* sin;
 };
 inline constexpr int64_t kMaxRopeDim = 512;
-void norm_rope(const NormRope& args, DType dtype, cudaStream_t stream);
+cudaError_t norm_rope(const NormRope& args, DType dtype, cudaStream_t stream);
 
 inline constexpr int kMaxRopeAxes = 8;
 struct RopeAngles {
   const float* positions;  // [tokens, axes]
+  double theta;            // base of the frequencies
   int64_t tokens;
   int axes;
   int64_t dims[kMaxRopeAxes];
@@ -65,10 +65,10 @@ struct RopeAngles {
   float* cos;
   float* sin;
 };
-void rope_angles(const RopeAngles& args, cudaStream_t stream);
+cudaError_t rope_angles(const RopeAngles& args, cudaStream_t stream);
 
-/// out = residual + gate * activation(sums + bias). Null where left out; out may be sums or
-/// residual.
+/// out = residual + gate * activation(sums + bias). Pointers are null where left out; out may be
+/// sums or residual.
 struct StoreRows {
   const void* sums;  // [rows, columns], T
   int64_t sums_stride;
@@ -82,11 +82,11 @@ struct StoreRows {
   void* out;
   int64_t out_stride;
 };
-void store_rows(const StoreRows& args, DType dtype, cudaStream_t stream);
+cudaError_t store_rows(const StoreRows& args, DType dtype, cudaStream_t stream);
 
-/// The same for the product of a few rows x with weights [columns, depth], contiguous; sums is not
-/// used. Rows of x and weights are aligned to 16 bytes and depth is a multiple of 8. A row's bits
-/// do not depend on how many there are.
+/// store_rows() of the product of a few rows x with weights [columns, depth], contiguous, in place
+/// of `sums`. Rows of x and weights are aligned to 16 bytes and depth is a multiple of 8. A row's
+/// bits do not depend on the number of rows.
 inline constexpr int64_t kMaxProductRows = 64;
 struct RowProduct {
   const void* x;  // [store.rows, depth]
@@ -95,23 +95,23 @@ struct RowProduct {
   int64_t depth;
   StoreRows store;
 };
-void row_product(const RowProduct& args, DType dtype, cudaStream_t stream);
+cudaError_t row_product(const RowProduct& args, DType dtype, cudaStream_t stream);
 
-/// Linears of one shape over the rows of several parts, as StoreRows says, in bf16 on Hopper; see
-/// hopper_linear_supports. An element's bits do not depend on the parts, nor on the tiles; they are
-/// those of cuBLASLt's product, rounded, and store_rows() or norm_rope(); GELU is of that product
-/// too, by a tanh that is exact enough for bf16.
-inline constexpr size_t kMaxLinearParts = 16;
+/// Linears of one shape over the rows of several segments, in bf16 on Hopper; see
+/// hopper_linear_supports. An element's bits depend neither on the segments nor on the tiles: they
+/// are those of cuBLASLt's product, rounded, followed by store_rows() or norm_rope(). GELU is also
+/// computed of the rounded product, by a tanh that is exact enough for bf16.
+inline constexpr size_t kMaxLinearSegments = 16;
 inline constexpr int kLinearTiles = 5;
 struct HopperLinear {
-  /// Of queries and keys, as norm_rope() does it.
+  /// norm_rope() of the heads of queries and keys.
   struct Norm {
     const float* weights[2];  // of queries and of keys, [head_dim]
     const float* cos;         // [rows, head_dim / 2]
     const float* sin;
     float eps;
   };
-  struct Part {
+  struct Segment {
     const void* x;  // [rows, depth]
     int64_t x_stride;
     int64_t rows;
@@ -120,23 +120,27 @@ struct HopperLinear {
     const float* gate;    // only with a residual
     const void* residual;
     int64_t residual_stride;
-    Norm norm;  // where head_dim is not 0
+    Norm norm;  // where q_columns or k_columns is not 0
     void* out;  // may be residual
     int64_t out_stride;
   };
   int64_t depth;
   int64_t columns;
-  bool gelu;         // tanh; not with a residual
-  int64_t head_dim;  // 0, or the columns are q | k | v; not with any of the others
-  std::span<const Part> parts;
+  bool gelu = false;  // tanh; not with a residual
+  /// The first q_columns are queries and the next k_columns keys, in heads of head_dim, which are
+  /// normalised and rotated; both 0: there is no norm. A norm goes with no GELU and no residual.
+  int64_t head_dim = 0;
+  int64_t q_columns = 0;
+  int64_t k_columns = 0;
+  std::span<const Segment> segments;
   int tile = -1;  // below kLinearTiles: this shape of tile instead of the best
 };
-/// Whether sizes are multiples of 8, addresses aligned to 16 bytes, the parts alike and heads, if
-/// there are any, of 128 columns. Not every shape of tile can do norms.
+/// Whether sizes are multiples of 8, addresses aligned to 16 bytes, the segments alike and the
+/// heads to normalise, if there are any, of 128 columns. Not every shape of tile can do norms.
 bool hopper_linear_supports(const HopperLinear& linear);
-/// The multiplications and additions of a perfect kernel that take as long.
-double hopper_linear_operations(const HopperLinear& linear, int multiprocessors);
-cudaError_t hopper_linear(const HopperLinear& linear, int multiprocessors, cudaStream_t stream);
+/// Whether it is faster than cuBLASLt with passes for what follows the products.
+bool hopper_linear_is_faster(const HopperLinear& linear, const GpuTraits& gpu);
+cudaError_t hopper_linear(const HopperLinear& linear, const GpuTraits& gpu, cudaStream_t stream);
 
 enum class Binary { kMultiply, kAdd };
 struct BinaryRows {
@@ -149,7 +153,7 @@ struct BinaryRows {
   int64_t rows;
   int64_t columns;
 };
-void binary_rows(Binary op, const BinaryRows& args, DType dtype, cudaStream_t stream);
+cudaError_t binary_rows(Binary op, const BinaryRows& args, DType dtype, cudaStream_t stream);
 
 struct CopyRows {
   const void* x;
@@ -160,12 +164,12 @@ struct CopyRows {
   int64_t columns;
 };
 /// Converts between f32, bf16 and f16 sources and f32 or bf16 results.
-void cast_rows(const CopyRows& args, DType from, DType to, cudaStream_t stream);
+cudaError_t cast_rows(const CopyRows& args, DType from, DType to, cudaStream_t stream);
 /// x: [rows, columns] of `from` -> out: [columns, rows] of `to`; contiguous.
-void transpose(const void* x, int64_t rows, int64_t columns, DType from, void* out, DType to,
-               cudaStream_t stream);
+cudaError_t transpose(const void* x, int64_t rows, int64_t columns, DType from, void* out, DType to,
+                      cudaStream_t stream);
 
-/// As ops.h says of euler_step; delta is rounded to T.
+/// euler_step() of ops.h; delta is rounded to T.
 struct EulerValues {
   void* latents;
   int64_t count;
@@ -174,9 +178,9 @@ struct EulerValues {
   const void* negative;  // null where left out
   float cfg_scale;
 };
-void euler_values(const EulerValues& args, DType dtype, cudaStream_t stream);
+cudaError_t euler_values(const EulerValues& args, DType dtype, cudaStream_t stream);
 
-/// As ops.h says of unpack_tokens.
+/// unpack_tokens() of ops.h.
 struct UnpackValues {
   const void* packed;
   int64_t channels;
@@ -186,10 +190,10 @@ struct UnpackValues {
   float shift;
   void* out;
 };
-void unpack_values(const UnpackValues& args, DType dtype, cudaStream_t stream);
+cudaError_t unpack_values(const UnpackValues& args, DType dtype, cudaStream_t stream);
 
-/// As ops.h says of to_bytes, for `plane` pixels.
-void byte_pixels(const float* x, int64_t plane, uint8_t* out, cudaStream_t stream);
+/// to_bytes() of ops.h for `plane` pixels.
+cudaError_t byte_pixels(const float* x, int64_t plane, uint8_t* out, cudaStream_t stream);
 
 struct GroupNorm {
   const void* x;  // [pixels, channels], T
@@ -204,10 +208,10 @@ struct GroupNorm {
   float* scratch;  // group_norm_scratch() floats
 };
 int64_t group_norm_scratch(int64_t pixels, int64_t groups);
-void group_norm(const GroupNorm& args, DType dtype, cudaStream_t stream);
+cudaError_t group_norm(const GroupNorm& args, DType dtype, cudaStream_t stream);
 
-/// The inputs of `count` output pixels from `first` on, row by row, for a product with the weights:
-/// out: [count, kernel x kernel x channels], T. Zero outside the image.
+/// Gathers the inputs of `count` output pixels from `first` on, row by row, for a product with the
+/// weights; zero outside the image. out: [count, kernel x kernel x channels], T.
 struct Im2col {
   const void* x;  // [height, width, channels] before upsampling
   int64_t height;
@@ -219,7 +223,7 @@ struct Im2col {
   int64_t count;
   void* out;
 };
-void im2col(const Im2col& args, DType dtype, cudaStream_t stream);
+cudaError_t im2col(const Im2col& args, DType dtype, cudaStream_t stream);
 
 /// A bf16 convolution as a product over taps, or one phase of one whose input is doubled.
 struct HopperConvolution {
@@ -248,12 +252,12 @@ cudaError_t hopper_convolution(const HopperConvolution& conv, int multiprocessor
 /// A 3 x 3 filter over an image doubled to its nearest neighbours sees only 2 x 2 pixels of the
 /// original; which ones, and with which sums of weights, depends on the phase (y % 2, x % 2) of the
 /// output pixel. weights [out, in, 3, 3], f32 -> out: [4 phases, out, 2 x 2, in], bf16.
-void make_phase_filters(const float* weights, int64_t out_channels, int64_t in_channels, void* out,
-                        cudaStream_t stream);
+cudaError_t make_phase_filters(const float* weights, int64_t out_channels, int64_t in_channels,
+                               void* out, cudaStream_t stream);
 
 /// weights [out, in, k, k] -> [out, k, k, in] of one dtype.
-void reorder_filters(const void* x, int64_t out_channels, int64_t in_channels, int64_t kernel,
-                     void* out, DType dtype, cudaStream_t stream);
+cudaError_t reorder_filters(const void* x, int64_t out_channels, int64_t in_channels,
+                            int64_t kernel, void* out, DType dtype, cudaStream_t stream);
 
 /// Rows of attention weights: softmax of scale * scores (+ bias), masked where causal.
 struct SoftmaxRows {
@@ -269,11 +273,11 @@ struct SoftmaxRows {
   bool causal;
   const float* bias;  // null, or as ops.h says of AttentionOptions::relative_bias
 };
-void softmax_rows(const SoftmaxRows& args, DType dtype, cudaStream_t stream);
+cudaError_t softmax_rows(const SoftmaxRows& args, DType dtype, cudaStream_t stream);
 
 inline constexpr float kLog2E = 1.44269504f;
 
-/// bf16 attention as ops.h says; strides are multiples of 8 and addresses aligned to 16 bytes.
+/// attention() of ops.h in bf16; strides are multiples of 8 and addresses aligned to 16 bytes.
 struct FlashAttention {
   const void* q;
   const void* k;
@@ -287,19 +291,20 @@ struct FlashAttention {
   int64_t k_tokens;
   int64_t heads;
   int64_t dim;  // see flash_supports
-  float scale;
+  float scale;  // of scores to the base e
   bool causal;
   const float* bias;
-  float largest_score;  // infinity where it is not known
+  ScoreBase base;
+  std::optional<float> bound;  // of AttentionOptions, but for scores to the base e
 };
 bool flash_supports(int64_t dim);
-void flash_attention(const FlashAttention& args, cudaStream_t stream);
+cudaError_t flash_attention(const FlashAttention& args, cudaStream_t stream);
 
-/// The same, faster, on Hopper for arguments that it supports; at once for several sequences, which
-/// share scale, dim and largest_score.
-inline constexpr size_t kMaxAttentionParts = 16;
+/// A faster kernel on Hopper for arguments that it supports, for several sequences at once that
+/// share dim, scale, base and bound.
+inline constexpr size_t kMaxAttentionSegments = 16;
 bool hopper_attention_supports(const FlashAttention& args);
-cudaError_t hopper_attention(std::span<const FlashAttention> parts, int multiprocessors,
+cudaError_t hopper_attention(std::span<const FlashAttention> segments, int multiprocessors,
                              cudaStream_t stream);
 
 }  // namespace flux::cuda

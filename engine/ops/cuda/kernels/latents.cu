@@ -56,21 +56,23 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void euler_values(const EulerValues& args, DType dtype, cudaStream_t stream) {
-  dispatch(dtype, [&]<typename T>() {
-    launch_kernel(euler_kernel<T>, {blocks_for(args.count, kThreads), kThreads, stream}, args);
+cudaError_t euler_values(const EulerValues& args, DType dtype, cudaStream_t stream) {
+  return dispatch(dtype, [&]<typename T>() {
+    return launch_kernel(euler_kernel<T>, {blocks_for(args.count, kThreads), kThreads, stream},
+                         args);
   });
 }
 
-void unpack_values(const UnpackValues& args, DType dtype, cudaStream_t stream) {
+cudaError_t unpack_values(const UnpackValues& args, DType dtype, cudaStream_t stream) {
   const int64_t count = args.channels * args.height * args.width;
-  dispatch(dtype, [&]<typename T>() {
-    launch_kernel(unpack_kernel<T>, {blocks_for(count, kThreads), kThreads, stream}, args);
+  return dispatch(dtype, [&]<typename T>() {
+    return launch_kernel(unpack_kernel<T>, {blocks_for(count, kThreads), kThreads, stream}, args);
   });
 }
 
-void byte_pixels(const float* x, int64_t plane, uint8_t* out, cudaStream_t stream) {
-  launch_kernel(bytes_kernel, {blocks_for(3 * plane, kThreads), kThreads, stream}, x, plane, out);
+cudaError_t byte_pixels(const float* x, int64_t plane, uint8_t* out, cudaStream_t stream) {
+  return launch_kernel(bytes_kernel, {blocks_for(3 * plane, kThreads), kThreads, stream}, x, plane,
+                       out);
 }
 
 }  // namespace flux::cuda

@@ -10,26 +10,26 @@ namespace {
 
 constexpr int kNormThreads = 128;
 
-/// Matrices, and which blocks have rows of each.
-struct NormParts {
-  NormRows parts[kMaxNormParts];
-  unsigned first_block[kMaxNormParts + 1];
+/// Several matrices, and the blocks of the grid that normalise each: a contiguous range.
+struct GridSplit {
+  NormRows segments[kMaxNormSegments];
+  unsigned first_block[kMaxNormSegments + 1];
 };
 
-/// A block's matrix, and its place among the blocks that have rows of it.
+/// A block's matrix, its index among the blocks of that matrix, and their number.
 struct NormBlock {
   const NormRows& args;
   unsigned index, count;
 
-  __device__ static NormBlock of(const NormParts& all) {
-    int part = 0;
-    while (blockIdx.x >= all.first_block[part + 1]) ++part;
-    const unsigned first = all.first_block[part];
-    return {all.parts[part], blockIdx.x - first, all.first_block[part + 1] - first};
+  __device__ static NormBlock of(const GridSplit& grid) {
+    int segment = 0;
+    while (blockIdx.x >= grid.first_block[segment + 1]) ++segment;
+    const unsigned first = grid.first_block[segment];
+    return {grid.segments[segment], blockIdx.x - first, grid.first_block[segment + 1] - first};
   }
 };
 
-/// What a norm does to one column, as y = x * factor + offset.
+/// The weight, bias and modulation of a column, as y = x * factor + offset.
 struct Column {
   float factor;
   float offset;
@@ -43,13 +43,13 @@ __device__ Column column_of(const NormRows& args, int column) {
   return {weight * scale, bias * scale + args.shift[column]};
 }
 
-/// Rows of exactly kVectors vectors a thread; a block keeps the columns' parameters in registers
-/// and takes every so manyth row.
+/// For rows of exactly kVectors vectors a thread: a block keeps the columns' parameters in
+/// registers and strides over the rows.
 template <typename T, int N, int kVectors>
 __global__ void __launch_bounds__(kNormThreads)
-    held_norm_kernel(const __grid_constant__ NormParts all) {
+    held_norm_kernel(const __grid_constant__ GridSplit grid) {
   begin_kernel();
-  const NormBlock block = NormBlock::of(all);
+  const NormBlock block = NormBlock::of(grid);
   const NormRows& args = block.args;
   __shared__ float shared[32];
   Column columns[kVectors][N];
@@ -92,12 +92,13 @@ __global__ void __launch_bounds__(kNormThreads)
   }
 }
 
-/// Rows of any length, read three times: one block a row.
+/// For rows of any length, which are read three times: a block takes one row.
 template <typename T, int N>
-__global__ void __launch_bounds__(kNormThreads) norm_kernel(const __grid_constant__ NormParts all) {
+__global__ void __launch_bounds__(kNormThreads)
+    norm_kernel(const __grid_constant__ GridSplit grid) {
   begin_kernel();
   __shared__ float shared[32];
-  const NormBlock block = NormBlock::of(all);
+  const NormBlock block = NormBlock::of(grid);
   const NormRows& args = block.args;
   const auto* x = static_cast<const T*>(args.x) + block.index * args.x_stride;
   auto* out = static_cast<T*>(args.out) + block.index * args.out_stride;
@@ -130,11 +131,11 @@ __global__ void __launch_bounds__(kNormThreads) norm_kernel(const __grid_constan
 
 constexpr int kRopeWarps = 8;
 
-constexpr int kRopeHeads = 6;  // of a token that a warp takes one after the other
+constexpr int kRopeHeads = 6;  // heads of a token that a warp takes one after the other
 
-/// Over a warp, whose lanes have the pairs of 64 columns: in the order in which hopper_linear.cu
-/// adds them, where a thread has four pairs, and those 16 further on. It may have no more of a
-/// head.
+/// The sum over a warp whose lanes have the pairs of 64 columns. The order of additions is that of
+/// hopper_linear.cu, where a thread has four neighbouring pairs and the four that are 16 pairs
+/// further on, and where half a head may be all that a block has.
 __device__ float sum_of_squares(float value) {
   for (const int lane : {1, 2, 16, 4, 8}) {
     value = __fadd_rn(value, __shfl_xor_sync(0xffffffffu, value, lane));
@@ -142,15 +143,16 @@ __device__ float sum_of_squares(float value) {
   return value;
 }
 
-/// One warp a token and some heads; lane l has the pairs l, l + 32, ... kPairs is an upper bound.
+/// A warp takes kRopeHeads heads of a token; lane l has the pairs l, l + 32, ... of a head, at most
+/// kPairs.
 template <typename T, int kPairs, int kVector>
 __global__ void __launch_bounds__(kRopeWarps * 32) norm_rope_kernel(NormRope args) {
   begin_kernel();
-  const int64_t turns = (args.heads + kRopeHeads - 1) / kRopeHeads;
+  const int64_t groups = (args.heads + kRopeHeads - 1) / kRopeHeads;
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kRopeWarps + threadIdx.x / 32;
-  if (item >= args.tokens * turns) return;
-  const int64_t token = item / turns;
-  const int64_t first = item % turns * kRopeHeads;
+  if (item >= args.tokens * groups) return;
+  const int64_t token = item / groups;
+  const int64_t first = item % groups * kRopeHeads;
   const int pairs = static_cast<int>(args.dim / 2);
   const int lane = threadIdx.x % 32;
   float cos[kPairs], sin[kPairs];
@@ -174,9 +176,9 @@ __global__ void __launch_bounds__(kRopeWarps * 32) norm_rope_kernel(NormRope arg
       if (pair >= pairs) continue;
 #pragma unroll
       for (int j = 0; j < 2; j += kVector) {
-        const auto part = Pack<T, kVector>::load(x + 2 * pair + j);
+        const auto pack = Pack<T, kVector>::load(x + 2 * pair + j);
 #pragma unroll
-        for (int k = 0; k < kVector; ++k) values[i][j + k] = to_float(part.values[k]);
+        for (int k = 0; k < kVector; ++k) values[i][j + k] = to_float(pack.values[k]);
       }
       squares[i] = squares_of(make_float2(values[i][0], values[i][1]));
     }
@@ -193,10 +195,10 @@ __global__ void __launch_bounds__(kRopeWarps * 32) norm_rope_kernel(NormRope arg
       const T rotated[2] = {from_float<T>(done.x), from_float<T>(done.y)};
 #pragma unroll
       for (int j = 0; j < 2; j += kVector) {
-        Pack<T, kVector> part;
+        Pack<T, kVector> pack;
 #pragma unroll
-        for (int k = 0; k < kVector; ++k) part.values[k] = rotated[j + k];
-        part.store(x + 2 * pair + j);
+        for (int k = 0; k < kVector; ++k) pack.values[k] = rotated[j + k];
+        pack.store(x + 2 * pair + j);
       }
     }
   }
@@ -211,75 +213,77 @@ __global__ void rope_angles_kernel(RopeAngles args) {
   int axis = 0;
   while (pair >= args.dims[axis] / 2) pair -= args.dims[axis++] / 2;
   const double exponent = static_cast<double>(2 * pair) / static_cast<double>(args.dims[axis]);
-  const double frequency = 1.0 / pow(kRopeTheta, exponent);
+  const double frequency = 1.0 / pow(args.theta, exponent);
   const double angle = static_cast<double>(args.positions[token * args.axes + axis]) * frequency;
   args.cos[item] = static_cast<float>(cos(angle));
   args.sin[item] = static_cast<float>(sin(angle));
 }
 
-/// Shares `most` blocks out, none of them without a row. Returns how many there are.
-unsigned share_out(std::span<const NormRows> parts, int64_t most, NormParts& all) {
+/// Splits about `most` blocks among the segments in proportion to their rows, at least a row for
+/// each block. Returns the number of blocks.
+unsigned split_grid(std::span<const NormRows> segments, int64_t most, GridSplit& grid) {
   int64_t rows = 0;
-  for (const NormRows& part : parts) rows += part.rows;
+  for (const NormRows& segment : segments) rows += segment.rows;
   const int64_t blocks = std::min(rows, most);
   unsigned next = 0;
-  for (size_t i = 0; i < parts.size(); ++i) {
-    all.parts[i] = parts[i];
-    all.first_block[i] = next;
-    next += static_cast<unsigned>((parts[i].rows * blocks + rows - 1) / rows);
+  for (size_t i = 0; i < segments.size(); ++i) {
+    grid.segments[i] = segments[i];
+    grid.first_block[i] = next;
+    next += static_cast<unsigned>((segments[i].rows * blocks + rows - 1) / rows);
   }
-  all.first_block[parts.size()] = next;
+  grid.first_block[segments.size()] = next;
   return next;
 }
 
 template <typename T, int N>
-void run_norm(std::span<const NormRows> parts, cudaStream_t stream) {
-  constexpr int64_t kBlocks = 132 * 5;  // that run at a time on a large GPU
-  NormParts all{};
+cudaError_t run_norm(std::span<const NormRows> segments, const GpuTraits& gpu,
+                     cudaStream_t stream) {
+  GridSplit grid{};
   const auto run = [&](auto* kernel, int64_t most) {
-    launch_kernel(kernel, {share_out(parts, most, all), kNormThreads, stream}, all);
+    return launch_kernel(kernel, {split_grid(segments, most, grid), kNormThreads, stream}, grid);
   };
   if constexpr (N > 1) {
-    const int64_t vectors = parts[0].n / N;
-    if (vectors == 3 * kNormThreads) return run(held_norm_kernel<T, N, 3>, kBlocks);
-    if (vectors == 4 * kNormThreads) return run(held_norm_kernel<T, N, 4>, kBlocks);
+    const int64_t vectors = segments[0].n / N;
+    if (vectors == 3 * kNormThreads) return run(held_norm_kernel<T, N, 3>, norm_blocks(gpu));
+    if (vectors == 4 * kNormThreads) return run(held_norm_kernel<T, N, 4>, norm_blocks(gpu));
   }
-  run(norm_kernel<T, N>, std::numeric_limits<int64_t>::max());
+  return run(norm_kernel<T, N>, std::numeric_limits<int64_t>::max());
 }
 
 }  // namespace
 
-void norm_rows(std::span<const NormRows> parts, DType dtype, cudaStream_t stream) {
-  if (parts.empty()) return;
-  dispatch(dtype, [&]<typename T>() {
+cudaError_t norm_rows(std::span<const NormRows> segments, DType dtype, const GpuTraits& gpu,
+                      cudaStream_t stream) {
+  if (segments.empty()) return cudaSuccess;
+  return dispatch(dtype, [&]<typename T>() {
     constexpr int kWidest = 16 / sizeof(T);
-    const bool wide = std::all_of(parts.begin(), parts.end(), [](const NormRows& part) {
-      return vector_width(kWidest, sizeof(T), part.x, part.out, part.n, part.x_stride,
-                          part.out_stride) == kWidest;
+    const bool wide = std::all_of(segments.begin(), segments.end(), [](const NormRows& segment) {
+      return vector_width(kWidest, sizeof(T), segment.x, segment.out, segment.n, segment.x_stride,
+                          segment.out_stride) == kWidest;
     });
-    wide ? run_norm<T, kWidest>(parts, stream) : run_norm<T, 1>(parts, stream);
+    return wide ? run_norm<T, kWidest>(segments, gpu, stream)
+                : run_norm<T, 1>(segments, gpu, stream);
   });
 }
 
-void norm_rope(const NormRope& args, DType dtype, cudaStream_t stream) {
+cudaError_t norm_rope(const NormRope& args, DType dtype, cudaStream_t stream) {
   const int64_t items = args.tokens * ((args.heads + kRopeHeads - 1) / kRopeHeads);
-  if (items == 0) return;
-  dispatch(dtype, [&]<typename T>() {
+  if (items == 0) return cudaSuccess;
+  return dispatch(dtype, [&]<typename T>() {
     const unsigned blocks = blocks_for(items, kRopeWarps);
     const int width = vector_width(2, sizeof(T), args.x, args.token_stride, args.head_stride);
     if (args.dim <= 128 && width == 2) {
-      launch_kernel(norm_rope_kernel<T, 2, 2>, {blocks, kRopeWarps * 32, stream}, args);
-    } else {
-      launch_kernel(norm_rope_kernel<T, kMaxRopeDim / 64, 1>, {blocks, kRopeWarps * 32, stream},
-                    args);
+      return launch_kernel(norm_rope_kernel<T, 2, 2>, {blocks, kRopeWarps * 32, stream}, args);
     }
+    return launch_kernel(norm_rope_kernel<T, kMaxRopeDim / 64, 1>,
+                         {blocks, kRopeWarps * 32, stream}, args);
   });
 }
 
-void rope_angles(const RopeAngles& args, cudaStream_t stream) {
+cudaError_t rope_angles(const RopeAngles& args, cudaStream_t stream) {
   const int64_t items = args.tokens * args.pairs;
-  if (items == 0) return;
-  launch_kernel(rope_angles_kernel, {blocks_for(items, 128), 128, stream}, args);
+  if (items == 0) return cudaSuccess;
+  return launch_kernel(rope_angles_kernel, {blocks_for(items, 128), 128, stream}, args);
 }
 
 }  // namespace flux::cuda

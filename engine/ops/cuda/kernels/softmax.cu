@@ -11,13 +11,13 @@ constexpr int kThreads = 256;
 
 constexpr int kPack = 4;  // keys that are loaded at once
 
-/// The row of scores that a block has.
+/// The row of scores that a block computes.
 template <typename T>
 struct Row {
   const float* scores;
   T* out;
   const float* bias = nullptr;  // of key 0
-  int64_t keys;                 // that have a weight
+  int64_t keys;                 // with a weight
   float scale;
 
   __device__ explicit Row(const SoftmaxRows& args) : scale(args.scale) {
@@ -36,8 +36,8 @@ struct Row {
   }
 };
 
-/// Rows of at most kPacks packs a thread, which are kept in registers. `row_stride` is a multiple
-/// of packs.
+/// For rows of at most kPacks packs a thread, which stay in registers. `row_stride` is a multiple
+/// of kPack.
 template <typename T, int kPacks>
 __global__ void __launch_bounds__(kThreads) held_softmax_kernel(SoftmaxRows args) {
   begin_kernel();
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kThreads) held_softmax_kernel(SoftmaxRows args
   }
 }
 
-/// Rows of any length, read three times.
+/// For rows of any length, which are read three times.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) softmax_kernel(SoftmaxRows args) {
   begin_kernel();
@@ -107,18 +107,18 @@ __global__ void __launch_bounds__(kThreads) softmax_kernel(SoftmaxRows args) {
 
 }  // namespace
 
-void softmax_rows(const SoftmaxRows& args, DType dtype, cudaStream_t stream) {
+cudaError_t softmax_rows(const SoftmaxRows& args, DType dtype, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(args.q_rows), static_cast<unsigned>(args.heads));
   const bool packs =
       vector_width(kPack, sizeof(float), args.scores, args.out, args.row_stride) == kPack;
   const int64_t each =
       packs ? (args.k_tokens + kThreads * kPack - 1) / (kThreads * kPack) : INT64_MAX;
-  dispatch(dtype, [&]<typename T>() {
+  return dispatch(dtype, [&]<typename T>() {
     auto kernel = softmax_kernel<T>;
     if (each <= 16) kernel = held_softmax_kernel<T, 16>;
     if (each <= 4) kernel = held_softmax_kernel<T, 4>;
     if (each <= 1) kernel = held_softmax_kernel<T, 1>;
-    launch_kernel(kernel, {grid, kThreads, stream}, args);
+    return launch_kernel(kernel, {grid, kThreads, stream}, args);
   });
 }
 

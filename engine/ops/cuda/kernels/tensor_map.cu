@@ -1,5 +1,3 @@
-#include "ops/cuda/kernels/kernels.h"
-#include "ops/cuda/kernels/launch.cuh"
 #include "ops/cuda/kernels/tensor_map.h"
 
 namespace flux::cuda {
@@ -19,17 +17,7 @@ Encode find_encode() {
   return reinterpret_cast<Encode>(function);
 }
 
-__global__ void probe_kernel() {}
-
 }  // namespace
-
-cudaError_t read_gpu_traits(GpuTraits& traits) {
-  cudaFuncAttributes attributes{};
-  const cudaError_t result = cudaFuncGetAttributes(&attributes, probe_kernel);
-  if (result != cudaSuccess) return result;
-  traits = {attributes.binaryVersion == 90, device_attribute(cudaDevAttrMultiProcessorCount)};
-  return cudaSuccess;
-}
 
 cudaError_t make_tensor_map(CUtensorMap& map, const void* address,
                             const std::array<int64_t, 3>& sizes,

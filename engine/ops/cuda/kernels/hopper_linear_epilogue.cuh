@@ -1,0 +1,322 @@
+#pragma once
+
+#include "ops/cuda/kernels/hopper_linear.cuh"
+
+/// Epilogues of hopper_linear.cu, from the sums of a consumer thread to the stored result. The sums
+/// are rounded at once, which frees them for the next tile; the rest is done in steps, which may be
+/// put off and done while the next tile is multiplied.
+namespace flux::cuda::hopper::linear {
+
+enum class EpilogueKind { kBias, kGelu, kResidual, kNorm };
+
+/// GELU by the tanh instruction, which is exact enough for bf16.
+__device__ inline float fast_gelu(float x) {
+  float y = x * (0.7978845608f + 0.0356774081f * x * x);
+  asm("tanh.approx.f32 %0, %1;\n" : "=f"(y) : "f"(y));
+  const float half = 0.5f * x;
+  return half * y + half;
+}
+
+/// Number of exchanges of sums of squares with the other block of the cluster; picks the slot and
+/// its phase.
+struct Exchanges {
+  uint32_t count = 0;
+
+  __device__ uint32_t slot() const { return count % 2; }
+  __device__ uint32_t parity() const { return count / 2 % 2; }
+};
+
+/// Calls f with 0, ..., kCount - 1 as constants. (std::integral_constant is not for devices.)
+template <int kValue>
+struct Constant {
+  static constexpr int value = kValue;
+};
+template <int kCount, int kFirst = 0, typename F>
+__device__ __forceinline__ void for_each_constant(const F& f) {
+  if constexpr (kFirst < kCount) {
+    f(Constant<kFirst>{});
+    for_each_constant<kCount, kFirst + 1>(f);
+  }
+}
+
+/// The rounded sums of a consumer thread, two columns a word: words[chunk][half][i], a chunk being
+/// 32 columns. With t = threadIdx.x % 32 and q = t % 4 they are
+///   row of the warp's 16     t / 4 + 8 half
+///   columns at first         32 chunk + 8 i + 2 q    and the next: the layout of wgmma's sums
+///   after transpose_words()  32 chunk + 8 q + 2 i    and the next: 16 bytes to store at once
+template <int kColumns>
+struct Fragment {
+  static constexpr int kChunks = kColumns / 32;
+
+  TileCoord tile;
+  int row;  // of half 0
+  uint32_t words[kChunks][2][4];
+
+  Fragment() = default;
+  __device__ Fragment(const TileCoord& where, int group)
+      : tile(where),
+        row(where.row + group * 64 + static_cast<int>(threadIdx.x) / 32 % 4 * 16 +
+            static_cast<int>(threadIdx.x) % 32 / 4) {}
+
+  __device__ static int quarter() { return static_cast<int>(threadIdx.x) % 4; }
+  __device__ const Segment& segment(const Args& args) const { return args.segments[tile.segment]; }
+  __device__ bool has_row(const Args& args, int half) const {
+    return row + half * 8 < segment(args).rows;
+  }
+
+  /// Rounds the sums with the bias, as cuBLASLt does.
+  template <typename Whole>
+  __device__ void round(const Args& args, const SharedTiles<Whole>& tiles,
+                        const float (&sums)[kColumns / 2]) {
+    const bool biased = segment(args).bias != nullptr;
+#pragma unroll
+    for (int j = 0; j < kColumns / 8; ++j) {
+      float2 bias{};
+      if (biased) bias = *reinterpret_cast<const float2*>(tiles.bias + 8 * j + quarter() * 2);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float* pair = sums + 4 * j + 2 * half;
+        words[j / 4][half][j % 4] = pack_pair(pair[0] + bias.x, pair[1] + bias.y);
+      }
+    }
+  }
+
+  /// Stores a transposed chunk: eight columns from 32 chunk + 8 quarter() on.
+  __device__ void store(const Args& args, int chunk, int half) const {
+    const int column = tile.column + 32 * chunk + 8 * quarter();
+    if (!has_row(args, half) || column >= args.columns) return;
+    bf16* to = segment(args).out + (row + half * 8) * segment(args).out_stride + column;
+    const uint32_t(&four)[4] = words[chunk][half];
+    *reinterpret_cast<uint4*>(to) = make_uint4(four[0], four[1], four[2], four[3]);
+  }
+};
+
+/// The epilogue of a whole tile, or of a kSplit-th of its columns. Step i needs the values that
+/// load<load_of(i)>() loaded.
+template <typename Whole, int kSplit, EpilogueKind kKind>
+struct TileEpilogue : Fragment<Whole::kColumns / kSplit> {
+  using Base = Fragment<Whole::kColumns / kSplit>;
+  using Base::Base;
+  static constexpr int kSteps = 2 * Base::kChunks;
+  static constexpr bool kAdds = kKind == EpilogueKind::kResidual;
+  static constexpr int kLoads = kAdds ? kSteps : 0;
+  struct Loaded {
+    Pack<uint32_t, 4> residual;
+  };
+
+  __host__ __device__ static constexpr int load_of(int step) { return kAdds ? step : -1; }
+
+  template <int kLoad>
+  __device__ void load(const Args& args, Loaded& loaded) const {
+    const Segment& segment = this->segment(args);
+    const int column = this->tile.column + 32 * (kLoad / 2) + 8 * this->quarter();
+    loaded.residual = {};
+    if (!this->has_row(args, kLoad % 2) || column >= args.columns) return;
+    const bf16* row = segment.residual + (this->row + kLoad % 2 * 8) * segment.residual_stride;
+    loaded.residual = Pack<uint32_t, 4>::load(reinterpret_cast<const uint32_t*>(row + column));
+  }
+
+  template <int kStep>
+  __device__ __forceinline__ void step(const Args& args, const SharedTiles<Whole>& tiles,
+                                       const Loaded& loaded, Exchanges&) {
+    constexpr int kChunk = kStep / 2;
+    uint32_t(&words)[4] = this->words[kChunk][kStep % 2];
+    if constexpr (kKind == EpilogueKind::kGelu) {
+#pragma unroll
+      for (uint32_t& word : words) {
+        const float2 pair = unpack_pair(word);
+        word = pack_pair(fast_gelu(pair.x), fast_gelu(pair.y));
+      }
+    }
+    transpose_words(words);
+    if constexpr (kAdds) {
+      Pack<float, 8> gate;
+#pragma unroll
+      for (float& value : gate.values) value = 1.0f;
+      if (this->segment(args).gate) {
+        gate = Pack<float, 8>::load(tiles.gate + 32 * kChunk + 8 * this->quarter());
+      }
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const float2 pair = unpack_pair(words[k]);
+        const float2 extra = unpack_pair(loaded.residual.values[k]);
+        words[k] = pack_pair(__fmaf_rn(pair.x, gate.values[2 * k], extra.x),
+                             __fmaf_rn(pair.y, gate.values[2 * k + 1], extra.y));
+      }
+    }
+    this->store(args, kChunk, kStep % 2);
+  }
+};
+
+/// The norm and rotation of the heads of queries and keys, with the bits of norm_rope(). Where a
+/// tile has one and a half heads, the other block of the cluster has the other half, and the two
+/// blocks exchange their sums of squares.
+template <typename Whole, int kSplit>
+struct TileEpilogue<Whole, kSplit, EpilogueKind::kNorm> : Fragment<Whole::kColumns / kSplit> {
+  using Base = Fragment<Whole::kColumns / kSplit>;
+  using Base::Base;
+  static constexpr int kHeads = Base::kChunks * 32 / kHeadDim;  // whole ones
+  static constexpr int kHeadChunks = kHeadDim / 32;
+  static constexpr int kHalf = kHeadDim / 2;
+  /// The steps of one half of the rows: the factor of each whole head, then chunk after chunk of
+  /// all whole heads. A head in two blocks adds steps around those of both halves: first its sums
+  /// of squares are sent, last of all they are received and its chunks rotated.
+  static constexpr int kHalfSteps = kHeads * (1 + kHeadChunks);
+  static constexpr int kFirstWhole = Whole::kWholeHeads ? 0 : 1;
+  static constexpr int kFirstSplit = kFirstWhole + 2 * kHalfSteps + 1;
+  static constexpr int kSteps = Whole::kWholeHeads ? 2 * kHalfSteps : kFirstSplit + kHeadChunks;
+  static constexpr int kWholeLoads = 2 * kHeadChunks;
+  static constexpr int kLoads = kWholeLoads + (Whole::kWholeHeads ? 0 : kHeadChunks);
+  /// The angles of four pairs of a head, from 16 chunk + 4 quarter() on.
+  struct Loaded {
+    Pack<float, 4> cos, sin;
+  };
+
+  float factors[2];        // of whole heads; of a head in two blocks, for each half of the rows
+  float split_squares[2];  // this block's sums for a head in two blocks
+
+  __host__ __device__ static constexpr int load_of(int step) {
+    if (!Whole::kWholeHeads && step >= kFirstSplit) return kWholeLoads + step - kFirstSplit;
+    const int own = step - kFirstWhole;
+    if (own < 0 || own >= 2 * kHalfSteps || own % kHalfSteps < kHeads) return -1;
+    return own / kHalfSteps * kHeadChunks + own % kHalfSteps / kHeads - 1;
+  }
+
+  template <int kLoad>
+  __device__ void load(const Args& args, Loaded& loaded) const {
+    int half = kLoad / kHeadChunks;
+    int chunk = kLoad % kHeadChunks;
+    if constexpr (kLoad >= kWholeLoads) {
+      half = (kLoad - kWholeLoads) / 2;
+      // A shared head at the tile's start is the second half of the head.
+      chunk = kLoad % 2 + (splits_first() ? kHeadChunks / 2 : 0);
+    }
+    if (!normed(args, 0)) return;
+    const Segment& segment = this->segment(args);
+    // Rows beyond the last read the last one's angles.
+    const int row = min(this->row + half * 8, segment.rows - 1);
+    const int64_t at = static_cast<int64_t>(row) * kHalf + 16 * chunk + 4 * this->quarter();
+    loaded.cos = Pack<float, 4>::load(segment.norm.cos + at);
+    loaded.sin = Pack<float, 4>::load(segment.norm.sin + at);
+  }
+
+  template <int kStep>
+  __device__ __forceinline__ void step(const Args& args, SharedTiles<Whole>& tiles,
+                                       const Loaded& loaded, Exchanges& exchanges) {
+    if constexpr (Whole::kWholeHeads) {
+      whole_step<kStep, 0>(args, tiles, loaded);
+    } else if (splits_first()) {
+      split_step<kStep, 0, kHalf>(args, tiles, loaded, exchanges);
+    } else {
+      split_step<kStep, kHeadDim, 0>(args, tiles, loaded, exchanges);
+    }
+  }
+
+ private:
+  /// Whether the tile begins in the middle of a head.
+  __device__ bool splits_first() const { return this->tile.column % kHeadDim != 0; }
+  __device__ bool normed(const Args& args, int begin) const {
+    return this->tile.column + begin < args.norm_columns;
+  }
+
+  /// A step of the whole heads, which begin at column kBegin of the tile.
+  template <int kStep, int kBegin>
+  __device__ __forceinline__ void whole_step(const Args& args, const SharedTiles<Whole>& tiles,
+                                             const Loaded& loaded) {
+    constexpr int kRowHalf = kStep / kHalfSteps;
+    constexpr int kOwn = kStep % kHalfSteps;
+    constexpr int kHead = kOwn % kHeads;
+    constexpr int kFirst = (kBegin + kHead * kHeadDim) / 32;
+    const bool is_normed = normed(args, kBegin + kHead * kHeadDim);
+    if constexpr (kOwn < kHeads) {
+      transpose<kHeadChunks>(kFirst, kRowHalf);
+      if (!is_normed) return;
+      const float squares =
+          __fadd_rn(squares_of_half(kFirst, kRowHalf), squares_of_half(kFirst + 2, kRowHalf));
+      factors[kHead] = norm_factor(squares, kHeadDim, this->segment(args).norm.eps);
+    } else {
+      constexpr int kChunk = kFirst + kOwn / kHeads - 1;
+      if (is_normed) rotate(tiles, kChunk, kRowHalf, factors[kHead], loaded);
+      this->store(args, kChunk, kRowHalf);
+    }
+  }
+
+  /// A step of a whole head from column kBegin on and of half a head from kHalfHead on.
+  template <int kStep, int kHalfHead, int kBegin>
+  __device__ __forceinline__ void split_step(const Args& args, SharedTiles<Whole>& tiles,
+                                             const Loaded& loaded, Exchanges& exchanges) {
+    constexpr uint32_t kOther = kHalfHead == 0 ? 0 : 1;  // the block that has the other half
+    const bool is_normed = normed(args, kHalfHead);
+    const int own_row = this->row - this->tile.row;
+    float* received = tiles.squares[exchanges.slot()];
+    uint64_t* full = &tiles.squares_full[exchanges.slot()];
+    if constexpr (kStep == 0) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) transpose<kHeadChunks / 2>(kHalfHead / 32, half);
+      if (!is_normed) return;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        split_squares[half] = squares_of_half(kHalfHead / 32, half);
+        if (this->quarter() == 0) {
+          send(split_squares[half], received + own_row + half * 8, full, kOther);
+        }
+      }
+      if (own_row == 0 && this->quarter() == 0) expect(full, sizeof(tiles.squares[0]));
+    } else if constexpr (kStep < kFirstSplit - 1) {
+      whole_step<kStep - kFirstWhole, kBegin>(args, tiles, loaded);
+    } else if constexpr (kStep == kFirstSplit - 1) {
+      if (!is_normed) return;
+      wait(full, exchanges.parity());
+      ++exchanges.count;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float squares = __fadd_rn(split_squares[half], received[own_row + half * 8]);
+        factors[half] = norm_factor(squares, kHeadDim, this->segment(args).norm.eps);
+      }
+    } else {
+      constexpr int kOwn = kStep - kFirstSplit;
+      constexpr int kChunk = kHalfHead / 32 + kOwn % 2;
+      if (is_normed) rotate(tiles, kChunk, kOwn / 2, factors[kOwn / 2], loaded);
+      this->store(args, kChunk, kOwn / 2);
+    }
+  }
+
+  template <int kCount>
+  __device__ void transpose(int first_chunk, int half) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) transpose_words(this->words[first_chunk + i][half]);
+  }
+
+  /// Adds the squares of 64 columns in norm_rope_kernel's order.
+  __device__ float squares_of_half(int first_chunk, int half) const {
+    float sums[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const uint32_t(&chunk)[4] = this->words[first_chunk + i][half];
+      sums[i] = __fadd_rn(
+          __fadd_rn(squares_of(unpack_pair(chunk[0])), squares_of(unpack_pair(chunk[1]))),
+          __fadd_rn(squares_of(unpack_pair(chunk[2])), squares_of(unpack_pair(chunk[3]))));
+    }
+    float sum = __fadd_rn(sums[0], sums[1]);
+#pragma unroll
+    for (int lane = 1; lane <= 2; lane *= 2) {
+      sum = __fadd_rn(sum, __shfl_xor_sync(0xffffffffu, sum, lane));
+    }
+    return sum;
+  }
+
+  __device__ void rotate(const SharedTiles<Whole>& tiles, int chunk, int half, float factor,
+                         const Loaded& angles) {
+    const auto weights = Pack<float, 8>::load(tiles.gate + 32 * chunk + 8 * this->quarter());
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      uint32_t& word = this->words[chunk][half][k];
+      const float2 weight = make_float2(weights.values[2 * k], weights.values[2 * k + 1]);
+      const float2 pair = norm_and_rotate(unpack_pair(word), factor, weight, angles.cos.values[k],
+                                          angles.sin.values[k]);
+      word = pack_pair(pair.x, pair.y);
+    }
+  }
+};
+
+}  // namespace flux::cuda::hopper::linear
