@@ -1,8 +1,5 @@
 #include "ops/cuda/cublas.h"
 
-#include <algorithm>
-#include <utility>
-
 #include "tensor/format.h"
 
 namespace flux::cuda {
@@ -22,128 +19,106 @@ uint32_t alignment(const void* address, DType dtype, int64_t stride, int64_t bat
   return bytes;
 }
 
-/// Owns one cuBLASLt descriptor.
-template <typename Handle, cublasStatus_t (*destroy)(Handle)>
-class Owner {
- public:
-  Owner() = default;
-  ~Owner() {
-    if (handle_ != nullptr) destroy(handle_);
-  }
-  Owner(const Owner&) = delete;
-  Owner& operator=(const Owner&) = delete;
-  Handle* receive() { return &handle_; }
-  Handle get() const { return handle_; }
-
- private:
-  Handle handle_ = nullptr;
+/// A matrix of rows is a column-major one of columns.
+struct Matrix {
+  DType dtype;
+  int64_t rows;
+  int64_t columns;
+  int64_t stride;
+  int64_t batch_stride;
 };
 
-class Layout {
- public:
-  Layout(DType dtype, int64_t rows, int64_t columns, int64_t stride, int64_t batch,
-         int64_t batch_stride) {
-    // A matrix of rows is a column-major one of columns.
-    check_cublas(
-        cublasLtMatrixLayoutCreate(owner_.receive(), type_of(dtype), static_cast<uint64_t>(columns),
-                                   static_cast<uint64_t>(rows), stride),
-        "cublasLtMatrixLayoutCreate");
-    if (batch == 1) return;
-    const auto count = static_cast<int32_t>(batch);
-    set(CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, count);
-    set(CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, batch_stride);
-  }
-  cublasLtMatrixLayout_t get() const { return owner_.get(); }
-
- private:
-  template <typename Value>
-  void set(cublasLtMatrixLayoutAttribute_t attribute, Value value) {
-    check_cublas(cublasLtMatrixLayoutSetAttribute(owner_.get(), attribute, &value, sizeof(value)),
+void describe(const Matrix& matrix, int64_t batch, cublasLtMatrixLayoutOpaque_t& layout) {
+  check_cublas(cublasLtMatrixLayoutInit(&layout, type_of(matrix.dtype),
+                                        static_cast<uint64_t>(matrix.columns),
+                                        static_cast<uint64_t>(matrix.rows), matrix.stride),
+               "cublasLtMatrixLayoutInit");
+  if (batch == 1) return;
+  const auto set = [&](cublasLtMatrixLayoutAttribute_t attribute, auto value) {
+    check_cublas(cublasLtMatrixLayoutSetAttribute(&layout, attribute, &value, sizeof(value)),
                  "cublasLtMatrixLayoutSetAttribute");
-  }
-  Owner<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy> owner_;
-};
+  };
+  set(CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, static_cast<int32_t>(batch));
+  set(CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, matrix.batch_stride);
+}
 
-/// cuBLASLt's description of a product: w is its A, x its B.
-class Description {
- public:
-  explicit Description(const Product& p)
-      : w_(p.dtype, p.w_by_depth ? p.depth : p.columns, p.w_by_depth ? p.columns : p.depth,
-           p.w_stride, p.batch, p.w_batch_stride),
-        x_(p.dtype, p.rows, p.depth, p.x_stride, p.batch, p.x_batch_stride),
-        added_(p.out_dtype, p.rows, p.columns, p.added ? p.added_stride : p.out_stride, p.batch,
-               p.out_batch_stride),
-        out_(p.out_dtype, p.rows, p.columns, p.out_stride, p.batch, p.out_batch_stride) {
-    check_cublas(cublasLtMatmulDescCreate(operation_.receive(), CUBLAS_COMPUTE_32F, CUDA_R_32F),
-                 "cublasLtMatmulDescCreate");
-    set(CUBLASLT_MATMUL_DESC_TRANSA, p.w_by_depth ? CUBLAS_OP_N : CUBLAS_OP_T);
-    if (p.epilogue == ProductEpilogue::kNone) return;
-    set(CUBLASLT_MATMUL_DESC_EPILOGUE, p.epilogue == ProductEpilogue::kBias
-                                           ? CUBLASLT_EPILOGUE_BIAS
-                                           : CUBLASLT_EPILOGUE_GELU_BIAS);
-    set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, p.bias);
-  }
+template <typename Value>
+void set_operation(ProductPlan& plan, cublasLtMatmulDescAttributes_t attribute, Value value) {
+  check_cublas(cublasLtMatmulDescSetAttribute(&plan.operation, attribute, &value, sizeof(value)),
+               "cublasLtMatmulDescSetAttribute");
+}
 
-  cublasLtMatmulAlgo_t find_algorithm(cublasLtHandle_t handle, const Product& p) const {
-    Owner<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy> preference;
-    check_cublas(cublasLtMatmulPreferenceCreate(preference.receive()),
-                 "cublasLtMatmulPreferenceCreate");
-    const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
-      check_cublas(
-          cublasLtMatmulPreferenceSetAttribute(preference.get(), attribute, &value, sizeof(value)),
-          "cublasLtMatmulPreferenceSetAttribute");
-    };
-    prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{State::kProductBytes});
-    prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE});
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
-           alignment(p.w, p.dtype, p.w_stride, p.w_batch_stride));
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-           alignment(p.x, p.dtype, p.x_stride, p.x_batch_stride));
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
-           alignment(p.out, p.out_dtype, p.out_stride, p.out_batch_stride));
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
-           p.added ? alignment(p.added, p.out_dtype, p.added_stride, p.out_batch_stride)
-                   : alignment(p.out, p.out_dtype, p.out_stride, p.out_batch_stride));
-    cublasLtMatmulHeuristicResult_t result{};
-    int found = 0;
-    const cublasStatus_t status =
-        cublasLtMatmulAlgoGetHeuristic(handle, operation_.get(), w_.get(), x_.get(), added_.get(),
-                                       out_.get(), preference.get(), 1, &result, &found);
-    if (status != CUBLAS_STATUS_NOT_SUPPORTED) {
-      check_cublas(status, "cublasLtMatmulAlgoGetHeuristic");
-    }
-    check(found == 1, ErrorCode::kUnsupported,
-          "cuBLASLt has no way to multiply {} [{}, {}] with [{}, {}]", p.dtype, p.rows, p.depth,
-          p.columns, p.depth);
-    return result.algo;
+void set_bias(ProductPlan& plan, const Product& p) {
+  if (p.epilogue != ProductEpilogue::kNone) {
+    set_operation(plan, CUBLASLT_MATMUL_DESC_BIAS_POINTER, p.bias);
   }
+}
 
-  void run(State& state, const Product& p, const cublasLtMatmulAlgo_t& algorithm) const {
-    const float one = 1.0f;
-    const float beta = p.added ? 1.0f : 0.0f;
+/// cuBLASLt's description of a product, without an algorithm: w is its A, x its B.
+ProductPlan describe(const Product& p) {
+  ProductPlan plan{};
+  const int64_t w_rows = p.w_by_depth ? p.depth : p.columns;
+  const int64_t w_columns = p.w_by_depth ? p.columns : p.depth;
+  const int64_t added_stride = p.added ? p.added_stride : p.out_stride;
+  describe({p.dtype, w_rows, w_columns, p.w_stride, p.w_batch_stride}, p.batch, plan.w);
+  describe({p.dtype, p.rows, p.depth, p.x_stride, p.x_batch_stride}, p.batch, plan.x);
+  describe({p.out_dtype, p.rows, p.columns, added_stride, p.out_batch_stride}, p.batch, plan.added);
+  describe({p.out_dtype, p.rows, p.columns, p.out_stride, p.out_batch_stride}, p.batch, plan.out);
+  check_cublas(cublasLtMatmulDescInit(&plan.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+               "cublasLtMatmulDescInit");
+  set_operation(plan, CUBLASLT_MATMUL_DESC_TRANSA, p.w_by_depth ? CUBLAS_OP_N : CUBLAS_OP_T);
+  if (p.epilogue != ProductEpilogue::kNone) {
+    set_operation(plan, CUBLASLT_MATMUL_DESC_EPILOGUE,
+                  p.epilogue == ProductEpilogue::kBias ? CUBLASLT_EPILOGUE_BIAS
+                                                       : CUBLASLT_EPILOGUE_GELU_BIAS);
+  }
+  set_bias(plan, p);
+  return plan;
+}
+
+void find_algorithm(cublasLtHandle_t handle, const Product& p, ProductPlan& plan) {
+  cublasLtMatmulPreferenceOpaque_t preference{};
+  check_cublas(cublasLtMatmulPreferenceInit(&preference), "cublasLtMatmulPreferenceInit");
+  const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
     check_cublas(
-        cublasLtMatmul(state.cublas(), operation_.get(), &one, p.w, w_.get(), p.x, x_.get(), &beta,
-                       p.added ? p.added : p.out, added_.get(), p.out, out_.get(), &algorithm,
-                       state.product_workspace(), State::kProductBytes, state.stream()),
-        "cublasLtMatmul");
-  }
+        cublasLtMatmulPreferenceSetAttribute(&preference, attribute, &value, sizeof(value)),
+        "cublasLtMatmulPreferenceSetAttribute");
+  };
+  prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{State::kProductBytes});
+  prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE});
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+         alignment(p.w, p.dtype, p.w_stride, p.w_batch_stride));
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+         alignment(p.x, p.dtype, p.x_stride, p.x_batch_stride));
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+         alignment(p.out, p.out_dtype, p.out_stride, p.out_batch_stride));
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+         p.added ? alignment(p.added, p.out_dtype, p.added_stride, p.out_batch_stride)
+                 : alignment(p.out, p.out_dtype, p.out_stride, p.out_batch_stride));
+  cublasLtMatmulHeuristicResult_t result{};
+  int found = 0;
+  const cublasStatus_t status =
+      cublasLtMatmulAlgoGetHeuristic(handle, &plan.operation, &plan.w, &plan.x, &plan.added,
+                                     &plan.out, &preference, 1, &result, &found);
+  if (status != CUBLAS_STATUS_NOT_SUPPORTED) check_cublas(status, "cublasLtMatmulAlgoGetHeuristic");
+  check(found == 1, ErrorCode::kUnsupported,
+        "cuBLASLt has no way to multiply {} [{}, {}] with [{}, {}]", p.dtype, p.rows, p.depth,
+        p.columns, p.depth);
+  plan.algorithm = result.algo;
+}
 
- private:
-  template <typename Value>
-  void set(cublasLtMatmulDescAttributes_t attribute, Value value) {
-    check_cublas(cublasLtMatmulDescSetAttribute(operation_.get(), attribute, &value, sizeof(value)),
-                 "cublasLtMatmulDescSetAttribute");
-  }
+void run(State& state, const Product& p, ProductPlan& plan) {
+  const float one = 1.0f;
+  const float beta = p.added ? 1.0f : 0.0f;
+  const void* added = p.added ? p.added : p.out;
+  check_cublas(cublasLtMatmul(state.cublas(), &plan.operation, &one, p.w, &plan.w, p.x, &plan.x,
+                              &beta, added, &plan.added, p.out, &plan.out, &plan.algorithm,
+                              state.product_workspace(), State::kProductBytes, state.stream()),
+               "cublasLtMatmul");
+}
 
-  Owner<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy> operation_;
-  Layout w_;
-  Layout x_;
-  Layout added_;
-  Layout out_;
-};
-
-/// All that the choice of an algorithm may depend on.
-std::vector<int64_t> key_of(const Product& p) {
+/// All that a description, but for its bias, and the choice of an algorithm depend on.
+ProductKey key_of(const Product& p) {
   return {static_cast<int64_t>(p.dtype),
           static_cast<int64_t>(p.out_dtype),
           p.rows,
@@ -169,15 +144,17 @@ std::vector<int64_t> key_of(const Product& p) {
 }  // namespace
 
 void multiply(State& state, const Product& product) {
-  const Description description(product);
-  std::vector<int64_t> key = key_of(product);
-  auto known = state.algorithms().find(key);
-  if (known == state.algorithms().end()) {
+  const ProductKey key = key_of(product);
+  auto known = state.product_plans().find(key);
+  if (known == state.product_plans().end()) {
+    ProductPlan plan = describe(product);
     // Kept only when there is one: a search that memory ran out for is made again.
-    const cublasLtMatmulAlgo_t algorithm = description.find_algorithm(state.cublas(), product);
-    known = state.algorithms().emplace(std::move(key), algorithm).first;
+    find_algorithm(state.cublas(), product, plan);
+    known = state.product_plans().emplace(key, plan).first;
+  } else {
+    set_bias(known->second, product);
   }
-  description.run(state, product, known->second);
+  run(state, product, known->second);
 }
 
 }  // namespace flux::cuda

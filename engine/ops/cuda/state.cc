@@ -28,15 +28,13 @@ constexpr size_t kAlmostFull = size_t{64} << 20;
 
 }  // namespace
 
-void check_cuda(cudaError_t result, std::string_view call) {
-  if (result == cudaSuccess) return;
+void fail_cuda(cudaError_t result, std::string_view call) {
   fail_on_gpu(result == cudaErrorMemoryAllocation,
               fmt::format("{} failed: {} ({})", call, cudaGetErrorString(result),
                           cudaGetErrorName(result)));
 }
 
-void check_cublas(cublasStatus_t status, std::string_view call) {
-  if (status == CUBLAS_STATUS_SUCCESS) return;
+void fail_cublas(cublasStatus_t status, std::string_view call) {
   fail_on_gpu(status == CUBLAS_STATUS_ALLOC_FAILED,
               fmt::format("{} failed: {}", call, cublasLtGetStatusString(status)));
 }
@@ -76,7 +74,10 @@ void State::wait_for_uploads(uint64_t uploads, cudaEvent_t done) {
 State& state_of(Context& ctx) {
   auto* state = static_cast<State*>(ctx.state());
   check(state != nullptr, ErrorCode::kInternal, "the context has no CUDA stream");
-  check_cuda(cudaSetDevice(state->device()), "cudaSetDevice");
+  int current = -1;
+  if (cudaGetDevice(&current) != cudaSuccess || current != state->device()) {
+    check_cuda(cudaSetDevice(state->device()), "cudaSetDevice");
+  }
   return *state;
 }
 

@@ -3,9 +3,9 @@
 #include <cublasLt.h>
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <map>
 #include <string_view>
-#include <vector>
 
 #include "ops/cuda/kernels/kernels.h"
 #include "runtime/context.h"
@@ -14,8 +14,25 @@
 namespace flux::cuda {
 
 /// Throw for a failed call, naming it: kUnavailable where memory ran out, else kInternal.
-void check_cuda(cudaError_t result, std::string_view call);
-void check_cublas(cublasStatus_t status, std::string_view call);
+[[noreturn, gnu::cold]] void fail_cuda(cudaError_t result, std::string_view call);
+[[noreturn, gnu::cold]] void fail_cublas(cublasStatus_t status, std::string_view call);
+inline void check_cuda(cudaError_t result, std::string_view call) {
+  if (result != cudaSuccess) [[unlikely]]
+    fail_cuda(result, call);
+}
+inline void check_cublas(cublasStatus_t status, std::string_view call) {
+  if (status != CUBLAS_STATUS_SUCCESS) [[unlikely]]
+    fail_cublas(status, call);
+}
+
+/// All that the plan of a product depends on, as numbers; see cublas.cc.
+using ProductKey = std::array<int64_t, 20>;
+/// cuBLASLt's description of a product and the algorithm that it chose.
+struct ProductPlan {
+  cublasLtMatmulDescOpaque_t operation;
+  cublasLtMatrixLayoutOpaque_t w, x, added, out;
+  cublasLtMatmulAlgo_t algorithm;
+};
 
 /// What a context has on its device. Ops of one context come from one thread at a time.
 class State final : public DeviceState {
@@ -35,8 +52,8 @@ class State final : public DeviceState {
   /// kProductBytes of scratch for cuBLASLt.
   void* product_workspace();
 
-  /// Algorithms by the numbers that describe a product.
-  std::map<std::vector<int64_t>, cublasLtMatmulAlgo_t>& algorithms() { return algorithms_; }
+  /// Plans by the numbers that describe a product.
+  std::map<ProductKey, ProductPlan>& product_plans() { return product_plans_; }
 
   /// Makes the stream wait for weights that are still on their way, if there are new ones since the
   /// last call: `uploads` counts them.
@@ -48,7 +65,7 @@ class State final : public DeviceState {
   cudaStream_t stream_ = nullptr;
   cublasLtHandle_t cublas_ = nullptr;
   void* product_workspace_ = nullptr;
-  std::map<std::vector<int64_t>, cublasLtMatmulAlgo_t> algorithms_;
+  std::map<ProductKey, ProductPlan> product_plans_;
   uint64_t uploads_seen_ = 0;
 };
 

@@ -1,3 +1,5 @@
+#include <vector>
+
 #include "ops/cuda/kernels/tensor_map.h"
 
 namespace flux::cuda {
@@ -17,12 +19,8 @@ Encode find_encode() {
   return reinterpret_cast<Encode>(function);
 }
 
-}  // namespace
-
-cudaError_t make_tensor_map(CUtensorMap& map, const void* address,
-                            const std::array<int64_t, 3>& sizes,
-                            const std::array<int64_t, 2>& strides,
-                            const std::array<int64_t, 3>& box) {
+cudaError_t encode_map(CUtensorMap& map, const void* address, const std::array<int64_t, 3>& sizes,
+                       const std::array<int64_t, 2>& strides, const std::array<int64_t, 3>& box) {
   static const Encode encode = find_encode();
   if (encode == nullptr) return cudaErrorNotSupported;
   cuuint64_t dims[3];
@@ -39,6 +37,62 @@ cudaError_t make_tensor_map(CUtensorMap& map, const void* address,
              boxes, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+/// All that a map depends on: address, sizes, strides, box.
+using MapKey = std::array<int64_t, 9>;
+
+struct KnownMap {
+  MapKey key{};
+  CUtensorMap map{};
+};
+
+/// Where a thread keeps the map of this key, if it has not kept another one there since. Weights
+/// and the workspace are at the same addresses in every step, and an encoding by the driver takes
+/// longer than to find one. A map does not depend on what is at its address.
+KnownMap& known_map(const MapKey& key) {
+  constexpr size_t kPlaces = 4096;  // FLUX.1-dev's steps use some 700
+  thread_local std::vector<KnownMap> maps(kPlaces);
+  uint64_t hash = 0;
+  for (const int64_t part : key) {
+    hash = (hash ^ static_cast<uint64_t>(part)) * 0x9e3779b97f4a7c15u;
+    hash ^= hash >> 32;
+  }
+  return maps[hash % kPlaces];
+}
+
+}  // namespace
+
+cudaError_t read_gpu_traits(GpuTraits& traits) {
+  cudaFuncAttributes attributes{};
+  const cudaError_t result = cudaFuncGetAttributes(&attributes, probe_kernel);
+  if (result != cudaSuccess) return result;
+  traits = {attributes.binaryVersion == 90, device_attribute(cudaDevAttrMultiProcessorCount)};
+  return cudaSuccess;
+}
+
+cudaError_t make_tensor_map(CUtensorMap& map, const void* address,
+                            const std::array<int64_t, 3>& sizes,
+                            const std::array<int64_t, 2>& strides,
+                            const std::array<int64_t, 3>& box) {
+  const MapKey key{reinterpret_cast<int64_t>(address),
+                   sizes[0],
+                   sizes[1],
+                   sizes[2],
+                   strides[0],
+                   strides[1],
+                   box[0],
+                   box[1],
+                   box[2]};
+  KnownMap& known = known_map(key);
+  if (known.key != key) {
+    known.key = {};  // of no map, should there be none
+    const cudaError_t result = encode_map(known.map, address, sizes, strides, box);
+    if (result != cudaSuccess) return result;
+    known.key = key;
+  }
+  map = known.map;
+  return cudaSuccess;
 }
 
 }  // namespace flux::cuda
