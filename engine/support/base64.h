@@ -5,7 +5,12 @@
 
 namespace flux {
 
-/// RFC 4648 base64 with padding.
+// Base64 of RFC 4648, with padding.
+
 std::string encode_base64(std::string_view bytes);
+
+/// The bytes of a text. Throws kInvalidArgument, naming the text as `what`, for a length that is no
+/// multiple of 4 and for a character that is not base64.
+std::string decode_base64(std::string_view text, const std::string& what);
 
 }  // namespace flux

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "support/base64.h"
 #include "support/error.h"
 #include "tokenizer/added_tokens.h"
 #include "tokenizer/charsmap.h"

@@ -1,6 +1,5 @@
 #include "tokenizer/tokenizer_files.h"
 
-#include <array>
 #include <cmath>
 #include <fstream>
 #include <string_view>
@@ -297,36 +296,6 @@ std::vector<std::pair<std::string, std::string>> read_merges(const fs::path& pat
     merges.emplace_back(line.substr(0, space), line.substr(space + 1));
   }
   return merges;
-}
-
-std::string decode_base64(std::string_view text, const std::string& what) {
-  constexpr std::string_view kAlphabet =
-      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::array<int8_t, 256> values;
-  values.fill(-1);
-  for (size_t i = 0; i < kAlphabet.size(); ++i) {
-    values[static_cast<unsigned char>(kAlphabet[i])] = static_cast<int8_t>(i);
-  }
-  size_t length = text.size();
-  while (length > 0 && text.size() - length < 2 && text[length - 1] == '=') --length;
-  check(text.size() % 4 == 0, ErrorCode::kInvalidArgument,
-        "{}: {} base64 characters, not a multiple of 4; copy the file from the checkpoint again",
-        what, text.size());
-  std::string out;
-  out.reserve(length / 4 * 3 + 2);
-  uint32_t bits = 0;
-  int count = 0;
-  for (size_t i = 0; i < length; ++i) {
-    const int value = values[static_cast<unsigned char>(text[i])];
-    check(value >= 0, ErrorCode::kInvalidArgument,
-          "{}: character {} is not base64; copy the file from the checkpoint again", what, i);
-    bits = (bits << 6) | static_cast<uint32_t>(value);
-    count += 6;
-    if (count < 8) continue;
-    count -= 8;
-    out.push_back(static_cast<char>((bits >> count) & 0xff));
-  }
-  return out;
 }
 
 }  // namespace flux

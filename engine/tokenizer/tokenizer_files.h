@@ -40,7 +40,4 @@ std::vector<std::pair<std::string, int32_t>> read_vocab_json(const std::filesyst
 /// skipped.
 std::vector<std::pair<std::string, std::string>> read_merges(const std::filesystem::path& path);
 
-/// Decodes a base64 text; `what` names it in the error.
-std::string decode_base64(std::string_view text, const std::string& what);
-
 }  // namespace flux
