@@ -1,29 +1,14 @@
 #include "pipeline/text_to_image.h"
 
-#include <chrono>
-
 #include "pipeline/denoise.h"
 #include "pipeline/latents.h"
 #include "support/error.h"
+#include "support/stopwatch.h"
 
 namespace flux {
 namespace {
 
-class Stopwatch {
- public:
-  /// Seconds since construction or the last lap.
-  double lap() {
-    const auto now = std::chrono::steady_clock::now();
-    const std::chrono::duration<double> passed = now - start_;
-    start_ = now;
-    return passed.count();
-  }
-
- private:
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-};
-
-/// Image `j` of a row is drawn from the row's seed + j; torch's seeds are unsigned.
+/// Image `j` of a row is generated from the row's seed + j; torch's seeds are unsigned.
 uint64_t seed_of(const ImageParams& row, int j) {
   return static_cast<uint64_t>(row.seed) + static_cast<uint64_t>(j);
 }
@@ -36,6 +21,11 @@ struct RowEmbeddings {
   std::vector<size_t> negative;  // likewise; kNone without one
 
   static constexpr size_t kNone = static_cast<size_t>(-1);
+
+  /// Whether a prompt of the row, or its negative prompt, was longer than an encoder takes.
+  bool truncated(size_t row) const {
+    return all[positive[row]].truncated || (negative[row] != kNone && all[negative[row]].truncated);
+  }
 };
 
 RowEmbeddings encode_prompts(Stages& stages, std::span<const ImageParams> rows) {
@@ -126,9 +116,8 @@ GenerateResult generate(Stages& stages, const FluxConfig& config, DType dtype,
       stop_if_cancelled(steps_done, steps_total);
       const Tensor decoded =
           stages.decode(unpack_latents(ctx, images[next].latents, size, config.vae));
-      const bool truncated = embeddings.all[embeddings.positive[r]].truncated;
       result.images.push_back(
-          {to_pixels(ctx, decoded), latents[next++], seed_of(row, j), r, truncated});
+          {to_pixels(ctx, decoded), latents[next++], seed_of(row, j), r, embeddings.truncated(r)});
     }
   }
   result.seconds.decode = stopwatch.lap();

@@ -10,13 +10,13 @@
 
 namespace flux {
 
-/// One finished picture.
+/// One finished image.
 struct GeneratedImage {
   Tensor pixels;   // [height, width, 3], u8, RGB
   Tensor latents;  // [image tokens, channels], T: packed, as the denoise loop ends
   uint64_t seed = 0;
   size_t row = 0;          // index of the request it belongs to
-  bool truncated = false;  // its prompt was longer than an encoder takes
+  bool truncated = false;  // a prompt or the negative one was too long for an encoder
 };
 
 /// Seconds spent in each part of a generate() call.
