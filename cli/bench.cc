@@ -4,6 +4,7 @@
 #include "cli/common.h"
 #include "cli/made_inputs.h"
 #include "cli/progress.h"
+#include "cli/request_options.h"
 #include "pipeline/text_to_image.h"
 #include "support/error.h"
 
@@ -77,7 +78,7 @@ void measure_stages(Session& session, const ImageParams& params, const BenchOpti
   const FluxConfig& config = session.checkpoint->config();
   const DType dtype = session.options.dtype;
   LocalStages& stages = *session.stages;
-  const PictureSize size{params.height, params.width, params.max_sequence_length};
+  const ImageSize size{params.height, params.width, params.max_sequence_length};
   Context& ctx = stages.context();
   const TransformerInput step = on_device(ctx, made_transformer_input(config, dtype, size));
   const Tensor latents = to_device(ctx, made_latents(config, dtype, size));
@@ -221,33 +222,17 @@ void add_bench(CLI::App& app, Action& run) {
   CLI::App* command = app.add_subcommand("bench", "times the stages and whole images");
   add_compute_options(*command, options->compute);
   command->add_option("--prompt", options->request.prompt, "what to generate")
-      ->capture_default_str();
-  command
-      ->add_option("--height", options->request.height,
-                   "pixels, a multiple of 16 [default: the checkpoint's, FLUX: 1024]")
-      ->transform(whole_number())
-      ->type_name("N");
-  command
-      ->add_option("--width", options->request.width,
-                   "pixels, a multiple of 16 [default: the checkpoint's, FLUX: 1024]")
-      ->transform(whole_number())
-      ->type_name("N");
-  command
-      ->add_option("--steps", options->request.num_inference_steps,
-                   "denoising steps [default: 28 with guidance embeddings, else 4]")
-      ->transform(whole_number())
-      ->type_name("N");
-  command
-      ->add_option("--max-sequence-length", options->request.max_sequence_length,
-                   "T5 tokens [default: 512 with guidance embeddings, else 256]")
-      ->transform(whole_number())
-      ->type_name("N");
-  command
-      ->add_option("--images", options->request.num_images_per_prompt,
-                   "images that are generated at once; whole image then means all of them")
-      ->transform(whole_number())
-      ->type_name("N")
-      ->capture_default_str();
+      ->default_str(*options->request.prompt);
+  ImageRequest& request = options->request;
+  add_integer_option(*command, field_of(&ImageRequest::height), request.height);
+  add_integer_option(*command, field_of(&ImageRequest::width), request.width);
+  add_integer_option(*command, field_of(&ImageRequest::num_inference_steps),
+                     request.num_inference_steps);
+  add_integer_option(*command, field_of(&ImageRequest::max_sequence_length),
+                     request.max_sequence_length);
+  add_integer_option(*command, field_of(&ImageRequest::num_images_per_prompt),
+                     request.num_images_per_prompt)
+      ->description("images that are generated at once; whole image then means all [default: 1]");
   command->add_option("--runs", options->runs, "timed runs")
       ->transform(whole_number())
       ->type_name("N")

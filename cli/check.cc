@@ -17,7 +17,7 @@ struct StageResult {
   DType dtype;
 };
 
-StageResult run_clip(Session& session, const PictureSize&) {
+StageResult run_clip(Session& session, const ImageSize&) {
   LocalStages& stages = *session.stages;
   return {"pooled_prompt_embeds",
           to_host(stages.context(), stages.encode_clip(kPrompt, nullptr)),
@@ -25,7 +25,7 @@ StageResult run_clip(Session& session, const PictureSize&) {
           session.options.dtype};
 }
 
-StageResult run_t5(Session& session, const PictureSize& size) {
+StageResult run_t5(Session& session, const ImageSize& size) {
   LocalStages& stages = *session.stages;
   return {"prompt_embeds",
           to_host(stages.context(), stages.encode_t5(kPrompt, size.text_tokens, nullptr)),
@@ -33,7 +33,7 @@ StageResult run_t5(Session& session, const PictureSize& size) {
           session.options.dtype};
 }
 
-StageResult run_transformer(Session& session, const PictureSize& size) {
+StageResult run_transformer(Session& session, const ImageSize& size) {
   const FluxConfig& config = session.checkpoint->config();
   const TransformerInput input = made_transformer_input(config, session.options.dtype, size);
   session.stages->transformer({&input, 1});
@@ -44,7 +44,7 @@ StageResult run_transformer(Session& session, const PictureSize& size) {
           session.options.dtype};
 }
 
-StageResult run_decoder(Session& session, const PictureSize& size) {
+StageResult run_decoder(Session& session, const ImageSize& size) {
   LocalStages& stages = *session.stages;
   const Tensor latents = made_latents(session.checkpoint->config(), session.options.dtype, size);
   return {"image",
@@ -54,8 +54,8 @@ StageResult run_decoder(Session& session, const PictureSize& size) {
 }
 
 /// In the order of StageKind.
-constexpr StageResult (*kRuns[])(Session&, const PictureSize&) = {run_clip, run_t5, run_transformer,
-                                                                  run_decoder};
+constexpr StageResult (*kRuns[])(Session&, const ImageSize&) = {run_clip, run_t5, run_transformer,
+                                                                run_decoder};
 static_assert(std::size(kRuns) == std::size(kStages));
 
 void check_result(const StageResult& result) {
@@ -67,7 +67,7 @@ void check_result(const StageResult& result) {
 }
 
 /// Runs one stage; returns the rest of its line.
-std::string stage_report(StageKind stage, Session& session, const PictureSize& size) {
+std::string stage_report(StageKind stage, Session& session, const ImageSize& size) {
   StageResult result{};
   const double load = seconds_of([&] { session.stages->load(stage); });
   const double seconds =
@@ -79,7 +79,7 @@ std::string stage_report(StageKind stage, Session& session, const PictureSize& s
 }
 
 /// Prints the line of one stage; returns whether it works.
-bool check_stage(StageKind stage, Session& session, const PictureSize& size) {
+bool check_stage(StageKind stage, Session& session, const ImageSize& size) {
   stop_if_interrupted();
   std::string report;
   bool works = true;
@@ -97,8 +97,8 @@ bool check_stage(StageKind stage, Session& session, const PictureSize& size) {
 void run_check(const ComputeOptions& options) {
   Session session = open_session(options);
   const FluxConfig& config = session.checkpoint->config();
-  PictureSize size;
-  size.height = drawable_side(kPixels, config);
+  ImageSize size;
+  size.height = allowed_side(kPixels, config);
   size.width = size.height + config.size_multiple();  // not square, so that swapped axes show
   size.text_tokens = sequence_length(std::nullopt, config);
   print_out(fmt::format("{}: {} on {}, {}, {}x{}, {}\n", session.checkpoint->name(),

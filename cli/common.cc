@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
-#include <chrono>
 #include <cmath>
 #include <csignal>
 #include <cstring>
@@ -19,12 +18,12 @@
 #include "runtime/context.h"
 #include "support/default_threads.h"
 #include "support/error.h"
+#include "support/stopwatch.h"
 
 namespace flux::cli {
 namespace {
 
 constexpr int kMaxThreads = 1024;
-constexpr int64_t kMaxSequenceLength = 512;
 
 volatile std::sig_atomic_t interruption = 0;
 
@@ -111,12 +110,9 @@ Session open_session(const ComputeOptions& options) {
 }
 
 int sequence_length(const std::optional<int64_t>& given, const FluxConfig& config) {
-  const int64_t length = given.value_or(default_sequence_length(config));
-  if (length < 1 || length > kMaxSequenceLength) {
-    throw UsageError(
-        fmt::format("max_sequence_length {}: must be 1 to {}", length, kMaxSequenceLength));
-  }
-  return static_cast<int>(length);
+  int length = 0;
+  as_usage([&] { length = checked_sequence_length(given, config); });
+  return length;
 }
 
 void watch_for_interruption() {
@@ -164,9 +160,9 @@ void print_json(const nlohmann::json& object) {
 }
 
 double seconds_of(const std::function<void()>& work) {
-  const auto start = std::chrono::steady_clock::now();
+  Stopwatch stopwatch;
   work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return stopwatch.lap();
 }
 
 int64_t peak_memory_bytes() {

@@ -56,8 +56,8 @@ struct Session {
 /// Opens SOURCE. Throws UsageError for options that are not allowed, Error for a bad checkpoint.
 Session open_session(const ComputeOptions& options);
 
-/// Returns the given max_sequence_length, or diffusers' default for this kind of model. Throws
-/// UsageError outside 1..512.
+/// Returns the given max_sequence_length, or the default of the model's kind. Throws UsageError for
+/// a number that is not allowed.
 int sequence_length(const std::optional<int64_t>& given, const FluxConfig& config);
 
 /// Makes SIGINT and SIGTERM set interrupted(); a second signal ends the process.

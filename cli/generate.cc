@@ -2,6 +2,7 @@
 
 #include "cli/common.h"
 #include "cli/progress.h"
+#include "cli/request_options.h"
 #include "pipeline/latents.h"
 #include "pipeline/png.h"
 #include "pipeline/text_to_image.h"
@@ -18,10 +19,7 @@ namespace fs = std::filesystem;
 
 struct GenerateOptions {
   ComputeOptions compute;
-  ImageRequest request;  // what all rows share
-  std::vector<std::string> prompts;
-  std::vector<std::string> prompts_2;
-  std::vector<std::string> negative_prompts;
+  RequestOptions request;
   std::string output = "out.png";
   std::string latents;
   std::string save_latents;
@@ -35,37 +33,18 @@ struct Timing {
   double write = 0;
 };
 
-/// The text for row `row` of an option given once for all rows, or once for each.
-std::optional<std::string> text_of_row(const std::vector<std::string>& texts, size_t row) {
-  if (texts.empty()) return std::nullopt;
-  return texts.size() == 1 ? texts[0] : texts[row];
-}
-
-void check_count(const char* option, size_t count, size_t prompts) {
-  if (count <= 1 || count == prompts) return;
-  throw UsageError(
-      fmt::format("{} is given {} times, --prompt {} times: give it once, or once for "
-                  "each --prompt",
-                  option, count, prompts));
-}
-
-/// One validated request a prompt; row r is drawn from seeds seed + r * images and up.
-std::vector<ImageParams> make_rows(const GenerateOptions& options, const FluxConfig& config) {
-  check_count("--prompt-2", options.prompts_2.size(), options.prompts.size());
-  check_count("--negative-prompt", options.negative_prompts.size(), options.prompts.size());
+/// One validated request a prompt; row r is generated from seeds seed + r * images and up.
+std::vector<ImageParams> make_rows(const RequestOptions& options, const FluxConfig& config) {
   const RequestLimits limits = limits_for(config);
-  const int64_t seed = options.request.seed.value_or(random_seed());
+  const int64_t seed = options.shared.seed.value_or(random_seed());
   std::vector<ImageParams> rows;
   as_usage([&] {
-    for (size_t row = 0; row < options.prompts.size(); ++row) {
-      ImageRequest request = options.request;
-      request.prompt = options.prompts[row];
-      request.prompt_2 = text_of_row(options.prompts_2, row);
-      request.negative_prompt = text_of_row(options.negative_prompts, row);
+    for (ImageRequest& request : make_requests(options)) {
       request.seed = seed;
+      const auto row = static_cast<int64_t>(rows.size());
       rows.push_back(validate(request, config, limits));
-      const auto before = static_cast<int64_t>(row) * request.num_images_per_prompt;
-      const int64_t last = before + request.num_images_per_prompt - 1;
+      const int64_t before = row * rows.back().num_images_per_prompt;
+      const int64_t last = before + rows.back().num_images_per_prompt - 1;
       check(seed <= std::numeric_limits<int64_t>::max() - last, ErrorCode::kInvalidArgument,
             "seed {}: too large for {} images, which count up from it", seed, last + 1);
       rows.back().seed = seed + before;
@@ -101,7 +80,7 @@ void read_latents(const std::string& file, const Session& session, std::vector<I
 }
 
 /// FILE.png for one image, FILE_0.png, FILE_1.png, ... for more. Checks what can be known before
-/// the drawing begins.
+/// generation begins.
 std::vector<fs::path> output_files(const std::string& output, size_t images) {
   const fs::path file = output;
   std::error_code error;
@@ -235,7 +214,8 @@ std::string report_text(const std::vector<fs::path>& files, const GenerateResult
   return text;
 }
 
-GenerateResult draw(Session& session, const std::vector<ImageParams>& rows, Timing& timing) {
+GenerateResult generate_images(Session& session, const std::vector<ImageParams>& rows,
+                               Timing& timing) {
   Progress progress(Progress::Mode::kAutomatic);
   timing.load = seconds_of([&] {
     for (const StageKind stage : session.checkpoint->family().stages) {
@@ -257,7 +237,7 @@ GenerateResult draw(Session& session, const std::vector<ImageParams>& rows, Timi
 
 void run_generate(const GenerateOptions& options) {
   Session session = open_session(options.compute);
-  std::vector<ImageParams> rows = make_rows(options, session.checkpoint->config());
+  std::vector<ImageParams> rows = make_rows(options.request, session.checkpoint->config());
   const auto images_per_row = static_cast<size_t>(rows.front().num_images_per_prompt);
   const std::vector<fs::path> files = output_files(options.output, rows.size() * images_per_row);
   check_directory_of("--output", files.front());
@@ -265,10 +245,11 @@ void run_generate(const GenerateOptions& options) {
   if (!options.latents.empty()) read_latents(options.latents, session, rows);
 
   Timing timing;
-  const GenerateResult result = draw(session, rows, timing);
+  const GenerateResult result = generate_images(session, rows, timing);
   for (const GeneratedImage& image : result.images) {
     if (!image.truncated) continue;
-    log_warning("prompt {} is longer than an encoder takes and was cut", image.row);
+    log_warning("prompt {}, or its negative prompt, is longer than an encoder takes and was cut",
+                image.row);
   }
   timing.write = seconds_of([&] {
     if (!options.save_latents.empty()) save_latents(options.save_latents, result.images);
@@ -281,70 +262,13 @@ void run_generate(const GenerateOptions& options) {
   }
 }
 
-void add_text_options(CLI::App& command, GenerateOptions& options) {
-  // allow_extra_args(false): one text an option, and CLI11 does not split a text in [brackets].
-  command.add_option("--prompt", options.prompts, "what to draw; repeat it for more rows")
-      ->required()
-      ->allow_extra_args(false)
-      ->type_name("TEXT");
-  command
-      .add_option("--prompt-2", options.prompts_2,
-                  "text for T5, where it differs from that for CLIP [default: the prompt]")
-      ->allow_extra_args(false)
-      ->type_name("TEXT");
-  command
-      .add_option("--negative-prompt", options.negative_prompts,
-                  "what to avoid; used when --true-cfg-scale is above 1 [default: none]")
-      ->allow_extra_args(false)
-      ->type_name("TEXT");
-}
-
-void add_image_options(CLI::App& command, ImageRequest& request) {
-  command
-      .add_option("--true-cfg-scale", request.true_cfg_scale,
-                  "weight against the negative prompt, >= 1")
-      ->capture_default_str();
-  command
-      .add_option("--steps", request.num_inference_steps,
-                  "denoising steps, 1 to 1000 [default: 28 with guidance embeddings, else 4]")
-      ->transform(whole_number())
-      ->type_name("N");
-  command.add_option("--guidance", request.guidance_scale, "guidance scale, 0 to 100")
-      ->capture_default_str();
-  command
-      .add_option("--height", request.height,
-                  "pixels, a multiple of 16 [default: the checkpoint's, FLUX: 1024]")
-      ->transform(whole_number())
-      ->type_name("N");
-  command
-      .add_option("--width", request.width,
-                  "pixels, a multiple of 16 [default: the checkpoint's, FLUX: 1024]")
-      ->transform(whole_number())
-      ->type_name("N");
-  command
-      .add_option("--seed", request.seed,
-                  "image k is drawn from seed + k [default: a random one, printed]")
-      ->transform(whole_number())
-      ->type_name("N");
-  command.add_option("--images", request.num_images_per_prompt, "images for each prompt, 1 to 16")
-      ->transform(whole_number())
-      ->type_name("N")
-      ->capture_default_str();
-  command
-      .add_option("--max-sequence-length", request.max_sequence_length,
-                  "T5 tokens, 1 to 512 [default: 512 with guidance embeddings, else 256]")
-      ->transform(whole_number())
-      ->type_name("N");
-}
-
 }  // namespace
 
 void add_generate(CLI::App& app, Action& run) {
   auto options = std::make_shared<GenerateOptions>();
-  CLI::App* command = app.add_subcommand("generate", "draws images from prompts");
+  CLI::App* command = app.add_subcommand("generate", "generates images from prompts");
   add_compute_options(*command, options->compute);
-  add_text_options(*command, *options);
-  add_image_options(*command, options->request);
+  add_request_options(*command, options->request);
   command
       ->add_option("-o,--output", options->output,
                    "the file to write; more than one image: FILE_0.png, FILE_1.png, ...")

@@ -41,7 +41,7 @@ MemoryNeed memory_need(const Checkpoint& checkpoint, DType dtype) {
   }
   // The single blocks hold the tokens, their projections (q, k, v, MLP) and the joined output.
   const int64_t multiple = config.size_multiple();
-  const int64_t text_tokens = default_sequence_length(config);
+  const int64_t text_tokens = checked_sequence_length(std::nullopt, config);
   const int64_t tokens =
       limits.default_height / multiple * (limits.default_width / multiple) + text_tokens;
   const int64_t transformer = tokens * config.transformer.inner_dim() * 14 * element;

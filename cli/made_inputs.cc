@@ -6,7 +6,7 @@
 #include "pipeline/latents.h"
 
 namespace flux::cli {
-int64_t drawable_side(int64_t pixels, const FluxConfig& config) {
+int64_t allowed_side(int64_t pixels, const FluxConfig& config) {
   const int64_t multiple = config.size_multiple();
   return std::max(multiple, pixels / multiple * multiple);
 }
@@ -20,7 +20,7 @@ Tensor made_tensor(const Shape& shape, DType dtype) {
 }
 
 TransformerInput made_transformer_input(const FluxConfig& config, DType dtype,
-                                        const PictureSize& size) {
+                                        const ImageSize& size) {
   const FluxTransformerConfig& model = config.transformer;
   const LatentSize latents = latent_size(config, size.height, size.width);
   TransformerInput input;
@@ -35,7 +35,7 @@ TransformerInput made_transformer_input(const FluxConfig& config, DType dtype,
   return input;
 }
 
-Tensor made_latents(const FluxConfig& config, DType dtype, const PictureSize& size) {
+Tensor made_latents(const FluxConfig& config, DType dtype, const ImageSize& size) {
   const int64_t factor = config.vae.scale_factor();
   return made_tensor({config.vae.latent_channels, size.height / factor, size.width / factor},
                      dtype);

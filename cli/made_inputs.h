@@ -8,23 +8,23 @@
 namespace flux::cli {
 
 /// The size of a picture and of its text.
-struct PictureSize {
+struct ImageSize {
   int64_t height = 0;  // pixels
   int64_t width = 0;
   int text_tokens = 0;
 };
 
 /// `pixels` rounded down to a size that the model can draw, at least the smallest.
-int64_t drawable_side(int64_t pixels, const FluxConfig& config);
+int64_t allowed_side(int64_t pixels, const FluxConfig& config);
 
 /// A tensor of standard normal numbers, the same in every run.
 Tensor made_tensor(const Shape& shape, DType dtype);
 
 /// One row for the transformer, in the middle of the denoising, with memory for the result.
 TransformerInput made_transformer_input(const FluxConfig& config, DType dtype,
-                                        const PictureSize& size);
+                                        const ImageSize& size);
 
 /// Latents for the decoder: [latent_channels, rows, columns].
-Tensor made_latents(const FluxConfig& config, DType dtype, const PictureSize& size);
+Tensor made_latents(const FluxConfig& config, DType dtype, const ImageSize& size);
 
 }  // namespace flux::cli

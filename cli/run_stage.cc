@@ -2,6 +2,7 @@
 #include <map>
 
 #include "cli/common.h"
+#include "cli/request_options.h"
 #include "support/error.h"
 #include "support/log.h"
 #include "tensor/format.h"
@@ -256,11 +257,8 @@ void add_run_stage(CLI::App& app, Action& run) {
                    "the input of a text encoder; repeat it for more rows")
       ->allow_extra_args(false)
       ->type_name("TEXT");
-  command
-      ->add_option("--max-sequence-length", options->max_sequence_length,
-                   "T5 tokens, 1 to 512 [default: 512 with guidance embeddings, else 256]")
-      ->transform(whole_number())
-      ->type_name("N");
+  add_integer_option(*command, field_of(&ImageRequest::max_sequence_length),
+                     options->max_sequence_length);
   command->callback([options, &run] { run = [options] { run_run_stage(*options); }; });
 }
 

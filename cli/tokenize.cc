@@ -1,4 +1,5 @@
 #include "cli/common.h"
+#include "cli/request_options.h"
 #include "support/log.h"
 #include "tokenizer/clip_bpe.h"
 #include "tokenizer/t5_sentencepiece.h"
@@ -42,11 +43,8 @@ void add_tokenize(CLI::App& app, Action& run) {
       app.add_subcommand("tokenize", "prints the token ids of a prompt as one JSON object");
   add_source(*command, options->source);
   command->add_option("--prompt", options->prompt, "the text")->required()->type_name("TEXT");
-  command
-      ->add_option("--max-sequence-length", options->max_sequence_length,
-                   "T5 tokens, 1 to 512 [default: 512 with guidance embeddings, else 256]")
-      ->transform(whole_number())
-      ->type_name("N");
+  add_integer_option(*command, field_of(&ImageRequest::max_sequence_length),
+                     options->max_sequence_length);
   command->callback([options, &run] { run = [options] { run_tokenize(*options); }; });
 }
 

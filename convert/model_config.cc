@@ -1,5 +1,6 @@
 #include "convert/model_config.h"
 
+#include "convert/request_inputs.h"
 #include "convert/templates.h"
 #include "pipeline/request.h"
 #include "support/error.h"
@@ -20,11 +21,11 @@ std::string gpus(const ServingOptions& options) {
   return fmt::format(" gpus: [ {} ]", options.device.index);
 }
 
-/// Instances of "bls" for each of a stage: they only wait for stages, and while one waits for the
-/// decoder others keep the transformer busy. Enough to fill a batch of the transformer; where all
-/// are busy, a request may wait half a second too long (see the stages' templates).
+/// Instances of "bls" for each instance of a stage: they only wait for stages, and while one waits
+/// for the decoder, others keep the transformer busy. This many fill a batch of the transformer;
+/// while all are busy, a request may wait half a second too long (see the stages' templates).
 constexpr int kPipelinesPerInstance = 8;
-/// In Python, where each is a process.
+/// The same in Python, where each instance is a process.
 constexpr int kPythonPipelinesPerInstance = 4;
 
 std::string triton_type(DType dtype) {
@@ -48,6 +49,7 @@ TemplateValues values_of(std::string_view model, const FluxConfig& config,
   if (model == "bls") {
     const int pipelines =
         options.in_python.contains(model) ? kPythonPipelinesPerInstance : kPipelinesPerInstance;
+    values["REQUEST_INPUTS"] = request_inputs(config);
     values["INSTANCES"] = std::to_string(pipelines * options.instances);
     values["DEFAULT_HEIGHT"] = std::to_string(options.default_height);
     values["DEFAULT_WIDTH"] = std::to_string(options.default_width);
@@ -65,7 +67,7 @@ TemplateValues values_of(std::string_view model, const FluxConfig& config,
     values["JOINT_DIM"] = std::to_string(config.transformer.joint_attention_dim);
   }
   if (model == "t5_encoder") {
-    values["SEQUENCE_LENGTH"] = std::to_string(default_sequence_length(config));
+    values["SEQUENCE_LENGTH"] = std::to_string(checked_sequence_length(std::nullopt, config));
   }
   if (model == "dit_transformer") {
     values["IN_CHANNELS"] = std::to_string(config.transformer.in_channels);
@@ -93,6 +95,7 @@ std::vector<ModelFile> make_model_files(const FluxConfig& config, const ServingO
     if (model != "bls") continue;
     const Template& request = find_template("python/bls_request.py");
     files.push_back({model, "1/bls_request.py", std::string(request.text)});
+    files.push_back({model, "1/request_fields.json", request_fields_json(config)});
   }
   return files;
 }

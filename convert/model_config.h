@@ -28,14 +28,14 @@ struct ServingOptions {
   std::set<std::string, std::less<>> in_python;
 };
 
-/// A file that makes a model of what convert puts into its directory.
+/// A file that convert writes into the directory of a model, beside weights and configurations.
 struct ModelFile {
   std::string model;  // "dit_transformer"; also the name of its directory
-  std::string name;   // in that directory: "config.pbtxt", or "1/model.py"
+  std::string name;   // in that directory: "config.pbtxt", "1/model.py"
   std::string text;
 };
 
-/// Those of all five models, from the templates.
+/// The files of all five models, from the templates.
 std::vector<ModelFile> make_model_files(const FluxConfig& config, const ServingOptions& options);
 
 }  // namespace flux

@@ -3,8 +3,10 @@
 #include <charconv>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "pipeline/png.h"
+#include "pipeline/request_fields.h"
 #include "support/base64.h"
 #include "support/error.h"
 
@@ -18,48 +20,50 @@ class RowValues {
  public:
   explicit RowValues(const Request& request) : request_(request) {}
 
-  std::vector<std::optional<std::string>> texts(const char* name) const {
-    if (request_.has_input(name)) return optional(request_.strings(name));
-    return from_parameter<std::string>(name, [&](const Json& value) {
-      check(value.is_string(), ErrorCode::kInvalidArgument, "parameter {} is {}: must be a string",
-            name, value.dump());
-      return value.get<std::string>();
-    });
-  }
-
-  std::vector<std::optional<int64_t>> integers(const char* name) const {
-    if (request_.has_input(name)) return optional(request_.integers(name));
-    return from_parameter<int64_t>(name, [&](const Json& value) {
-      const double number = as_number(name, value);
-      constexpr double kLargest = 9007199254740992.0;  // beyond, doubles are no exact integers
-      if (value.is_number_integer()) return value.get<int64_t>();
-      if (value.is_string()) return parse_integer(name, value.get<std::string>());
-      check(std::floor(number) == number && std::abs(number) <= kLargest,
-            ErrorCode::kInvalidArgument, "parameter {} is {}: must be an integer", name,
-            value.dump());
-      return static_cast<int64_t>(number);
-    });
-  }
-
-  std::vector<std::optional<double>> numbers(const char* name) const {
-    if (request_.has_input(name)) return optional(request_.numbers(name));
-    return from_parameter<double>(name, [&](const Json& value) { return as_number(name, value); });
+  /// Value: std::string, int64_t or double.
+  template <typename Value>
+  std::vector<std::optional<Value>> column(const std::string& name) const {
+    if (request_.has_input(name)) {
+      const std::vector<Value> values = input<Value>(name);
+      return {values.begin(), values.end()};
+    }
+    std::optional<Value> value;
+    if (const auto found = request_.parameter(name)) value = converted<Value>(name, *found);
+    return std::vector<std::optional<Value>>(static_cast<size_t>(request_.rows()), value);
   }
 
  private:
   template <typename Value>
-  static std::vector<std::optional<Value>> optional(const std::vector<Value>& values) {
-    return {values.begin(), values.end()};
+  std::vector<Value> input(const std::string& name) const {
+    if constexpr (std::is_same_v<Value, std::string>) return request_.strings(name);
+    if constexpr (std::is_same_v<Value, int64_t>) return request_.integers(name);
+    if constexpr (std::is_same_v<Value, double>) return request_.numbers(name);
   }
 
-  template <typename Value, typename Convert>
-  std::vector<std::optional<Value>> from_parameter(const char* name, Convert&& convert) const {
-    std::optional<Value> value;
-    if (const std::optional<Json> found = request_.parameter(name)) value = convert(*found);
-    return std::vector<std::optional<Value>>(static_cast<size_t>(request_.rows()), value);
+  template <typename Value>
+  static Value converted(const std::string& name, const Json& value) {
+    if constexpr (std::is_same_v<Value, std::string>) return as_text(name, value);
+    if constexpr (std::is_same_v<Value, int64_t>) return as_integer(name, value);
+    if constexpr (std::is_same_v<Value, double>) return as_number(name, value);
   }
 
-  static int64_t parse_integer(const char* name, const std::string& text) {
+  static std::string as_text(const std::string& name, const Json& value) {
+    check(value.is_string(), ErrorCode::kInvalidArgument, "parameter {} is {}: must be a string",
+          name, value.dump());
+    return value.get<std::string>();
+  }
+
+  static int64_t as_integer(const std::string& name, const Json& value) {
+    const double number = as_number(name, value);
+    constexpr double kLargest = 9007199254740992.0;  // beyond, doubles are no exact integers
+    if (value.is_number_integer()) return value.get<int64_t>();
+    if (value.is_string()) return parse_integer(name, value.get<std::string>());
+    check(std::floor(number) == number && std::abs(number) <= kLargest, ErrorCode::kInvalidArgument,
+          "parameter {} is {}: must be an integer", name, value.dump());
+    return static_cast<int64_t>(number);
+  }
+
+  static int64_t parse_integer(const std::string& name, const std::string& text) {
     int64_t value = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     check(error == std::errc() && end == text.data() + text.size(), ErrorCode::kInvalidArgument,
@@ -67,7 +71,7 @@ class RowValues {
     return value;
   }
 
-  static double as_number(const char* name, const Json& value) {
+  static double as_number(const std::string& name, const Json& value) {
     if (value.is_number()) return value.get<double>();
     double number = 0;
     const std::string text = value.is_string() ? value.get<std::string>() : "";
@@ -80,8 +84,16 @@ class RowValues {
   const Request& request_;
 };
 
+/// Reads one field of all rows.
+template <typename Value>
+void read_field(const RowValues& values, std::string_view name,
+                std::optional<Value> ImageRequest::*given, std::vector<ImageRequest>& rows) {
+  const auto column = values.column<Value>(std::string(name));
+  for (size_t row = 0; row < rows.size(); ++row) rows[row].*given = column[row];
+}
+
 OutputFormat read_format(const RowValues& values) {
-  const auto formats = values.texts("output_format");
+  const auto formats = values.column<std::string>("output_format");
   for (const auto& format : formats) {
     check(format == formats[0], ErrorCode::kInvalidArgument,
           "output_format differs between rows: send them as two requests");
@@ -113,37 +125,14 @@ void check_rows_agree(const BlsRequest& asked) {
 BlsRequest read_bls_request(const Request& request, const FluxConfig& config,
                             const RequestLimits& limits) {
   const RowValues values(request);
-  const auto prompts = values.texts("prompt");
-  const auto prompts_2 = values.texts("prompt_2");
-  const auto negatives = values.texts("negative_prompt");
-  const auto cfg_scales = values.numbers("true_cfg_scale");
-  const auto guidance = values.numbers("guidance_scale");
-  const auto steps = values.integers("num_inference_steps");
-  const auto heights = values.integers("height");
-  const auto widths = values.integers("width");
-  const auto seeds = values.integers("seed");
-  const auto counts = values.integers("num_images_per_prompt");
-  const auto lengths = values.integers("max_sequence_length");
+  std::vector<ImageRequest> rows(static_cast<size_t>(request.rows()));
+  for (const RequestField& field : request_fields()) {
+    std::visit([&](const auto& kind) { read_field(values, field.name, kind.given, rows); },
+               field.kind);
+  }
   BlsRequest asked;
   asked.format = read_format(values);
-  for (size_t row = 0; row < static_cast<size_t>(request.rows()); ++row) {
-    check(prompts[row].has_value(), ErrorCode::kInvalidArgument,
-          "prompt is missing: say what to "
-          "draw");
-    ImageRequest image;
-    image.prompt = *prompts[row];
-    image.prompt_2 = prompts_2[row];
-    image.negative_prompt = negatives[row];
-    image.true_cfg_scale = cfg_scales[row].value_or(image.true_cfg_scale);
-    image.guidance_scale = guidance[row].value_or(image.guidance_scale);
-    image.num_inference_steps = steps[row];
-    image.height = heights[row];
-    image.width = widths[row];
-    image.seed = seeds[row];
-    image.num_images_per_prompt = counts[row].value_or(image.num_images_per_prompt);
-    image.max_sequence_length = lengths[row];
-    asked.rows.push_back(validate(image, config, limits));
-  }
+  for (const ImageRequest& row : rows) asked.rows.push_back(validate(row, config, limits));
   check_rows_agree(asked);
   return asked;
 }

@@ -22,9 +22,11 @@ struct Setting {
 };
 
 constexpr Setting kSettings[] = {
-    {"computations", &Options::computations, 1, 64}, {"threads", &Options::threads, 1, 1024},
-    {"max_side", &Options::max_side, 16, 8192},      {"max_steps", &Options::max_steps, 1, 1000},
-    {"max_images", &Options::max_images, 1, 16},
+    {"computations", &Options::computations, 1, 64},
+    {"threads", &Options::threads, 1, 1024},
+    {"max_side", &Options::max_side, 16, 8192},
+    {"max_steps", &Options::max_steps, 1, RequestLimits{}.max_steps},
+    {"max_images", &Options::max_images, 1, RequestLimits{}.max_images_per_prompt},
 };
 
 Options& mutable_options() {

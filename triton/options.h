@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <semaphore>
 
+#include "pipeline/request.h"
 #include "triton/c_api.h"
 
 namespace flux::triton {
@@ -13,8 +14,8 @@ struct Options {
   int64_t threads = 0;       // CPU threads of each; default: the cores, divided among them
   // What a request may ask for at most; config.pbtxt may say less.
   int64_t max_side = 8192;  // pixels
-  int64_t max_steps = 1000;
-  int64_t max_images = 16;  // for each prompt
+  int64_t max_steps = RequestLimits{}.max_steps;
+  int64_t max_images = RequestLimits{}.max_images_per_prompt;  // for each prompt
 };
 
 /// Reads the backend's configuration. Throws kInvalidArgument for a value that is not allowed.

@@ -5,6 +5,7 @@
 
 #include "ops/registry.h"
 #include "pipeline/components.h"
+#include "pipeline/request.h"
 #include "pipeline/stage_runs.h"
 #include "pipeline/text_stages.h"
 #include "support/log.h"
@@ -247,10 +248,11 @@ class T5Model final : public TextModel<T5Stage, T5Config> {
       : TextModel(settings, load_t5_config(config_file(settings, Component::kTextEncoder2)),
                   Component::kTextEncoder2, Component::kTokenizer2, "prompt_embeds"),
         default_length_(settings.integer_parameter("default_max_sequence_length")) {
-    check(default_length_ >= 1 && default_length_ <= kLongest, ErrorCode::kInvalidArgument,
+    check(default_length_ >= 1 && default_length_ <= kMaxSequenceLength,
+          ErrorCode::kInvalidArgument,
           "model '{}': parameter 'default_max_sequence_length' of config.pbtxt is {}: must be from "
           "1 to {}",
-          settings.name, default_length_, kLongest);
+          settings.name, default_length_, kMaxSequenceLength);
   }
 
  protected:
@@ -259,14 +261,12 @@ class T5Model final : public TextModel<T5Stage, T5Config> {
   }
 
  private:
-  static constexpr int64_t kLongest = 512;
-
   int64_t sequence_length(const Request& request) const {
     if (!request.has_input("max_sequence_length")) return default_length_;
     const std::vector<int64_t> lengths = request.integers("max_sequence_length");
     for (const int64_t length : lengths) {
-      check(length >= 1 && length <= kLongest, ErrorCode::kInvalidArgument,
-            "max_sequence_length is {}: must be from 1 to {}", length, kLongest);
+      check(length >= 1 && length <= kMaxSequenceLength, ErrorCode::kInvalidArgument,
+            "max_sequence_length is {}: must be from 1 to {}", length, kMaxSequenceLength);
       check(length == lengths[0], ErrorCode::kInvalidArgument,
             "max_sequence_length differs between rows ({} and {}): send them as two requests",
             lengths[0], length);

@@ -1,25 +1,15 @@
 #!/usr/bin/env python3
-"""bls: prompts to pictures, FluxPipeline.__call__. It asks the other models, once a step the
-transformer, so that steps of different users' pictures meet in its queue.
+"""bls: prompts to images, FluxPipeline.__call__. It asks the other models, once a step the
+transformer, so that steps of different users' images meet in its queue.
 
-  input   prompt                 STRING [rows, 1]  for CLIP, and for T5 without prompt_2
-  input   prompt_2               STRING [rows, 1]  for T5
-  input   negative_prompt        STRING [rows, 1]  used when true_cfg_scale is above 1
-  input   true_cfg_scale         FP32   [rows, 1]  1 and more; else 1
-  input   num_inference_steps    INT32  [rows, 1]  1 to 1000; else 28 with guidance, or 4
-  input   guidance_scale         FP32   [rows, 1]  0 to 100; else 3.5
-  input   height, width          INT32  [rows, 1]  pixels; else parameters default_height and _width
-  input   seed                   INT64  [rows, 1]  0 and more; else a random one
-  input   num_images_per_prompt  INT32  [rows, 1]  1 to 16; else 1
-  input   max_sequence_length    INT32  [rows, 1]  1 to 512; else 512 with guidance, or 256
-  input   output_format          STRING [rows, 1]  raw, png or png_base64; else raw
   output  images                 UINT8  [rows, images, height, width, 3]  for raw
   output  encoded_images         STRING [rows, images]                    for png and png_base64
-  output  seed                   INT64  [rows, 1]  that of the row's first picture
+  output  seed                   INT64  [rows, 1]  of the row's first image
 
-All inputs but prompt are optional, and may also come as request parameters; an input wins.
-bls_request.py, beside this file, reads and checks them. Without Triton,
-`python3 model.py [CHECKPOINT]` draws with made answers of the other models.
+config.pbtxt lists the inputs, each [rows, 1], with their types, limits and defaults. All but prompt
+are optional, and may also come as request parameters; an input wins. bls_request.py, beside this
+file, reads and checks them. Without Triton, `python3 model.py [CHECKPOINT]` generates images with
+made answers of the other models.
 """
 
 import asyncio
@@ -73,7 +63,7 @@ class TritonPythonModel:
         self.loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(128))
 
     def execute(self, requests):
-        """Draws the requests side by side: one response each, in their order."""
+        """Serves the requests side by side: one response each, in their order."""
         with torch.inference_mode():
             return self.loop.run_until_complete(together(*map(self.serve, requests)))
 
@@ -83,10 +73,10 @@ class TritonPythonModel:
         try:
             rows, output_format = read_request(request, self.sizes)
             job = Job(request, rows)
-            pictures = await self.draw(job)
-            self.counters.add("flux_images_total", sum(map(len, pictures)))
-            response = respond(job, pictures, output_format)
-            message = f"{sum(map(len, pictures))} images; {job.seconds()}"
+            images = await self.generate(job)
+            self.counters.add("flux_images_total", sum(map(len, images)))
+            response = respond(job, images, output_format)
+            message = f"{sum(map(len, images))} images; {job.seconds()}"
         except Exception as error:  # whatever it is, the client is told
             known = isinstance(error, Refused)
             message = str(error) if known else f"{type(error).__name__}: {error}"
@@ -97,26 +87,26 @@ class TritonPythonModel:
         pb_utils.Logger.log_info(f"{NAME}: request '{request.request_id()}': {message}")
         return response
 
-    async def draw(self, job):
-        """The pictures of a request, [row][picture], as arrays [height, width, 3]. Each follows
+    async def generate(self, job):
+        """The images of a request, [row][image], as arrays [height, width, 3]. Each follows
         FluxPipeline.__call__; the steps of all are done side by side."""
         texts = await together(*(self.encode(job, row) for row in job.rows))
-        pictures = [
-            [Picture(self, row, row.seed + k, *text) for k in range(row.num_images_per_prompt)]
+        images = [
+            [Image(self, row, row.seed + k, *text) for k in range(row.num_images_per_prompt)]
             for row, text in zip(job.rows, texts)
         ]
-        everyone = [picture for row in pictures for picture in row]
+        everyone = [image for row in images for image in row]
         job.lap()
         for step in range(job.steps):
             job.check()
-            active = [p for p in everyone if step < p.row.num_inference_steps]
-            await together(*(self.denoise(job, picture, step) for picture in active))
+            active = [image for image in everyone if step < image.row.num_inference_steps]
+            await together(*(self.denoise(job, image, step) for image in active))
             job.done = step + 1
             self.counters.add("flux_steps_total", 1)
         job.check()
         job.lap()
-        await together(*(self.decode(job, picture) for picture in everyone))
-        return [[picture.pixels for picture in row] for row in pictures]
+        await together(*(self.decode(job, image) for image in everyone))
+        return [[image.pixels for image in row] for row in images]
 
     async def encode(self, job, row):
         """FluxPipeline.encode_prompt: [(pooled, sequence)], of the negative prompt behind it."""
@@ -134,18 +124,18 @@ class TritonPythonModel:
         found = await together(*calls)
         return list(zip(found[0::2], found[1::2]))
 
-    async def denoise(self, job, picture, step):
+    async def denoise(self, job, image, step):
         """One pass of the pipeline's denoising loop."""
-        inputs = picture.transformer_inputs(step)
+        inputs = image.transformer_inputs(step)
         calls = [self.ask(job, "dit_transformer", each, "noise_pred") for each in inputs]
-        picture.advance(step, *await together(*calls))
+        image.advance(step, *await together(*calls))
 
-    async def decode(self, job, picture):
+    async def decode(self, job, image):
         """The end of the pipeline: vae.decode and image_processor.postprocess."""
-        latents = [to_triton("latents", picture.unpacked())]
-        image = await self.ask(job, "vae_decoder", latents, "image")
-        unit = (image[0] / 2 + 0.5).nan_to_num(0.0).clamp(0, 1)
-        picture.pixels = (unit * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+        latents = [to_triton("latents", image.unpacked())]
+        decoded = await self.ask(job, "vae_decoder", latents, "image")
+        unit = (decoded[0] / 2 + 0.5).nan_to_num(0.0).clamp(0, 1)
+        image.pixels = (unit * 255).round().byte().permute(1, 2, 0).cpu().numpy()
 
     async def ask(self, job, stage, inputs, output):
         """A request to another model: its output as a tensor of torch, where the model left it."""
@@ -168,8 +158,8 @@ class TritonPythonModel:
         return to_torch(tensor)
 
 
-class Picture:
-    """One picture on its way: the pipeline's latents, ids, guidance and scheduler."""
+class Image:
+    """One image while it is generated: the pipeline's latents, ids, guidance and scheduler."""
 
     def __init__(self, model, row, seed, positive, negative=None):
         self.row, self.sizes, self.dtype = row, model.sizes, model.dtype
@@ -195,7 +185,7 @@ class Picture:
             self.fixed.append([to_triton(name, tensor) for name, tensor in inputs.items()])
 
     def noise(self, seed):
-        """prepare_latents and _pack_latents: drawn on the CPU, in the pipeline's dtype."""
+        """prepare_latents and _pack_latents: made on the CPU, in the pipeline's dtype."""
         h, w, c = self.rows, self.columns, self.sizes.channels
         generator = torch.Generator("cpu").manual_seed(seed)
         noise = torch.randn((1, c, 2 * h, 2 * w), generator=generator, dtype=self.dtype)
@@ -241,13 +231,13 @@ async def together(*calls):
     return results
 
 
-def respond(job, pictures, output_format):
+def respond(job, images, output_format):
     """The outputs that are wanted."""
     wanted, outputs = job.request.requested_output_names(), []
     if "images" in wanted and output_format == "raw":
-        outputs.append(pb_utils.Tensor("images", np.array(pictures)))
+        outputs.append(pb_utils.Tensor("images", np.array(images)))
     if "encoded_images" in wanted and output_format != "raw":
-        files = [[png_of(pixels, output_format) for pixels in row] for row in pictures]
+        files = [[png_of(pixels, output_format) for pixels in row] for row in images]
         outputs.append(pb_utils.Tensor("encoded_images", np.array(files, object)))
     if "seed" in wanted:
         outputs.append(pb_utils.Tensor("seed", np.array([[row.seed] for row in job.rows], "int64")))
@@ -405,7 +395,7 @@ def ask(model, wanted, **values):
 
 
 def try_it(model):
-    """What main() asks: a picture with true CFG, raw and as PNG, and something that is refused."""
+    """What main() asks: an image with true CFG, raw and as PNG, and something that is refused."""
     sizes, dtype = model.sizes, model.dtype
     height, width = 2 * sizes.multiple, 3 * sizes.multiple
     StandIn.shapes = {

@@ -1,22 +1,20 @@
 """What a request to bls may say: read from its inputs and parameters, checked, gaps filled.
 
-Beside bls/1/model.py, and needs neither torch nor Triton: tensors come as objects with name() and
+Beside bls/1/model.py and request_fields.json, the table of fields that convert wrote with their
+limits and defaults. It needs neither torch nor Triton: tensors come as objects with name() and
 as_numpy(), errors go out as Refused. The rules are those of the native bls, to the word.
 """
 
-import dataclasses
 import json
 import math
+import pathlib
 import random
 import re
 import time
-import typing
+import types
 
-TEXTS = ("prompt", "prompt_2", "negative_prompt", "output_format")
-NUMBERS = ("true_cfg_scale", "guidance_scale")
+FIELDS = pathlib.Path(__file__).with_name("request_fields.json")
 FORMATS = ("raw", "png", "png_base64")
-MOST_BYTES, MOST_STEPS, MOST_IMAGES, MOST_TOKENS = 65536, 1000, 16, 512
-LARGEST_FLOAT = 3.4028234663852886e38
 YEAR = 365 * 24 * 3600 * 10**6  # microseconds
 
 
@@ -29,7 +27,7 @@ class Refused(Exception):
 
 
 class Sizes:
-    """What the checkpoint and the parameters of config.pbtxt say about pictures."""
+    """What the checkpoint and the parameters of config.pbtxt say about images and requests."""
 
     def __init__(self, directory, parameters):
         def read(part, file="config.json"):
@@ -44,30 +42,11 @@ class Sizes:
         factor = 2 ** (len(vae["block_out_channels"]) - 1)
         self.multiple = 2 * factor  # of which sides must be: the pixels of a token
         self.scaling, self.shift = vae["scaling_factor"], vae.get("shift_factor") or 0.0
-        self.height = int(parameters["default_height"])
-        self.width = int(parameters["default_width"])
-        self.max_side = int(parameters["max_side"])
-
-
-@dataclasses.dataclass
-class Row:
-    """One prompt, every value present and allowed."""
-
-    prompt: str
-    prompt_2: str
-    negative_prompt: typing.Optional[str]  # there exactly when true CFG is done
-    true_cfg_scale: float
-    num_inference_steps: int
-    guidance_scale: float
-    height: int
-    width: int
-    seed: int
-    num_images_per_prompt: int
-    max_sequence_length: int
+        self.fields = read_fields(parameters)
 
 
 class Job:
-    """One request while it is drawn: its rows, how far it is, and whether it is still wanted."""
+    """One request while it is served: its rows, how far it is, and whether it is still wanted."""
 
     def __init__(self, request, rows):
         self.request, self.rows = request, rows
@@ -93,7 +72,7 @@ class Job:
         return 0 if math.isinf(left) else max(1, int(left * 1e6))
 
     def check(self):
-        """Raises when nobody waits for the pictures any more."""
+        """Raises when nobody waits for the images any more."""
         where = f"cancelled after step {self.done} of {self.steps}"
         if time.monotonic() >= self.deadline:
             raise Refused(f"the request's timeout passed: {where}", "UNAVAILABLE")
@@ -101,29 +80,40 @@ class Job:
             raise Refused(where, "CANCELLED")
 
 
+def read_fields(parameters):
+    """The table of request fields; sides take their limits from config.pbtxt."""
+    if not FIELDS.exists():
+        raise RuntimeError(f"{FIELDS} is missing: convert writes it; use bls of a repository")
+    fields = json.loads(FIELDS.read_text())
+    for field in fields:
+        if field["type"] == "side":
+            field["default"] = int(parameters[f"default_{field['name']}"])
+            field["high"] = int(parameters["max_side"])
+    return fields
+
+
 def read_request(request, sizes):
-    """(rows, output format); raises Refused."""
+    """(rows, output format); raises Refused. A row has an attribute for each field."""
     inputs = {tensor.name(): tensor.as_numpy().reshape(-1).tolist() for tensor in request.inputs()}
     parameters = parameters_of_request(request)
     count = len(next(iter(inputs.values()), [None]))
 
-    def column(name):
+    def column(name, kind):
         """The values of all rows; None where nothing is said. An input wins over a parameter."""
         if name in inputs:
             return inputs[name]
         value = parameters.get(name)
-        return [None if value is None else converted(name, value)] * count
+        return [None if value is None else converted(name, kind, value)] * count
 
-    names = TEXTS + NUMBERS + tuple(field.name for field in dataclasses.fields(Row))
-    columns = {name: column(name) for name in dict.fromkeys(names)}
-    formats = columns.pop("output_format")
+    columns = {field["name"]: column(field["name"], field["type"]) for field in sizes.fields}
+    formats = column("output_format", "text")
     if any(value != formats[0] for value in formats):
         raise Refused("output_format differs between rows: send them as two requests")
     output_format = "raw" if formats[0] is None else decoded("output_format", formats[0])
     if output_format not in FORMATS:
         raise Refused(f"output_format is '{output_format}': must be raw, png or png_base64")
     rows = [
-        checked_row({name: values[at] for name, values in columns.items()}, sizes)
+        checked_row({name: values[at] for name, values in columns.items()}, sizes.fields)
         for at in range(count)
     ]
     check_rows_agree(rows, output_format)
@@ -146,10 +136,10 @@ def parameters_of_request(request):
     return json.loads(request.parameters() or "{}")
 
 
-def converted(name, value):
+def converted(name, kind, value):
     """A request parameter as what the input of that name would hold."""
     said = f"parameter {name} is {json.dumps(value)}"
-    if name in TEXTS:
+    if kind == "text":
         if not isinstance(value, str):
             raise Refused(f"{said}: must be a string")
         return value.encode()
@@ -159,7 +149,7 @@ def converted(name, value):
         number = float(value)
     except ValueError:
         raise Refused(f"{said}: must be a number") from None
-    if name in NUMBERS:
+    if kind == "number":
         return number
     if isinstance(value, str):
         if not re.fullmatch(r"-?\d+", value):
@@ -170,38 +160,34 @@ def converted(name, value):
     return int(value)
 
 
-def checked_row(values, sizes):
-    def given(name, default):
-        return default if values[name] is None else values[name]
-
-    if values["prompt"] is None:
-        raise Refused("prompt is missing: say what to draw")
-    prompt = checked_text("prompt", values["prompt"])
-    prompt_2 = checked_text("prompt_2", given("prompt_2", values["prompt"]))
-    scale = checked_number("true_cfg_scale", given("true_cfg_scale", 1.0), 1, LARGEST_FLOAT)
-    negative = values["negative_prompt"]
-    if negative is not None:
-        negative = checked_text("negative_prompt", negative, may_be_blank=True)
-    steps, tokens = (28, 512) if sizes.guided else (4, 256)
-    steps = given("num_inference_steps", steps)
-    images = given("num_images_per_prompt", 1)
-    tokens = given("max_sequence_length", tokens)
-    seed = given("seed", random.SystemRandom().getrandbits(32))
-    if seed < 0:
-        raise Refused(f"seed is {seed}: must be 0 or more")
-    return Row(
-        prompt=prompt,
-        prompt_2=prompt_2,
-        negative_prompt=negative if scale > 1 else None,
-        true_cfg_scale=scale,
-        num_inference_steps=checked_integer("num_inference_steps", steps, MOST_STEPS),
-        guidance_scale=checked_number("guidance_scale", given("guidance_scale", 3.5), 0, 100),
-        height=checked_side("height", given("height", sizes.height), sizes),
-        width=checked_side("width", given("width", sizes.width), sizes),
-        seed=seed,
-        num_images_per_prompt=checked_integer("num_images_per_prompt", images, MOST_IMAGES),
-        max_sequence_length=checked_integer("max_sequence_length", tokens, MOST_TOKENS),
+def checked_row(values, fields):
+    """One prompt, every value present and allowed."""
+    row = types.SimpleNamespace(
+        **{field["name"]: checked(field, values[field["name"]]) for field in fields}
     )
+    if row.prompt_2 is None:
+        row.prompt_2 = row.prompt
+    if row.true_cfg_scale <= 1:
+        row.negative_prompt = None  # it is there exactly when true CFG is done
+    if row.seed is None:
+        row.seed = random.SystemRandom().getrandbits(32)
+    return row
+
+
+def checked(field, value):
+    """A value that the field allows; None where it has no default."""
+    check = {
+        "text": checked_text,
+        "integer": checked_integer,
+        "side": checked_side,
+        "number": checked_number,
+    }[field["type"]]
+    name, value = field["name"], field.get("default") if value is None else value
+    if value is None:
+        if field.get("required"):
+            raise Refused(f"{name} is missing: say what to generate")
+        return None
+    return check(name, value, field)
 
 
 def decoded(name, value):
@@ -212,31 +198,35 @@ def decoded(name, value):
         raise Refused(f"{name} is not valid UTF-8: byte {at} is 0x{value[at]:02x}") from None
 
 
-def checked_text(name, value, may_be_blank=False):
-    if len(value) > MOST_BYTES:
-        raise Refused(f"{name} has {len(value)} bytes: at most {MOST_BYTES} are allowed")
+def checked_text(name, value, field):
+    most = field["max_bytes"]
+    if len(value) > most:
+        raise Refused(f"{name} has {len(value)} bytes: at most {most} are allowed")
     if b"\0" in value:
         raise Refused(f"{name} holds a NUL character: not allowed")
     text = decoded(name, value)
-    if not may_be_blank and not text.strip(" \t\n\v\f\r"):
-        raise Refused(f"{name} is blank: say what to draw")
+    if not field["may_be_blank"] and not text.strip(" \t\n\v\f\r"):
+        raise Refused(f"{name} is blank: say what to generate")
     return text
 
 
-def checked_number(name, value, low, high):
+def checked_number(name, value, field):
+    low, high = field["low"], field["high"]
     if not low <= value <= high:  # NaN is in no range
         raise Refused(f"{name} is {value:g}: must be a number from {low:g} to {high:g}")
     return value
 
 
-def checked_integer(name, value, high):
-    if not 1 <= value <= high:
-        raise Refused(f"{name} is {value}: must be from 1 to {high}")
+def checked_integer(name, value, field):
+    low, high = field["low"], field.get("high", math.inf)
+    if not low <= value <= high:
+        allowed = f"{low} or more" if math.isinf(high) else f"from {low} to {high}"
+        raise Refused(f"{name} is {value}: must be {allowed}")
     return value
 
 
-def checked_side(name, value, sizes):
-    low, high = sizes.multiple, sizes.max_side
+def checked_side(name, value, field):
+    low, high = field["multiple"], field["high"]
     if not low <= value <= high or value % low != 0:
         raise Refused(f"{name} is {value}: must be a multiple of {low} from {low} to {high}")
     return value

@@ -61,7 +61,7 @@ class TritonPythonModel:
 
     def compute(self, request):
         """(outputs, rows, False). Rows are computed one by one: the same row gives the same bytes
-        alone and in company, and an execution may hold pictures of different sizes."""
+        alone and in company, and an execution may hold images of different sizes."""
         hidden = to_torch(input_of(request, "hidden_states"), self.device)
         text = to_torch(input_of(request, "encoder_hidden_states"), self.device)
         pooled = to_torch(input_of(request, "pooled_projections"), self.device)

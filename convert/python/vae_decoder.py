@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""vae_decoder: latents to pictures, FluxPipeline's call of self.vae.decode(...).
+"""vae_decoder: latents to images, FluxPipeline's call of self.vae.decode(...).
 
   input   latents  T     [rows, latent_channels, h, w]  unpacked, divided by scaling_factor, plus
                                                         shift_factor; T: parameter "dtype"

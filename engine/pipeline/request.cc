@@ -5,7 +5,10 @@
 #include <limits>
 #include <random>
 #include <string_view>
+#include <type_traits>
+#include <utility>
 
+#include "pipeline/request_fields.h"
 #include "support/error.h"
 #include "support/utf8.h"
 #include "tokenizer/token_ids.h"
@@ -26,36 +29,80 @@ void check_text(std::string_view name, const std::string& text, bool may_be_blan
   const bool blank = std::all_of(text.begin(), text.end(), [](unsigned char c) {
     return c == ' ' || (c >= '\t' && c <= '\r');
   });
-  check(may_be_blank || !blank, ErrorCode::kInvalidArgument, "{} is blank: say what to draw", name);
+  check(may_be_blank || !blank, ErrorCode::kInvalidArgument, "{} is blank: say what to generate",
+        name);
 }
 
-int64_t check_range(std::string_view name, int64_t value, int64_t low, int64_t high) {
-  check(value >= low && value <= high, ErrorCode::kInvalidArgument,
-        "{} is {}: must be from {} to {}", name, value, low, high);
-  return value;
+int64_t checked_integer(const RequestField& field, const std::optional<int64_t>& given,
+                        const FluxConfig& config, const RequestLimits& limits) {
+  const auto& kind = std::get<IntegerField>(field.kind);
+  const int64_t value = given ? *given : default_of(kind, config, limits);
+  const int64_t high = high_of(kind, limits);
+  if (value >= kind.low && value <= high) return value;
+  const bool open = high == std::numeric_limits<int64_t>::max();
+  fail(ErrorCode::kInvalidArgument, "{} is {}: must be {}", field.name, value,
+       open ? fmt::format("{} or more", kind.low) : fmt::format("from {} to {}", kind.low, high));
 }
 
-float check_number(std::string_view name, double value, double low, double high) {
-  check(std::isfinite(value) && value >= low && value <= high, ErrorCode::kInvalidArgument,
-        "{} is {}: must be a number from {} to {}", name, value, low, high);
-  return static_cast<float>(value);
-}
+/// Checks the fields of a request, and stores their values or defaults in `params`.
+class FieldChecks {
+ public:
+  FieldChecks(const ImageRequest& request, const FluxConfig& config, const RequestLimits& limits)
+      : request_(request), config_(config), limits_(limits) {}
 
-int64_t check_side(std::string_view name, int64_t value, int64_t multiple, int64_t high) {
-  check(value >= multiple && value <= high && value % multiple == 0, ErrorCode::kInvalidArgument,
-        "{} is {}: must be a multiple of {} from {} to {}", name, value, multiple, multiple, high);
-  return value;
-}
+  void store(const RequestField& field, const TextField& kind) {
+    const std::optional<std::string>& text = request_.*kind.given;
+    check(text || !kind.fallback.empty(), ErrorCode::kInvalidArgument,
+          "{} is missing: say what to generate", field.name);
+    if (!text) return;
+    check_text(field.name, *text, kind.may_be_blank);
+    std::visit([&](const auto member) { params.*member = *text; }, kind.checked);
+  }
+
+  void store(const RequestField& field, const IntegerField& kind) {
+    const int64_t value = checked_integer(field, request_.*kind.given, config_, limits_);
+    const auto assign = [&](auto& checked) {
+      checked = static_cast<std::remove_reference_t<decltype(checked)>>(value);
+    };
+    std::visit([&](const auto member) { assign(params.*member); }, kind.checked);
+  }
+
+  void store(const RequestField& field, const SideField& kind) {
+    const int64_t value = (request_.*kind.given).value_or(limits_.*kind.fallback);
+    const int64_t multiple = config_.size_multiple();
+    const int64_t high = limits_.max_pixels_per_side;
+    check(value >= multiple && value <= high && value % multiple == 0, ErrorCode::kInvalidArgument,
+          "{} is {}: must be a multiple of {} from {} to {}", field.name, value, multiple, multiple,
+          high);
+    params.*kind.checked = static_cast<int>(value);
+  }
+
+  void store(const RequestField& field, const NumberField& kind) {
+    const double value = (request_.*kind.given).value_or(kind.fallback);
+    check(std::isfinite(value) && value >= kind.low && value <= kind.high,
+          ErrorCode::kInvalidArgument, "{} is {}: must be a number from {} to {}", field.name,
+          value, kind.low, kind.high);
+    params.*kind.checked = static_cast<float>(value);
+  }
+
+  ImageParams params;
+
+ private:
+  const ImageRequest& request_;
+  const FluxConfig& config_;
+  const RequestLimits& limits_;
+};
 
 }  // namespace
 
-int64_t default_sequence_length(const FluxConfig& config) {
-  return config.transformer.guidance_embeds ? 512 : 256;
+int checked_sequence_length(const std::optional<int64_t>& given, const FluxConfig& config) {
+  const RequestField& field = field_of(&ImageRequest::max_sequence_length);
+  return static_cast<int>(checked_integer(field, given, config, limits_for(config)));
 }
 
 int64_t random_seed() {
   std::random_device device;
-  // 32 bits: all that the noise generator uses, and short enough to be typed again.
+  // 32 bits: the noise generator uses no more, and a user can type them again.
   return static_cast<int64_t>(device());
 }
 
@@ -69,38 +116,13 @@ RequestLimits limits_for(const FluxConfig& config) {
 
 ImageParams validate(const ImageRequest& request, const FluxConfig& config,
                      const RequestLimits& limits) {
-  const bool guided = config.transformer.guidance_embeds;
-  ImageParams params;
-  check_text("prompt", request.prompt, false);
-  params.prompt = request.prompt;
-  if (request.prompt_2) check_text("prompt_2", *request.prompt_2, false);
-  params.prompt_2 = request.prompt_2.value_or(request.prompt);
-  params.true_cfg_scale =
-      check_number("true_cfg_scale", request.true_cfg_scale, 1, std::numeric_limits<float>::max());
-  if (request.negative_prompt) {
-    check_text("negative_prompt", *request.negative_prompt, true);
-    if (params.true_cfg_scale > 1) params.negative_prompt = request.negative_prompt;
+  FieldChecks checks(request, config, limits);
+  for (const RequestField& field : request_fields()) {
+    std::visit([&](const auto& kind) { checks.store(field, kind); }, field.kind);
   }
-  params.num_inference_steps = static_cast<int>(check_range(
-      "num_inference_steps",
-      request.num_inference_steps.value_or(std::min<int64_t>(guided ? 28 : 4, limits.max_steps)), 1,
-      limits.max_steps));
-  params.guidance_scale = check_number("guidance_scale", request.guidance_scale, 0, 100);
-  const int64_t multiple = config.size_multiple();
-  params.height = check_side("height", request.height.value_or(limits.default_height), multiple,
-                             limits.max_pixels_per_side);
-  params.width = check_side("width", request.width.value_or(limits.default_width), multiple,
-                            limits.max_pixels_per_side);
-  params.num_images_per_prompt = static_cast<int>(check_range(
-      "num_images_per_prompt", request.num_images_per_prompt, 1, limits.max_images_per_prompt));
-  params.max_sequence_length = static_cast<int>(
-      check_range("max_sequence_length",
-                  request.max_sequence_length.value_or(default_sequence_length(config)), 1, 512));
-  if (request.seed) {
-    check(*request.seed >= 0, ErrorCode::kInvalidArgument, "seed is {}: must be 0 or more",
-          *request.seed);
-  }
-  params.seed = request.seed ? *request.seed : random_seed();
+  ImageParams params = std::move(checks.params);
+  if (!request.prompt_2) params.prompt_2 = params.prompt;
+  if (params.true_cfg_scale <= 1) params.negative_prompt.reset();
   return params;
 }
 

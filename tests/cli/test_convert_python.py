@@ -17,7 +17,9 @@ STAGES = tuple(model for model in MODELS if model != "bls")
 
 def programs_of(models) -> list:
     names = [f"{model}/1/model.py" for model in models]
-    return names + (["bls/1/bls_request.py"] if "bls" in models else [])
+    if "bls" in models:
+        names += ["bls/1/bls_request.py", "bls/1/request_fields.json"]
+    return names
 
 
 class RepositoryTest(ConvertTest):

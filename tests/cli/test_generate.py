@@ -190,7 +190,7 @@ class GenerateTest(CliTest):
         result = run("generate", DEV, *SMALL, "--prompt", "star " * 200, "-o",
                      self.directory / "a.png")
         self.assertEqual(result.code, 0)
-        self.assertRegex(result.err, "flux-triton: warning: prompt 0 is longer")
+        self.assertRegex(result.err, "flux-triton: warning: prompt 0, or its negative prompt, is longer")
 
     def test_old_image_is_replaced(self):
         output = self.directory / "a.png"

@@ -88,7 +88,7 @@ USAGE_CASES = [
         "takes no --max-sequence-length",
     ),
     ("tokenize_not_utf8", ["tokenize", DEV, "--prompt", b"\xc0\x80"], "UTF-8"),
-    ("tokenize_zero", ["tokenize", DEV, *PROMPT, "--max-sequence-length", "0"], "0: must be 1 to 512"),
+    ("tokenize_zero", ["tokenize", DEV, *PROMPT, "--max-sequence-length", "0"], "0: must be from 1 to 512"),
     ("bench_runs", ["bench", DEV, "--runs", "0"], "--runs 0: must be 1 to"),
     ("bench_warmup", ["bench", DEV, "--warmup", "-1"], "--warmup -1: must be 0 to"),
 ]

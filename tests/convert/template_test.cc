@@ -1,9 +1,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "convert/model_config.h"
 #include "convert/templates.h"
+#include "pipeline/request_fields.h"
 #include "support/error.h"
 
 namespace flux {
@@ -119,9 +121,40 @@ TEST(ModelConfigs, MixBackends) {
   }
   EXPECT_EQ(names,
             (std::vector<std::string>{"bls/config.pbtxt", "bls/1/model.py", "bls/1/bls_request.py",
-                                      "clip_encoder/config.pbtxt", "t5_encoder/config.pbtxt",
-                                      "dit_transformer/config.pbtxt", "vae_decoder/config.pbtxt",
-                                      "vae_decoder/1/model.py"}));
+                                      "bls/1/request_fields.json", "clip_encoder/config.pbtxt",
+                                      "t5_encoder/config.pbtxt", "dit_transformer/config.pbtxt",
+                                      "vae_decoder/config.pbtxt", "vae_decoder/1/model.py"}));
+}
+
+TEST(ModelConfigs, HandTheTableOfRequestFieldsToPython) {
+  ServingOptions options;
+  options.in_python = {"bls"};
+  FluxConfig config;
+  config.transformer.guidance_embeds = true;
+  nlohmann::json fields;
+  std::string inputs;
+  for (const ModelFile& file : make_model_files(config, options)) {
+    if (file.name == "1/request_fields.json") fields = nlohmann::json::parse(file.text);
+    if (file.model == "bls" && file.name == "config.pbtxt") inputs = file.text;
+  }
+  ASSERT_EQ(fields.size(), request_fields().size());
+  size_t last = 0;
+  for (size_t i = 0; i < fields.size(); ++i) {
+    const std::string name = fields[i]["name"];
+    EXPECT_EQ(name, request_fields()[i].name);
+    const size_t at = inputs.find(fmt::format("    name: \"{}\"  # ", name));
+    ASSERT_NE(at, std::string::npos) << name;
+    EXPECT_GT(at, last) << "the order of the table";
+    last = at;
+  }
+  const nlohmann::json steps = {{"name", "num_inference_steps"},
+                                {"type", "integer"},
+                                {"low", 1},
+                                {"high", 1000},
+                                {"default", 28}};
+  const nlohmann::json seed = {{"name", "seed"}, {"type", "integer"}, {"low", 0}};
+  EXPECT_EQ(std::count(fields.begin(), fields.end(), steps), 1);
+  EXPECT_EQ(std::count(fields.begin(), fields.end(), seed), 1);
 }
 
 }  // namespace

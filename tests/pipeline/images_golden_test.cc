@@ -30,7 +30,7 @@ std::vector<ImageParams> golden_rows(const GoldenCase& golden) {
     request.num_images_per_prompt = recipe.value("num_images_per_prompt", 1);
     request.max_sequence_length = recipe["max_sequence_length"];
     request.seed =
-        recipe["seed"].get<int64_t>() + static_cast<int64_t>(i) * request.num_images_per_prompt;
+        recipe["seed"].get<int64_t>() + static_cast<int64_t>(i) * *request.num_images_per_prompt;
     rows.push_back(validate(request, config, limits_for(config)));
   }
   return rows;

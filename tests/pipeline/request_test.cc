@@ -48,7 +48,7 @@ TEST(Request, DefaultsAreThoseOfTheModelsKind) {
   EXPECT_EQ(schnell.max_sequence_length, 256);
 }
 
-TEST(Request, LimitsOfADeploymentAreHeeded) {
+TEST(Request, LimitsOfADeploymentHold) {
   const FluxConfig config = make_config(true);
   RequestLimits limits = limits_for(config);
   limits.max_steps = 30;
@@ -112,8 +112,11 @@ const double kInfinity = std::numeric_limits<double>::infinity();
 INSTANTIATE_TEST_SUITE_P(
     Values, RequestRefuses,
     ::testing::Values(
-        Refused{"blank", [](auto& r) { r.prompt = " \t\n"; }, "prompt is blank: say what to draw"},
-        Refused{"empty", [](auto& r) { r.prompt = ""; }, "prompt is blank: say what to draw"},
+        Refused{"blank", [](auto& r) { r.prompt = " \t\n"; },
+                "prompt is blank: say what to generate"},
+        Refused{"empty", [](auto& r) { r.prompt = ""; }, "prompt is blank: say what to generate"},
+        Refused{"missing", [](auto& r) { r.prompt.reset(); },
+                "prompt is missing: say what to generate"},
         Refused{"nul", [](auto& r) { r.prompt = std::string("a\0b", 3); },
                 "prompt holds a NUL character: not allowed"},
         Refused{"utf8", [](auto& r) { r.prompt = "ab\xff"; },

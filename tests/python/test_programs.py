@@ -9,6 +9,15 @@ import server as serving
 KINDS = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """A repository whose models are all in Python."""
+    repository = tmp_path_factory.mktemp("programs") / "models"
+    checkpoint = serving.CHECKPOINTS / "tiny-schnell"
+    serving.program("convert", checkpoint, repository, "--backend", "python")
+    return repository
+
+
 def run(python, program, *arguments):
     return subprocess.run(
         [python, program, *arguments], capture_output=True, text=True, timeout=300
@@ -30,11 +39,10 @@ def test_in_a_repository(python, tmp_path, checkpoint, dtype):
             assert f" {KINDS[dtype]} [2, " in done.stdout
 
 
-def test_on_a_checkpoint(python):
-    """A program also runs from the source tree."""
+def test_on_a_checkpoint(python, programs):
+    """One that is not the repository's."""
     for model in serving.MODELS:
-        program = serving.ROOT / "convert/python" / f"{model}.py"
-        done = run(python, program, serving.ROOT / "demo/shapes")
+        done = run(python, programs / model / "1/model.py", serving.ROOT / "demo/shapes")
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
 
@@ -49,12 +57,12 @@ def test_on_a_checkpoint(python):
         ("bls", "scheduler/scheduler_config.json"),
     ],
 )
-def test_says_what_is_off(python, tmp_path, model, file):
+def test_says_what_is_off(python, programs, tmp_path, model, file):
     checkpoint = tmp_path / "checkpoint"
     shutil.copytree(serving.CHECKPOINTS / "tiny-dev", checkpoint)
     whole = (checkpoint / file).read_bytes()
     (checkpoint / file).write_bytes(whole[: len(whole) // 2])
-    done = run(python, serving.ROOT / "convert/python" / f"{model}.py", checkpoint)
+    done = run(python, programs / model / "1/model.py", checkpoint)
     assert done.returncode == 1
     failures = [line for line in done.stderr.splitlines() if line.startswith(f"{model}: failed: ")]
     assert len(failures) == 1 and "Traceback" not in done.stderr, done.stderr

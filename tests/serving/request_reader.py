@@ -1,7 +1,6 @@
 """A bls for the server's Python backend that reads requests as the Python bls does, and answers what
 it read instead of images: no torch is needed."""
 
-import dataclasses
 import json
 import pathlib
 
@@ -29,7 +28,7 @@ class TritonPythonModel:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(refusal), code))
         read = {"steps": job.steps, "microseconds": job.remaining_microseconds()}
         texts = [
-            [json.dumps(dataclasses.asdict(row) | read | {"format": output_format})] for row in rows
+            [json.dumps(vars(row) | read | {"format": output_format})] for row in rows
         ]
         seeds = np.array([[row.seed] for row in rows], np.int64)
         return pb_utils.InferenceResponse(

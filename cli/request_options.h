@@ -1,0 +1,31 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "pipeline/request_fields.h"
+
+namespace flux::cli {
+
+/// What the options of a command say about its requests.
+struct RequestOptions {
+  ImageRequest shared;  // the numbers: the same in all rows
+  /// The texts, by the name of their field: none, one for all rows, or one for each row.
+  std::map<std::string_view, std::vector<std::string>> texts;
+};
+
+/// Adds an option for every request field. `options` must live as long as the command.
+void add_request_options(CLI::App& command, RequestOptions& options);
+
+/// Adds the option of one integer field, which fills `value`.
+CLI::Option* add_integer_option(CLI::App& command, const RequestField& field,
+                                std::optional<int64_t>& value);
+
+/// One request for each prompt. Throws UsageError when the numbers of texts do not match.
+std::vector<ImageRequest> make_requests(const RequestOptions& options);
+
+}  // namespace flux::cli
