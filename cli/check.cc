@@ -108,7 +108,7 @@ void run_check(const ComputeOptions& options) {
   int failed = 0;
   const std::span<const StageKind> stages = session.checkpoint->family().stages;
   for (const StageKind stage : stages) failed += check_stage(stage, session, size) ? 0 : 1;
-  check(failed == 0, ErrorCode::kInternal, "{} of {} stages failed", failed, stages.size());
+  check(failed == 0, ErrorCode::kInvalidArgument, "{} of {} stages failed", failed, stages.size());
 }
 
 }  // namespace

@@ -70,7 +70,7 @@ int guarded_main(int argc, char** argv) {
     report(error.what());
     return kWrongUsage;
   } catch (const Error& error) {
-    report(error.what());
+    report(error.report());
     return error.code() == ErrorCode::kCancelled ? kInterrupted : kFailed;
   } catch (const std::bad_alloc&) {
     report("out of memory: use a smaller size, fewer images or --dtype bf16");

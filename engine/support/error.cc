@@ -20,4 +20,10 @@ const char* to_string(ErrorCode code) {
   return "unknown";
 }
 
+std::string Error::report() const {
+  if (code_ != ErrorCode::kInternal) return what();
+  return fmt::format("{} ({} at {}:{}; please report it)", what(), to_string(code_), where_.file,
+                     where_.line);
+}
+
 }  // namespace flux

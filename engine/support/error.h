@@ -42,8 +42,10 @@ class Error : public std::runtime_error {
       : std::runtime_error(std::move(message)), code_(code), where_(where) {}
 
   ErrorCode code() const noexcept { return code_; }
-  /// Where in the source it was thrown; for logs, not part of `what()`.
+  /// Where in the source it was thrown; not part of `what()`.
   const SourceLocation& where() const noexcept { return where_; }
+  /// The line for a log: what(), and for a bug of this program (kInternal) the place as well.
+  std::string report() const;
 
  private:
   ErrorCode code_;
