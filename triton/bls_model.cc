@@ -9,6 +9,7 @@
 #include "support/log.h"
 #include "triton/bls_request.h"
 #include "triton/errors.h"
+#include "triton/instance_state.h"
 #include "triton/options.h"
 #include "triton/triton_stages.h"
 
@@ -76,13 +77,6 @@ int64_t BlsModel::answer(Instance* instance, Context& ctx, Request& request,
     const int64_t rows = request.rows();
     request.send(instance, start_ns, start_ns, now_ns());
     return rows;
-  } catch (const Error& error) {
-    // A deadline ends a request in the same way as a client that went away; it is told apart here.
-    const bool late = error.code() == ErrorCode::kCancelled && request.deadline_passed();
-    const Error told(late ? ErrorCode::kUnavailable : error.code(),
-                     late ? fmt::format("the request's timeout passed: {}", error.what())
-                          : std::string(error.what()));
-    refuse(instance, request, told, start_ns);
   } catch (const std::exception& error) {
     refuse(instance, request, error, start_ns);
   }

@@ -2,7 +2,7 @@
 
 #include "pipeline/family.h"
 #include "pipeline/request.h"
-#include "triton/model.h"
+#include "triton/served_model.h"
 
 namespace flux::triton {
 
@@ -11,15 +11,15 @@ class BlsModel final : public ServedModel {
  public:
   explicit BlsModel(const ModelSettings& settings);
 
-  /// Each request of a batch is drawn on a thread of its own, so that none waits for another and
-  /// the stages see all their steps at once.
+  /// Each request of a batch has a thread of its own, so that no request waits for another and the
+  /// stages can batch the steps of all of them.
   void execute(InstanceState& instance,
                std::span<const std::unique_ptr<Request>> requests) const override;
-  /// It is ready when the other four are.
+  /// Throws unless the other four models are ready.
   void check_ready() const override;
 
  private:
-  /// Draws one request and answers it. Never throws. Returns the rows drawn.
+  /// Generates the images of one request and answers it. Never throws. Returns the number of rows.
   int64_t answer(Instance* instance, Context& ctx, Request& request,
                  uint64_t start_ns) const noexcept;
   void draw(Context& ctx, Request& request) const;

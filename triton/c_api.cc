@@ -21,8 +21,8 @@ Api& mutable_api() {
   return instance;
 }
 
-/// The server's library among those that are loaded, whatever its name is decorated with; null
-/// when its symbols are in the global scope anyway.
+/// A handle of the server's library, whose file name may carry a hash; null when no loaded library
+/// has such a name.
 void* find_server_library() {
   void* handle = nullptr;
   dl_iterate_phdr(
@@ -37,7 +37,7 @@ void* find_server_library() {
 
 void* find_symbol(const char* name) {
   if (void* symbol = dlsym(RTLD_DEFAULT, name)) return symbol;
-  // A host that loaded the server privately, as its Python binding does.
+  // Some hosts, Triton's Python binding among them, load the server outside the global scope.
   static void* const library = find_server_library();
   return library == nullptr ? nullptr : dlsym(library, name);
 }
@@ -58,7 +58,7 @@ void check_text(const char* what, const char* found, const char* expected) {
         found == nullptr ? "null" : found, expected);
 }
 
-/// The numbers of enumerations are compiled in: prove that they mean the same here.
+/// The values of the enumerations are compiled in: this proves that they mean the same here.
 void check_values(const Api& table) {
   check_text("data type 14", table.TRITONSERVER_DataTypeString(DataType::kBf16), "BF16");
   check_text("data type 9", table.TRITONSERVER_DataTypeString(DataType::kInt64), "INT64");

@@ -180,8 +180,9 @@ struct Api {
 /// The functions of the server this process runs. load_api() must have succeeded.
 const Api& api();
 
-/// Looks up every function and checks that versions and values are those written here. Throws
-/// flux::Error (kUnsupported) naming what does not fit. Idempotent and thread-safe.
+/// Looks up every function, and checks that the versions and enumeration values are those written
+/// here. Throws kUnsupported, naming the function or value that does not fit. Idempotent and
+/// thread-safe.
 void load_api();
 
 }  // namespace flux::triton

@@ -4,7 +4,8 @@
 
 #include "support/log.h"
 #include "triton/errors.h"
-#include "triton/model.h"
+#include "triton/instance_state.h"
+#include "triton/model_state.h"
 #include "triton/options.h"
 
 namespace flux::triton {
@@ -26,6 +27,20 @@ State* state_of(ServerError* (*read)(Model*, void**), Model* model) {
   return static_cast<State*>(state);
 }
 
+/// Runs `work`, which loads a model. The server tells clients why it failed; where in the source an
+/// internal error was thrown goes to the log.
+template <typename Work>
+ServerError* guard_load(Work&& work) noexcept {
+  return guard([&] {
+    try {
+      work();
+    } catch (const Error& error) {
+      if (error.code() == ErrorCode::kInternal) log(LogLevel::kError, error.report());
+      throw;
+    }
+  });
+}
+
 InstanceState* instance_state(Instance* instance) {
   void* state = nullptr;
   check_ok(api().TRITONBACKEND_ModelInstanceState(instance, &state));
@@ -45,7 +60,7 @@ FLUX_EXPORT ServerError* TRITONBACKEND_Initialize(ServerBackend* backend) {
   try {
     load_api();
   } catch (const std::exception& e) {
-    // Without the interface there is no way to make a server's error: the log is what is left.
+    // Without the interface neither the server's log nor its errors can be relied on.
     fmt::print(stderr, "flux backend: {}\n", e.what());
     const auto make = api().TRITONSERVER_ErrorNew;
     if (make != nullptr) return make(ServerErrorCode::kUnsupported, e.what());
@@ -64,7 +79,7 @@ FLUX_EXPORT ServerError* TRITONBACKEND_Initialize(ServerBackend* backend) {
 FLUX_EXPORT ServerError* TRITONBACKEND_Finalize(ServerBackend* /*backend*/) { return nullptr; }
 
 FLUX_EXPORT ServerError* TRITONBACKEND_ModelInitialize(Model* model) {
-  return guard([&] {
+  return guard_load([&] {
     auto state = std::make_unique<ModelState>(read_settings(model));
     check_ok(api().TRITONBACKEND_ModelSetState(model, state.get()));
     static_cast<void>(state.release());  // the server's model owns it now
@@ -72,12 +87,12 @@ FLUX_EXPORT ServerError* TRITONBACKEND_ModelInitialize(Model* model) {
 }
 
 FLUX_EXPORT ServerError* TRITONBACKEND_ModelFinalize(Model* model) {
-  // Also called after a load that failed: then there is no state.
+  // The server calls this after a failed load as well: then the state is null.
   return guard([&] { delete state_of<ModelState>(api().TRITONBACKEND_ModelState, model); });
 }
 
 FLUX_EXPORT ServerError* TRITONBACKEND_ModelInstanceInitialize(Instance* instance) {
-  return guard([&] {
+  return guard_load([&] {
     Model* model = nullptr;
     check_ok(api().TRITONBACKEND_ModelInstanceModel(instance, &model));
     auto* served = state_of<ModelState>(api().TRITONBACKEND_ModelState, model);
@@ -92,7 +107,7 @@ FLUX_EXPORT ServerError* TRITONBACKEND_ModelInstanceFinalize(Instance* instance)
   return guard([&] { delete instance_state(instance); });
 }
 
-/// Called by servers of release 25.12 and later when somebody asks whether the model is ready.
+/// Servers of release 25.12 and later call this when a client asks whether the model is ready.
 FLUX_EXPORT ServerError* TRITONBACKEND_ModelInstanceReady(Instance* instance) {
   return guard([&] { instance_state(instance)->model().check_ready(); });
 }

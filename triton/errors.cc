@@ -58,12 +58,17 @@ ServerError* to_server_error(const std::exception& exception) {
   return api().TRITONSERVER_ErrorNew(ServerErrorCode::kInternal, exception.what());
 }
 
-void check_ok(ServerError* error) {
+void check_ok(ServerError* error, SourceLocation where) {
   if (error == nullptr) return;
   const ErrorCode code = from_server_code(api().TRITONSERVER_ErrorCode(error));
   std::string message = api().TRITONSERVER_ErrorMessage(error);
   api().TRITONSERVER_ErrorDelete(error);
-  throw Error(code, std::move(message));
+  throw Error(code, std::move(message), where);
+}
+
+std::string report_of(const std::exception& exception) {
+  const auto* error = dynamic_cast<const Error*>(&exception);
+  return error == nullptr ? exception.what() : error->report();
 }
 
 void log_and_drop(ServerError* error, const char* doing) {

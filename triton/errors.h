@@ -1,6 +1,7 @@
 #pragma once
 
 #include <exception>
+#include <string>
 #include <utility>
 
 #include "support/error.h"
@@ -8,14 +9,18 @@
 
 namespace flux::triton {
 
-/// A new server error for an exception; the server or the caller deletes it.
+/// Makes a server error from an exception. The caller, or the server that it is returned to,
+/// deletes it.
 ServerError* to_server_error(const std::exception& exception);
 
-/// Throws flux::Error with the code and text of `error`, which is deleted; nothing for null.
-void check_ok(ServerError* error);
+/// Throws flux::Error with the code and text of `error`, and deletes it; does nothing for null.
+void check_ok(ServerError* error, SourceLocation where = SourceLocation::current());
 
-/// Deletes an error that nothing can be done about, with a line in the log.
+/// Logs an error that nothing can be done about, and deletes it; does nothing for null.
 void log_and_drop(ServerError* error, const char* doing);
+
+/// The line for the log: what() of an exception, and where an internal error was thrown.
+std::string report_of(const std::exception& exception);
 
 /// Runs `work` at the C boundary: no exception leaves it.
 template <typename Work>
@@ -25,6 +30,8 @@ ServerError* guard(Work&& work) noexcept {
     return nullptr;
   } catch (const std::exception& e) {
     return to_server_error(e);
+  } catch (...) {
+    return to_server_error(Error(ErrorCode::kInternal, "an exception of an unknown type"));
   }
 }
 

@@ -8,7 +8,7 @@ namespace {
 
 std::mutex g_mutex;
 
-/// Those of all calls in flight. Under g_mutex.
+/// The handovers of all calls in flight, by the address of their outputs. Guarded by g_mutex.
 std::map<const void*, Handover*>& handovers() {
   static std::map<const void*, Handover*> all;
   return all;

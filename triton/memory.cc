@@ -5,18 +5,18 @@
 namespace flux::triton {
 namespace {
 
-/// Vectors that kernels read at once.
+/// The size of the vectors that GPU kernels load.
 constexpr uintptr_t kGpuAlignment = 16;
 
 }  // namespace
 
-Place place_of(const Device& device) {
-  return device.is_cpu() ? Place{} : Place{MemoryType::kGpu, device.index};
+MemoryLocation location_of(const Device& device) {
+  return device.is_cpu() ? MemoryLocation{} : MemoryLocation{MemoryType::kGpu, device.index};
 }
 
-Device device_of(const Place& place) {
-  if (place.type != MemoryType::kGpu) return Device{};
-  return Device{Device::Kind::kCuda, static_cast<int>(place.id)};
+Device device_of(const MemoryLocation& location) {
+  if (location.type != MemoryType::kGpu) return Device{};
+  return Device{Device::Kind::kCuda, static_cast<int>(location.id)};
 }
 
 void copy_anywhere(Context& ctx, const Tensor& from, const Tensor& to) {

@@ -6,23 +6,25 @@
 
 namespace flux::triton {
 
-/// Memory as the server names it. The number counts GPUs; host memory has 0.
-struct Place {
+/// The memory that a buffer is in, as the server names it: its type, and the number of the GPU (0
+/// for host memory).
+struct MemoryLocation {
   MemoryType type = MemoryType::kCpu;
   int64_t id = 0;
 };
 
-Place place_of(const Device& device);
-/// Pinned host memory is host memory.
-Device device_of(const Place& place);
+MemoryLocation location_of(const Device& device);
+/// The device whose memory it is. Pinned host memory is host memory.
+Device device_of(const MemoryLocation& location);
 
-/// Copies between any two places; same shape and dtype, both contiguous. On return an `to` that is
-/// not where `ctx` computes is there. A context on the CPU can use GPU memory in this way only.
-/// Throws kUnsupported for memory of a GPU that cannot be used, saying why.
+/// Copies between any two devices; both tensors have the same shape and dtype and are contiguous.
+/// The copy is complete on return, unless `to` is where `ctx` computes: then ops of `ctx` come
+/// after it. A context on the CPU reaches GPU memory in this way only. Throws kUnsupported, saying
+/// why, for memory of a GPU that cannot be used.
 void copy_anywhere(Context& ctx, const Tensor& from, const Tensor& to);
 
-/// Whether ops of `ctx` can read and write `tensor` where it is: it is in host memory or on a GPU
-/// within reach, and its address is as even as the ops want it.
+/// Whether ops of `ctx` can read and write `tensor` where it is: the memory is the host's or that
+/// of a GPU within reach, and the address has the alignment that the ops need.
 bool is_usable(const Context& ctx, const Tensor& tensor);
 
 }  // namespace flux::triton

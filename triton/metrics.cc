@@ -1,5 +1,7 @@
 #include "triton/metrics.h"
 
+#include <iterator>
+
 #include "triton/errors.h"
 
 namespace flux::triton {
@@ -7,18 +9,37 @@ namespace {
 
 constexpr auto kCounters = static_cast<size_t>(Counter::kCount);
 
-constexpr const char* kNames[kCounters][2] = {
-    {"flux_stage_seconds_total", "Seconds that the model computed"},
-    {"flux_stage_rows_total", "Rows (prompts, steps of images, images) that the model computed"},
-    {"flux_stage_batches_total", "Executions of the model; rows / batches is the mean batch size"},
-    {"flux_steps_total", "Denoising steps done for images"},
-    {"flux_steps_cancelled_total", "Denoising steps that cancelled requests no longer needed"},
-    {"flux_images_total", "Images drawn"},
-    {"flux_input_bytes_copied_total", "Bytes of tensors that came in pieces or unaligned"},
+struct Family {
+  Counter counter;
+  const char* name;
+  const char* description;
 };
 
-/// Null where the server was built without metrics. Never deleted: a server does not unregister
-/// families, so they live as long as the process.
+constexpr Family kFamilies[] = {
+    {Counter::kStageSeconds, "flux_stage_seconds_total", "Seconds that the model computed"},
+    {Counter::kStageRows, "flux_stage_rows_total",
+     "Rows (prompts, steps of images, images) that the model computed"},
+    {Counter::kStageBatches, "flux_stage_batches_total",
+     "Executions of the model; rows / batches is the mean batch size"},
+    {Counter::kSteps, "flux_steps_total", "Denoising steps done for images"},
+    {Counter::kStepsCancelled, "flux_steps_cancelled_total",
+     "Denoising steps that cancelled requests no longer needed"},
+    {Counter::kImages, "flux_images_total", "Images generated"},
+    {Counter::kBytesCopied, "flux_input_bytes_copied_total",
+     "Bytes of tensors that came in pieces or unaligned"},
+};
+
+constexpr bool families_are_in_order() {
+  for (size_t i = 0; i < kCounters; ++i) {
+    if (kFamilies[i].counter != static_cast<Counter>(i)) return false;
+  }
+  return true;
+}
+static_assert(std::size(kFamilies) == kCounters && families_are_in_order(),
+              "each Counter has its family, at its own index");
+
+/// The families; null where the server was built without metrics. They are never deleted: a server
+/// does not unregister families, so they live as long as the process.
 MetricFamily* g_families[kCounters] = {};
 
 }  // namespace
@@ -26,8 +47,8 @@ MetricFamily* g_families[kCounters] = {};
 void create_metric_families() {
   for (size_t i = 0; i < kCounters; ++i) {
     if (g_families[i] != nullptr) continue;
-    ServerError* error = api().TRITONSERVER_MetricFamilyNew(&g_families[i], MetricKind::kCounter,
-                                                            kNames[i][0], kNames[i][1]);
+    ServerError* error = api().TRITONSERVER_MetricFamilyNew(
+        &g_families[i], MetricKind::kCounter, kFamilies[i].name, kFamilies[i].description);
     if (error == nullptr) continue;
     g_families[i] = nullptr;
     log_and_drop(error, "metrics are off");

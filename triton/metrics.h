@@ -6,20 +6,20 @@
 
 namespace flux::triton {
 
-/// What is counted beside the server's own metrics.
+/// The counters that the backend adds to the server's own metrics.
 enum class Counter {
-  kStageSeconds,    // flux_stage_seconds_total: time a stage computed
-  kStageRows,       // flux_stage_rows_total: rows it computed
-  kStageBatches,    // flux_stage_batches_total: executions; rows / batches is the mean batch size
-  kSteps,           // flux_steps_total: denoising steps done
-  kStepsCancelled,  // flux_steps_cancelled_total: steps that a cancelled request no longer needed
-  kImages,          // flux_images_total: images drawn
-  kBytesCopied,     // flux_input_bytes_copied_total: inputs that could not be read where they were
+  kStageSeconds,    // time that a stage computed
+  kStageRows,       // rows that it computed
+  kStageBatches,    // its executions; rows / batches is the mean batch size
+  kSteps,           // denoising steps done
+  kStepsCancelled,  // steps that cancelled requests no longer needed
+  kImages,          // images generated
+  kBytesCopied,     // bytes of inputs that could not be read where they were
   kCount
 };
 
-/// Makes the families of the counters, once a process. Without metrics in the server it does
-/// nothing, and neither do the counters.
+/// Makes the metric families of the counters, once a process. In a server without metrics it only
+/// logs a warning, and the counters do nothing.
 void create_metric_families();
 
 /// The counters of one model, labelled with its name.

@@ -6,16 +6,20 @@
 #include "ops/kernels.h"
 #include "tensor/format.h"
 #include "triton/errors.h"
-#include "triton/request.h"
+#include "triton/wire_type.h"
 
 namespace flux::triton {
 namespace {
 
-std::optional<DType> dtype_of(DataType type) {
-  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
-    if (wire_type(dtype) == type) return dtype;
-  }
-  return std::nullopt;
+/// Throws a failure of a stage. A stage that is gone is unavailable: the server's own code for it
+/// would tell clients that they asked for something that does not exist. `reason` says what gone
+/// may mean.
+[[noreturn]] void fail_as_stage(const std::string& model, const Error& error,
+                                std::string_view reason) {
+  const bool gone = error.code() == ErrorCode::kNotFound || error.code() == ErrorCode::kUnavailable;
+  throw Error(gone ? ErrorCode::kUnavailable : error.code(),
+              fmt::format("stage '{}'{}: {}", model, gone ? reason : "", error.what()),
+              error.where());
 }
 
 }  // namespace
@@ -35,7 +39,7 @@ NestedCall::NestedCall(Server* server, std::string model, const std::string& id,
 
 NestedCall::~NestedCall() {
   if (started_) {
-    // The other model may read inputs until it releases the request, also after its response.
+    // The other model may read inputs until it releases the request, even after its response.
     std::unique_lock lock(mutex_);
     if (!responded_) {
       lock.unlock();
@@ -45,7 +49,7 @@ NestedCall::~NestedCall() {
     changed_.wait(lock, [&] { return released_ && responded_; });
   }
   if (handover_) {
-    // Whatever became of the call: what it worked with is only used again when it has ended.
+    // Memory of the call is used again only when the stage's GPU is done, however the call ended.
     log_and_drop(guard([&] { wait_for(ctx_, handover_->done()); }), "waiting for a stage's GPU");
   }
   if (response_ != nullptr) {
@@ -60,9 +64,9 @@ void NestedCall::add_raw(const char* name, DataType type, const std::vector<int6
                          const Tensor& data) {
   check_ok(api().TRITONSERVER_InferenceRequestAddInput(request_, name, type, shape.data(),
                                                        shape.size()));
-  const Place place = place_of(data.device());
+  const MemoryLocation location = location_of(data.device());
   check_ok(api().TRITONSERVER_InferenceRequestAppendInputData(
-      request_, name, data.raw(), static_cast<size_t>(data.bytes()), place.type, place.id));
+      request_, name, data.raw(), static_cast<size_t>(data.bytes()), location.type, location.id));
 }
 
 void NestedCall::add_bytes(const char* name, DataType type, const std::string& bytes) {
@@ -128,7 +132,7 @@ void NestedCall::set_parameter(const char* name, int64_t value) {
   check_ok(api().TRITONSERVER_InferenceRequestSetIntParameter(request_, name, value));
 }
 
-Tensor NestedCall::new_output(size_t bytes, const Place& wanted) const {
+Tensor NestedCall::new_output(size_t bytes, const MemoryLocation& wanted) const {
   const Shape shape{static_cast<int64_t>(bytes)};
   if (device_of(wanted).is_cpu() || ctx_.device().is_cpu()) {
     return Tensor::allocate(shape, DType::kU8);
@@ -137,7 +141,7 @@ Tensor NestedCall::new_output(size_t bytes, const Place& wanted) const {
 }
 
 Allocator* NestedCall::allocator() {
-  // Lives as long as the process: responses name it until they are deleted.
+  // The allocator lives as long as the process: responses refer to it until they are deleted.
   static Allocator* const instance = [] {
     Allocator* made = nullptr;
     check_ok(api().TRITONSERVER_ResponseAllocatorNew(&made, allocate, release_buffer, nullptr));
@@ -160,9 +164,9 @@ ServerError* NestedCall::allocate(Allocator*, const char* tensor, size_t bytes, 
     }
     *buffer = target.tensor.raw();
     *buffer_user = nullptr;
-    const Place place = place_of(target.tensor.device());
-    *actual = place.type;
-    *actual_id = place.id;
+    const MemoryLocation location = location_of(target.tensor.device());
+    *actual = location.type;
+    *actual_id = location.id;
   });
 }
 
@@ -197,9 +201,7 @@ void NestedCall::start() {
   try {
     check_ok(error);
   } catch (const Error& e) {
-    const bool gone = e.code() == ErrorCode::kNotFound || e.code() == ErrorCode::kUnavailable;
-    fail(gone ? ErrorCode::kUnavailable : e.code(), "stage '{}'{}: {}", model_,
-         gone ? " is not loaded, is full, or the server is stopping" : "", e.what());
+    fail_as_stage(model_, e, " is not loaded, is full, or the server is stopping");
   }
 }
 
@@ -216,9 +218,15 @@ void NestedCall::wait(const std::function<bool()>& stopped) {
     lock.lock();
   }
   lock.unlock();
+  try {
+    check(response_ != nullptr, ErrorCode::kUnavailable, "stage '{}' gave no response", model_);
+    read_response(response_);
+  } catch (const Error&) {
+    // A stage that found the time over says so in its own way; to the client it is one thing.
+    if (!cancelled && !stopped()) throw;
+    cancelled = true;
+  }
   check(!cancelled, ErrorCode::kCancelled, "cancelled in stage '{}'", model_);
-  check(response_ != nullptr, ErrorCode::kUnavailable, "stage '{}' gave no response", model_);
-  read_response(response_);
 }
 
 void NestedCall::read_response(NestedResponse* response) {
@@ -226,8 +234,7 @@ void NestedCall::read_response(NestedResponse* response) {
     try {
       check_ok(error);
     } catch (const Error& e) {
-      const bool gone = e.code() == ErrorCode::kNotFound || e.code() == ErrorCode::kUnavailable;
-      fail(gone ? ErrorCode::kUnavailable : e.code(), "stage '{}': {}", model_, e.what());
+      fail_as_stage(model_, e, "");
     }
   }
   uint32_t count = 0;
@@ -245,7 +252,7 @@ void NestedCall::read_response(NestedResponse* response) {
     check_ok(api().TRITONSERVER_InferenceResponseOutput(response, i, &name, &type, &shape, &rank,
                                                         &base, &bytes, &memory, &id, &user));
     Target& target = target_of(name);
-    const std::optional<DType> dtype = dtype_of(type);
+    const std::optional<DType> dtype = floating_dtype(type);
     check(dtype && rank >= 2 && rank <= 5 && shape[0] == 1 && target.tensor.defined(),
           ErrorCode::kInternal, "stage '{}' answered output {} in a form that is not expected",
           model_, name);
@@ -258,7 +265,7 @@ void NestedCall::read_response(NestedResponse* response) {
     }
     check(bytes == static_cast<size_t>(inner.numel()) * size_of(*dtype), ErrorCode::kInternal,
           "stage '{}' answered {} bytes for {} of {}", model_, bytes, name, inner);
-    // The same memory as bytes, now typed; the byte tensor inside keeps it alive.
+    // The tensor was allocated as bytes; this one has the type, and the byte tensor as its owner.
     const auto owner = std::make_shared<Tensor>(target.tensor);
     target.tensor = Tensor(owner->raw(), *dtype, inner, owner->device(), owner);
   }

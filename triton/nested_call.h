@@ -15,38 +15,39 @@
 
 namespace flux::triton {
 
-/// One request from this process to another model of the same server. Inputs are handed over where
-/// they are, outputs are written by the other model where the caller wants them: no copies.
+/// One request of the backend to another model of the same server. Nothing is copied: the other
+/// model reads inputs where they are, and writes outputs where the caller wants them.
 class NestedCall {
  public:
-  /// `model`: its name; `id`: the client's request id, so that logs belong together; `ctx`: has the
-  /// memory of outputs, where the other model prefers its device to the host.
+  /// `id` is the client's request id, by which lines of the log belong together. `ctx` provides the
+  /// memory of outputs that the other model wants on the device of `ctx`.
   NestedCall(Server* server, std::string model, const std::string& id, Context& ctx);
-  /// Waits until the server has let go of the inputs.
+  /// Cancels a call that has no response yet, and waits until the server has released the inputs.
   ~NestedCall();
   NestedCall(const NestedCall&) = delete;
   NestedCall& operator=(const NestedCall&) = delete;
 
-  /// A tensor input with a batch dimension of 1 put in front. Its memory must stay until the call
+  /// Adds a tensor, with a batch dimension of 1 put in front. Its memory must stay until the call
   /// is destroyed, and its values must be there when the call starts (but see hand_over()).
   void add_input(const char* name, const Tensor& tensor);
   void add_string(const char* name, std::string_view text);
   void add_integer(const char* name, int32_t value);
   void add_number(const char* name, float value);
-  /// Where an output goes. Without it, memory is allocated.
+  /// Gives the memory of an output. Memory is allocated for any other output.
   void expect_output(const char* name, const Tensor& target);
-  /// The call's only output, expected in the memory of a GPU, may come after the response, and its
-  /// inputs after `ready`: ops of the context come after both. See Handover.
+  /// Lets the inputs come as late as `ready`, and `output` later than the response: ops of the
+  /// context begin after both. `output` is the call's only output, in GPU memory. See Handover.
   void hand_over(const Tensor& output, std::shared_ptr<const Fence> ready);
-  /// Whether the other model knew of that. After wait().
+  /// Whether the other model took part in the handover. After wait().
   bool handed_over() const { return handover_ && handover_->taken(); }
   void set_timeout(uint64_t microseconds);
   void set_parameter(const char* name, const std::string& value);
   void set_parameter(const char* name, int64_t value);
 
   void start();
-  /// Waits for the response. `stopped` is asked every few milliseconds; true cancels the call.
-  /// Throws what the other model answered: kUnavailable when it is not loaded.
+  /// Waits for the response and the release. `stopped` is asked every few milliseconds; true
+  /// cancels the call. Throws the error that the other model answered, kUnavailable when it is not
+  /// loaded, and kCancelled for any failure of a call that was stopped.
   void wait(const std::function<bool()>& stopped);
   /// An output without its batch dimension. After wait().
   Tensor take_output(const char* name) const;
@@ -71,8 +72,8 @@ class NestedCall {
   void add_raw(const char* name, DataType type, const std::vector<int64_t>& shape,
                const Tensor& data);
   void add_bytes(const char* name, DataType type, const std::string& bytes);
-  /// Memory for an output, on the device of the context if that is `wanted`.
-  Tensor new_output(size_t bytes, const Place& wanted) const;
+  /// Memory for an output, on the device of the context if the other model wants device memory.
+  Tensor new_output(size_t bytes, const MemoryLocation& wanted) const;
   Target& target_of(const char* name);
   void read_response(NestedResponse* response);
 

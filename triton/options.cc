@@ -59,7 +59,7 @@ std::string names_of_settings() {
 }
 
 void read_setting(const std::string& key, const std::string& value, Options& read) {
-  // Settings that the server itself hands to every backend.
+  // The server itself hands these settings to every backend.
   static const std::set<std::string> kServers = {"auto-complete-config", "backend-directory",
                                                  "min-compute-capability",
                                                  "default-max-batch-size"};
@@ -68,7 +68,7 @@ void read_setting(const std::string& key, const std::string& value, Options& rea
   if (found != std::end(kSettings)) {
     read.*(found->value) = parse(*found, value);
   } else if (!kServers.contains(key)) {
-    // No error: settings for all backends arrive here, too.
+    // An unknown setting is no error: settings for all backends arrive here, too.
     log_warning("--backend-config=flux,{}: not a setting of this backend; it has {}", key,
                 names_of_settings());
   }

@@ -8,11 +8,11 @@
 
 namespace flux::triton {
 
-/// What --backend-config=flux,NAME=VALUE says, for all models of the process.
+/// The settings of --backend-config=flux,NAME=VALUE, for all models of the process.
 struct Options {
   int64_t computations = 1;  // stages that compute on the CPU at once
   int64_t threads = 0;       // CPU threads of each; default: the cores, divided among them
-  // What a request may ask for at most; config.pbtxt may say less.
+  // Limits of a request; config.pbtxt may set lower ones.
   int64_t max_side = 8192;  // pixels
   int64_t max_steps = RequestLimits{}.max_steps;
   int64_t max_images = RequestLimits{}.max_images_per_prompt;  // for each prompt
@@ -22,8 +22,8 @@ struct Options {
 void read_options(ServerBackend* backend);
 const Options& options();
 
-/// Held while a stage computes on the CPU: as many as `computations` at once. More would only fight
-/// for the cores.
+/// A stage's turn on the CPU: as many stages as Options::computations compute at once, the others
+/// wait. More of them would only compete for the cores.
 class CpuTurn {
  public:
   CpuTurn();

@@ -8,20 +8,22 @@
 #include "pipeline/request.h"
 #include "pipeline/stage_runs.h"
 #include "pipeline/text_stages.h"
+#include "support/error.h"
 #include "support/log.h"
-#include "triton/errors.h"
+#include "triton/cancel_scope.h"
+#include "triton/instance_state.h"
 #include "triton/options.h"
 #include "weights/weight_files.h"
 
 namespace flux::triton {
 namespace {
 
-/// A request of an execution, and why it cannot be answered.
+/// A request of an execution, with the error that it failed with, if it has.
 struct Job {
   Request* request;
   std::exception_ptr error;
 
-  /// Does a part of the work, if nothing has gone wrong before.
+  /// Does a part of the work, unless an earlier part failed.
   template <typename Work>
   void attempt(Work&& work) {
     if (error) return;
@@ -32,7 +34,7 @@ struct Job {
     }
   }
 
-  /// Whether it failed as it does where memory runs out.
+  /// Whether it failed with kUnavailable, as it does where memory runs out.
   bool was_unavailable() const {
     try {
       if (error) std::rethrow_exception(error);
@@ -45,8 +47,8 @@ struct Job {
   }
 };
 
-/// A model of one stage: what it does with requests. Whatever happens to one of them, the others of
-/// its execution are answered as if they were alone.
+/// A model of one stage: how it answers requests. A request that fails does not change the answers
+/// to the others of its execution.
 class StageModel : public ServedModel {
  public:
   using ServedModel::ServedModel;
@@ -58,20 +60,19 @@ class StageModel : public ServedModel {
     for (size_t i = 0; i < requests.size(); i += at_once) {
       answer(instance, requests.subspan(i, at_once), execution);
     }
-    instance.context().set_cancel_check({});
     if (execution.rows == 0) return;
     report_batch(instance.handle(), execution.rows, execution.start, execution.start,
                  execution.last);
   }
 
  protected:
-  /// Whether all requests of an execution are computed at once, by run_together(). Otherwise they
-  /// are one after another, and each is answered before the next one begins.
+  /// Whether run_together() computes all requests of an execution at once. Otherwise they are
+  /// computed one after another, and each is answered before the next one begins.
   virtual bool computes_together() const { return false; }
   /// Computes all rows of a request into its outputs.
   virtual void run(InstanceState& instance, Request& request) const = 0;
-  /// Computes the jobs that have no error yet. Returns a point shortly before the end of that, or
-  /// null.
+  /// Computes the jobs that have no error yet. Returns a fence shortly before the end of the
+  /// computation, or null.
   virtual std::shared_ptr<const Fence> run_together(InstanceState& instance,
                                                     std::span<Job> jobs) const {
     for (Job& job : jobs) job.attempt([&](Request& request) { run(instance, request); });
@@ -96,7 +97,7 @@ class StageModel : public ServedModel {
         check_still_wanted(read);
       });
     }
-    ctx.set_cancel_check([&jobs] {
+    const CancelScope scope(ctx, [&jobs] {
       return std::all_of(jobs.begin(), jobs.end(),
                          [](const Job& job) { return job.error || job.request->stopped(); });
     });
@@ -114,7 +115,8 @@ class StageModel : public ServedModel {
     }
   }
 
-  /// Returns when it began, which was as soon as the CPU was free; a GPU takes turns by itself.
+  /// Returns the time when it began: on a CPU, after waiting for its turn. A GPU schedules the work
+  /// of several models by itself.
   uint64_t compute(InstanceState& instance, std::span<Job> jobs) const {
     std::optional<CpuTurn> turn;
     if (settings().device.is_cpu()) turn.emplace();
@@ -128,8 +130,8 @@ class StageModel : public ServedModel {
     return begin;
   }
 
-  /// The one place where a stage waits for its GPU: who gets an answer may read it at once. Where
-  /// everybody knows to wait for the end, it is enough that it is near.
+  /// The one place where a stage waits for its GPU: whoever gets an answer may read it at once.
+  /// Where all callers take a handover, the host waits for `nearly_done` only.
   static void end(Context& ctx, std::span<Job> jobs, const Fence* nearly_done) {
     const bool early =
         nearly_done != nullptr && std::all_of(jobs.begin(), jobs.end(), [](const Job& job) {
@@ -146,8 +148,8 @@ class StageModel : public ServedModel {
     }
   }
 
-  /// A failed request must not be answered while a GPU still works on its tensors, nor keep what it
-  /// took before memory ran out: others have to go on.
+  /// After a failure: a request must not be answered while a GPU still works on its tensors. Where
+  /// memory ran out, unused memory is given back, so that other models can go on.
   static void let_go(Context& ctx, bool with_memory) {
     try {
       finish(ctx);
@@ -159,7 +161,7 @@ class StageModel : public ServedModel {
     }
   }
 
-  /// Before the answer goes out: who has it finds it counted.
+  /// Called before the answer goes out: a client that has the answer finds it counted.
   void count(const Request& request, bool first_of_batch) const {
     metrics().add(Counter::kStageRows, static_cast<double>(request.rows()));
     metrics().add(Counter::kBytesCopied, static_cast<double>(request.copied_bytes()));
@@ -193,8 +195,8 @@ auto load_weights(const ModelSettings& settings, Component component, const Make
   return make(Loader(ctx, *files, {settings.dtype}));
 }
 
-/// A text encoder: `Stage` is ClipStage or T5Stage, which differ in what they read and in the shape
-/// of what they give.
+/// A text encoder. `Stage` is ClipStage or T5Stage, which differ in their inputs and in the shape
+/// of their output.
 template <typename Stage, typename Config>
 class TextModel : public StageModel {
  public:
@@ -292,7 +294,7 @@ class DitModel final : public StageModel {
   }
 
  protected:
-  /// On a GPU; on a CPU the first to be done would have to wait for the others.
+  /// True on a GPU. On a CPU a batch is no faster, and the first row would wait for the others.
   bool computes_together() const override { return !settings().device.is_cpu(); }
 
   void run(InstanceState& instance, Request& request) const override {
@@ -367,7 +369,8 @@ class DitModel final : public StageModel {
           name, ids.size(1), of, states.size(1));
   }
 
-  /// bls keeps pooled projections on the host, where comparing them waits for nothing.
+  /// The cache compares pooled projections. bls keeps them on the host, where that waits for
+  /// nothing.
   static void forward(InstanceState& instance, std::vector<TransformerInput> rows,
                       std::shared_ptr<const Fence>* nearly_done = nullptr) {
     ConditioningCache& cache = static_cast<Data*>(instance.data())->conditioning;
@@ -388,15 +391,15 @@ class DitModel final : public StageModel {
       check(!common || common->timestep() == timestep, ErrorCode::kInvalidArgument,
             "timestep is {}: parameters timesteps and step say {}", value,
             common ? common->timestep() : 0.0f);
-      // On a CPU a step is long beside its modulations.
+      // On a CPU modulations take a negligible part of a step.
       const bool shared = common && !settings().device.is_cpu();
       clocks.push_back(shared ? *common : StepClock::single(timestep));
     }
     return clocks;
   }
 
-  /// The parameters `timesteps`, those of all steps of the images, and `step`, the place of this
-  /// one among them; or nothing.
+  /// The schedule of the parameters `timesteps`, of all steps of the images, and `step`, the index
+  /// of this step; nothing when they are not given.
   static std::optional<StepClock> read_schedule(const Request& request) {
     const auto given = request.parameter("timesteps");
     if (!given) return std::nullopt;
@@ -476,7 +479,7 @@ std::unique_ptr<const ServedModel> make_model(const ModelSettings& settings) {
   return std::make_unique<const Model>(settings);
 }
 
-/// In the order of StageKind.
+/// The models' makers, in the order of StageKind.
 constexpr std::unique_ptr<const ServedModel> (*kMakers[])(const ModelSettings&) = {
     make_model<ClipModel>, make_model<T5Model>, make_model<DitModel>, make_model<VaeModel>};
 static_assert(std::size(kMakers) == std::size(kStages));

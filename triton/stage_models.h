@@ -2,7 +2,7 @@
 
 #include <memory>
 
-#include "triton/model.h"
+#include "triton/served_model.h"
 
 namespace flux::triton {
 

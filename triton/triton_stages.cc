@@ -8,7 +8,7 @@
 namespace flux::triton {
 namespace {
 
-/// "[1,0.75,0.5]": with the digits that give the same numbers when they are read.
+/// "[1,0.75,0.5]": nine digits give the same float when they are read.
 std::string timesteps_text(std::span<const float> timesteps) {
   std::string text;
   for (const float timestep : timesteps) {
@@ -31,20 +31,14 @@ void TritonStages::start_all(std::list<NestedCall>& calls) const {
 
 void TritonStages::wait_all(std::list<NestedCall>& calls) const {
   std::exception_ptr first;
-  const NestedCall* failed = nullptr;
   for (NestedCall& call : calls) {
     try {
       call.wait([&] { return first != nullptr || request_.stopped(); });
     } catch (...) {
-      if (first) continue;
-      first = std::current_exception();
-      failed = &call;
+      if (!first) first = std::current_exception();
     }
   }
-  if (!first) return;
-  // A stage that found the time over says so in its own way; to the client it is one thing.
-  check(!request_.stopped(), ErrorCode::kCancelled, "cancelled in stage '{}'", failed->model());
-  std::rethrow_exception(first);
+  if (first) std::rethrow_exception(first);
 }
 
 std::vector<TextEmbeddings> TritonStages::encode(std::span<const TextInput> rows) {
@@ -66,8 +60,8 @@ std::vector<TextEmbeddings> TritonStages::encode(std::span<const TextInput> rows
   std::vector<TextEmbeddings> result;
   for (size_t i = 0; i < rows.size(); ++i) {
     TextEmbeddings embeddings;
-    // Kilobytes that the transformer compares with those of other images before each step: on the
-    // host it need not wait for its GPU to do so.
+    // The transformer compares these kilobytes with those of other images before each step: on the
+    // host they can be compared without waiting for its GPU.
     embeddings.pooled_prompt_embeds = to_host(ctx_, clip[i]->take_output("pooled_prompt_embeds"));
     embeddings.prompt_embeds = t5[i]->take_output("prompt_embeds");
     embeddings.truncated = clip[i]->flag("truncated") || t5[i]->flag("truncated");
@@ -77,8 +71,8 @@ std::vector<TextEmbeddings> TritonStages::encode(std::span<const TextInput> rows
 }
 
 void TritonStages::transformer(std::span<const TransformerInput> rows) {
-  // Whether the stage takes part in a handover, its last answers have shown. Should it have been
-  // replaced since by one that does not, it has read too early.
+  // The last answers showed whether the stage takes part in handovers. If it has been replaced
+  // since by one that does not, that one read its inputs too early, and is asked again.
   std::shared_ptr<const Fence> ready = handing_over_ ? make_fence(ctx_) : nullptr;
   if (ready != nullptr && predict(rows, ready)) return;
   finish(ctx_);
@@ -103,7 +97,8 @@ bool TritonStages::predict(std::span<const TransformerInput> rows,
     call.expect_output("noise_pred", image.noise_pred);
     if (ctx_.device().is_cpu()) continue;
     call.hand_over(image.noise_pred, ready);
-    // On a GPU the weights that only look at the time are worth reading once an image.
+    // On a GPU, modulations of all steps are computed at once: their weights are read once an
+    // image.
     call.set_parameter("timesteps", timesteps_text(*row.clock.timesteps));
     call.set_parameter("step", static_cast<int64_t>(row.clock.step));
   }

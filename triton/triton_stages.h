@@ -9,12 +9,12 @@
 
 namespace flux::triton {
 
-/// The stages as models of the same server: each call becomes requests to them, all in flight at
-/// once, and the server batches them with those of other images.
+/// The stages as models of the same server. Each call becomes one request a row; all are in flight
+/// at once, and the server batches them with those of other images.
 class TritonStages final : public Stages {
  public:
-  /// `request`: on whose behalf; its cancellation and deadline reach the nested requests. `ctx`:
-  /// its device holds what passes between the stages. Both must outlive the stages.
+  /// The stages work for `request`: its cancellation and deadline reach the nested requests. The
+  /// device of `ctx` holds the tensors that pass between the stages. Both must outlive the stages.
   TritonStages(Server* server, const Request& request, Context& ctx)
       : server_(server), request_(request), ctx_(ctx) {}
 
@@ -25,10 +25,11 @@ class TritonStages final : public Stages {
 
  private:
   NestedCall& add_call(std::list<NestedCall>& calls, StageKind stage) const;
-  /// Starts every call. What the context computed for them must be there.
+  /// Starts every call. The values of their inputs must be there (but see predict()).
   void start_all(std::list<NestedCall>& calls) const;
-  /// Starts the calls that predict the noise of `rows`, and waits for their answers. `ready`: after
-  /// which point the rows are there; null: they are. Returns whether the stage knew of it.
+  /// Starts the calls that predict the noise of `rows`, and waits for their answers. The rows are
+  /// there when `ready` has been reached; null: they are there. Returns whether the stage took part
+  /// in the handover.
   bool predict(std::span<const TransformerInput> rows, const std::shared_ptr<const Fence>& ready);
   /// Waits for every call; the first failure cancels the others and is thrown.
   void wait_all(std::list<NestedCall>& calls) const;
@@ -36,7 +37,7 @@ class TritonStages final : public Stages {
   Server* server_;
   const Request& request_;
   Context& ctx_;
-  bool handing_over_ = false;  // the transformer's last answers came before its GPU was done
+  bool handing_over_ = false;  // the transformer took part in the last step's handover
 };
 
 }  // namespace flux::triton

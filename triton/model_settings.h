@@ -1,0 +1,33 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "tensor/tensor.h"
+#include "triton/c_api.h"
+#include "triton/metrics.h"
+
+namespace flux::triton {
+
+/// What config.pbtxt and the server say about a model.
+struct ModelSettings {
+  std::string name;
+  std::filesystem::path directory;  // <repository>/<model>/<version>
+  nlohmann::json config;
+  DType dtype = DType::kF32;
+  Device device;  // of config.pbtxt, and then of the instances that share a ServedModel
+  Server* server = nullptr;
+  std::shared_ptr<const Metrics> metrics;
+
+  /// A value of config.pbtxt's `parameters`. Throws kInvalidArgument when it is missing.
+  std::string parameter(const char* key) const;
+  int64_t integer_parameter(const char* key) const;
+};
+
+/// Reads the settings of a model, and makes its metrics. Throws kInvalidArgument naming what is
+/// missing or not allowed.
+ModelSettings read_settings(Model* model);
+
+}  // namespace flux::triton

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <exception>
+#include <memory>
+#include <span>
+
+#include "triton/model_settings.h"
+#include "triton/request.h"
+
+namespace flux::triton {
+
+class InstanceState;
+
+/// Base of what a model keeps for each of its instances.
+class InstanceData {
+ public:
+  virtual ~InstanceData() = default;
+};
+
+/// One of the five models, loaded on one device. Immutable and shared by its instances there.
+class ServedModel {
+ public:
+  explicit ServedModel(const ModelSettings& settings) : settings_(settings) {}
+  virtual ~ServedModel() = default;
+
+  /// Answers every request, in any order.
+  virtual void execute(InstanceState& instance,
+                       std::span<const std::unique_ptr<Request>> requests) const = 0;
+
+  /// The state of a new instance; may be null.
+  virtual std::unique_ptr<InstanceData> make_instance_data() const { return nullptr; }
+
+  /// Throws kUnavailable, saying why, when a request could not be answered now.
+  virtual void check_ready() const {}
+
+  const ModelSettings& settings() const { return settings_; }
+
+ protected:
+  const Metrics& metrics() const { return *settings_.metrics; }
+  /// Answers a request with an error, which also goes to the log with the request's id. This is the
+  /// one place that tells a deadline, which ends work in the same way, from a client that
+  /// cancelled.
+  void refuse(Instance* instance, Request& request, const std::exception& error,
+              uint64_t start_ns) const noexcept;
+  void refuse(Instance* instance, Request& request, const std::exception_ptr& error,
+              uint64_t start_ns) const noexcept;
+
+ private:
+  ModelSettings settings_;
+};
+
+/// Reports one execution to the server's statistics. `rows` is its batch size.
+void report_batch(Instance* instance, int64_t rows, uint64_t start_ns, uint64_t compute_start_ns,
+                  uint64_t compute_end_ns);
+
+}  // namespace flux::triton

@@ -1,0 +1,34 @@
+#include "triton/wire_type.h"
+
+#include "support/error.h"
+#include "tensor/format.h"
+
+namespace flux::triton {
+
+DataType wire_type(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+      return DataType::kFp32;
+    case DType::kBF16:
+      return DataType::kBf16;
+    case DType::kF16:
+      return DataType::kFp16;
+    case DType::kI64:
+      return DataType::kInt64;
+    case DType::kI32:
+      return DataType::kInt32;
+    case DType::kU8:
+      return DataType::kUint8;
+    default:
+      fail(ErrorCode::kInternal, "dtype {} is never sent", dtype);
+  }
+}
+
+std::optional<DType> floating_dtype(DataType type) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    if (wire_type(dtype) == type) return dtype;
+  }
+  return std::nullopt;
+}
+
+}  // namespace flux::triton
