@@ -70,4 +70,4 @@ lint:
 	@python3 scripts/lint.py --build build --jobs $(JOBS)
 
 clean:
-	rm -rf build build-asan build-fuzz
+	rm -rf build build-asan build-tsan build-fuzz

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Configures a build directory.   scripts/configure.sh PRESET [OPTION...]
-# PRESET is default, asan or fuzz; the options are those of cmake.
+# PRESET is default, asan, tsan or fuzz; the options are those of cmake.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

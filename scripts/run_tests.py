@@ -45,11 +45,12 @@ def one(succeeded: bool) -> Count:
     return Count(passed=1) if succeeded else Count(failed=1)
 
 
-def build(preset: str, jobs: int) -> Count:
+def build(preset: str, jobs: int, target: str = "all") -> Count:
     # The microbenchmarks must compile, too.
     options = ["-DFLUX_BUILD_BENCH=ON"] if preset == "default" else []
     configured = run(["scripts/configure.sh", preset, *options])
-    return one(configured and run(["cmake", "--build", "--preset", preset, "-j", jobs]))
+    command = ["cmake", "--build", "--preset", preset, "-j", jobs, "--target", target]
+    return one(configured and run(command))
 
 
 def count_gtest(results: pathlib.Path) -> Count:
@@ -73,12 +74,14 @@ def unit_tests(directory: str) -> Count:
     shutil.rmtree(results, ignore_errors=True)
     results.mkdir(parents=True)
     # Leaks are looked for; OpenMP's and oneDNN's own blocks that live to the end are not counted.
-    suppressions = ROOT / "tests" / "lsan_suppressions.txt"
+    leaks = ROOT / "tests" / "lsan_suppressions.txt"
+    races = ROOT / "tests" / "tsan_suppressions.txt"
     succeeded = run(
         ["ctest", "--test-dir", directory, "--output-on-failure", "--timeout", "600"],
         GTEST_OUTPUT=f"xml:{results}/",
         UBSAN_OPTIONS="print_stacktrace=1",
-        LSAN_OPTIONS=f"suppressions={suppressions}:print_suppressions=0",
+        LSAN_OPTIONS=f"suppressions={leaks}:print_suppressions=0",
+        TSAN_OPTIONS=f"suppressions={races}:print_suppressions=0",
     )
     total = count_gtest(results)
     if total.passed + total.failed == 0 or (not succeeded and total.failed == 0):
@@ -155,6 +158,8 @@ def steps(jobs: int) -> list:
             "build with sanitizers",
             lambda: command_line_tests("build-asan", "test_bad_files.py"),
         ),
+        ("build with TSan", None, lambda: build("tsan", jobs, "threads_test")),
+        ("unit tests under TSan", "build with TSan", lambda: unit_tests("build-tsan")),
     ]
 
 

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 
@@ -32,7 +34,7 @@ class FakeDevice final : public DeviceRuntime {
 
  private:
   size_t limit_ = size_t{1} << 40;
-  mutable size_t held_ = 0;
+  mutable std::atomic<size_t> held_ = 0;
 };
 
 }  // namespace flux

@@ -2,7 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <mutex>
+#include <thread>
+#include <vector>
 
 #include "runtime/fake_device.h"
 
@@ -40,6 +45,38 @@ TEST(MemoryPool, KeepsNoMoreThanItMay) {
   oldest.reset();
   newest.reset();
   EXPECT_EQ(pool->take(30 * kMebibyte).get(), kept);
+}
+
+TEST(MemoryPool, ServesSeveralThreads) {
+  constexpr size_t kThreads = 4;
+  const FakeDevice device;
+  const auto pool = std::make_shared<MemoryPool>(device);
+  // A thread writes to memory of its own and hands it to the next one, which gives it back.
+  std::mutex mutex;
+  std::vector<std::shared_ptr<std::byte>> handed(kThreads);
+  std::atomic<int> mixed_up = 0;
+  const auto use = [&](size_t thread) {
+    const auto mark = static_cast<int>(thread) + 1;
+    for (size_t round = 0; round < 300; ++round) {
+      const size_t bytes = 1000 + round % 3 * 1000;
+      std::shared_ptr<std::byte> memory = pool->take(bytes);
+      std::memset(memory.get(), mark, bytes);
+      if (round % 50 == 0) pool->release();
+      if (std::any_of(memory.get(), memory.get() + bytes,
+                      [&](std::byte found) { return found != std::byte(mark); })) {
+        ++mixed_up;
+      }
+      const std::scoped_lock lock(mutex);
+      handed[(thread + round) % kThreads].swap(memory);
+    }
+  };
+  std::vector<std::thread> threads;
+  for (size_t thread = 0; thread < kThreads; ++thread) threads.emplace_back(use, thread);
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(mixed_up, 0);
+  handed.clear();
+  pool->release();
+  EXPECT_EQ(device.held(), 0U);
 }
 
 TEST(MemoryPool, IsOutlivedByItsMemory) {

@@ -3,48 +3,61 @@
 #include <cuda_runtime_api.h>
 
 #include <array>
-#include <atomic>
 #include <cstdint>
-#include <mutex>
 
-#include "tensor/tensor.h"
+#include "ops/cuda/upload_ring.h"
 
 namespace flux::cuda {
 
-/// Brings weights to the GPU: threads copy (and round) a part of the mapped file into one pinned
-/// buffer while the other is on its way. One for each device; thread-safe.
-class Uploader {
+/// A stream with two pinned buffers, for an UploadRing.
+class UploadStream final : public UploadDevice {
  public:
-  explicit Uploader(int device) : device_(device) {}
-  ~Uploader();
-  Uploader(const Uploader&) = delete;
-  Uploader& operator=(const Uploader&) = delete;
+  static constexpr int64_t kBufferBytes = int64_t{64} << 20;
 
-  /// Copies `from` (host, contiguous, any float dtype) to `to` (device memory, contiguous, f32 or
-  /// bf16, the same shape). `from` is not needed afterwards; the values are there once done() is.
-  void upload(const Tensor& from, const Tensor& to, int threads);
+  explicit UploadStream(int device) : device_(device) {}
+  ~UploadStream() override;
+  UploadStream(const UploadStream&) = delete;
+  UploadStream& operator=(const UploadStream&) = delete;
 
-  /// How many uploads there were.
-  uint64_t count() const { return count_.load(std::memory_order_acquire); }
-  /// Recorded after the last of them.
+  void prepare() override;
+  std::byte* buffer(size_t index) override { return buffers_[index].memory; }
+  void wait_until_free(size_t index) override;
+  void send(size_t index, std::byte* to, size_t bytes) override;
+  void mark_done() override;
+  void release() override;
   cudaEvent_t done() const { return done_; }
-  /// Gives the pinned memory back; it comes again with the next upload.
-  void release();
 
  private:
   struct Buffer {
     std::byte* memory = nullptr;
     cudaEvent_t free = nullptr;  // its last copy to the device has ended
   };
-  void prepare();
 
   int device_;
-  std::mutex mutex_;
   cudaStream_t stream_ = nullptr;
   cudaEvent_t done_ = nullptr;
-  std::array<Buffer, 2> buffers_{};
-  size_t next_ = 0;
-  std::atomic<uint64_t> count_{0};
+  std::array<Buffer, UploadRing::kBuffers> buffers_{};
+};
+
+/// Brings weights from mapped files to the GPU. One for each device; thread-safe.
+class Uploader {
+ public:
+  explicit Uploader(int device) : stream_(device), ring_(stream_, UploadStream::kBufferBytes) {}
+
+  /// As UploadRing::upload(). The values are there once done() is.
+  void upload(const Tensor& from, const Tensor& to, int threads) {
+    ring_.upload(from, to, threads);
+  }
+  /// The number of uploads so far.
+  uint64_t count() const { return ring_.count(); }
+  /// Recorded after the last of them.
+  cudaEvent_t done() const { return stream_.done(); }
+  /// Gives the pinned memory back; the next upload takes it again.
+  void release() { ring_.release(); }
+
+ private:
+  UploadStream stream_;
+  UploadRing ring_;
 };
 
 }  // namespace flux::cuda
