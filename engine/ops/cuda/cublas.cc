@@ -1,5 +1,6 @@
 #include "ops/cuda/cublas.h"
 
+#include "support/error.h"
 #include "tensor/format.h"
 
 namespace flux::cuda {

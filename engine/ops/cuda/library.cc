@@ -6,6 +6,7 @@
 #include "ops/cuda/kernels/kernels.h"
 #include "ops/cuda/state.h"
 #include "ops/cuda_library.h"
+#include "support/error.h"
 
 /// What device/cuda_library.cc asks libflux_cuda.so for.
 namespace flux::cuda {

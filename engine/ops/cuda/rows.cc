@@ -4,6 +4,7 @@
 #include "ops/cuda/cuda_backend.h"
 #include "ops/cuda/kernels/kernels.h"
 #include "ops/cuda/state.h"
+#include "support/error.h"
 #include "tensor/format.h"
 
 /// Norms and element-wise ops: the tensors' addresses and strides, handed to the kernels.

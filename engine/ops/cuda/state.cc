@@ -1,6 +1,7 @@
 #include "ops/cuda/state.h"
 
 #include "ops/kernels.h"
+#include "support/error.h"
 #include "tensor/format.h"
 
 namespace flux::cuda {

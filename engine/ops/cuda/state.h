@@ -9,7 +9,6 @@
 
 #include "ops/cuda/kernels/kernels.h"
 #include "runtime/context.h"
-#include "support/error.h"
 
 namespace flux::cuda {
 

@@ -169,32 +169,6 @@ cudaError_t cast_rows(const CopyRows& args, DType from, DType to, cudaStream_t s
 cudaError_t transpose(const void* x, int64_t rows, int64_t columns, DType from, void* out, DType to,
                       cudaStream_t stream);
 
-/// euler_step() of ops.h; delta is rounded to T.
-struct EulerValues {
-  void* latents;
-  int64_t count;
-  float delta;
-  const void* prediction;
-  const void* negative;  // null where left out
-  float cfg_scale;
-};
-cudaError_t euler_values(const EulerValues& args, DType dtype, cudaStream_t stream);
-
-/// unpack_tokens() of ops.h.
-struct UnpackValues {
-  const void* packed;
-  int64_t channels;
-  int64_t height;
-  int64_t width;
-  float divisor;
-  float shift;
-  void* out;
-};
-cudaError_t unpack_values(const UnpackValues& args, DType dtype, cudaStream_t stream);
-
-/// to_bytes() of ops.h for `plane` pixels.
-cudaError_t byte_pixels(const float* x, int64_t plane, uint8_t* out, cudaStream_t stream);
-
 struct GroupNorm {
   const void* x;  // [pixels, channels], T
   void* out;
