@@ -5,7 +5,7 @@ namespace flux {
 
 namespace {
 
-void check_part(const AttentionPart& part, const AttentionPart& first,
+void check_part(const Context& ctx, const AttentionPart& part, const AttentionPart& first,
                 const AttentionOptions& options) {
   const auto& [q, k, v, out] = part;
   check_rank("attention", "q", q, 3);
@@ -14,10 +14,10 @@ void check_part(const AttentionPart& part, const AttentionPart& first,
   const int64_t heads = first.q.size(1);
   const int64_t head_dim = first.q.size(2);
   const DType dtype = first.q.dtype();
-  check_activation("attention", "q", q, dtype, {q.size(0), heads, head_dim});
-  check_activation("attention", "k", k, dtype, {k_tokens, heads, head_dim});
-  check_activation("attention", "v", v, dtype, {k_tokens, heads, head_dim});
-  check_activation("attention", "out", out, dtype, q.shape());
+  check_activation(ctx, "attention", "q", q, dtype, {q.size(0), heads, head_dim});
+  check_activation(ctx, "attention", "k", k, dtype, {k_tokens, heads, head_dim});
+  check_activation(ctx, "attention", "v", v, dtype, {k_tokens, heads, head_dim});
+  check_activation(ctx, "attention", "out", out, dtype, q.shape());
   check(k_tokens >= 1 && head_dim >= 1, ErrorCode::kInternal,
         "attention: k is {}, but at least one key of at least one element is needed", k);
   check(out.raw() != q.raw() && out.raw() != k.raw() && out.raw() != v.raw(), ErrorCode::kInternal,
@@ -27,7 +27,7 @@ void check_part(const AttentionPart& part, const AttentionPart& first,
       ErrorCode::kInternal,
       "attention: scores to the base two have the scale {}, but 1 and no relative bias are needed",
       options.scale);
-  check_optional_parameter("attention", "relative_bias", options.relative_bias,
+  check_optional_parameter(ctx, "attention", "relative_bias", options.relative_bias,
                            {heads, q.size(0) + k_tokens - 1});
 }
 
@@ -41,7 +41,8 @@ void attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
 
 void attention(Context& ctx, std::span<const AttentionPart> parts,
                const AttentionOptions& options) {
-  for (const AttentionPart& part : parts) check_part(part, parts[0], options);
+  const Context::Range range(ctx, "attention");
+  for (const AttentionPart& part : parts) check_part(ctx, part, parts[0], options);
   if (!parts.empty()) kernels_of(ctx).attention(ctx, parts, options);
 }
 

@@ -1,41 +1,52 @@
 #pragma once
 
+#include "runtime/context.h"
 #include "support/error.h"
 #include "tensor/format.h"
 
 /// Argument checks shared by the ops. They fail with kInternal: models validate user input first.
 namespace flux {
 
+/// `tensor` lives where the context computes; one without elements may be anywhere.
+inline void check_device(const Context& ctx, const char* op, const char* name,
+                         const Tensor& tensor) {
+  check(tensor.device() == ctx.device() || tensor.numel() == 0, ErrorCode::kInternal,
+        "{}: {} {} is on {}, but {} computes", op, name, tensor, tensor.device(), ctx.device());
+}
+
 /// `tensor` is defined, lives where the context computes and has the dtype T of activations.
-inline void check_activation(const char* op, const char* name, const Tensor& tensor, DType dtype) {
+inline void check_activation(const Context& ctx, const char* op, const char* name,
+                             const Tensor& tensor, DType dtype) {
   check(tensor.defined() || tensor.numel() == 0, ErrorCode::kInternal, "{}: {} is not defined", op,
         name);
   check(tensor.dtype() == dtype && (dtype == DType::kF32 || dtype == DType::kBF16),
         ErrorCode::kInternal, "{}: {} is {}, but activations must all be f32 or all bf16", op, name,
         tensor);
+  check_device(ctx, op, name, tensor);
 }
 
 /// As check_activation, and of exactly this shape.
-inline void check_activation(const char* op, const char* name, const Tensor& tensor, DType dtype,
-                             const Shape& shape) {
-  check_activation(op, name, tensor, dtype);
+inline void check_activation(const Context& ctx, const char* op, const char* name,
+                             const Tensor& tensor, DType dtype, const Shape& shape) {
+  check_activation(ctx, op, name, tensor, dtype);
   check(tensor.shape() == shape, ErrorCode::kInternal, "{}: {} is {}, but {} is needed", op, name,
         tensor, shape);
 }
 
 /// `tensor` is a contiguous f32 parameter of exactly this shape.
-inline void check_parameter(const char* op, const char* name, const Tensor& tensor,
-                            const Shape& shape) {
+inline void check_parameter(const Context& ctx, const char* op, const char* name,
+                            const Tensor& tensor, const Shape& shape) {
   check(tensor.defined() && tensor.dtype() == DType::kF32 && tensor.shape() == shape &&
             tensor.is_contiguous(),
         ErrorCode::kInternal, "{}: {} is {}, but a contiguous f32{} is needed", op, name, tensor,
         shape);
+  check_device(ctx, op, name, tensor);
 }
 
 /// As check_parameter, for a parameter that may be left out.
-inline void check_optional_parameter(const char* op, const char* name, const Tensor& tensor,
-                                     const Shape& shape) {
-  if (tensor.defined()) check_parameter(op, name, tensor, shape);
+inline void check_optional_parameter(const Context& ctx, const char* op, const char* name,
+                                     const Tensor& tensor, const Shape& shape) {
+  if (tensor.defined()) check_parameter(ctx, op, name, tensor, shape);
 }
 
 inline void check_rank(const char* op, const char* name, const Tensor& tensor, int rank) {

@@ -32,16 +32,18 @@ Conv2dWeights pack_conv2d(Context& ctx, const Tensor& weight, const Tensor& bias
 
 void conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& weights, const Tensor& residual,
             const Tensor& out) {
+  const Context::Range range(ctx, "conv2d");
   check(weights.packed != nullptr, ErrorCode::kInternal, "conv2d: weights are not packed");
   check_rank("conv2d", "x", x, 3);
   const int64_t scale = weights.upsample ? 2 : 1;
   const Shape result{x.size(0) * scale, x.size(1) * scale, weights.out_channels};
-  check_activation("conv2d", "x", x, weights.dtype, {x.size(0), x.size(1), weights.in_channels});
-  check_activation("conv2d", "out", out, weights.dtype, result);
+  check_activation(ctx, "conv2d", "x", x, weights.dtype,
+                   {x.size(0), x.size(1), weights.in_channels});
+  check_activation(ctx, "conv2d", "out", out, weights.dtype, result);
   check_contiguous("conv2d", "x", x);
   check_contiguous("conv2d", "out", out);
   if (residual.defined()) {
-    check_activation("conv2d", "residual", residual, weights.dtype, result);
+    check_activation(ctx, "conv2d", "residual", residual, weights.dtype, result);
     check_contiguous("conv2d", "residual", residual);
   }
   if (result.numel() == 0) return;

@@ -68,6 +68,10 @@ class Backend : public DeviceRuntime, public Kernels {
 /// The ops of the context's device. Throws kUnsupported where it has none.
 Kernels& kernels_of(const Context& ctx);
 
+/// Stacks the biases of stacked weights, both as pack_linear() takes them, into one f32 bias [n] in
+/// host memory; absent ones count as zero. The result is undefined when there are none.
+Tensor stack_biases(std::span<const Tensor> weights, std::span<const Tensor> biases);
+
 /// `norm` of a linear's result in passes of their own, for a backend that has nothing better.
 void norm_heads(Context& ctx, const HeadNorm& norm, const Tensor& out);
 

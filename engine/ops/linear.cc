@@ -1,3 +1,5 @@
+#include <cstring>
+
 #include "ops/checks.h"
 #include "ops/kernels.h"
 
@@ -35,7 +37,7 @@ void check_biases(std::span<const Tensor> weights, std::span<const Tensor> biase
   }
 }
 
-void check_norm(const Epilogue& epilogue, int64_t rows, int64_t columns) {
+void check_norm(const Context& ctx, const Epilogue& epilogue, int64_t rows, int64_t columns) {
   const HeadNorm& norm = *epilogue.norm;
   check(epilogue.activation == Activation::kNone && !epilogue.gate.defined() &&
             !epilogue.residual.defined(),
@@ -49,26 +51,26 @@ void check_norm(const Epilogue& epilogue, int64_t rows, int64_t columns) {
         "linear: {} columns do not begin with {} heads of q and {} of k, each {} columns, an even "
         "number",
         columns, norm.q_heads, norm.k_heads, head_dim);
-  check_parameter("linear", "weight_q", norm.weight_q, {head_dim});
-  check_parameter("linear", "weight_k", norm.weight_k, {head_dim});
-  check_parameter("linear", "cos", norm.rope.cos, {rows, head_dim / 2});
-  check_parameter("linear", "sin", norm.rope.sin, {rows, head_dim / 2});
+  check_parameter(ctx, "linear", "weight_q", norm.weight_q, {head_dim});
+  check_parameter(ctx, "linear", "weight_k", norm.weight_k, {head_dim});
+  check_parameter(ctx, "linear", "cos", norm.rope.cos, {rows, head_dim / 2});
+  check_parameter(ctx, "linear", "sin", norm.rope.sin, {rows, head_dim / 2});
 }
 
-void check_part(const LinearPart& part) {
+void check_part(const Context& ctx, const LinearPart& part) {
   check(part.weights != nullptr && part.weights->packed != nullptr, ErrorCode::kInternal,
         "linear: weights are not packed");
   const LinearWeights& weights = *part.weights;
   check_rank("linear", "x", part.x, 2);
   const int64_t rows = part.x.size(0);
   const Shape result{rows, weights.out_features};
-  check_activation("linear", "x", part.x, weights.dtype, {rows, weights.in_features});
-  check_activation("linear", "out", part.out, weights.dtype, result);
-  check_optional_parameter("linear", "gate", part.epilogue.gate, {weights.out_features});
+  check_activation(ctx, "linear", "x", part.x, weights.dtype, {rows, weights.in_features});
+  check_activation(ctx, "linear", "out", part.out, weights.dtype, result);
+  check_optional_parameter(ctx, "linear", "gate", part.epilogue.gate, {weights.out_features});
   if (part.epilogue.residual.defined()) {
-    check_activation("linear", "residual", part.epilogue.residual, weights.dtype, result);
+    check_activation(ctx, "linear", "residual", part.epilogue.residual, weights.dtype, result);
   }
-  if (part.epilogue.norm) check_norm(part.epilogue, rows, weights.out_features);
+  if (part.epilogue.norm) check_norm(ctx, part.epilogue, rows, weights.out_features);
   check(rows == 0 || part.x.raw() != part.out.raw(), ErrorCode::kInternal,
         "linear: out must not alias x");
 }
@@ -108,13 +110,36 @@ void linear(Context& ctx, const Tensor& x, const LinearWeights& weights, const E
 }
 
 void linear(Context& ctx, std::span<const LinearPart> parts) {
+  const Context::Range range(ctx, "linear");
   bool any = false;
   for (const LinearPart& part : parts) {
-    check_part(part);
+    check_part(ctx, part);
     check_alike(parts[0], part);
     any |= part.x.size(0) > 0;
   }
   if (any) kernels_of(ctx).linear(ctx, parts);
+}
+
+Tensor stack_biases(std::span<const Tensor> weights, std::span<const Tensor> biases) {
+  int64_t total = 0;
+  bool any = false;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    total += weights[i].size(0);
+    any = any || (i < biases.size() && biases[i].defined());
+  }
+  if (!any) return {};
+  const Tensor stacked = Tensor::allocate({total}, DType::kF32);
+  int64_t begin = 0;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const Tensor part = stacked.slice(0, begin, begin + weights[i].size(0));
+    if (biases[i].defined()) {
+      copy_convert(biases[i], part);
+    } else {
+      std::memset(part.raw(), 0, static_cast<size_t>(part.bytes()));
+    }
+    begin += weights[i].size(0);
+  }
+  return stacked;
 }
 
 void norm_heads(Context& ctx, const HeadNorm& norm, const Tensor& out) {

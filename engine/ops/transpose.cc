@@ -4,8 +4,9 @@
 namespace flux {
 
 void transpose(Context& ctx, const Tensor& x, const Tensor& out) {
+  const Context::Range range(ctx, "transpose");
   check_rank("transpose", "x", x, 2);
-  check_activation("transpose", "x", x, x.dtype());
+  check_activation(ctx, "transpose", "x", x, x.dtype());
   check(out.shape() == Shape{x.size(1), x.size(0)} &&
             (out.dtype() == x.dtype() || out.dtype() == DType::kF32),
         ErrorCode::kInternal, "transpose: {} to {}", x, out);

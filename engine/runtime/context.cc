@@ -7,6 +7,7 @@ namespace flux {
 
 Context::Context(DeviceRuntime& runtime, int threads)
     : runtime_(&runtime),
+      is_profiled_(runtime.has_profiler()),
       device_(runtime.device()),
       threads_(threads),
       state_(runtime.make_state()),
@@ -18,6 +19,10 @@ Context::Context(DeviceRuntime& runtime, int threads)
 
 void Context::hand_out(std::string_view name, const Tensor& value) {
   trace_(name, to_host(*this, value));
+}
+
+void Context::Range::open(const char* name, int64_t index) const {
+  runtime_->push_range(index == kNoIndex ? name : fmt::format("{}.{}", name, index).c_str());
 }
 
 void Context::poll_cancel() const {

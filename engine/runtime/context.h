@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string_view>
@@ -37,6 +38,31 @@ class Context {
   void trace(std::string_view name, const Tensor& value) {
     if (trace_) hand_out(name, value);
   }
+  /// Whether there is a listener: names that have to be composed are composed for it alone.
+  bool is_traced() const { return trace_ != nullptr; }
+
+  /// A named part of the host's time, as profilers show it: "transformer_blocks.3". Costs nothing
+  /// while no profiler is attached.
+  class Range {
+   public:
+    Range(const Context& ctx, const char* name, int64_t index = kNoIndex)
+        : runtime_(ctx.is_profiled_ ? ctx.runtime_ : nullptr) {
+      if (runtime_ != nullptr) [[unlikely]]
+        open(name, index);
+    }
+    ~Range() {
+      if (runtime_ != nullptr) [[unlikely]]
+        runtime_->pop_range();
+    }
+    Range(const Range&) = delete;
+    Range& operator=(const Range&) = delete;
+
+   private:
+    static constexpr int64_t kNoIndex = -1;
+    void open(const char* name, int64_t index) const;
+
+    DeviceRuntime* runtime_;
+  };
 
   /// `cancelled` is asked between blocks of a model; true makes the forward throw kCancelled.
   void set_cancel_check(CancelCheck cancelled) { cancelled_ = std::move(cancelled); }
@@ -47,6 +73,7 @@ class Context {
   void hand_out(std::string_view name, const Tensor& value);
 
   DeviceRuntime* runtime_;
+  bool is_profiled_;
   Device device_;
   int threads_;
   std::unique_ptr<DeviceState> state_;

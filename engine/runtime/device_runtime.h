@@ -49,6 +49,12 @@ class DeviceRuntime {
   /// Lets the context's next work begin when `fence`, of a device of this kind, is reached.
   virtual void wait_for(Context& /*ctx*/, const Fence& /*fence*/) {}
 
+  /// Whether a profiler is attached that shows named ranges of the host's time.
+  virtual bool has_profiler() const { return false; }
+  /// Opens a range of the calling thread; it lasts until the matching pop_range().
+  virtual void push_range(const char* /*name*/) {}
+  virtual void pop_range() {}
+
   /// The ops of the device (ops/kernels.h); null for a device that has memory only.
   virtual Kernels* as_kernels() { return nullptr; }
 };

@@ -4,6 +4,7 @@
 
 #include "runtime/device_runtime.h"
 #include "support/error.h"
+#include "support/integer.h"
 
 namespace flux {
 namespace {
@@ -11,12 +12,10 @@ namespace {
 constexpr size_t kAlignment = 64;
 constexpr size_t kMinimumBlock = size_t{8} << 20;
 
-size_t round_up(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
-
 }  // namespace
 
 Tensor Workspace::allocate(const Shape& shape, DType dtype) {
-  const size_t bytes = round_up(static_cast<size_t>(shape.numel()) * size_of(dtype));
+  const size_t bytes = round_up(static_cast<size_t>(shape.numel()) * size_of(dtype), kAlignment);
   if (in_use_ == 0 && (blocks_.size() > 1 || (blocks_.size() == 1 && bytes > blocks_[0].size))) {
     make_one_block(std::max(most_, bytes));
   }

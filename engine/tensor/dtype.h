@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
+#include <type_traits>
 
 namespace flux {
 
@@ -55,6 +56,22 @@ struct Float16 {
   explicit Float16(float value);
   explicit operator float() const;
 };
+
+/// Whether elements of `dtype` are stored as T. Types of one byte fit every dtype, since tensors
+/// are also read as bytes; uint16_t are the bits of the 16-bit floats.
+template <typename T>
+constexpr bool is_type_of(DType dtype) {
+  if constexpr (sizeof(T) == 1) return true;
+  if constexpr (std::is_same_v<T, float>) return dtype == DType::kF32;
+  if constexpr (std::is_same_v<T, double>) return dtype == DType::kF64;
+  if constexpr (std::is_same_v<T, BFloat16>) return dtype == DType::kBF16;
+  if constexpr (std::is_same_v<T, Float16>) return dtype == DType::kF16;
+  if constexpr (std::is_same_v<T, int64_t>) return dtype == DType::kI64;
+  if constexpr (std::is_same_v<T, int32_t>) return dtype == DType::kI32;
+  if constexpr (std::is_same_v<T, int16_t>) return dtype == DType::kI16;
+  if constexpr (std::is_same_v<T, uint16_t>) return dtype == DType::kBF16 || dtype == DType::kF16;
+  return false;
+}
 
 /// `value` as it reads after being stored as `dtype` (kF32, kBF16 or kF16).
 float round_to(DType dtype, float value);

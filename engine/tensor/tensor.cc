@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "support/error.h"
+#include "support/integer.h"
 #include "tensor/format.h"
 
 namespace flux {
@@ -26,11 +27,20 @@ Tensor::Tensor(void* data, DType dtype, const Shape& shape, Device device,
 Tensor Tensor::allocate(const Shape& shape, DType dtype) {
   const size_t wanted = static_cast<size_t>(shape.numel()) * size_of(dtype);
   constexpr size_t kAlignment = 64;
-  const size_t bytes = (std::max<size_t>(wanted, 1) + kAlignment - 1) / kAlignment * kAlignment;
+  const size_t bytes = round_up(std::max<size_t>(wanted, 1), kAlignment);
   void* memory = std::aligned_alloc(kAlignment, bytes);
   check(memory != nullptr, ErrorCode::kUnavailable, "out of memory: {} bytes for a tensor {}",
         bytes, shape);
   return Tensor(memory, dtype, shape, Device{}, std::shared_ptr<void>(memory, std::free));
+}
+
+void Tensor::fail_dimension(int dim) const {
+  fail(ErrorCode::kInternal, "dimension {} of a tensor {}", dim, *this);
+}
+
+void Tensor::fail_type(size_t size) const {
+  fail(ErrorCode::kInternal, "a tensor {} is read as a type of {} bytes that is not its own", *this,
+       size);
 }
 
 Tensor Tensor::slice(int dim, int64_t begin, int64_t end) const {

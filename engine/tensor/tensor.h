@@ -6,6 +6,7 @@
 #include <initializer_list>
 #include <memory>
 #include <string>
+#include <type_traits>
 
 #include "tensor/device.h"
 #include "tensor/dtype.h"
@@ -64,10 +65,10 @@ class Tensor {
   const Device& device() const { return device_; }
   const Shape& shape() const { return shape_; }
   int rank() const { return shape_.rank(); }
-  /// Size of a dimension; negative counts from the last.
-  int64_t size(int dim) const { return shape_[dim < 0 ? dim + rank() : dim]; }
-  /// Elements between neighbours along `dim`; negative counts from the last.
-  int64_t stride(int dim) const { return strides_[dim < 0 ? dim + rank() : dim]; }
+  /// Size of a dimension; negative counts from the last. Throws kInternal beyond the rank.
+  int64_t size(int dim) const { return shape_[index_of(dim)]; }
+  /// Elements between neighbours along `dim`; as size().
+  int64_t stride(int dim) const { return strides_[index_of(dim)]; }
   int64_t numel() const { return shape_.numel(); }
   /// Bytes of the elements (not of the gaps between rows).
   int64_t bytes() const { return numel() * static_cast<int64_t>(size_of(dtype_)); }
@@ -81,9 +82,12 @@ class Tensor {
   }
 
   void* raw() const { return data_; }
-  /// Typed address of the first element. T must fit the dtype.
+  /// Typed address of the first element. Throws kInternal when T is not the type of the dtype;
+  /// types of one byte fit every dtype.
   template <typename T>
   T* data() const {
+    if (!is_type_of<std::remove_cv_t<T>>(dtype_)) [[unlikely]]
+      fail_type(sizeof(T));
     return static_cast<T*>(data_);
   }
 
@@ -97,6 +101,15 @@ class Tensor {
   Tensor split_last(int64_t outer, int64_t inner) const;
 
  private:
+  int index_of(int dim) const {
+    const int index = dim < 0 ? dim + rank() : dim;
+    if (index < 0 || index >= rank()) [[unlikely]]
+      fail_dimension(dim);
+    return index;
+  }
+  [[noreturn, gnu::cold]] void fail_dimension(int dim) const;
+  [[noreturn, gnu::cold]] void fail_type(size_t size) const;
+
   void* data_ = nullptr;
   DType dtype_ = DType::kF32;
   Device device_;

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "support/error.h"
+#include "support/integer.h"
 #include "support/json_file.h"
 
 namespace flux {
@@ -92,7 +93,7 @@ void WeightFiles::drop_pages(const Tensor& tensor) const {
   if (!mapped) return;
   static const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
   const auto begin = reinterpret_cast<uintptr_t>(tensor.raw());
-  const auto first = (begin + page - 1) / page * page;
+  const auto first = round_up(begin, page);
   const auto last = (begin + static_cast<uintptr_t>(tensor.bytes())) / page * page;
   // Only whole pages: the rest belongs to neighbours. Private and never written, so that the pages
   // come back from the file when they are read again; a failure only costs memory.

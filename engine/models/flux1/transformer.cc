@@ -150,9 +150,11 @@ void FluxTransformer::predict(Context& ctx, const JointBatch& batch,
 
 void FluxTransformer::forward(Context& ctx, std::span<const TransformerInput> rows,
                               std::shared_ptr<const Fence>* nearly_done) const {
+  const Context::Range range(ctx, "transformer");
   const Workspace::Scope scope(ctx.workspace());
   const JointBatch batch = embed(ctx, rows);
   const auto trace = [&](const char* blocks, size_t index, bool text) {
+    if (!ctx.is_traced()) return;
     for (const JointSequence& sequence : batch.sequences) {
       if (text) ctx.trace(fmt::format("{}.{}.0", blocks, index), sequence.text_rows(batch.hidden));
       ctx.trace(fmt::format("{}.{}.1", blocks, index), sequence.image_rows(batch.hidden));
@@ -160,6 +162,7 @@ void FluxTransformer::forward(Context& ctx, std::span<const TransformerInput> ro
   };
   for (size_t i = 0; i < transformer_blocks_.size(); ++i) {
     ctx.poll_cancel();
+    const Context::Range block(ctx, "transformer_blocks", static_cast<int64_t>(i));
     transformer_blocks_[i].forward(ctx, batch);
     trace("transformer_blocks", i, true);
   }
@@ -170,6 +173,7 @@ void FluxTransformer::forward(Context& ctx, std::span<const TransformerInput> ro
       *nearly_done = make_fence(ctx);
     }
     const bool last = i + 1 == blocks;
+    const Context::Range block(ctx, "single_transformer_blocks", static_cast<int64_t>(i));
     single_transformer_blocks_[i].forward(ctx, batch,
                                           last ? FluxSingleTransformerBlock::Update::kImage
                                                : FluxSingleTransformerBlock::Update::kAll);

@@ -49,6 +49,7 @@ ClipEncoder::ClipEncoder(const Loader& load, const ClipConfig& config)
 }
 
 void ClipEncoder::forward(Context& ctx, std::span<const int32_t> ids, const Tensor& out) const {
+  const Context::Range range(ctx, "clip_encoder");
   check(!ids.empty() && std::ssize(ids) <= config_.max_position_embeddings, ErrorCode::kInternal,
         "CLIP: {} tokens, the model has {} positions", ids.size(), config_.max_position_embeddings);
   // Attention is causal: what follows the pooled position does not change it.
@@ -64,9 +65,10 @@ void ClipEncoder::forward(Context& ctx, std::span<const int32_t> ids, const Tens
   embedding(ctx, position_embedding_, positions, position);
   add(ctx, hidden, position, hidden);
   for (size_t i = 0; i < layers_.size(); ++i) {
+    const Context::Range block(ctx, "encoder.layers", static_cast<int64_t>(i));
     ctx.poll_cancel();
     run_layer(ctx, layers_[i], hidden);
-    ctx.trace(fmt::format("encoder.layers.{}", i), hidden);
+    if (ctx.is_traced()) ctx.trace(fmt::format("encoder.layers.{}", i), hidden);
   }
   const Tensor pooled_state = result_for(ctx, out);
   final_layer_norm_(ctx, hidden.slice(0, tokens - 1, tokens),

@@ -85,6 +85,7 @@ Tensor T5Encoder::make_relative_bias(Context& ctx, int64_t tokens) const {
 }
 
 void T5Encoder::forward(Context& ctx, std::span<const int32_t> ids, const Tensor& out) const {
+  const Context::Range range(ctx, "t5_encoder");
   const int64_t tokens = std::ssize(ids);
   check(tokens > 0, ErrorCode::kInternal, "T5: no tokens");
   const Workspace::Scope scope(ctx.workspace());
@@ -92,9 +93,10 @@ void T5Encoder::forward(Context& ctx, std::span<const int32_t> ids, const Tensor
   const Tensor hidden = ctx.workspace().allocate({tokens, config_.d_model}, dtype_);
   embedding(ctx, embedding_, ids, hidden);
   for (size_t i = 0; i < blocks_.size(); ++i) {
+    const Context::Range block(ctx, "encoder.block", static_cast<int64_t>(i));
     ctx.poll_cancel();
     run_block(ctx, blocks_[i], relative_bias, hidden);
-    ctx.trace(fmt::format("encoder.block.{}.layer.1", i), hidden);
+    if (ctx.is_traced()) ctx.trace(fmt::format("encoder.block.{}.layer.1", i), hidden);
   }
   const Tensor result = result_for(ctx, out);
   final_layer_norm_(ctx, hidden, result);

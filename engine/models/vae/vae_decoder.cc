@@ -121,6 +121,7 @@ VaeDecoder::Buffers VaeDecoder::make_buffers(Context& ctx, int64_t height, int64
 }
 
 void VaeDecoder::forward(Context& ctx, const Tensor& latents, const Tensor& out) const {
+  const Context::Range range(ctx, "vae_decoder");
   const Workspace::Scope scope(ctx.workspace());
   Buffers image = make_buffers(ctx, latents.size(1), latents.size(2));
   image.channels = config_.latent_channels;
@@ -141,12 +142,13 @@ void VaeDecoder::forward(Context& ctx, const Tensor& latents, const Tensor& out)
   run_resnet(ctx, mid_resnets_[1], image);
   ctx.trace("mid_block", image.image());
   for (size_t i = 0; i < up_blocks_.size(); ++i) {
+    const Context::Range block(ctx, "up_blocks", static_cast<int64_t>(i));
     for (const Resnet& resnet : up_blocks_[i].resnets) {
       ctx.poll_cancel();
       run_resnet(ctx, resnet, image);
     }
     if (up_blocks_[i].upsampler) run_upsampler(ctx, *up_blocks_[i].upsampler, image);
-    ctx.trace(fmt::format("up_blocks.{}", i), image.image());
+    if (ctx.is_traced()) ctx.trace(fmt::format("up_blocks.{}", i), image.image());
   }
   conv_norm_out_(ctx, image.image(), image.image());
   apply(conv_out_);

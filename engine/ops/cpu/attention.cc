@@ -3,6 +3,7 @@
 #include "ops/cpu/cpu_backend.h"
 #include "ops/cpu/isa.h"
 #include "ops/cpu/rows.h"
+#include "support/integer.h"
 
 namespace flux::cpu {
 namespace {
@@ -23,8 +24,8 @@ void attend(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
   const int64_t k_tokens = k.size(0);
   const int64_t heads = q.size(1);
   const int64_t head_dim = q.size(2);
-  const int64_t blocks = (k_tokens + kernel.block_keys - 1) / kernel.block_keys;
-  const int64_t tiles = (q_tokens + kernel.tile_rows - 1) / kernel.tile_rows;
+  const int64_t blocks = ceil_div(k_tokens, kernel.block_keys);
+  const int64_t tiles = ceil_div(q_tokens, kernel.tile_rows);
   const int64_t block_bytes = kernel.block_bytes(head_dim);
 
   const Workspace::Scope scope(ctx.workspace());

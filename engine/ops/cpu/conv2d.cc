@@ -6,6 +6,7 @@
 #include "ops/cpu/isa.h"
 #include "ops/cpu/rows.h"
 #include "ops/cpu/weight_memory.h"
+#include "support/integer.h"
 
 /// A convolution is cut into tiles of one fixed size for each weight, whatever the image and the
 /// number of threads. A tile's input is copied with its border, zeros outside the image, so one
@@ -39,8 +40,8 @@ class ConvCall {
         sums_(per_thread_scratch(ctx, packed.tile_height * kConvTileWidth * packed.width(0) * 4)) {}
 
   void run() {
-    const int64_t down = (out_.size(0) + packed_.tile_height - 1) / packed_.tile_height;
-    const int64_t across = (out_.size(1) + kConvTileWidth - 1) / kConvTileWidth;
+    const int64_t down = ceil_div(out_.size(0), packed_.tile_height);
+    const int64_t across = ceil_div(out_.size(1), kConvTileWidth);
     const int64_t tiles = down * across;
     parallel_for(ctx_.threads(), packed_.chunks() * tiles, [&](int64_t task, int thread) {
       const int64_t tile = task % tiles;

@@ -6,6 +6,7 @@
 #include "ops/cpu/kernels/kernels.h"
 #include "ops/cpu/tile_kernel.h"
 #include "ops/ops.h"
+#include "support/integer.h"
 
 /// The weights of a convolution on the CPU and the two ways of computing with them.
 namespace flux::cpu {
@@ -26,7 +27,7 @@ class PackedConv2d : public PackedWeights {
   Tensor bias;                  // [out], f32
 
   int64_t bytes() const override { return memory.bytes() + bias.bytes(); }
-  int64_t chunks() const { return (out + kChunkChannels - 1) / kChunkChannels; }
+  int64_t chunks() const { return ceil_div(out, kChunkChannels); }
   int64_t width(int64_t i) const { return std::min(kChunkChannels, out - i * kChunkChannels); }
 
   /// The kernel for a tile of `channels` output channels.

@@ -2,6 +2,7 @@
 #include "ops/cpu/isa.h"
 #include "ops/cpu/rows.h"
 #include "ops/cpu/weight_memory.h"
+#include "support/integer.h"
 
 namespace flux::cpu {
 namespace {
@@ -60,7 +61,7 @@ class WinogradConv2d final : public PackedConv2d {
   }
 
   std::vector<const void*> expand(Context& ctx) const override {
-    const int64_t panels = (out + kernels_.columns - 1) / kernels_.columns;
+    const int64_t panels = ceil_div(out, kernels_.columns);
     const int64_t taps = kernels_.tap_elements(in, kernels_.columns);
     const Tensor expanded =
         ctx.workspace().allocate({panels, kernels_.panel_floats(in)}, DType::kF32);

@@ -3,7 +3,6 @@
 #include "ops/cpu/cpu_backend.h"
 #include "ops/cpu/onednn.h"
 #include "ops/cpu/packed_linear.h"
-#include "ops/cpu/weight_memory.h"
 
 namespace flux::cpu {
 

@@ -8,6 +8,7 @@
 #include "ops/cpu/packed_linear.h"
 #include "ops/cpu/rows.h"
 #include "ops/cpu/weight_memory.h"
+#include "support/integer.h"
 
 /// Linear layers in bf16, by oneDNN. A product is cut into tiles of kTileRows rows by one chunk of
 /// columns, whatever the number of threads. A tile's sums stay in the cache as f32 until the
@@ -24,7 +25,7 @@ class OneDnnLinear final : public PackedLinear {
 
   void run(Context& ctx, const Tensor& x, const Epilogue& epilogue,
            const Tensor& out) const override;
-  int64_t chunks() const { return (columns + chunk - 1) / chunk; }
+  int64_t chunks() const { return ceil_div(columns, chunk); }
   int64_t width(int64_t i) const { return std::min(chunk, columns - i * chunk); }
   std::byte* address(int64_t i) const { return memory.data<std::byte>() + i * chunk_bytes; }
 };
@@ -104,7 +105,7 @@ class OneDnnLinearCall {
 
   /// Chunk by chunk, all rows of each: every weight is read from memory once.
   void run() {
-    const int64_t row_tiles = (rows_ + kTileRows - 1) / kTileRows;
+    const int64_t row_tiles = ceil_div(rows_, kTileRows);
     // Reading a weight takes as long as some 16 multiplications with it.
     const int threads = worthwhile_threads(
         ctx_.threads(), packed_.depth * packed_.columns * std::max<int64_t>(rows_, 16));

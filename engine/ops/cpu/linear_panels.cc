@@ -5,6 +5,7 @@
 #include "ops/cpu/packed_linear.h"
 #include "ops/cpu/rows.h"
 #include "ops/cpu/weight_memory.h"
+#include "support/integer.h"
 
 /// Linear layers by products of f32. A product is cut into blocks of its rows and of its depth, so
 /// that the operands of a block stay in the L3 cache, and blocks into strips of columns, whatever
@@ -22,8 +23,8 @@ constexpr int64_t kStrassenDepth = 256;
 /// Depth of a block; the last block takes the rest. It is even, because Strassen's scheme halves
 /// it.
 int64_t block_depth(int64_t depth) {
-  const int64_t blocks = (depth + kBlockDepth - 1) / kBlockDepth;
-  return ((depth + blocks - 1) / blocks + 1) / 2 * 2;
+  const int64_t blocks = ceil_div(depth, kBlockDepth);
+  return round_up(ceil_div(depth, blocks), 2);
 }
 
 template <typename T>
@@ -55,7 +56,7 @@ class PanelLinear final : public PackedLinear {
   void run(Context& ctx, const Tensor& x, const Epilogue& epilogue,
            const Tensor& out) const override;
 
-  int64_t strips() const { return (columns + kernels_.strip_columns - 1) / kernels_.strip_columns; }
+  int64_t strips() const { return ceil_div(columns, kernels_.strip_columns); }
   int64_t width(int64_t i) const {
     return std::min(kernels_.strip_columns, columns - i * kernels_.strip_columns);
   }
@@ -122,13 +123,11 @@ class PanelLinearCall {
     return reinterpret_cast<float*>(row<std::byte>(scratch, thread));
   }
 
-  int64_t multiple_of_groups(int64_t rows) const {
-    return (rows + kernels_.group_rows - 1) / kernels_.group_rows * kernels_.group_rows;
-  }
+  int64_t multiple_of_groups(int64_t rows) const { return round_up(rows, kernels_.group_rows); }
 
   void run_block(const Block& block) {
     const int64_t group_rows = kernels_.group_rows;
-    parallel_for(threads_, (block.rows + group_rows - 1) / group_rows, [&](int64_t i, int thread) {
+    parallel_for(threads_, ceil_div(block.rows, group_rows), [&](int64_t i, int thread) {
       const int64_t first = i * group_rows;
       const int64_t rows = std::min(group_rows, block.rows - first);
       const T* x = row<T>(x_, block.row + first) + block.begin;

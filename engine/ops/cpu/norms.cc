@@ -5,6 +5,7 @@
 #include "ops/cpu/isa.h"
 #include "ops/cpu/parallel.h"
 #include "ops/cpu/rows.h"
+#include "support/integer.h"
 
 namespace flux::cpu {
 namespace {
@@ -79,12 +80,12 @@ void group_norm_image(Context& ctx, const Tensor& x, const GroupNormParams& para
   const int64_t pixels = channels == 0 ? 0 : x.numel() / channels;
   if (pixels == 0) return;
   const int64_t chunk_pixels = pixels_in_chunk(channels, sizeof(T));
-  const int64_t chunks = (pixels + chunk_pixels - 1) / chunk_pixels;
+  const int64_t chunks = ceil_div(pixels, chunk_pixels);
   const Workspace::Scope scope(ctx.workspace());
   const Tensor moments = ctx.workspace().allocate({chunks, params.groups, 2}, DType::kF32);
   const Tensor sums = ctx.workspace().allocate({ctx.threads(), channels}, DType::kF32);
   const Tensor parameters = ctx.workspace().allocate({3, channels}, DType::kF32);
-  auto* chunk_moments = moments.data<Moments>();
+  auto* chunk_moments = static_cast<Moments*>(moments.raw());
   const GroupAffine affine = {parameters[0].data<float>(), parameters[1].data<float>(),
                               parameters[2].data<float>()};
 

@@ -4,6 +4,7 @@
 
 #include "ops/cpu/parallel.h"
 #include "runtime/context.h"
+#include "support/integer.h"
 
 /// Helpers that walk over the rows of activations.
 namespace flux::cpu {
@@ -30,7 +31,7 @@ template <typename F>
 void for_row_tiles(Context& ctx, int64_t rows, int64_t n, const F& f) {
   constexpr int64_t kTileElements = 32768;  // some 10 us of work, well above the cost of a task
   const int64_t tile = std::max<int64_t>(1, kTileElements / std::max<int64_t>(1, n));
-  parallel_for(ctx.threads(), (rows + tile - 1) / tile, [&](int64_t task, int thread) {
+  parallel_for(ctx.threads(), ceil_div(rows, tile), [&](int64_t task, int thread) {
     f(task * tile, std::min(rows, (task + 1) * tile), thread);
   });
 }

@@ -6,15 +6,12 @@
 #include <cstring>
 
 #include "support/error.h"
+#include "support/integer.h"
 
 namespace flux::cpu {
 namespace {
 
 constexpr int64_t kHugePage = int64_t{2} << 20;
-
-int64_t round_up(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
 
 }  // namespace
 
@@ -39,28 +36,6 @@ void widen(const BFloat16* from, int64_t n, float* to) {
 
 void narrow(const float* from, int64_t n, BFloat16* to) {
   for (int64_t i = 0; i < n; ++i) to[i] = BFloat16(from[i]);
-}
-
-Tensor stack_biases(std::span<const Tensor> weights, std::span<const Tensor> biases) {
-  int64_t total = 0;
-  bool any = false;
-  for (size_t i = 0; i < weights.size(); ++i) {
-    total += weights[i].size(0);
-    any = any || (i < biases.size() && biases[i].defined());
-  }
-  if (!any) return {};
-  const Tensor stacked = Tensor::allocate({total}, DType::kF32);
-  int64_t begin = 0;
-  for (size_t i = 0; i < weights.size(); ++i) {
-    const Tensor part = stacked.slice(0, begin, begin + weights[i].size(0));
-    if (biases[i].defined()) {
-      copy_convert(biases[i], part);
-    } else {
-      std::memset(part.raw(), 0, static_cast<size_t>(part.bytes()));
-    }
-    begin += weights[i].size(0);
-  }
-  return stacked;
 }
 
 Tensor per_thread_scratch(Context& ctx, int64_t slot_bytes) {

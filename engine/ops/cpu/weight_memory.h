@@ -19,10 +19,6 @@ void widen(const BFloat16* from, int64_t n, float* to);
 /// Rounds n elements from f32 to bf16, to nearest even. `to` may be the start of `from`.
 void narrow(const float* from, int64_t n, BFloat16* to);
 
-/// Stacks the biases of stacked weights into one f32 bias [n]; absent ones count as zero. The
-/// result is undefined when there are none.
-Tensor stack_biases(std::span<const Tensor> weights, std::span<const Tensor> biases);
-
 /// Allocates `slot_bytes` of scratch for each thread of the context: u8[threads, slot_bytes rounded
 /// up].
 Tensor per_thread_scratch(Context& ctx, int64_t slot_bytes);

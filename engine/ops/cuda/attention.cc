@@ -5,6 +5,7 @@
 #include "ops/cuda/cublas.h"
 #include "ops/cuda/cuda_backend.h"
 #include "ops/cuda/kernels/kernels.h"
+#include "support/integer.h"
 
 namespace flux::cuda {
 namespace {
@@ -52,7 +53,7 @@ class StoredAttention {
                   const AttentionOptions& options, const Tensor& out)
       : ctx_(ctx), state_(state), q_(q), k_(k), v_(v), options_(options), out_(out) {
     constexpr int64_t kAligned = 8;
-    stride_ = (k.size(0) + kAligned - 1) / kAligned * kAligned;
+    stride_ = round_up(k.size(0), kAligned);
     const int64_t heads = q.size(1);
     rows_ = std::clamp<int64_t>(kScores / (heads * stride_), 1, std::max<int64_t>(1, q.size(0)));
     scores_ = ctx.workspace().allocate({heads, rows_, stride_}, DType::kF32);

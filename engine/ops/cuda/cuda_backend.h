@@ -26,6 +26,9 @@ class CudaBackend final : public Backend {
   std::shared_ptr<const Fence> make_fence(Context& ctx) override;
   void wait_for(Context& ctx, const Fence& fence) override;
   void copy(Context& ctx, const Tensor& x, const Tensor& out) override;
+  bool has_profiler() const override;
+  void push_range(const char* name) override;
+  void pop_range() override;
   bool supports(DType dtype) const override;
   int64_t useful_tokens() const override;
 

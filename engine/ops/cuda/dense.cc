@@ -156,17 +156,8 @@ void by_library(Context& ctx, State& state, const DenseSegment& segment) {
 
 void set_bias(Context& ctx, std::span<const Tensor> weights, std::span<const Tensor> biases,
               DenseWeights& packed) {
-  if (std::none_of(biases.begin(), biases.end(), [](const Tensor& b) { return b.defined(); })) {
-    return;
-  }
-  const Tensor values = Tensor::allocate({packed.weight.size(0)}, DType::kF32);
-  std::fill_n(values.data<float>(), values.numel(), 0.0f);
-  int64_t begin = 0;
-  for (size_t i = 0; i < weights.size(); ++i) {
-    const int64_t end = begin + weights[i].size(0);
-    if (biases[i].defined()) copy_convert(biases[i], values.slice(0, begin, end));
-    begin = end;
-  }
+  const Tensor values = stack_biases(weights, biases);
+  if (!values.defined()) return;
   // A model of bf16 has biases of bf16.
   const Tensor rounded = to_dtype(values, packed.weight.dtype());
   packed.bias = to_device(ctx, to_dtype(rounded, DType::kF32));

@@ -39,8 +39,28 @@ cudaError_t encode_map(CUtensorMap& map, const void* address, const std::array<i
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-/// All that a map depends on: address, sizes, strides, box.
-using MapKey = std::array<int64_t, 9>;
+/// All that a map depends on.
+struct MapKey {
+  const void* address = nullptr;
+  std::array<int64_t, 3> sizes{};
+  std::array<int64_t, 2> strides{};
+  std::array<int64_t, 3> box{};
+
+  friend bool operator==(const MapKey&, const MapKey&) = default;
+  size_t hash() const {
+    uint64_t hash = reinterpret_cast<uintptr_t>(address);
+    const auto mix = [&](const auto& numbers) {
+      for (const int64_t number : numbers) {
+        hash = (hash ^ static_cast<uint64_t>(number)) * 0x9e3779b97f4a7c15u;
+        hash ^= hash >> 32;
+      }
+    };
+    mix(sizes);
+    mix(strides);
+    mix(box);
+    return hash;
+  }
+};
 
 struct KnownMap {
   MapKey key{};
@@ -53,37 +73,16 @@ struct KnownMap {
 KnownMap& known_map(const MapKey& key) {
   constexpr size_t kPlaces = 4096;  // FLUX.1-dev's steps use some 700
   thread_local std::vector<KnownMap> maps(kPlaces);
-  uint64_t hash = 0;
-  for (const int64_t part : key) {
-    hash = (hash ^ static_cast<uint64_t>(part)) * 0x9e3779b97f4a7c15u;
-    hash ^= hash >> 32;
-  }
-  return maps[hash % kPlaces];
+  return maps[key.hash() % kPlaces];
 }
 
 }  // namespace
-
-cudaError_t read_gpu_traits(GpuTraits& traits) {
-  cudaFuncAttributes attributes{};
-  const cudaError_t result = cudaFuncGetAttributes(&attributes, probe_kernel);
-  if (result != cudaSuccess) return result;
-  traits = {attributes.binaryVersion == 90, device_attribute(cudaDevAttrMultiProcessorCount)};
-  return cudaSuccess;
-}
 
 cudaError_t make_tensor_map(CUtensorMap& map, const void* address,
                             const std::array<int64_t, 3>& sizes,
                             const std::array<int64_t, 2>& strides,
                             const std::array<int64_t, 3>& box) {
-  const MapKey key{reinterpret_cast<int64_t>(address),
-                   sizes[0],
-                   sizes[1],
-                   sizes[2],
-                   strides[0],
-                   strides[1],
-                   box[0],
-                   box[1],
-                   box[2]};
+  const MapKey key{address, sizes, strides, box};
   KnownMap& known = known_map(key);
   if (known.key != key) {
     known.key = {};  // of no map, should there be none
