@@ -7,14 +7,14 @@
 
 namespace flux::cli {
 
-/// The size of a picture and of its text.
+/// The size of an image and of its text.
 struct ImageSize {
   int64_t height = 0;  // pixels
   int64_t width = 0;
   int text_tokens = 0;
 };
 
-/// `pixels` rounded down to a size that the model can draw, at least the smallest.
+/// `pixels` rounded down to a size that the model supports, at least the smallest.
 int64_t allowed_side(int64_t pixels, const FluxConfig& config);
 
 /// A tensor of standard normal numbers, the same in every run.

@@ -47,7 +47,7 @@ void flush(const fs::path& target, int descriptor) {
   if (::fsync(descriptor) != 0) refuse_target(target, "cannot be flushed to the disk", errno);
 }
 
-/// Up to `size` bytes; 0 at the end of the file.
+/// Reads up to `size` bytes; 0 at the end of the file.
 int64_t read_some(const fs::path& source, int descriptor, char* data, int64_t size) {
   for (;;) {
     const ssize_t got = ::read(descriptor, data, static_cast<size_t>(size));

@@ -15,7 +15,7 @@ std::string device_name(const ServingOptions& options) {
   return options.every_gpu ? "cuda" : to_string(options.device);
 }
 
-/// What instance_group says beside the kind.
+/// The rest of instance_group after its kind.
 std::string gpus(const ServingOptions& options) {
   if (options.device.is_cpu() || options.every_gpu) return "";
   return fmt::format(" gpus: [ {} ]", options.device.index);

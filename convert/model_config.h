@@ -14,7 +14,7 @@ namespace flux {
 inline constexpr std::string_view kModelNames[] = {"bls", "clip_encoder", "t5_encoder",
                                                    "dit_transformer", "vae_decoder"};
 
-/// What the config.pbtxt files say besides the checkpoint's own sizes.
+/// Settings of the config.pbtxt files besides the checkpoint's own sizes.
 struct ServingOptions {
   DType dtype = DType::kF32;  // f32, bf16 or f16
   Device device;

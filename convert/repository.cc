@@ -17,7 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// What a tokenizer directory may hold; which of them are there differs.
+/// The files that a tokenizer directory may hold; checkpoints differ in which there are.
 constexpr std::array<const char*, 7> kTokenizerFiles = {"tokenizer.json",
                                                         "tokenizer_config.json",
                                                         "special_tokens_map.json",
@@ -197,7 +197,7 @@ ConvertResult convert_checkpoint(const Checkpoint& checkpoint, const fs::path& n
   try {
     StagingDirectory staging(result.repository);
     Writer(checkpoint, options, observer, result).fill(staging.path());
-    // What was written must open like what it was made from.
+    // The new repository must open like its checkpoint.
     open_source(staging.path());
     observer.poll();
     staging.commit(options.replace ? Existing::kReplace : Existing::kRefuse);

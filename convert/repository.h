@@ -22,7 +22,7 @@ struct ConvertOptions {
   bool replace = false;  // an existing repository
 };
 
-/// Who watches a conversion.
+/// The listener of a conversion.
 struct ConvertObserver {
   /// Called between files and again and again during copies; throws to stop.
   std::function<void()> poll;

@@ -4,7 +4,7 @@
 
 namespace flux {
 
-/// What becomes of a target that is there already.
+/// The treatment of a target that exists already.
 enum class Existing { kRefuse, kReplace };
 
 /// A directory that appears under its name only when it is complete: filled beside it, then put in
@@ -19,7 +19,7 @@ class StagingDirectory {
   StagingDirectory(const StagingDirectory&) = delete;
   StagingDirectory& operator=(const StagingDirectory&) = delete;
 
-  /// Where to put the content; on the file system of the target's parent.
+  /// The directory for the content, on the file system of the target's parent.
   const std::filesystem::path& path() const { return content_; }
 
   /// Flushes the directories to the disk and puts the content in place; an old target is swapped

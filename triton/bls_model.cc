@@ -73,7 +73,7 @@ void BlsModel::execute(InstanceState& instance,
 int64_t BlsModel::answer(Instance* instance, Context& ctx, Request& request,
                          uint64_t start_ns) const noexcept {
   try {
-    draw(ctx, request);
+    generate(ctx, request);
     const int64_t rows = request.rows();
     request.send(instance, start_ns, start_ns, now_ns());
     return rows;
@@ -83,7 +83,7 @@ int64_t BlsModel::answer(Instance* instance, Context& ctx, Request& request,
   return 0;
 }
 
-void BlsModel::draw(Context& ctx, Request& request) const {
+void BlsModel::generate(Context& ctx, Request& request) const {
   request.read(ctx);
   const BlsRequest asked = read_bls_request(request, config_, limits_);
   TritonStages stages(settings().server, request, ctx);

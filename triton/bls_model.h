@@ -22,7 +22,7 @@ class BlsModel final : public ServedModel {
   /// Generates the images of one request and answers it. Never throws. Returns the number of rows.
   int64_t answer(Instance* instance, Context& ctx, Request& request,
                  uint64_t start_ns) const noexcept;
-  void draw(Context& ctx, Request& request) const;
+  void generate(Context& ctx, Request& request) const;
   void check_defaults() const;
 
   const Family& family_;

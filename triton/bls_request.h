@@ -10,7 +10,7 @@ namespace flux::triton {
 
 enum class OutputFormat { kRaw, kPng, kPngBase64 };
 
-/// What a request to `bls` asks for.
+/// A request to `bls`, checked.
 struct BlsRequest {
   std::vector<ImageParams> rows;
   OutputFormat format = OutputFormat::kRaw;

@@ -11,7 +11,7 @@
 
 namespace flux::triton {
 
-/// What config.pbtxt and the server say about a model.
+/// The settings of a model, from config.pbtxt and the server.
 struct ModelSettings {
   std::string name;
   std::filesystem::path directory;  // <repository>/<model>/<version>

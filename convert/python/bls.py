@@ -45,7 +45,7 @@ from bls_request import Job, Refused, Sizes, read_request  # noqa: E402
 COUNTERS = {
     "flux_steps_total": "Denoising steps done for images",
     "flux_steps_cancelled_total": "Denoising steps that cancelled requests no longer needed",
-    "flux_images_total": "Images drawn",
+    "flux_images_total": "Images generated",
 }
 
 

@@ -14,12 +14,11 @@ struct QkNorm {
   QkNorm(Context& ctx, const Tensor& learned, float factor);
 
   Tensor weight;             // [head_dim], f32, on the device; the factor is in it
-  std::vector<float> pairs;  // of each pair that is rotated, the larger of both sizes
+  std::vector<float> pairs;  // max(|w0|, |w1|) of each rotated pair
 };
 
-/// What the product of a query and a key does not exceed in size after these norms and any
-/// rotation, whatever their values were; bf16's rounding of both is allowed for. Infinity where a
-/// weight is not finite.
+/// An upper bound on |q . k| after these norms and any rotation, for any values; bf16's rounding of
+/// both is allowed for. Infinity where a weight is not finite.
 float largest_product(const QkNorm& queries, const QkNorm& keys);
 
 }  // namespace flux

@@ -60,7 +60,7 @@ CudaLibrary load() {
   return loaded;
 }
 
-/// What loading gave, kept so that it is tried once.
+/// The outcome of loading, kept so that it is tried once.
 struct Attempt {
   Attempt() {
     try {

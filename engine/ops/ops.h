@@ -212,7 +212,7 @@ struct GroupNormParams {
 /// x, out: [pixels, channels] or [h, w, channels], T, contiguous; out may be x.
 void group_norm(Context& ctx, const Tensor& x, const GroupNormParams& params, const Tensor& out);
 
-/// What moves latents from one noise level to the next. Sources: diffusers'
+/// One step of latents from a noise level to the next. Sources: diffusers'
 /// FlowMatchEulerDiscreteScheduler.step, FluxPipeline.__call__.
 struct EulerStep {
   float delta = 0;    // sigma_next - sigma

@@ -42,7 +42,7 @@ class BlockwiseNormal {
     for (float& value : values) value = uniform();
     for (size_t i = 0; i + kBlock <= size; i += kBlock) transform(&values[i]);
     if (size % kBlock != 0) {
-      // The last block overlaps the one before and is drawn anew.
+      // The last block overlaps the one before and takes new random numbers.
       float* tail = &values[size - kBlock];
       for (size_t i = 0; i < kBlock; ++i) tail[i] = uniform();
       transform(tail);

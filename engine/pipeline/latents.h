@@ -19,7 +19,7 @@ struct LatentSize {
   int64_t tokens() const { return token_rows() * token_columns(); }
 };
 
-/// Of an image of height x width pixels (multiples of config.size_multiple()).
+/// The latents of an image of height x width pixels (multiples of config.size_multiple()).
 LatentSize latent_size(const FluxConfig& config, int64_t height, int64_t width);
 
 /// The numbers that torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed),

@@ -6,7 +6,7 @@
 
 namespace flux {
 
-/// Where the files of a checkpoint's components are.
+/// The places of the files of a checkpoint's components.
 class Layout {
  public:
   virtual ~Layout() = default;

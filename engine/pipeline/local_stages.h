@@ -14,7 +14,7 @@ struct LocalOptions {
   DType dtype = DType::kF32;  // compute dtype: f32 or bf16
   Device device;
   int threads = 1;
-  /// Of the device's memory, for weights and tensors; the driver and libraries take some more.
+  /// Bytes of the device's memory for weights and tensors; the driver and libraries take some more.
   /// Stages leave when another one needs their room, and are loaded again when they are wanted.
   std::optional<int64_t> memory_limit = {};
 };

@@ -50,7 +50,7 @@ Schedule make_schedule(const SchedulerConfig& config, int steps, int64_t image_t
   for (const float sigma : schedule.sigmas) {
     check(std::isfinite(sigma), ErrorCode::kInvalidArgument,
           "the scheduler's config gives no finite noise levels for {} steps and {} image tokens; "
-          "draw another size or number of steps",
+          "use another size or number of steps",
           steps, image_tokens);
     schedule.timesteps.push_back(sigma * static_cast<float>(config.num_train_timesteps));
   }

@@ -22,14 +22,14 @@ struct TextEmbeddings {
   bool truncated = false;       // a prompt was longer than its encoder takes
 };
 
-/// Where the four models run: in this process (LocalStages) or behind a server. A call may throw
+/// The models of a pipeline, in this process (LocalStages) or behind a server. A call may throw
 /// kCancelled. Tensors given and returned are in host memory or on the device of context(); T is
 /// the compute dtype.
 class Stages {
  public:
   virtual ~Stages() = default;
 
-  /// What the arithmetic between the stages runs with.
+  /// The context of the arithmetic between the stages.
   virtual Context& context() = 0;
 
   /// Both text encoders. Source: FluxPipeline.encode_prompt.

@@ -31,7 +31,7 @@ struct GenerateResult {
   StageSeconds seconds;
 };
 
-/// Who watches a generate() call. Both functions may be empty.
+/// The listener of a generate() call. Both functions may be empty.
 struct GenerateObserver {
   /// After each denoising step: steps done and steps in all.
   std::function<void(int done, int total)> on_step;

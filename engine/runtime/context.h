@@ -28,7 +28,7 @@ class Context {
   Workspace& workspace() { return workspace_; }
   /// Memory for tensors that outlive a forward; pooled_tensor() takes it.
   MemoryPool& memory() const { return *memory_; }
-  /// What DeviceRuntime::make_state() gave; may be null.
+  /// The result of DeviceRuntime::make_state(); may be null.
   DeviceState* state() const { return state_.get(); }
 
   /// A listener for intermediate values, named like diffusers' modules and, where one gives a

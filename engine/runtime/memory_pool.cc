@@ -8,7 +8,7 @@
 namespace flux {
 namespace {
 
-/// What a pool keeps unused, at most.
+/// The most bytes that a pool keeps unused.
 constexpr size_t kMostUnused = size_t{64} << 20;
 
 /// Whether a block is not so much larger than what is wanted that it would be wasted.

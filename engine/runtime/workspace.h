@@ -61,8 +61,7 @@ class Workspace {
     size_t size;
   };
   bool add_block(size_t size);
-  /// Instead of all there are: what they leave unused at their ends, and those that are too small
-  /// for a pass's tensors, would be lost to it.
+  /// Replaces all blocks by one, which loses nothing to fragmentation.
   void make_one_block(size_t size);
   void drop_blocks();
 

@@ -9,8 +9,8 @@
 namespace flux {
 namespace {
 
-/// Where CLIPTextModel pools: at the first end token, or, for configs that still carry the wrong
-/// eos_token_id of old conversions, at the highest id (which is the end token).
+/// The position that CLIPTextModel pools: the first end token, or, for configs that still carry the
+/// wrong eos_token_id of old conversions, at the highest id (which is the end token).
 size_t pooled_position(std::span<const int32_t> ids, int64_t eos_token_id) {
   constexpr int64_t kLegacyEos = 2;
   const auto found = eos_token_id == kLegacyEos ? std::max_element(ids.begin(), ids.end())

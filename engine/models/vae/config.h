@@ -13,7 +13,7 @@ struct VaeConfig {
   std::vector<int64_t> block_out_channels = {64};
   int64_t layers_per_block = 1;
   int64_t norm_num_groups = 32;
-  int64_t sample_size = 32;  // pixels along one side of the pictures it was trained on
+  int64_t sample_size = 32;  // pixels along one side of the images it was trained on
   bool mid_block_add_attention = true;
   bool use_post_quant_conv = true;
   float scaling_factor = 0.18215f;

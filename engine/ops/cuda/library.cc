@@ -8,7 +8,7 @@
 #include "ops/cuda_library.h"
 #include "support/error.h"
 
-/// What device/cuda_library.cc asks libflux_cuda.so for.
+/// The entry points that ops/cuda_library.cc looks up in libflux_cuda.so.
 namespace flux::cuda {
 namespace {
 
@@ -43,7 +43,7 @@ Backend& backend(int index) {
   return *slot;
 }
 
-/// What CUDA says of a kernel that was not built for the GPU.
+/// Whether this is CUDA's error for a kernel that was not built for the GPU.
 bool is_no_kernel(cudaError_t result) {
   return result == cudaErrorNoKernelImageForDevice || result == cudaErrorInvalidDeviceFunction ||
          result == cudaErrorUnsupportedPtxVersion;

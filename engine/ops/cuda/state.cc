@@ -7,8 +7,8 @@
 namespace flux::cuda {
 namespace {
 
-/// Where less is free, memory is what a call failed for, whatever it says: loading a kernel takes
-/// some MiB, and libraries name their own failure instead.
+/// With less memory free than this, a failed call failed for memory, whatever it says: loading a
+/// kernel takes some MiB, and libraries name their own failure instead.
 constexpr size_t kAlmostFull = size_t{64} << 20;
 
 /// `failure`: what failed, and how.

@@ -33,7 +33,7 @@ struct ProductPlan {
   cublasLtMatmulAlgo_t algorithm;
 };
 
-/// What a context has on its device. Ops of one context come from one thread at a time.
+/// The state of a context on its device. Ops of one context come from one thread at a time.
 class State final : public DeviceState {
  public:
   State(int device, const GpuTraits& traits);

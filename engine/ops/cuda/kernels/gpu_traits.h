@@ -55,7 +55,7 @@ constexpr GpuTraits make_gpu_traits(const GpuFigures& gpu, bool hopper) {
   return traits;
 }
 
-/// What linears reach in the middle of an image, the GPU at its power limit.
+/// The rates that linears reach in the middle of an image, the GPU at its power limit.
 struct LinearRates {
   double own;      // operations a second of hopper_linear()
   double library;  // the same of cuBLASLt

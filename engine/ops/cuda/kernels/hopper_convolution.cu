@@ -42,7 +42,7 @@ struct Args {
   __device__ int stages() const { return conv.taps * (conv.channels / kDepth); }
 };
 
-/// Where a tile of the result lies.
+/// The place of a tile in the result.
 struct TileCoord {
   int y, x, column;
 

@@ -84,7 +84,7 @@ struct Args {
   bool keeps_x;      // in the L2 cache, rather than weights
 };
 
-/// Where a block's tile lies, whole or split.
+/// The place of a block's tile, whole or split.
 struct TileCoord {
   int segment;
   int row, column;

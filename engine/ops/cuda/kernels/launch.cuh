@@ -10,7 +10,7 @@
 /// for a launch. Source: CUDA C++ Programming Guide, programmatic dependent launch.
 namespace flux::cuda {
 
-/// What each kernel does before it reads or writes memory: waits until all that was put on the
+/// Begins a kernel, before it reads or writes memory: waits until all that was put on the
 /// stream before is done. From there on the next kernel's blocks may come, too.
 __device__ inline void begin_kernel() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
@@ -26,7 +26,7 @@ struct Grid {
   unsigned cluster = 1;  // blocks
 };
 
-/// Of the current device; 0 where it cannot be asked.
+/// An attribute of the current device; 0 where it cannot be asked.
 inline int device_attribute(cudaDeviceAttr which) {
   int device = 0;
   int value = 0;
