@@ -49,13 +49,22 @@ bool WeightScope::contains(std::string_view name) const {
   return store_->find(full_name(name)) != nullptr;
 }
 
-void WeightScope::warn_of_unused(std::initializer_list<std::string_view> ignored) const {
-  for (const std::string& name : store_->names()) {
+std::vector<std::string> WeightScope::unused(
+    std::initializer_list<std::string_view> ignored) const {
+  std::vector<std::string> names;
+  for (std::string& name : store_->names()) {
     const bool skip = taken_->contains(name) ||
                       std::any_of(ignored.begin(), ignored.end(), [&](std::string_view prefix) {
                         return name.starts_with(prefix);
                       });
-    if (!skip) log_warning("{}: tensor '{}' is not used", store_->file_of(name).string(), name);
+    if (!skip) names.push_back(std::move(name));
+  }
+  return names;
+}
+
+void WeightScope::warn_of_unused(std::initializer_list<std::string_view> ignored) const {
+  for (const std::string& name : unused(ignored)) {
+    log_warning("{}: tensor '{}' is not used", store_->file_of(name), name);
   }
 }
 

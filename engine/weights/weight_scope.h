@@ -33,8 +33,9 @@ class WeightScope {
   /// See TensorStore::drop_pages().
   void drop_pages(const Tensor& tensor) const { store_->drop_pages(tensor); }
 
-  /// Logs a warning for each tensor of the component that nothing took, but for those under the
-  /// `ignored` prefixes.
+  /// The tensors of the component that nothing took, but for those under the `ignored` prefixes.
+  std::vector<std::string> unused(std::initializer_list<std::string_view> ignored) const;
+  /// Logs a warning for each of them.
   void warn_of_unused(std::initializer_list<std::string_view> ignored) const;
 
  private:

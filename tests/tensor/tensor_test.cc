@@ -8,8 +8,6 @@
 #include <numeric>
 #include <vector>
 
-#include "ops/cuda_library.h"
-#include "ops/registry.h"
 #include "support/error.h"
 #include "tensor/format.h"
 
@@ -80,29 +78,23 @@ TEST(Tensor, AllocationsAreAlignedAndEmptyOnesAllowed) {
   EXPECT_EQ(Tensor::allocate({0, 5}, DType::kF32).numel(), 0);
 }
 
-TEST(Device, ParsesItsNames) {
-  EXPECT_EQ(parse_device("auto").is_cpu(), !has_cuda());
-  EXPECT_EQ(to_string(parse_device("cpu")), "cpu");
-  EXPECT_THROW(parse_device("tpu"), Error);
-  EXPECT_THROW(parse_device("cuda:"), Error);
-  EXPECT_THROW(parse_device("cuda:x"), Error);
-  EXPECT_THROW(parse_device("cuda:99999999999999"), Error);
+TEST(Tensor, IsReadAsItsOwnTypeOnly) {
+  const Tensor tensor = Tensor::allocate({2, 3}, DType::kBF16);
+  EXPECT_NE(tensor.data<BFloat16>(), nullptr);
+  EXPECT_NE(tensor.data<uint16_t>(), nullptr) << "its bits";
+  EXPECT_NE(tensor.data<std::byte>(), nullptr) << "its bytes";
+  EXPECT_THROW(tensor.data<float>(), Error);
+  EXPECT_THROW(tensor.data<Float16>(), Error);
+  EXPECT_THROW(tensor.data<int64_t>(), Error);
 }
 
-TEST(Device, SaysWhyAGpuCannotBeUsed) {
-  if (has_cuda()) {
-    EXPECT_EQ(to_string(parse_device("cuda")), "cuda:0");
-    return;
-  }
-  try {
-    parse_device("cuda");
-    FAIL() << "there is no GPU";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
-    const std::string message = error.what();
-    EXPECT_TRUE(message.starts_with("device 'cuda': ")) << message;
-    EXPECT_NE(message.find("use the device cpu"), message.npos) << message;
-  }
+TEST(Tensor, HasNoSizeBeyondItsRank) {
+  const Tensor tensor = Tensor::allocate({2, 3}, DType::kF32);
+  EXPECT_EQ(tensor.size(-2), 2);
+  EXPECT_THROW(tensor.size(2), Error);
+  EXPECT_THROW(tensor.size(-3), Error);
+  EXPECT_THROW(tensor.stride(2), Error);
+  EXPECT_THROW(Tensor().size(0), Error);
 }
 
 }  // namespace

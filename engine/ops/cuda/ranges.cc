@@ -9,7 +9,7 @@ namespace {
 
 /// Null where no profiler is attached.
 nvtxDomainHandle_t domain() {
-  static const nvtxDomainHandle_t made = nvtxDomainCreateA("flux-triton");
+  static const nvtxDomainHandle_t made = nvtxDomainCreateA("flux");
   return made;
 }
 
