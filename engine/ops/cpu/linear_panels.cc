@@ -61,7 +61,7 @@ class PanelLinear final : public PackedLinear {
     return std::min(kernels_.strip_columns, columns - i * kernels_.strip_columns);
   }
   int64_t strip_elements() const { return kernels_.strip_columns * depth; }
-  T* strip(int64_t i) const { return memory.data<T>() + i * strip_elements(); }
+  T* strip(int64_t i) const { return static_cast<T*>(memory.raw()) + i * strip_elements(); }
   const ProductKernels& kernels() const { return kernels_; }
 
  private:
