@@ -13,6 +13,7 @@
 #include <string>
 
 #include "measure.h"
+#include "ops/registry.h"
 
 namespace flux::bench {
 namespace {
