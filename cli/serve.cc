@@ -72,6 +72,10 @@ void check_ports(const ServeOptions& options) {
 }
 
 fs::path find_repository(const std::string& name) {
+  check(fs::is_directory(name), ErrorCode::kNotFound,
+        "{}: no such directory; make a model repository with: flux-triton convert CHECKPOINT "
+        "REPOSITORY",
+        name);
   check(is_repository(name), ErrorCode::kInvalidArgument,
         "{}: is no model repository; make one with: flux-triton convert CHECKPOINT REPOSITORY",
         name);
