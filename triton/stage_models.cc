@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "ops/registry.h"
-#include "pipeline/components.h"
+#include "pipeline/layout.h"
 #include "pipeline/request.h"
 #include "pipeline/stage_runs.h"
 #include "pipeline/text_stages.h"
@@ -182,8 +182,9 @@ Context loading_context(const ModelSettings& settings) {
   return Context(backend, static_cast<int>(options().threads));
 }
 
-std::filesystem::path config_file(const ModelSettings& settings, Component component) {
-  return settings.directory / name_of(component) / info_of(component).config_file;
+/// The components of a served model, which are beside one another as in a checkpoint.
+DiffusersLayout layout_of(const ModelSettings& settings) {
+  return DiffusersLayout(settings.directory);
 }
 
 /// Calls `make` with a loader of the component's weights.
@@ -191,7 +192,7 @@ template <typename Make>
 auto load_weights(const ModelSettings& settings, Component component, const Make& make) {
   Context ctx = loading_context(settings);
   const auto files =
-      WeightFiles::open(settings.directory / name_of(component), info_of(component).weights_stem);
+      WeightFiles::open(layout_of(settings).directory(component), info_of(component).weights_stem);
   return make(Loader(ctx, *files, {settings.dtype}));
 }
 
@@ -204,7 +205,7 @@ class TextModel : public StageModel {
             Component tokenizer, const char* output)
       : StageModel(settings), config_(config), output_(output) {
     stage_ = load_weights(settings, encoder, [&](const Loader& load) {
-      return std::make_unique<Stage>(load, config_, settings.directory / name_of(tokenizer));
+      return std::make_unique<Stage>(load, config_, layout_of(settings).directory(tokenizer));
     });
   }
 
@@ -235,7 +236,7 @@ class TextModel : public StageModel {
 class ClipModel final : public TextModel<ClipStage, ClipConfig> {
  public:
   explicit ClipModel(const ModelSettings& settings)
-      : TextModel(settings, load_clip_config(config_file(settings, Component::kTextEncoder)),
+      : TextModel(settings, load_clip_config(layout_of(settings).config(Component::kTextEncoder)),
                   Component::kTextEncoder, Component::kTokenizer, "pooled_prompt_embeds") {}
 
  protected:
@@ -247,7 +248,7 @@ class ClipModel final : public TextModel<ClipStage, ClipConfig> {
 class T5Model final : public TextModel<T5Stage, T5Config> {
  public:
   explicit T5Model(const ModelSettings& settings)
-      : TextModel(settings, load_t5_config(config_file(settings, Component::kTextEncoder2)),
+      : TextModel(settings, load_t5_config(layout_of(settings).config(Component::kTextEncoder2)),
                   Component::kTextEncoder2, Component::kTokenizer2, "prompt_embeds"),
         default_length_(settings.integer_parameter("default_max_sequence_length")) {
     check(default_length_ >= 1 && default_length_ <= kMaxSequenceLength,
@@ -283,7 +284,7 @@ class DitModel final : public StageModel {
  public:
   explicit DitModel(const ModelSettings& settings)
       : StageModel(settings),
-        config_(load_flux_transformer_config(config_file(settings, Component::kTransformer))) {
+        config_(load_flux_transformer_config(layout_of(settings).config(Component::kTransformer))) {
     model_ = load_weights(settings, Component::kTransformer, [&](const Loader& load) {
       return std::make_unique<const FluxTransformer>(load, config_);
     });
@@ -444,7 +445,8 @@ class DitModel final : public StageModel {
 class VaeModel final : public StageModel {
  public:
   explicit VaeModel(const ModelSettings& settings)
-      : StageModel(settings), config_(load_vae_config(config_file(settings, Component::kVae))) {
+      : StageModel(settings),
+        config_(load_vae_config(layout_of(settings).config(Component::kVae))) {
     model_ = load_weights(settings, Component::kVae, [&](const Loader& load) {
       return std::make_unique<const VaeDecoder>(load, config_);
     });
