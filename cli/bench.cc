@@ -49,8 +49,8 @@ Measurement measure(std::string name, int calls, const BenchOptions& options, Co
 /// is in host memory, because a GPU is asynchronous.
 TransformerInput on_device(Context& ctx, TransformerInput input) {
   ImageTokens& image = input.images[0];
-  for (Tensor* tensor : {&image.hidden_states, &image.img_ids, &input.encoder_hidden_states,
-                         &input.txt_ids, &input.pooled_projections}) {
+  for (ConstTensor* tensor : {&image.hidden_states, &image.img_ids, &input.encoder_hidden_states,
+                              &input.txt_ids, &input.pooled_projections}) {
     *tensor = to_device(ctx, *tensor);
   }
   image.noise_pred = new_tensor(ctx, image.noise_pred.shape(), image.noise_pred.dtype());

@@ -12,7 +12,7 @@ constexpr const char* kPrompt = "a red circle above a blue square";
 /// Output of one stage, with the expected shape and dtype.
 struct StageResult {
   const char* name;
-  Tensor value;
+  ConstTensor value;
   Shape shape;
   DType dtype;
 };

@@ -191,7 +191,7 @@ std::string counted(int64_t count, std::string_view noun) {
   return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
 }
 
-bool all_finite(const Tensor& tensor) {
+bool all_finite(const ConstTensor& tensor) {
   const Tensor values = to_dtype(tensor, DType::kF32);
   const auto* data = values.data<float>();
   for (int64_t i = 0; i < values.numel(); ++i) {

@@ -64,7 +64,7 @@ void read_latents(const std::string& file, const Session& session, std::vector<I
   const auto found = opened->tensors().find("latents");
   check(found != opened->tensors().end(), ErrorCode::kNotFound,
         "--latents {}: tensor 'latents' is missing; {} is expected", file, expected);
-  const Tensor& stored = found->second;
+  const ConstTensor& stored = found->second;
   check(is_floating_point(stored.dtype()) && stored.shape() == expected,
         ErrorCode::kInvalidArgument,
         "--latents {}: tensor 'latents' is {}; a floating point dtype and {} are expected, "
@@ -132,7 +132,7 @@ std::vector<PngText> describe_image(const ImageParams& row, const GeneratedImage
 }
 
 void save_latents(const std::string& file, const std::vector<GeneratedImage>& images) {
-  const Tensor& first = images.front().latents;
+  const ConstTensor& first = images.front().latents;
   const Tensor all = Tensor::allocate(
       {static_cast<int64_t>(images.size()), first.size(0), first.size(1)}, first.dtype());
   for (size_t i = 0; i < images.size(); ++i) {

@@ -20,7 +20,7 @@ struct RunStageOptions {
   std::optional<int64_t> max_sequence_length;
 };
 
-using NamedTensor = std::pair<std::string, Tensor>;
+using NamedTensor = std::pair<std::string, ConstTensor>;
 
 /// Expected form of one input of a stage. A size of -1 is free; equal letters in `symbols` must
 /// have equal sizes.
@@ -48,7 +48,7 @@ class StageInputs {
       : file_(SafetensorsFile::open(file)), stage_(stage) {
     refuse_unknown(specs);
     for (const InputSpec& spec : specs) {
-      const Tensor& found = find(spec);
+      const ConstTensor& found = find(spec);
       check_shape(spec, found);
       const DType wanted = spec.kind == InputSpec::Kind::kCompute ? dtype : DType::kF32;
       tensors_[spec.name] = to_dtype(found, wanted);
@@ -56,7 +56,7 @@ class StageInputs {
     }
   }
 
-  const Tensor& operator[](const char* name) const { return tensors_.at(name); }
+  const ConstTensor& operator[](const char* name) const { return tensors_.at(name); }
   bool has(const char* name) const { return tensors_.count(name) > 0; }
   std::string path() const { return file_->path().string(); }
 
@@ -75,7 +75,7 @@ class StageInputs {
     }
   }
 
-  const Tensor& find(const InputSpec& spec) const {
+  const ConstTensor& find(const InputSpec& spec) const {
     const auto found = file_->tensors().find(spec.name);
     check(found != file_->tensors().end(), ErrorCode::kNotFound,
           "{}: tensor '{}' is missing; {} needs it with shape {}", path(), spec.name,
@@ -86,7 +86,7 @@ class StageInputs {
     return found->second;
   }
 
-  void check_shape(const InputSpec& spec, const Tensor& found) {
+  void check_shape(const InputSpec& spec, const ConstTensor& found) {
     bool fits = found.rank() == static_cast<int>(spec.sizes.size());
     for (int i = 0; fits && i < found.rank(); ++i) {
       const auto dim = static_cast<size_t>(i);
@@ -115,7 +115,7 @@ class StageInputs {
   std::unique_ptr<const SafetensorsFile> file_;
   StageKind stage_;
   std::map<char, int64_t> free_sizes_;
-  std::map<std::string, Tensor, std::less<>> tensors_;
+  std::map<std::string, ConstTensor, std::less<>> tensors_;
 };
 
 std::vector<InputSpec> transformer_inputs(const FluxTransformerConfig& config) {
@@ -138,7 +138,7 @@ NamedTensor run_transformer(Session& session, const RunStageOptions& options) {
   const FluxTransformerConfig& config = session.checkpoint->config().transformer;
   const StageInputs in(options.input, StageKind::kDitTransformer, transformer_inputs(config),
                        session.options.dtype);
-  const Tensor& hidden_states = in["hidden_states"];
+  const ConstTensor& hidden_states = in["hidden_states"];
   const int64_t batch = hidden_states.size(0);
   const Tensor out =
       Tensor::allocate({batch, hidden_states.size(1), config.out_channels}, session.options.dtype);
@@ -165,11 +165,12 @@ NamedTensor run_decoder(Session& session, const RunStageOptions& options) {
   const StageInputs in(options.input, StageKind::kVaeDecoder,
                        {{"latents", {-1, channels, -1, -1}, "BcHW", InputSpec::Kind::kCompute}},
                        session.options.dtype);
-  const Tensor& latents = in["latents"];
+  const ConstTensor& latents = in["latents"];
   Tensor images;
   for (int64_t i = 0; i < latents.size(0); ++i) {
     stop_if_interrupted();
-    const Tensor image = to_host(session.stages->context(), session.stages->decode(latents[i]));
+    const ConstTensor image =
+        to_host(session.stages->context(), session.stages->decode(latents[i]));
     if (!images.defined()) {
       images = Tensor::allocate({latents.size(0), image.size(0), image.size(1), image.size(2)},
                                 DType::kF32);
@@ -182,12 +183,12 @@ NamedTensor run_decoder(Session& session, const RunStageOptions& options) {
 NamedTensor run_text_encoder(Session& session, const RunStageOptions& options, StageKind stage) {
   const bool clip = stage == StageKind::kClipEncoder;
   const int length = sequence_length(options.max_sequence_length, session.checkpoint->config());
-  std::vector<Tensor> rows;
+  std::vector<ConstTensor> rows;
   for (const std::string& prompt : options.prompts) {
     stop_if_interrupted();
     bool truncated = false;
-    const Tensor row = clip ? session.stages->encode_clip(prompt, &truncated)
-                            : session.stages->encode_t5(prompt, length, &truncated);
+    const ConstTensor row = clip ? session.stages->encode_clip(prompt, &truncated)
+                                 : session.stages->encode_t5(prompt, length, &truncated);
     rows.push_back(to_host(session.stages->context(), row));
     if (truncated) {
       log_warning("prompt {} was cut to what {} takes", rows.size() - 1, name_of(stage));

@@ -25,17 +25,17 @@ class BindingBackend final : public Backend {
   std::shared_ptr<std::byte> allocate(size_t bytes) const override { return real_.allocate(bytes); }
   bool supports(DType dtype) const override { return real_.supports(dtype); }
 
-  std::shared_ptr<const PackedWeights> pack_linear(Context&, std::span<const Tensor>,
-                                                   std::span<const Tensor>, DType) override {
+  std::shared_ptr<const PackedWeights> pack_linear(Context&, std::span<const ConstTensor>,
+                                                   std::span<const ConstTensor>, DType) override {
     return std::make_shared<NoWeights>();
   }
-  std::shared_ptr<const PackedWeights> pack_conv2d(Context&, const Tensor&, const Tensor&, DType,
-                                                   bool) override {
+  std::shared_ptr<const PackedWeights> pack_conv2d(Context&, const ConstTensor&, const ConstTensor&,
+                                                   DType, bool) override {
     return std::make_shared<NoWeights>();
   }
 
   // Small parameters are handed over as they are: nobody reads them.
-  void copy(Context&, const Tensor&, const Tensor&) override {}
+  void copy(Context&, const ConstTensor&, const Tensor&) override {}
 
  private:
   Backend& real_;

@@ -19,7 +19,7 @@ Device device_of(const MemoryLocation& location) {
   return Device{Device::Kind::kCuda, static_cast<int>(location.id)};
 }
 
-void copy_anywhere(Context& ctx, const Tensor& from, const Tensor& to) {
+void copy_anywhere(Context& ctx, const ConstTensor& from, const Tensor& to) {
   const bool on_host = from.device().is_cpu() && to.device().is_cpu();
   if (on_host || !ctx.device().is_cpu()) return copy(ctx, from, to);
   Context gpu(backend_for(from.device().is_cpu() ? to.device() : from.device()), 1);
@@ -27,7 +27,7 @@ void copy_anywhere(Context& ctx, const Tensor& from, const Tensor& to) {
   finish(gpu);
 }
 
-bool is_usable(const Context& ctx, const Tensor& tensor) {
+bool is_usable(const Context& ctx, const ConstTensor& tensor) {
   const bool on_host = tensor.device().is_cpu();
   if (!on_host && ctx.device().is_cpu()) return false;
   const uintptr_t alignment = on_host ? size_of(tensor.dtype()) : kGpuAlignment;

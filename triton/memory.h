@@ -21,10 +21,10 @@ Device device_of(const MemoryLocation& location);
 /// The copy is complete on return, unless `to` is where `ctx` computes: then ops of `ctx` come
 /// after it. A context on the CPU reaches GPU memory in this way only. Throws kUnsupported, saying
 /// why, for memory of a GPU that cannot be used.
-void copy_anywhere(Context& ctx, const Tensor& from, const Tensor& to);
+void copy_anywhere(Context& ctx, const ConstTensor& from, const Tensor& to);
 
 /// Whether ops of `ctx` can read and write `tensor` where it is: the memory is the host's or that
 /// of a GPU within reach, and the address has the alignment that the ops need.
-bool is_usable(const Context& ctx, const Tensor& tensor);
+bool is_usable(const Context& ctx, const ConstTensor& tensor);
 
 }  // namespace flux::triton

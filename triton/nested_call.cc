@@ -61,7 +61,7 @@ NestedCall::~NestedCall() {
 }
 
 void NestedCall::add_raw(const char* name, DataType type, const std::vector<int64_t>& shape,
-                         const Tensor& data) {
+                         const ConstTensor& data) {
   check_ok(api().TRITONSERVER_InferenceRequestAddInput(request_, name, type, shape.data(),
                                                        shape.size()));
   const MemoryLocation location = location_of(data.device());
@@ -71,11 +71,10 @@ void NestedCall::add_raw(const char* name, DataType type, const std::vector<int6
 
 void NestedCall::add_bytes(const char* name, DataType type, const std::string& bytes) {
   const std::string& owned = owned_.emplace_back(bytes);
-  add_raw(name, type, {1, 1},
-          Tensor(const_cast<char*>(owned.data()), DType::kU8, {std::ssize(owned)}));  // only read
+  add_raw(name, type, {1, 1}, ConstTensor(owned.data(), DType::kU8, {std::ssize(owned)}));
 }
 
-void NestedCall::add_input(const char* name, const Tensor& tensor) {
+void NestedCall::add_input(const char* name, const ConstTensor& tensor) {
   std::vector<int64_t> shape = {1};
   for (int i = 0; i < tensor.rank(); ++i) shape.push_back(tensor.size(i));
   add_raw(name, wire_type(tensor.dtype()), shape, tensor);

@@ -29,7 +29,7 @@ class NestedCall {
 
   /// Adds a tensor, with a batch dimension of 1 put in front. Its memory must stay until the call
   /// is destroyed, and its values must be there when the call starts (but see hand_over()).
-  void add_input(const char* name, const Tensor& tensor);
+  void add_input(const char* name, const ConstTensor& tensor);
   void add_string(const char* name, std::string_view text);
   void add_integer(const char* name, int32_t value);
   void add_number(const char* name, float value);
@@ -70,7 +70,7 @@ class NestedCall {
   static Allocator* allocator();
 
   void add_raw(const char* name, DataType type, const std::vector<int64_t>& shape,
-               const Tensor& data);
+               const ConstTensor& data);
   void add_bytes(const char* name, DataType type, const std::string& bytes);
   /// Memory for an output, on the device of the context if the other model wants device memory.
   Tensor new_output(size_t bytes, const MemoryLocation& wanted) const;

@@ -31,7 +31,7 @@ class Request {
   // Its inputs; see RequestInputs.
   bool has_input(std::string_view name) const { return inputs_.has(name); }
   int64_t rows() const { return inputs_.rows(); }
-  Tensor tensor(std::string_view name, DType dtype, std::span<const int64_t> sizes) const {
+  ConstTensor tensor(std::string_view name, DType dtype, std::span<const int64_t> sizes) const {
     return inputs_.tensor(name, dtype, sizes);
   }
   int64_t copied_bytes() const { return inputs_.copied_bytes(); }

@@ -49,34 +49,34 @@ const RequestInputs::InputInfo& RequestInputs::info(std::string_view name) const
   return found->second;
 }
 
-Tensor RequestInputs::piece(const InputInfo& input, uint32_t index) const {
+ConstTensor RequestInputs::piece(const InputInfo& input, uint32_t index) const {
   const void* data = nullptr;
   uint64_t bytes = 0;
   MemoryLocation location;
   check_ok(api().TRITONBACKEND_InputBuffer(input.input, index, &data, &bytes, &location.type,
                                            &location.id));
-  // Inputs are only read; Tensor has no read-only form.
-  return Tensor(const_cast<void*>(data), DType::kU8, {static_cast<int64_t>(bytes)},
-                device_of(location));
+  return ConstTensor(data, DType::kU8, {static_cast<int64_t>(bytes)}, device_of(location));
 }
 
-std::span<const std::byte> RequestInputs::bytes_of(const InputInfo& input, Tensor& owner) const {
+std::span<const std::byte> RequestInputs::bytes_of(const InputInfo& input,
+                                                   ConstTensor& owner) const {
   if (input.buffers == 1) owner = piece(input, 0);
   if (!owner.defined() || !owner.device().is_cpu()) {
-    owner = Tensor::allocate({static_cast<int64_t>(input.bytes)}, DType::kU8);
+    const Tensor whole = Tensor::allocate({static_cast<int64_t>(input.bytes)}, DType::kU8);
     int64_t end = 0;
     for (uint32_t i = 0; i < input.buffers; ++i) {
-      const Tensor part = piece(input, i);
+      const ConstTensor part = piece(input, i);
       if (part.bytes() == 0) continue;
-      copy_anywhere(*ctx_, part, owner.slice(0, end, end + part.bytes()));
+      copy_anywhere(*ctx_, part, whole.slice(0, end, end + part.bytes()));
       end += part.bytes();
     }
+    owner = whole;
   }
   return {owner.data<std::byte>(), static_cast<size_t>(owner.bytes())};
 }
 
-Tensor RequestInputs::tensor(std::string_view name, DType dtype,
-                             std::span<const int64_t> sizes) const {
+ConstTensor RequestInputs::tensor(std::string_view name, DType dtype,
+                                  std::span<const int64_t> sizes) const {
   const InputInfo& input = info(name);
   check(input.type == wire_type(dtype), ErrorCode::kInvalidArgument, "{} is {}: must be {}", name,
         api().TRITONSERVER_DataTypeString(input.type),
@@ -95,12 +95,12 @@ Tensor RequestInputs::tensor(std::string_view name, DType dtype,
         "{} has {} bytes: its shape {} takes {}", name, input.bytes, shape_text(input.shape),
         expected);
   if (input.buffers == 1) {
-    const Tensor bytes = piece(input, 0);
-    const Tensor whole(bytes.raw(), dtype, shape, bytes.device());
+    const ConstTensor bytes = piece(input, 0);
+    const ConstTensor whole(bytes.raw(), dtype, shape, bytes.device());
     if (is_usable(*ctx_, whole)) return whole;
   }
   copied_bytes_ += static_cast<int64_t>(expected);
-  Tensor owner;
+  ConstTensor owner;
   const std::span<const std::byte> bytes = bytes_of(input, owner);
   const Tensor own = Tensor::allocate(shape, dtype);
   std::memcpy(own.raw(), bytes.data(), bytes.size());
@@ -117,7 +117,7 @@ std::vector<std::string> RequestInputs::strings(std::string_view name) const {
   check(input.type == DataType::kBytes, ErrorCode::kInvalidArgument, "{} is {}: must be BYTES",
         name, api().TRITONSERVER_DataTypeString(input.type));
   expect_scalar_rows(name, input);
-  Tensor owner;
+  ConstTensor owner;
   std::span<const std::byte> rest = bytes_of(input, owner);
   std::vector<std::string> texts;
   for (int64_t row = 0; row < rows_; ++row) {
@@ -141,7 +141,7 @@ std::vector<int64_t> RequestInputs::integers(std::string_view name) const {
   check(wide || input.type == DataType::kInt32, ErrorCode::kInvalidArgument,
         "{} is {}: must be INT32 or INT64", name, api().TRITONSERVER_DataTypeString(input.type));
   expect_scalar_rows(name, input);
-  Tensor owner;
+  ConstTensor owner;
   const std::span<const std::byte> bytes = bytes_of(input, owner);
   const size_t size = wide ? sizeof(int64_t) : sizeof(int32_t);
   check(bytes.size() == static_cast<size_t>(rows_) * size, ErrorCode::kInvalidArgument,
@@ -162,7 +162,7 @@ std::vector<double> RequestInputs::numbers(std::string_view name) const {
   check(input.type == DataType::kFp32, ErrorCode::kInvalidArgument, "{} is {}: must be FP32", name,
         api().TRITONSERVER_DataTypeString(input.type));
   expect_scalar_rows(name, input);
-  Tensor owner;
+  ConstTensor owner;
   const std::span<const std::byte> bytes = bytes_of(input, owner);
   check(bytes.size() == static_cast<size_t>(rows_) * sizeof(float), ErrorCode::kInvalidArgument,
         "{} has {} bytes: {} rows take {}", name, bytes.size(), rows_,

@@ -27,7 +27,7 @@ class RequestInputs {
   /// An input of a floating point `dtype` and rank `sizes`.size() + 1; a size of -1 is free. The
   /// tensor is a view of the server's memory where that is whole, aligned and within reach of the
   /// context, else a copy in host memory.
-  Tensor tensor(std::string_view name, DType dtype, std::span<const int64_t> sizes) const;
+  ConstTensor tensor(std::string_view name, DType dtype, std::span<const int64_t> sizes) const;
   /// The values of a STRING [rows, 1], INT32/INT64 [rows, 1] or FP32 [rows, 1] input.
   std::vector<std::string> strings(std::string_view name) const;
   std::vector<int64_t> integers(std::string_view name) const;
@@ -45,9 +45,9 @@ class RequestInputs {
   };
   const InputInfo& info(std::string_view name) const;
   /// One of the buffers that an input comes in.
-  Tensor piece(const InputInfo& input, uint32_t index) const;
+  ConstTensor piece(const InputInfo& input, uint32_t index) const;
   /// All bytes of an input in one piece of host memory, which `owner` keeps.
-  std::span<const std::byte> bytes_of(const InputInfo& input, Tensor& owner) const;
+  std::span<const std::byte> bytes_of(const InputInfo& input, ConstTensor& owner) const;
   void expect_scalar_rows(std::string_view name, const InputInfo& input) const;
 
   Context* ctx_ = nullptr;

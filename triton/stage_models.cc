@@ -340,11 +340,11 @@ class DitModel final : public StageModel {
     const int64_t text[] = {-1, config_.joint_attention_dim};
     const int64_t pooled_size[] = {config_.pooled_projection_dim};
     const int64_t ids[] = {-1, 3};
-    const Tensor hidden = request.tensor("hidden_states", dtype, image);
-    const Tensor encoder = request.tensor("encoder_hidden_states", dtype, text);
-    const Tensor pooled = request.tensor("pooled_projections", dtype, pooled_size);
-    const Tensor img_ids = request.tensor("img_ids", DType::kF32, ids);
-    const Tensor txt_ids = request.tensor("txt_ids", DType::kF32, ids);
+    const ConstTensor hidden = request.tensor("hidden_states", dtype, image);
+    const ConstTensor encoder = request.tensor("encoder_hidden_states", dtype, text);
+    const ConstTensor pooled = request.tensor("pooled_projections", dtype, pooled_size);
+    const ConstTensor img_ids = request.tensor("img_ids", DType::kF32, ids);
+    const ConstTensor txt_ids = request.tensor("txt_ids", DType::kF32, ids);
     expect_rows("img_ids", img_ids, "hidden_states", hidden);
     expect_rows("txt_ids", txt_ids, "encoder_hidden_states", encoder);
     const std::vector<StepClock> clocks = read_clocks(request);
@@ -364,8 +364,8 @@ class DitModel final : public StageModel {
     return rows;
   }
 
-  static void expect_rows(const char* name, const Tensor& ids, const char* of,
-                          const Tensor& states) {
+  static void expect_rows(const char* name, const ConstTensor& ids, const char* of,
+                          const ConstTensor& states) {
     check(ids.size(1) == states.size(1), ErrorCode::kInvalidArgument, "{} has {} tokens: {} has {}",
           name, ids.size(1), of, states.size(1));
   }
@@ -456,7 +456,7 @@ class VaeModel final : public StageModel {
   void run(InstanceState& instance, Request& request) const override {
     Context& ctx = instance.context();
     const int64_t sizes[] = {config_.latent_channels, -1, -1};
-    const Tensor latents = request.tensor("latents", settings().dtype, sizes);
+    const ConstTensor latents = request.tensor("latents", settings().dtype, sizes);
     const int64_t largest_side = options().max_side;
     const int64_t factor = config_.scale_factor();
     const int64_t height = latents.size(2) * factor;

@@ -108,7 +108,7 @@ bool TritonStages::predict(std::span<const TransformerInput> rows,
                      [](const NestedCall& call) { return call.handed_over(); });
 }
 
-Tensor TritonStages::decode(const Tensor& latents) {
+Tensor TritonStages::decode(const ConstTensor& latents) {
   std::list<NestedCall> calls;
   NestedCall& call = add_call(calls, StageKind::kVaeDecoder);
   call.add_input("latents", latents);

@@ -21,7 +21,7 @@ class TritonStages final : public Stages {
   Context& context() override { return ctx_; }
   std::vector<TextEmbeddings> encode(std::span<const TextInput> rows) override;
   void transformer(std::span<const TransformerInput> rows) override;
-  Tensor decode(const Tensor& latents) override;
+  Tensor decode(const ConstTensor& latents) override;
 
  private:
   NestedCall& add_call(std::list<NestedCall>& calls, StageKind stage) const;

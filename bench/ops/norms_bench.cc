@@ -18,7 +18,7 @@
 namespace flux::bench {
 namespace {
 
-void report(benchmark::State& state, const Tensor& x, double passes,
+void report(benchmark::State& state, const ConstTensor& x, double passes,
             const std::function<void()>& call) {
   const Fastest best = fastest(state, call);
   state.counters["GB/s"] = passes * static_cast<double>(x.bytes()) / best.wall * 1e-9;

@@ -71,8 +71,8 @@ struct LinearShape {
 
 void bench_linear(benchmark::State& state, const LinearShape& shape, DType dtype, int threads) {
   Context ctx(backend_for(Device{}), threads);
-  const Tensor weight = random_tensor({shape.out, shape.in}, dtype);
-  const Tensor bias = random_tensor({shape.out}, DType::kF32);
+  const ConstTensor weight = random_tensor({shape.out, shape.in}, dtype);
+  const ConstTensor bias = random_tensor({shape.out}, DType::kF32);
   const LinearWeights weights = pack_linear(ctx, {&weight, 1}, {&bias, 1}, dtype);
   const Tensor x = random_tensor({shape.rows, shape.in}, dtype);
   const Tensor out = Tensor::allocate({shape.rows, shape.out}, dtype);
@@ -95,7 +95,7 @@ struct ConvShape {
 
 void bench_conv(benchmark::State& state, const ConvShape& shape, DType dtype, int threads) {
   Context ctx(backend_for(Device{}), threads);
-  const Tensor weight = random_tensor({shape.out, shape.in, 3, 3}, dtype);
+  const ConstTensor weight = random_tensor({shape.out, shape.in, 3, 3}, dtype);
   const Conv2dWeights weights =
       pack_conv2d(ctx, weight, random_tensor({shape.out}, DType::kF32), dtype, shape.upsample);
   const int64_t out_size = shape.upsample ? 2 * shape.size : shape.size;
@@ -110,7 +110,7 @@ void bench_conv(benchmark::State& state, const ConvShape& shape, DType dtype, in
 
 void bench_pack(benchmark::State& state, DType dtype, int threads) {
   Context ctx(backend_for(Device{}), threads);
-  const Tensor weight = random_tensor({3072, 768}, dtype);
+  const ConstTensor weight = random_tensor({3072, 768}, dtype);
   measure(state, 0.0, weight.bytes(), [&] {
     benchmark::DoNotOptimize(pack_linear(ctx, {&weight, 1}, {}, dtype));
   });

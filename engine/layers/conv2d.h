@@ -14,8 +14,8 @@ class Conv2d {
   Conv2d(const Loader& load, int64_t in, int64_t out, int64_t kernel, Size size = Size::kSame);
 
   /// x: [h, w, in]; out: [h', w', out]; see ops conv2d().
-  void operator()(Context& ctx, const Tensor& x, const Tensor& out,
-                  const Tensor& residual = {}) const {
+  void operator()(Context& ctx, const ConstTensor& x, const Tensor& out,
+                  const ConstTensor& residual = {}) const {
     conv2d(ctx, x, weights_, residual, out);
   }
   int64_t bytes() const { return weights_.packed ? weights_.packed->bytes() : 0; }

@@ -20,12 +20,12 @@ class Linear {
          Bias bias = Bias::kYes);
 
   /// x: [rows, in], out: [rows, out features]; see ops linear().
-  void operator()(Context& ctx, const Tensor& x, const Tensor& out,
+  void operator()(Context& ctx, const ConstTensor& x, const Tensor& out,
                   const Epilogue& epilogue = {}) const {
     linear(ctx, x, weights_, epilogue, out);
   }
   /// Its share of a linear over several parts; see ops linear().
-  LinearPart part(const Tensor& x, const Tensor& out, const Epilogue& epilogue = {}) const {
+  LinearPart part(const ConstTensor& x, const Tensor& out, const Epilogue& epilogue = {}) const {
     return {x, &weights_, epilogue, out};
   }
   int64_t out_features() const { return weights_.out_features; }

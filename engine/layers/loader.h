@@ -30,7 +30,7 @@ class Loader {
 
   /// A vector of parameters ([features], f32) where the context computes. Throws as
   /// WeightScope::take().
-  Tensor vector(std::string_view name, int64_t features) const {
+  ConstTensor vector(std::string_view name, int64_t features) const {
     return to_device(*ctx_, scope_.take_f32(name, {features}));
   }
 

@@ -17,7 +17,7 @@ Modulation::Modulation(const Loader& load, int64_t features, int64_t chunks, siz
       chunks_(chunks),
       index_(index) {}
 
-void Modulation::compute(Context& ctx, const Tensor& rows, const Tensor& out) const {
+void Modulation::compute(Context& ctx, const ConstTensor& rows, const Tensor& out) const {
   const Workspace::Scope scope(ctx.workspace());
   const Shape flat{rows.size(0), chunks_ * features_};
   const Tensor rounded = ctx.workspace().allocate(flat, rows.dtype());
@@ -28,8 +28,8 @@ void Modulation::compute(Context& ctx, const Tensor& rows, const Tensor& out) co
   cast(ctx, rounded, out.reshape(flat));
 }
 
-Tensor Modulation::kept(Context& ctx, const Conditioning& conditioning) const {
-  Tensor& all = conditioning.kept->at(index_);
+ConstTensor Modulation::kept(Context& ctx, const Conditioning& conditioning) const {
+  ConstTensor& all = conditioning.kept->at(index_);
   if (!all.defined()) {
     // It is kept once it is complete: memory may run out before.
     const Tensor computed =
@@ -40,9 +40,9 @@ Tensor Modulation::kept(Context& ctx, const Conditioning& conditioning) const {
   return all[conditioning.step];
 }
 
-std::vector<Tensor> Modulation::operator()(
+std::vector<ConstTensor> Modulation::operator()(
     Context& ctx, std::span<const Conditioning* const> conditionings) const {
-  std::vector<Tensor> result(conditionings.size());
+  std::vector<ConstTensor> result(conditionings.size());
   std::vector<size_t> missing;
   for (size_t i = 0; i < conditionings.size(); ++i) {
     if (conditionings[i]->kept == nullptr) {
@@ -58,10 +58,11 @@ std::vector<Tensor> Modulation::operator()(
     return from.rows.slice(0, from.step, from.step + 1);
   };
   const Tensor computed = ctx.workspace().allocate({count, chunks_, features_}, DType::kF32);
-  Tensor rows = row_of(0);
+  ConstTensor rows = row_of(0);
   if (count > 1) {
-    rows = ctx.workspace().allocate({count, features_}, rows.dtype());
-    for (int64_t i = 0; i < count; ++i) copy(ctx, row_of(i), rows.slice(0, i, i + 1));
+    const Tensor gathered = ctx.workspace().allocate({count, features_}, rows.dtype());
+    for (int64_t i = 0; i < count; ++i) copy(ctx, row_of(i), gathered.slice(0, i, i + 1));
+    rows = gathered;
   }
   compute(ctx, rows, computed);
   for (int64_t i = 0; i < count; ++i) result[missing[static_cast<size_t>(i)]] = computed[i];

@@ -10,22 +10,22 @@ namespace flux {
 /// The conditioning of one image: SiLU of its embedded time, guidance and pooled text, the same for
 /// all blocks. Belongs to one context.
 struct Conditioning {
-  Tensor rows;       // [steps, features], T
+  ConstTensor rows;  // [steps, features], T
   int64_t step = 0;  // the row in use
   /// Where defined, every Modulation keeps its result for all steps here, under its index, so that
   /// its weights are read once an image: [steps, chunks, features], f32, each.
-  std::vector<Tensor>* kept = nullptr;
+  std::vector<ConstTensor>* kept = nullptr;
 };
 
 /// One chunk each of a modulation's result: x is normed, then * (1 + scale) + shift, and a residual
 /// branch is multiplied by the gate. Each [features], f32.
 struct Modulated {
-  Tensor shift;
-  Tensor scale;
-  Tensor gate;
+  ConstTensor shift;
+  ConstTensor scale;
+  ConstTensor gate;
 
   /// Chunks first, first + 1 and first + 2 of `chunks`, [chunks, features].
-  static Modulated of(const Tensor& chunks, int64_t first) {
+  static Modulated of(const ConstTensor& chunks, int64_t first) {
     return {chunks[first], chunks[first + 1], chunks[first + 2]};
   }
 };
@@ -42,15 +42,15 @@ class Modulation {
 
   /// Returns [chunks, features], f32, of the step in use of each conditioning: a part of what is
   /// kept, or in the workspace of `ctx`, where all are computed at once.
-  std::vector<Tensor> operator()(Context& ctx,
-                                 std::span<const Conditioning* const> conditionings) const;
+  std::vector<ConstTensor> operator()(Context& ctx,
+                                      std::span<const Conditioning* const> conditionings) const;
   int64_t bytes() const { return linear_.bytes(); }
 
  private:
   /// [chunks, features] of the step in use from what is kept; computes it where it is missing.
-  Tensor kept(Context& ctx, const Conditioning& conditioning) const;
+  ConstTensor kept(Context& ctx, const Conditioning& conditioning) const;
   /// rows: [n, features], T; out: [n, chunks, features], f32.
-  void compute(Context& ctx, const Tensor& rows, const Tensor& out) const;
+  void compute(Context& ctx, const ConstTensor& rows, const Tensor& out) const;
 
   Linear linear_;
   int64_t features_ = 0;

@@ -11,7 +11,7 @@ class LayerNorm {
   LayerNorm(const Loader& load, int64_t features, float eps);
 
   /// x, out: [rows, features]; out may be x.
-  void operator()(Context& ctx, const Tensor& x, const Tensor& out) const {
+  void operator()(Context& ctx, const ConstTensor& x, const Tensor& out) const {
     layer_norm(ctx, x, params_, out);
   }
 
@@ -26,12 +26,12 @@ class RmsNorm {
   RmsNorm(const Loader& load, int64_t features, float eps);
 
   /// x, out: [rows, features]; out may be x.
-  void operator()(Context& ctx, const Tensor& x, const Tensor& out) const {
+  void operator()(Context& ctx, const ConstTensor& x, const Tensor& out) const {
     rms_norm(ctx, x, weight_, eps_, out);
   }
 
  private:
-  Tensor weight_;
+  ConstTensor weight_;
   float eps_ = 0;
 };
 
@@ -42,7 +42,7 @@ class GroupNorm {
   GroupNorm(const Loader& load, int64_t channels, int64_t groups, Activation activation);
 
   /// x, out: [h, w, channels] or [pixels, channels]; out may be x.
-  void operator()(Context& ctx, const Tensor& x, const Tensor& out) const {
+  void operator()(Context& ctx, const ConstTensor& x, const Tensor& out) const {
     group_norm(ctx, x, params_, out);
   }
 

@@ -11,7 +11,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 }  // namespace
 
-QkNorm::QkNorm(Context& ctx, const Tensor& learned, float factor) {
+QkNorm::QkNorm(Context& ctx, const ConstTensor& learned, float factor) {
   const int64_t head_dim = learned.size(0);
   const Tensor scaled = Tensor::allocate({head_dim}, DType::kF32);
   float* values = scaled.data<float>();

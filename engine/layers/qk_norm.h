@@ -11,9 +11,9 @@ namespace flux {
 struct QkNorm {
   QkNorm() = default;
   /// learned: [head_dim], f32, head_dim even.
-  QkNorm(Context& ctx, const Tensor& learned, float factor);
+  QkNorm(Context& ctx, const ConstTensor& learned, float factor);
 
-  Tensor weight;             // [head_dim], f32, on the device; the factor is in it
+  ConstTensor weight;        // [head_dim], f32, on the device; the factor is in it
   std::vector<float> pairs;  // max(|w0|, |w1|) of each rotated pair
 };
 

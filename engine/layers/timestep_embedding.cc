@@ -7,8 +7,8 @@ namespace flux {
 TwoLayerEmbedding::TwoLayerEmbedding(const Loader& load, int64_t in, int64_t out)
     : linear_1_(load / "linear_1", in, out), linear_2_(load / "linear_2", out, out) {}
 
-void TwoLayerEmbedding::operator()(Context& ctx, const Tensor& x, const Tensor& out,
-                                   const Tensor& residual) const {
+void TwoLayerEmbedding::operator()(Context& ctx, const ConstTensor& x, const Tensor& out,
+                                   const ConstTensor& residual) const {
   const Workspace::Scope scope(ctx.workspace());
   const Tensor hidden = ctx.workspace().allocate({x.size(0), linear_1_.out_features()}, x.dtype());
   linear_1_(ctx, x, hidden, {.activation = Activation::kSilu, .gate = {}, .residual = {}});

@@ -11,8 +11,8 @@ class TwoLayerEmbedding {
   TwoLayerEmbedding(const Loader& load, int64_t in, int64_t out);
 
   /// x: [1, in], out: [1, out]. `residual` ([1, out]), when defined, is added; it may be out.
-  void operator()(Context& ctx, const Tensor& x, const Tensor& out,
-                  const Tensor& residual = {}) const;
+  void operator()(Context& ctx, const ConstTensor& x, const Tensor& out,
+                  const ConstTensor& residual = {}) const;
   int64_t bytes() const { return linear_1_.bytes() + linear_2_.bytes(); }
 
  private:

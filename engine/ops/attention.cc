@@ -33,7 +33,7 @@ void check_part(const Context& ctx, const AttentionPart& part, const AttentionPa
 
 }  // namespace
 
-void attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
+void attention(Context& ctx, const ConstTensor& q, const ConstTensor& k, const ConstTensor& v,
                const AttentionOptions& options, const Tensor& out) {
   const AttentionPart part{q, k, v, out};
   attention(ctx, {&part, 1}, options);

@@ -4,7 +4,7 @@
 
 namespace flux {
 
-void cast(Context& ctx, const Tensor& x, const Tensor& out) {
+void cast(Context& ctx, const ConstTensor& x, const Tensor& out) {
   const Context::Range range(ctx, "cast");
   check(x.shape() == out.shape() && is_floating_point(x.dtype()) && is_floating_point(out.dtype()),
         ErrorCode::kInternal, "cast: {} to {}", x, out);

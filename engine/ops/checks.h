@@ -9,14 +9,14 @@ namespace flux {
 
 /// `tensor` lives where the context computes; one without elements may be anywhere.
 inline void check_device(const Context& ctx, const char* op, const char* name,
-                         const Tensor& tensor) {
+                         const ConstTensor& tensor) {
   check(tensor.device() == ctx.device() || tensor.numel() == 0, ErrorCode::kInternal,
         "{}: {} {} is on {}, but {} computes", op, name, tensor, tensor.device(), ctx.device());
 }
 
 /// `tensor` is defined, lives where the context computes and has the dtype T of activations.
 inline void check_activation(const Context& ctx, const char* op, const char* name,
-                             const Tensor& tensor, DType dtype) {
+                             const ConstTensor& tensor, DType dtype) {
   check(tensor.defined() || tensor.numel() == 0, ErrorCode::kInternal, "{}: {} is not defined", op,
         name);
   check(tensor.dtype() == dtype && (dtype == DType::kF32 || dtype == DType::kBF16),
@@ -27,7 +27,7 @@ inline void check_activation(const Context& ctx, const char* op, const char* nam
 
 /// As check_activation, and of exactly this shape.
 inline void check_activation(const Context& ctx, const char* op, const char* name,
-                             const Tensor& tensor, DType dtype, const Shape& shape) {
+                             const ConstTensor& tensor, DType dtype, const Shape& shape) {
   check_activation(ctx, op, name, tensor, dtype);
   check(tensor.shape() == shape, ErrorCode::kInternal, "{}: {} is {}, but {} is needed", op, name,
         tensor, shape);
@@ -35,7 +35,7 @@ inline void check_activation(const Context& ctx, const char* op, const char* nam
 
 /// `tensor` is a contiguous f32 parameter of exactly this shape.
 inline void check_parameter(const Context& ctx, const char* op, const char* name,
-                            const Tensor& tensor, const Shape& shape) {
+                            const ConstTensor& tensor, const Shape& shape) {
   check(tensor.defined() && tensor.dtype() == DType::kF32 && tensor.shape() == shape &&
             tensor.is_contiguous(),
         ErrorCode::kInternal, "{}: {} is {}, but a contiguous f32{} is needed", op, name, tensor,
@@ -45,16 +45,16 @@ inline void check_parameter(const Context& ctx, const char* op, const char* name
 
 /// As check_parameter, for a parameter that may be left out.
 inline void check_optional_parameter(const Context& ctx, const char* op, const char* name,
-                                     const Tensor& tensor, const Shape& shape) {
+                                     const ConstTensor& tensor, const Shape& shape) {
   if (tensor.defined()) check_parameter(ctx, op, name, tensor, shape);
 }
 
-inline void check_rank(const char* op, const char* name, const Tensor& tensor, int rank) {
+inline void check_rank(const char* op, const char* name, const ConstTensor& tensor, int rank) {
   check(tensor.rank() == rank, ErrorCode::kInternal, "{}: {} is {}, but rank {} is needed", op,
         name, tensor, rank);
 }
 
-inline void check_contiguous(const char* op, const char* name, const Tensor& tensor) {
+inline void check_contiguous(const char* op, const char* name, const ConstTensor& tensor) {
   check(tensor.is_contiguous(), ErrorCode::kInternal, "{}: {} {} must be contiguous", op, name,
         tensor);
 }

@@ -9,8 +9,8 @@ constexpr int64_t kMaxKernel = 63;
 
 }  // namespace
 
-Conv2dWeights pack_conv2d(Context& ctx, const Tensor& weight, const Tensor& bias, DType dtype,
-                          bool upsample) {
+Conv2dWeights pack_conv2d(Context& ctx, const ConstTensor& weight, const ConstTensor& bias,
+                          DType dtype, bool upsample) {
   check_rank("pack_conv2d", "weight", weight, 4);
   const int64_t out = weight.size(0);
   const int64_t in = weight.size(1);
@@ -30,8 +30,8 @@ Conv2dWeights pack_conv2d(Context& ctx, const Tensor& weight, const Tensor& bias
           dtype, upsample, kernels_of(ctx).pack_conv2d(ctx, weight, bias, dtype, upsample)};
 }
 
-void conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& weights, const Tensor& residual,
-            const Tensor& out) {
+void conv2d(Context& ctx, const ConstTensor& x, const Conv2dWeights& weights,
+            const ConstTensor& residual, const Tensor& out) {
   const Context::Range range(ctx, "conv2d");
   check(weights.packed != nullptr, ErrorCode::kInternal, "conv2d: weights are not packed");
   check_rank("conv2d", "x", x, 3);

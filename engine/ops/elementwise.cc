@@ -4,7 +4,7 @@
 namespace flux {
 namespace {
 
-void check_binary(const Context& ctx, const char* op, const Tensor& a, const Tensor& b,
+void check_binary(const Context& ctx, const char* op, const ConstTensor& a, const ConstTensor& b,
                   const Tensor& out) {
   check_rank(op, "a", a, 2);
   check_activation(ctx, op, "a", a, a.dtype());
@@ -14,7 +14,7 @@ void check_binary(const Context& ctx, const char* op, const Tensor& a, const Ten
 
 }  // namespace
 
-void activate(Context& ctx, const Tensor& x, Activation activation, const Tensor& out) {
+void activate(Context& ctx, const ConstTensor& x, Activation activation, const Tensor& out) {
   const Context::Range range(ctx, "activate");
   check_activation(ctx, "activate", "x", x, x.dtype());
   check_activation(ctx, "activate", "out", out, x.dtype(), x.shape());
@@ -23,13 +23,13 @@ void activate(Context& ctx, const Tensor& x, Activation activation, const Tensor
   kernels_of(ctx).activate(ctx, x, activation, out);
 }
 
-void multiply(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out) {
+void multiply(Context& ctx, const ConstTensor& a, const ConstTensor& b, const Tensor& out) {
   const Context::Range range(ctx, "multiply");
   check_binary(ctx, "multiply", a, b, out);
   kernels_of(ctx).multiply(ctx, a, b, out);
 }
 
-void add(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out) {
+void add(Context& ctx, const ConstTensor& a, const ConstTensor& b, const Tensor& out) {
   const Context::Range range(ctx, "add");
   check_binary(ctx, "add", a, b, out);
   kernels_of(ctx).add(ctx, a, b, out);

@@ -3,7 +3,8 @@
 
 namespace flux {
 
-void embedding(Context& ctx, const Tensor& table, std::span<const int32_t> ids, const Tensor& out) {
+void embedding(Context& ctx, const ConstTensor& table, std::span<const int32_t> ids,
+               const Tensor& out) {
   const Context::Range range(ctx, "embedding");
   check_rank("embedding", "table", table, 2);
   check(table.defined() && (table.dtype() == DType::kF32 || table.dtype() == DType::kBF16 ||

@@ -11,27 +11,27 @@ namespace flux {
 // clang-format off
 #define FLUX_OPS(OP)                                                                               \
   OP(std::shared_ptr<const PackedWeights>, pack_linear,                                            \
-     (Context&, std::span<const Tensor>, std::span<const Tensor>, DType))                          \
+     (Context&, std::span<const ConstTensor>, std::span<const ConstTensor>, DType))                          \
   OP(std::shared_ptr<const PackedWeights>, pack_conv2d,                                            \
-     (Context&, const Tensor&, const Tensor&, DType, bool))                                        \
+     (Context&, const ConstTensor&, const ConstTensor&, DType, bool))                                        \
   OP(void, linear, (Context&, std::span<const LinearPart>))                                        \
   OP(void, conv2d,                                                                                 \
-     (Context&, const Tensor&, const Conv2dWeights&, const Tensor&, const Tensor&))                \
+     (Context&, const ConstTensor&, const Conv2dWeights&, const ConstTensor&, const Tensor&))                \
   OP(void, layer_norm, (Context&, std::span<const LayerNormPart>))                                 \
-  OP(void, rms_norm, (Context&, const Tensor&, const Tensor&, float, const Tensor&))               \
-  OP(void, rms_norm_rope, (Context&, const Tensor&, const Tensor&, float, const RopeTable&))       \
+  OP(void, rms_norm, (Context&, const ConstTensor&, const ConstTensor&, float, const Tensor&))               \
+  OP(void, rms_norm_rope, (Context&, const Tensor&, const ConstTensor&, float, const RopeTable&))       \
   OP(void, attention, (Context&, std::span<const AttentionPart>, const AttentionOptions&))         \
-  OP(void, group_norm, (Context&, const Tensor&, const GroupNormParams&, const Tensor&))           \
-  OP(void, activate, (Context&, const Tensor&, Activation, const Tensor&))                         \
-  OP(void, multiply, (Context&, const Tensor&, const Tensor&, const Tensor&))                      \
-  OP(void, add, (Context&, const Tensor&, const Tensor&, const Tensor&))                           \
-  OP(void, cast, (Context&, const Tensor&, const Tensor&))                                         \
-  OP(void, transpose, (Context&, const Tensor&, const Tensor&))                                    \
-  OP(void, rope_angles, (Context&, const Tensor&, const RopeAxes&, const RopeTable&))              \
+  OP(void, group_norm, (Context&, const ConstTensor&, const GroupNormParams&, const Tensor&))           \
+  OP(void, activate, (Context&, const ConstTensor&, Activation, const Tensor&))                         \
+  OP(void, multiply, (Context&, const ConstTensor&, const ConstTensor&, const Tensor&))                      \
+  OP(void, add, (Context&, const ConstTensor&, const ConstTensor&, const Tensor&))                           \
+  OP(void, cast, (Context&, const ConstTensor&, const Tensor&))                                         \
+  OP(void, transpose, (Context&, const ConstTensor&, const Tensor&))                                    \
+  OP(void, rope_angles, (Context&, const ConstTensor&, const RopeAxes&, const Tensor&, const Tensor&))              \
   OP(void, euler_step, (Context&, const Tensor&, const EulerStep&))                                \
-  OP(void, unpack_tokens, (Context&, const Tensor&, float, float, const Tensor&))                  \
-  OP(void, to_bytes, (Context&, const Tensor&, const Tensor&))                                     \
-  OP(void, embedding, (Context&, const Tensor&, std::span<const int32_t>, const Tensor&))
+  OP(void, unpack_tokens, (Context&, const ConstTensor&, float, float, const Tensor&))                  \
+  OP(void, to_bytes, (Context&, const ConstTensor&, const Tensor&))                                     \
+  OP(void, embedding, (Context&, const ConstTensor&, std::span<const int32_t>, const Tensor&))
 // clang-format on
 
 /// Declares an op of FLUX_OPS in a backend that implements it.
@@ -70,7 +70,7 @@ Kernels& kernels_of(const Context& ctx);
 
 /// Stacks the biases of stacked weights, both as pack_linear() takes them, into one f32 bias [n] in
 /// host memory; absent ones count as zero. The result is undefined when there are none.
-Tensor stack_biases(std::span<const Tensor> weights, std::span<const Tensor> biases);
+Tensor stack_biases(std::span<const ConstTensor> weights, std::span<const ConstTensor> biases);
 
 /// `norm` of a linear's result in passes of their own, for a backend that has nothing better.
 void norm_heads(Context& ctx, const HeadNorm& norm, const Tensor& out);

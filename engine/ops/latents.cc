@@ -17,7 +17,7 @@ void euler_step(Context& ctx, const Tensor& latents, const EulerStep& step) {
   if (latents.numel() > 0) kernels_of(ctx).euler_step(ctx, latents, step);
 }
 
-void unpack_tokens(Context& ctx, const Tensor& packed, float divisor, float shift,
+void unpack_tokens(Context& ctx, const ConstTensor& packed, float divisor, float shift,
                    const Tensor& out) {
   const Context::Range range(ctx, "unpack_tokens");
   check_rank("unpack_tokens", "packed", packed, 2);
@@ -30,7 +30,7 @@ void unpack_tokens(Context& ctx, const Tensor& packed, float divisor, float shif
   if (out.numel() > 0) kernels_of(ctx).unpack_tokens(ctx, packed, divisor, shift, out);
 }
 
-void to_bytes(Context& ctx, const Tensor& x, const Tensor& out) {
+void to_bytes(Context& ctx, const ConstTensor& x, const Tensor& out) {
   const Context::Range range(ctx, "to_bytes");
   check_rank("to_bytes", "x", x, 3);
   check_parameter(ctx, "to_bytes", "x", x, {3, x.size(1), x.size(2)});

@@ -9,10 +9,10 @@ namespace {
 /// Packing and the library's kernels use 32-bit sizes in places; no model comes near.
 constexpr int64_t kMaxFeatures = int64_t{1} << 24;
 
-int64_t check_weights(std::span<const Tensor> weights) {
+int64_t check_weights(std::span<const ConstTensor> weights) {
   check(!weights.empty(), ErrorCode::kInternal, "pack_linear: no weights given");
   int64_t out_features = 0;
-  for (const Tensor& weight : weights) {
+  for (const ConstTensor& weight : weights) {
     check_rank("pack_linear", "weight", weight, 2);
     check(weight.defined() && is_floating_point(weight.dtype()) &&
               weight.size(1) == weights[0].size(1) && weight.size(0) >= 1 && weight.size(1) >= 1,
@@ -26,7 +26,7 @@ int64_t check_weights(std::span<const Tensor> weights) {
   return out_features;
 }
 
-void check_biases(std::span<const Tensor> weights, std::span<const Tensor> biases) {
+void check_biases(std::span<const ConstTensor> weights, std::span<const ConstTensor> biases) {
   check(biases.empty() || biases.size() == weights.size(), ErrorCode::kInternal,
         "pack_linear: {} biases for {} weights", biases.size(), weights.size());
   for (size_t i = 0; i < biases.size(); ++i) {
@@ -93,8 +93,8 @@ void check_alike(const LinearPart& a, const LinearPart& b) {
 
 }  // namespace
 
-LinearWeights pack_linear(Context& ctx, std::span<const Tensor> weights,
-                          std::span<const Tensor> biases, DType dtype) {
+LinearWeights pack_linear(Context& ctx, std::span<const ConstTensor> weights,
+                          std::span<const ConstTensor> biases, DType dtype) {
   const int64_t out_features = check_weights(weights);
   check_biases(weights, biases);
   check(dtype == DType::kF32 || dtype == DType::kBF16, ErrorCode::kInternal,
@@ -103,8 +103,8 @@ LinearWeights pack_linear(Context& ctx, std::span<const Tensor> weights,
           kernels_of(ctx).pack_linear(ctx, weights, biases, dtype)};
 }
 
-void linear(Context& ctx, const Tensor& x, const LinearWeights& weights, const Epilogue& epilogue,
-            const Tensor& out) {
+void linear(Context& ctx, const ConstTensor& x, const LinearWeights& weights,
+            const Epilogue& epilogue, const Tensor& out) {
   const LinearPart part{x, &weights, epilogue, out};
   linear(ctx, {&part, 1});
 }
@@ -120,7 +120,7 @@ void linear(Context& ctx, std::span<const LinearPart> parts) {
   if (any) kernels_of(ctx).linear(ctx, parts);
 }
 
-Tensor stack_biases(std::span<const Tensor> weights, std::span<const Tensor> biases) {
+Tensor stack_biases(std::span<const ConstTensor> weights, std::span<const ConstTensor> biases) {
   int64_t total = 0;
   bool any = false;
   for (size_t i = 0; i < weights.size(); ++i) {

@@ -20,7 +20,8 @@ void check_part(const Context& ctx, const LayerNormPart& part, int64_t columns) 
 
 }  // namespace
 
-void layer_norm(Context& ctx, const Tensor& x, const LayerNormParams& params, const Tensor& out) {
+void layer_norm(Context& ctx, const ConstTensor& x, const LayerNormParams& params,
+                const Tensor& out) {
   const LayerNormPart part{x, params, out};
   layer_norm(ctx, {&part, 1});
 }
@@ -34,7 +35,8 @@ void layer_norm(Context& ctx, std::span<const LayerNormPart> parts) {
   kernels_of(ctx).layer_norm(ctx, parts);
 }
 
-void rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps, const Tensor& out) {
+void rms_norm(Context& ctx, const ConstTensor& x, const ConstTensor& weight, float eps,
+              const Tensor& out) {
   const Context::Range range(ctx, "rms_norm");
   check_rank("rms_norm", "x", x, 2);
   check_activation(ctx, "rms_norm", "x", x, x.dtype());
@@ -43,7 +45,7 @@ void rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps, co
   kernels_of(ctx).rms_norm(ctx, x, weight, eps, out);
 }
 
-void rms_norm_rope(Context& ctx, const Tensor& x, const Tensor& weight, float eps,
+void rms_norm_rope(Context& ctx, const Tensor& x, const ConstTensor& weight, float eps,
                    const RopeTable& rope) {
   const Context::Range range(ctx, "rms_norm_rope");
   check_rank("rms_norm_rope", "x", x, 3);
@@ -57,7 +59,8 @@ void rms_norm_rope(Context& ctx, const Tensor& x, const Tensor& weight, float ep
   kernels_of(ctx).rms_norm_rope(ctx, x, weight, eps, rope);
 }
 
-void group_norm(Context& ctx, const Tensor& x, const GroupNormParams& params, const Tensor& out) {
+void group_norm(Context& ctx, const ConstTensor& x, const GroupNormParams& params,
+                const Tensor& out) {
   const Context::Range range(ctx, "group_norm");
   check(x.rank() == 2 || x.rank() == 3, ErrorCode::kInternal,
         "group_norm: x is {}, but [pixels, channels] or [h, w, channels] is needed", x);

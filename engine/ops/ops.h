@@ -50,21 +50,21 @@ struct LinearWeights {
 /// Packs linear weights. `weights`: one or more [n_i, in_features] tensors of any float dtype,
 /// stacked along the output; `biases`: empty, or for each weight a [n_i] tensor or an undefined
 /// one (no bias). `dtype`: f32 or bf16. The sources are not needed afterwards.
-LinearWeights pack_linear(Context& ctx, std::span<const Tensor> weights,
-                          std::span<const Tensor> biases, DType dtype);
+LinearWeights pack_linear(Context& ctx, std::span<const ConstTensor> weights,
+                          std::span<const ConstTensor> biases, DType dtype);
 
 /// Rotary position angles for one sequence.
 struct RopeTable {
-  Tensor cos;  // [tokens, head_dim / 2], f32
-  Tensor sin;
+  ConstTensor cos;  // [tokens, head_dim / 2], f32
+  ConstTensor sin;
 };
 
 /// RMSNorm and rotation, rms_norm_rope(), of the query and key columns of a linear's result
 /// [rows, q_heads x head_dim | k_heads x head_dim | others], which are stored as they are. The
 /// result is rounded to T before the norm, too.
 struct HeadNorm {
-  Tensor weight_q;  // [head_dim], f32
-  Tensor weight_k;
+  ConstTensor weight_q;  // [head_dim], f32
+  ConstTensor weight_k;
   float eps = 1e-6f;
   RopeTable rope;  // of the rows
   int64_t q_heads = 0;
@@ -77,19 +77,19 @@ struct HeadNorm {
 /// out = residual + gate * activation(x W^T + b), or the head norm of x W^T + b.
 struct Epilogue {
   Activation activation = Activation::kNone;
-  Tensor gate;      // optional [out_features], f32
-  Tensor residual;  // optional [rows, out_features], T, rows may be strided; may alias out
+  ConstTensor gate;      // optional [out_features], f32
+  ConstTensor residual;  // optional [rows, out_features], T, rows may be strided; may alias out
   std::optional<HeadNorm> norm = std::nullopt;  // goes with none of the others
 };
 
 /// x: [rows, in], T, rows may be strided; out: [rows, out_features], T, rows may be strided. Up to
 /// 64 rows have the bits that each has alone; of more, f32 rounds in a way that depends on all.
-void linear(Context& ctx, const Tensor& x, const LinearWeights& weights, const Epilogue& epilogue,
-            const Tensor& out);
+void linear(Context& ctx, const ConstTensor& x, const LinearWeights& weights,
+            const Epilogue& epilogue, const Tensor& out);
 
 /// One of several linears that none of the others depends on.
 struct LinearPart {
-  Tensor x;
+  ConstTensor x;
   const LinearWeights* weights = nullptr;
   Epilogue epilogue;
   Tensor out;
@@ -110,29 +110,30 @@ struct Conv2dWeights {
 };
 
 /// weight: [out, in, k, k] of any float dtype; bias: [out].
-Conv2dWeights pack_conv2d(Context& ctx, const Tensor& weight, const Tensor& bias, DType dtype,
-                          bool upsample = false);
+Conv2dWeights pack_conv2d(Context& ctx, const ConstTensor& weight, const ConstTensor& bias,
+                          DType dtype, bool upsample = false);
 
 /// x: [h, w, in], T, channels last; out: [h', w', out_channels], T; h' = h or 2 h with upsample.
 /// residual: optional, added to the result; shaped like out; may alias it.
-void conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& weights, const Tensor& residual,
-            const Tensor& out);
+void conv2d(Context& ctx, const ConstTensor& x, const Conv2dWeights& weights,
+            const ConstTensor& residual, const Tensor& out);
 
 /// y = (x - mean) / sqrt(var + eps) over the last dimension, then * weight + bias (affine, each
 /// optional [n] f32) and then * (1 + scale) + shift (modulation, both or none, [n] f32).
 struct LayerNormParams {
-  Tensor weight;
-  Tensor bias;
-  Tensor scale;
-  Tensor shift;
+  ConstTensor weight;
+  ConstTensor bias;
+  ConstTensor scale;
+  ConstTensor shift;
   float eps = 1e-6f;
 };
 /// x, out: [rows, n], T; rows may be strided; out may be x.
-void layer_norm(Context& ctx, const Tensor& x, const LayerNormParams& params, const Tensor& out);
+void layer_norm(Context& ctx, const ConstTensor& x, const LayerNormParams& params,
+                const Tensor& out);
 
 /// One of several layer norms of as many columns that none of the others depends on.
 struct LayerNormPart {
-  Tensor x;
+  ConstTensor x;
   LayerNormParams params;
   Tensor out;
 };
@@ -140,7 +141,8 @@ struct LayerNormPart {
 void layer_norm(Context& ctx, std::span<const LayerNormPart> parts);
 
 /// y = x / sqrt(mean(x^2) + eps) * weight ([n], f32). x, out: [rows, n], T; out may be x.
-void rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps, const Tensor& out);
+void rms_norm(Context& ctx, const ConstTensor& x, const ConstTensor& weight, float eps,
+              const Tensor& out);
 
 /// The axes of rotary positions: axis a rotates dims[a] / 2 pairs, pair i by
 /// position / theta^(2 i / dims[a]), computed in f64.
@@ -150,12 +152,13 @@ struct RopeAxes {
 };
 /// The angles of `positions` ([tokens, axes], f32). out: [tokens, sum of dims / 2], contiguous.
 /// Source: diffusers' FluxPosEmbed; Su et al., RoFormer (2021).
-void rope_angles(Context& ctx, const Tensor& positions, const RopeAxes& axes, const RopeTable& out);
+void rope_angles(Context& ctx, const ConstTensor& positions, const RopeAxes& axes,
+                 const Tensor& cos, const Tensor& sin);
 
 /// FLUX's query and key preparation, in place: RMSNorm over head_dim with `weight` ([head_dim],
 /// f32), then the rotation of interleaved pairs (x0, x1) -> (x0 cos - x1 sin, x1 cos + x0 sin).
 /// x: [tokens, heads, head_dim], T, strided. Source: diffusers' FluxAttnProcessor.
-void rms_norm_rope(Context& ctx, const Tensor& x, const Tensor& weight, float eps,
+void rms_norm_rope(Context& ctx, const Tensor& x, const ConstTensor& weight, float eps,
                    const RopeTable& rope);
 
 /// The base that scores are exponents of.
@@ -177,7 +180,7 @@ struct AttentionOptions {
   bool causal = false;
   /// Optional [heads, q_tokens + k_tokens - 1] f32, added to the scaled scores, not with kTwo:
   /// entry (k - q + q_tokens - 1) for key position k and query position q.
-  Tensor relative_bias;
+  ConstTensor relative_bias;
   std::optional<float> bound;  // no scaled score exceeds it in size; left out where not known
 
   /// The scale that gives the same softmax to the base e.
@@ -188,14 +191,14 @@ struct AttentionOptions {
 /// scores whole.
 /// q: [q_tokens, heads, d]; k, v: [k_tokens, heads, d]; out: [q_tokens, heads, d]; T, strided over
 /// tokens and heads; out must not alias an input.
-void attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
+void attention(Context& ctx, const ConstTensor& q, const ConstTensor& k, const ConstTensor& v,
                const AttentionOptions& options, const Tensor& out);
 
 /// One of several sequences that attend each to itself; they agree in heads and head_dim.
 struct AttentionPart {
-  Tensor q;
-  Tensor k;
-  Tensor v;
+  ConstTensor q;
+  ConstTensor k;
+  ConstTensor v;
   Tensor out;
 };
 /// All parts, which a device may compute together.
@@ -203,21 +206,22 @@ void attention(Context& ctx, std::span<const AttentionPart> parts, const Attenti
 
 /// Group normalisation over channels-last images, then an optional activation (none or SiLU).
 struct GroupNormParams {
-  Tensor weight;  // [channels], f32
-  Tensor bias;    // [channels], f32
+  ConstTensor weight;  // [channels], f32
+  ConstTensor bias;    // [channels], f32
   int64_t groups = 1;
   float eps = 1e-6f;
   Activation activation = Activation::kNone;
 };
 /// x, out: [pixels, channels] or [h, w, channels], T, contiguous; out may be x.
-void group_norm(Context& ctx, const Tensor& x, const GroupNormParams& params, const Tensor& out);
+void group_norm(Context& ctx, const ConstTensor& x, const GroupNormParams& params,
+                const Tensor& out);
 
 /// One step of latents from a noise level to the next. Sources: diffusers'
 /// FlowMatchEulerDiscreteScheduler.step, FluxPipeline.__call__.
 struct EulerStep {
-  float delta = 0;    // sigma_next - sigma
-  Tensor prediction;  // shaped as the latents, T
-  Tensor negative;    // optional: the prediction for the negative prompt (true CFG)
+  float delta = 0;         // sigma_next - sigma
+  ConstTensor prediction;  // shaped as the latents, T
+  ConstTensor negative;    // optional: the prediction for the negative prompt (true CFG)
   float cfg_scale = 1.0f;
 };
 /// latents += delta x noise in place, where noise is the prediction, or with a negative one
@@ -226,31 +230,32 @@ void euler_step(Context& ctx, const Tensor& latents, const EulerStep& step);
 
 /// out = packed / divisor + shift, each rounded to T. packed: [h / 2 x w / 2, 4 channels], a token
 /// for 2 x 2 latents; out: [channels, h, w]. Source: FluxPipeline._unpack_latents and __call__.
-void unpack_tokens(Context& ctx, const Tensor& packed, float divisor, float shift,
+void unpack_tokens(Context& ctx, const ConstTensor& packed, float divisor, float shift,
                    const Tensor& out);
 
 /// (x / 2 + 0.5) clamped to [0, 1], times 255, rounded half to even. x: [3, h, w], f32; out:
 /// [h, w, 3], u8. NaN becomes 0. Source: diffusers' VaeImageProcessor.
-void to_bytes(Context& ctx, const Tensor& x, const Tensor& out);
+void to_bytes(Context& ctx, const ConstTensor& x, const Tensor& out);
 
 /// out = activation(x); any shape, contiguous; out may be x.
-void activate(Context& ctx, const Tensor& x, Activation activation, const Tensor& out);
+void activate(Context& ctx, const ConstTensor& x, Activation activation, const Tensor& out);
 
 /// out = a * b element by element; [rows, n], T, rows may be strided; out may be a or b.
-void multiply(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out);
+void multiply(Context& ctx, const ConstTensor& a, const ConstTensor& b, const Tensor& out);
 
 /// out = a + b element by element; as multiply.
-void add(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out);
+void add(Context& ctx, const ConstTensor& a, const ConstTensor& b, const Tensor& out);
 
 /// out = x^T; x: [m, n], T; out: [n, m], T or f32; contiguous; out must not alias x.
-void transpose(Context& ctx, const Tensor& x, const Tensor& out);
+void transpose(Context& ctx, const ConstTensor& x, const Tensor& out);
 
 /// Copies x to out, rounding to out's dtype (f32 or bf16); same shape, rows may be strided.
-void cast(Context& ctx, const Tensor& x, const Tensor& out);
+void cast(Context& ctx, const ConstTensor& x, const Tensor& out);
 
 /// Rows of `table` ([vocabulary, n], f32, bf16 or f16, in host memory: it is read where its file is
 /// mapped) picked by `ids`; out: [ids.size(), n], T, contiguous.
 /// Ids are checked: kInternal when one is outside the table.
-void embedding(Context& ctx, const Tensor& table, std::span<const int32_t> ids, const Tensor& out);
+void embedding(Context& ctx, const ConstTensor& table, std::span<const int32_t> ids,
+               const Tensor& out);
 
 }  // namespace flux

@@ -3,7 +3,7 @@
 
 namespace flux {
 
-void transpose(Context& ctx, const Tensor& x, const Tensor& out) {
+void transpose(Context& ctx, const ConstTensor& x, const Tensor& out) {
   const Context::Range range(ctx, "transpose");
   check_rank("transpose", "x", x, 2);
   check_activation(ctx, "transpose", "x", x, x.dtype());

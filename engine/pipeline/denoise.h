@@ -18,8 +18,8 @@ struct DenoiseImage {
   float true_cfg_scale = 1.0f;    // used when `negative` is there
   const TextEmbeddings* text = nullptr;
   const TextEmbeddings* negative = nullptr;  // true classifier-free guidance, or null
-  Tensor img_ids;                            // [tokens, 3], f32
-  Tensor txt_ids;                            // [text tokens, 3], f32
+  ConstTensor img_ids;                       // [tokens, 3], f32
+  ConstTensor txt_ids;                       // [text tokens, 3], f32
 };
 
 /// Called before each step of the longest schedule with the steps done and all steps, and once

@@ -135,7 +135,7 @@ Tensor draw_noise(uint64_t seed, const Shape& shape, DType dtype) {
   return to_dtype(Tensor(values.data(), DType::kF32, shape), dtype);
 }
 
-Tensor pack_latents(const Tensor& latents) {
+Tensor pack_latents(const ConstTensor& latents) {
   const LatentSize size{latents.size(0), latents.size(1), latents.size(2)};
   Tensor packed = Tensor::allocate({size.tokens(), 4 * size.channels}, latents.dtype());
   for_element_type(latents.dtype(), [&](auto element) {
@@ -147,7 +147,7 @@ Tensor pack_latents(const Tensor& latents) {
   return packed;
 }
 
-Tensor unpack_latents(Context& ctx, const Tensor& packed, const LatentSize& size,
+Tensor unpack_latents(Context& ctx, const ConstTensor& packed, const LatentSize& size,
                       const VaeConfig& config) {
   const DType dtype = packed.dtype();
   const Tensor latents = pooled_tensor(ctx, {size.channels, size.height, size.width}, dtype);
@@ -176,7 +176,7 @@ Tensor make_text_ids(int64_t tokens) {
   return ids;
 }
 
-Tensor to_pixels(Context& ctx, const Tensor& image) {
+ConstTensor to_pixels(Context& ctx, const ConstTensor& image) {
   const Tensor pixels = pooled_tensor(ctx, {image.size(1), image.size(2), 3}, DType::kU8);
   to_bytes(ctx, to_device(ctx, image), pixels);
   return to_host(ctx, pixels);

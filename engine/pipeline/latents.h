@@ -28,11 +28,11 @@ LatentSize latent_size(const FluxConfig& config, int64_t height, int64_t width);
 Tensor draw_noise(uint64_t seed, const Shape& shape, DType dtype);
 
 /// [channels, height, width] -> [tokens, 4 channels]. Source: FluxPipeline._pack_latents.
-Tensor pack_latents(const Tensor& latents);
+Tensor pack_latents(const ConstTensor& latents);
 
 /// The inverse of pack_latents, then latents / scaling_factor + shift_factor, each rounded to the
 /// dtype. Sources: FluxPipeline._unpack_latents and __call__.
-Tensor unpack_latents(Context& ctx, const Tensor& packed, const LatentSize& size,
+Tensor unpack_latents(Context& ctx, const ConstTensor& packed, const LatentSize& size,
                       const VaeConfig& config);
 
 /// [tokens, 3], f32: (0, row, column). Source: FluxPipeline._prepare_latent_image_ids.
@@ -43,6 +43,6 @@ Tensor make_text_ids(int64_t tokens);
 
 /// image: [3, H, W], f32, [-1, 1] -> [H, W, 3], u8. Values are moved to [0, 1], clamped, scaled to
 /// 255 and rounded half to even; NaN becomes 0. Source: VaeImageProcessor.postprocess.
-Tensor to_pixels(Context& ctx, const Tensor& image);
+ConstTensor to_pixels(Context& ctx, const ConstTensor& image);
 
 }  // namespace flux

@@ -215,7 +215,7 @@ void LocalStages::transformer(std::span<const TransformerInput> rows) {
                        {&others, 1}, &loaded_->last_step);
 }
 
-Tensor LocalStages::decode(const Tensor& latents) {
+Tensor LocalStages::decode(const ConstTensor& latents) {
   const VaeConfig& config = loaded_->checkpoint->config().vae;
   const int64_t factor = config.scale_factor();
   const Shape size{config.out_channels, latents.size(1) * factor, latents.size(2) * factor};

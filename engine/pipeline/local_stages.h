@@ -41,7 +41,7 @@ class LocalStages final : public Stages {
 
   std::vector<TextEmbeddings> encode(std::span<const TextInput> rows) override;
   void transformer(std::span<const TransformerInput> rows) override;
-  Tensor decode(const Tensor& latents) override;
+  Tensor decode(const ConstTensor& latents) override;
 
   /// The two halves of encode(). `truncated`, which may be null, is set when the text was cut.
   Tensor encode_clip(std::string_view prompt, bool* truncated);

@@ -90,7 +90,7 @@ std::vector<png_text> make_chunks(const std::vector<PngText>& texts,
 }
 
 /// No object with a destructor lives in here: longjmp passes over it.
-bool write_image(Writer& writer, const Tensor& pixels, png_text* texts, int text_count) {
+bool write_image(Writer& writer, const ConstTensor& pixels, png_text* texts, int text_count) {
   if (setjmp(png_jmpbuf(writer.png)) != 0) return false;
   png_set_write_fn(writer.png, &writer, on_write, on_flush);
   const auto height = static_cast<png_uint_32>(pixels.size(0));
@@ -108,7 +108,7 @@ bool write_image(Writer& writer, const Tensor& pixels, png_text* texts, int text
 
 }  // namespace
 
-std::string encode_png(const Tensor& pixels, const std::vector<PngText>& texts) {
+std::string encode_png(const ConstTensor& pixels, const std::vector<PngText>& texts) {
   check(pixels.rank() == 3 && pixels.size(2) == 3 && pixels.dtype() == DType::kU8 &&
             pixels.is_contiguous(),
         ErrorCode::kInternal, "PNG: pixels are {}, u8[height, width, 3] is expected", pixels);

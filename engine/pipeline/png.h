@@ -16,6 +16,6 @@ struct PngText {
 
 /// A PNG file as bytes. pixels: [height, width, 3], u8, contiguous, on the host. Texts that Latin-1
 /// can hold become tEXt chunks, others iTXt. Throws kInternal when libpng refuses.
-std::string encode_png(const Tensor& pixels, const std::vector<PngText>& texts);
+std::string encode_png(const ConstTensor& pixels, const std::vector<PngText>& texts);
 
 }  // namespace flux

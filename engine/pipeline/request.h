@@ -61,7 +61,7 @@ struct ImageParams {
   int max_sequence_length = 0;
   /// FluxPipeline's `latents`, which the loop starts from: [num_images_per_prompt, image tokens,
   /// channels], packed, host memory of any floating point dtype. Undefined: noise of the seed.
-  Tensor latents;
+  ConstTensor latents;
 };
 
 /// Checks a request and fills its gaps. Throws kInvalidArgument naming the input, the value found

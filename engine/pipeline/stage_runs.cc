@@ -64,7 +64,7 @@ void run_transformer_step(Context& ctx, ConditioningCache& cache,
   }
 }
 
-void run_decoder(Context& ctx, const VaeDecoder& vae, const Tensor& latents, const Tensor& out,
+void run_decoder(Context& ctx, const VaeDecoder& vae, const ConstTensor& latents, const Tensor& out,
                  Reliefs before_tiles, Reliefs more) {
   bool tiled = false;
   const auto use_tiles = [&] {

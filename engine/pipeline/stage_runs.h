@@ -23,7 +23,7 @@ void run_transformer_step(Context& ctx, ConditioningCache& cache,
 /// VaeDecoder::forward(), and where memory is short the same in tiles, with a warning: their seams
 /// are faint. `before_tiles`: reliefs that are tried before. No scope of the context's workspace
 /// may be open.
-void run_decoder(Context& ctx, const VaeDecoder& vae, const Tensor& latents, const Tensor& out,
+void run_decoder(Context& ctx, const VaeDecoder& vae, const ConstTensor& latents, const Tensor& out,
                  Reliefs before_tiles, Reliefs more);
 
 }  // namespace flux

@@ -17,9 +17,9 @@ struct TextInput {
 };
 
 struct TextEmbeddings {
-  Tensor pooled_prompt_embeds;  // [pooled_dim], T
-  Tensor prompt_embeds;         // [max_sequence_length, joint_dim], T
-  bool truncated = false;       // a prompt was longer than its encoder takes
+  ConstTensor pooled_prompt_embeds;  // [pooled_dim], T
+  ConstTensor prompt_embeds;         // [max_sequence_length, joint_dim], T
+  bool truncated = false;            // a prompt was longer than its encoder takes
 };
 
 /// The models of a pipeline, in this process (LocalStages) or behind a server. A call may throw
@@ -38,7 +38,7 @@ class Stages {
   virtual void transformer(std::span<const TransformerInput> rows) = 0;
   /// AutoencoderKL.decode. latents: [latent_channels, h, w], T, already divided by scaling_factor
   /// plus shift_factor. Returns [3, H, W], f32, about [-1, 1].
-  virtual Tensor decode(const Tensor& latents) = 0;
+  virtual Tensor decode(const ConstTensor& latents) = 0;
 };
 
 }  // namespace flux

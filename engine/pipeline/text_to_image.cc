@@ -87,7 +87,7 @@ GenerateResult generate(Stages& stages, const FluxConfig& config, DType dtype,
   result.seconds.encode = stopwatch.lap();
 
   std::vector<DenoiseImage> images = prepare_images(ctx, config, dtype, rows, embeddings);
-  std::vector<Tensor> latents;  // the results, in host memory
+  std::vector<ConstTensor> latents;  // the results, in host memory
   int steps_done = 0;
   int steps_total = 0;
   const auto watch = [&](int done, int total) {

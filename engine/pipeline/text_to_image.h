@@ -12,8 +12,8 @@ namespace flux {
 
 /// One finished image.
 struct GeneratedImage {
-  Tensor pixels;   // [height, width, 3], u8, RGB
-  Tensor latents;  // [image tokens, channels], T: packed, as the denoise loop ends
+  ConstTensor pixels;   // [height, width, 3], u8, RGB
+  ConstTensor latents;  // [image tokens, channels], T: packed, as the denoise loop ends
   uint64_t seed = 0;
   size_t row = 0;          // index of the request it belongs to
   bool truncated = false;  // a prompt or the negative one was too long for an encoder

@@ -17,7 +17,7 @@ Context::Context(DeviceRuntime& runtime, int threads)
         "threads = {}: must be from 1 to 1024", threads);
 }
 
-void Context::hand_out(std::string_view name, const Tensor& value) {
+void Context::hand_out(std::string_view name, const ConstTensor& value) {
   trace_(name, to_host(*this, value));
 }
 

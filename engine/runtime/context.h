@@ -16,7 +16,7 @@ namespace flux {
 /// One Context belongs to one thread at a time; weights are shared between contexts.
 class Context {
  public:
-  using Trace = std::function<void(std::string_view name, const Tensor& value)>;
+  using Trace = std::function<void(std::string_view name, const ConstTensor& value)>;
   using CancelCheck = std::function<bool()>;
 
   /// `threads` >= 1: how many CPU threads ops may use; results never depend on it.
@@ -35,7 +35,7 @@ class Context {
   /// tuple, the position in it ("transformer_blocks.3.1"). The tensor is in host memory and only
   /// valid during the call.
   void set_trace(Trace trace) { trace_ = std::move(trace); }
-  void trace(std::string_view name, const Tensor& value) {
+  void trace(std::string_view name, const ConstTensor& value) {
     if (trace_) hand_out(name, value);
   }
   /// Whether there is a listener: names that have to be composed are composed for it alone.
@@ -70,7 +70,7 @@ class Context {
   void poll_cancel() const;
 
  private:
-  void hand_out(std::string_view name, const Tensor& value);
+  void hand_out(std::string_view name, const ConstTensor& value);
 
   DeviceRuntime* runtime_;
   bool is_profiled_;

@@ -38,7 +38,7 @@ class DeviceRuntime {
 
   /// Copies x to out: contiguous, of one shape and dtype, not the same memory, each on the host or
   /// on a device of this kind.
-  virtual void copy(Context& ctx, const Tensor& x, const Tensor& out) = 0;
+  virtual void copy(Context& ctx, const ConstTensor& x, const Tensor& out) = 0;
 
   /// The state that a new context keeps; may be null.
   virtual std::unique_ptr<DeviceState> make_state() { return nullptr; }

@@ -7,10 +7,12 @@ namespace flux {
 namespace {
 
 /// Whether `tensor` is in the memory that the context computes in.
-bool is_local(const Context& ctx, const Tensor& tensor) { return tensor.device() == ctx.device(); }
+bool is_local(const Context& ctx, const ConstTensor& tensor) {
+  return tensor.device() == ctx.device();
+}
 
 /// Whether the context can copy from and to where `tensor` is.
-bool is_reachable(const Context& ctx, const Tensor& tensor) {
+bool is_reachable(const Context& ctx, const ConstTensor& tensor) {
   return tensor.device().is_cpu() || tensor.device().kind == ctx.device().kind;
 }
 
@@ -37,19 +39,19 @@ void wait_for(Context& ctx, const Fence* fence) {
   if (fence != nullptr) ctx.runtime().wait_for(ctx, *fence);
 }
 
-void copy(Context& ctx, const Tensor& x, const Tensor& out) {
+void copy(Context& ctx, const ConstTensor& x, const Tensor& out) {
   check(x.shape() == out.shape() && x.dtype() == out.dtype(), ErrorCode::kInternal,
         "copy: {} to {}", x, out);
   check(x.is_contiguous() && out.is_contiguous(), ErrorCode::kInternal,
         "copy: {} to {}: both must be contiguous", x, out);
-  for (const Tensor* tensor : {&x, &out}) {
+  for (const ConstTensor* tensor : std::initializer_list<const ConstTensor*>{&x, &out}) {
     check(is_reachable(ctx, *tensor), ErrorCode::kInternal,
           "copy: a tensor is on {}, the context computes on {}", tensor->device(), ctx.device());
   }
   if (x.numel() > 0 && x.raw() != out.raw()) ctx.runtime().copy(ctx, x, out);
 }
 
-Tensor to_workspace(Context& ctx, const Tensor& x) {
+ConstTensor to_workspace(Context& ctx, const ConstTensor& x) {
   if (is_local(ctx, x)) return x;
   const Tensor result = ctx.workspace().allocate(x.shape(), x.dtype());
   copy(ctx, x, result);
@@ -66,14 +68,25 @@ Tensor pooled_tensor(Context& ctx, const Shape& shape, DType dtype) {
   return tensor_in(ctx, ctx.memory().take(bytes_of(shape, dtype)), shape, dtype);
 }
 
-Tensor to_device(Context& ctx, const Tensor& x) {
-  if (is_local(ctx, x)) return x;
+namespace {
+
+Tensor copied_to_device(Context& ctx, const ConstTensor& x) {
   const Tensor result = pooled_tensor(ctx, x.shape(), x.dtype());
   copy(ctx, x, result);
   return result;
 }
 
-Tensor to_host(Context& ctx, const Tensor& x) {
+}  // namespace
+
+ConstTensor to_device(Context& ctx, const ConstTensor& x) {
+  return is_local(ctx, x) ? x : copied_to_device(ctx, x);
+}
+
+Tensor to_device(Context& ctx, const Tensor& x) {
+  return is_local(ctx, x) ? x : copied_to_device(ctx, x);
+}
+
+ConstTensor to_host(Context& ctx, const ConstTensor& x) {
   if (x.device().is_cpu()) return x;
   const Tensor result = Tensor::allocate(x.shape(), x.dtype());
   if (x.is_contiguous()) {

@@ -24,10 +24,10 @@ void wait_for(Context& ctx, const Fence* fence);
 /// context's device, or within one of them; a GPU reaches other GPUs, too. On return x may be
 /// changed, and an `out` that is elsewhere (the host, another GPU) is written. Nothing is done
 /// where out is x.
-void copy(Context& ctx, const Tensor& x, const Tensor& out);
+void copy(Context& ctx, const ConstTensor& x, const Tensor& out);
 
 /// x where the context computes: x itself if it is there, else a copy in the workspace.
-Tensor to_workspace(Context& ctx, const Tensor& x);
+ConstTensor to_workspace(Context& ctx, const ConstTensor& x);
 /// Uninitialised memory of its own where the context computes. Throws kUnavailable.
 Tensor new_tensor(Context& ctx, const Shape& shape, DType dtype);
 /// As new_tensor(), from the context's memory pool: for tensors that come and go with every image.
@@ -35,9 +35,10 @@ Tensor new_tensor(Context& ctx, const Shape& shape, DType dtype);
 Tensor pooled_tensor(Context& ctx, const Shape& shape, DType dtype);
 /// As to_workspace(), but the copy is a pooled_tensor(): for parameters and other tensors that
 /// outlive a forward.
+ConstTensor to_device(Context& ctx, const ConstTensor& x);
 Tensor to_device(Context& ctx, const Tensor& x);
 /// x in host memory: itself if it is there, else a contiguous copy; rows may be strided.
-Tensor to_host(Context& ctx, const Tensor& x);
+ConstTensor to_host(Context& ctx, const ConstTensor& x);
 /// The tensor to compute a result for `out` in, which the caller then passes to copy(): `out`
 /// itself if it is where the context computes, else a tensor of the workspace.
 Tensor result_for(Context& ctx, const Tensor& out);

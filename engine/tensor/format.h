@@ -36,10 +36,13 @@ struct fmt::formatter<flux::Shape> : fmt::formatter<std::string_view> {
 
 /// "bf16[4, 16]".
 template <>
-struct fmt::formatter<flux::Tensor> : fmt::formatter<std::string_view> {
+struct fmt::formatter<flux::ConstTensor> : fmt::formatter<std::string_view> {
   template <typename FormatContext>
-  auto format(const flux::Tensor& tensor, FormatContext& ctx) const {
+  auto format(const flux::ConstTensor& tensor, FormatContext& ctx) const {
     const std::string text = fmt::format("{}{}", tensor.dtype(), tensor.shape());
     return fmt::formatter<std::string_view>::format(text, ctx);
   }
 };
+
+template <>
+struct fmt::formatter<flux::Tensor> : fmt::formatter<flux::ConstTensor> {};

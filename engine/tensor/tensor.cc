@@ -13,8 +13,8 @@ void Shape::fail_rank(int rank) {
   fail(ErrorCode::kInternal, "shape of rank {}: at most {} are supported", rank, kMaxRank);
 }
 
-Tensor::Tensor(void* data, DType dtype, const Shape& shape, Device device,
-               std::shared_ptr<const void> owner)
+ConstTensor::ConstTensor(const void* data, DType dtype, const Shape& shape, Device device,
+                         std::shared_ptr<const void> owner)
     : data_(data), dtype_(dtype), device_(device), shape_(shape), strides_(shape) {
   owner_ = std::move(owner);
   int64_t stride = 1;
@@ -34,30 +34,31 @@ Tensor Tensor::allocate(const Shape& shape, DType dtype) {
   return Tensor(memory, dtype, shape, Device{}, std::shared_ptr<void>(memory, std::free));
 }
 
-void Tensor::fail_dimension(int dim) const {
+void ConstTensor::fail_dimension(int dim) const {
   fail(ErrorCode::kInternal, "dimension {} of a tensor {}", dim, *this);
 }
 
-void Tensor::fail_type(size_t size) const {
+void ConstTensor::fail_type(size_t size) const {
   fail(ErrorCode::kInternal, "a tensor {} is read as a type of {} bytes that is not its own", *this,
        size);
 }
 
-Tensor Tensor::slice(int dim, int64_t begin, int64_t end) const {
+ConstTensor ConstTensor::slice(int dim, int64_t begin, int64_t end) const {
   if (dim < 0) dim += rank();
   check(dim >= 0 && dim < rank() && begin >= 0 && begin <= end && end <= shape_[dim],
         ErrorCode::kInternal, "slice [{}, {}) of dimension {} of {}", begin, end, dim, *this);
-  Tensor part = *this;
+  ConstTensor part = *this;
   part.shape_[dim] = end - begin;
-  part.data_ =
-      static_cast<char*>(data_) + begin * strides_[dim] * static_cast<int64_t>(size_of(dtype_));
+  part.data_ = static_cast<const char*>(data_) +
+               begin * strides_[dim] * static_cast<int64_t>(size_of(dtype_));
   return part;
 }
 
-Tensor Tensor::operator[](int64_t i) const {
+ConstTensor ConstTensor::operator[](int64_t i) const {
   check(rank() > 0 && i >= 0 && i < shape_[0], ErrorCode::kInternal, "index {} of {}", i, *this);
-  Tensor part = *this;
-  part.data_ = static_cast<char*>(data_) + i * strides_[0] * static_cast<int64_t>(size_of(dtype_));
+  ConstTensor part = *this;
+  part.data_ =
+      static_cast<const char*>(data_) + i * strides_[0] * static_cast<int64_t>(size_of(dtype_));
   std::array<int64_t, Shape::kMaxRank> sizes{};
   std::array<int64_t, Shape::kMaxRank> strides{};
   for (int d = 1; d < rank(); ++d) {
@@ -69,13 +70,13 @@ Tensor Tensor::operator[](int64_t i) const {
   return part;
 }
 
-Tensor Tensor::reshape(const Shape& shape) const {
+ConstTensor ConstTensor::reshape(const Shape& shape) const {
   check(is_contiguous() && shape.numel() == numel(), ErrorCode::kInternal, "reshape of {} to {}",
         *this, shape);
-  return Tensor(data_, dtype_, shape, device_, owner_);
+  return ConstTensor(data_, dtype_, shape, device_, owner_);
 }
 
-Tensor Tensor::split_last(int64_t outer, int64_t inner) const {
+ConstTensor ConstTensor::split_last(int64_t outer, int64_t inner) const {
   check(rank() > 0 && rank() < Shape::kMaxRank && size(-1) == outer * inner, ErrorCode::kInternal,
         "split of the last dimension of {} into {} x {}", *this, outer, inner);
   std::array<int64_t, Shape::kMaxRank> sizes{};
@@ -89,7 +90,7 @@ Tensor Tensor::split_last(int64_t outer, int64_t inner) const {
   strides[last] = inner;
   sizes[last + 1] = inner;
   strides[last + 1] = 1;
-  Tensor view = *this;
+  ConstTensor view = *this;
   view.shape_ = Shape(sizes.data(), rank() + 1);
   view.strides_ = Shape(strides.data(), rank() + 1);
   return view;
@@ -143,7 +144,7 @@ RowConverter row_converter(DType from, DType to) {
   }
 }
 
-void copy_rows(const Tensor& from, const Tensor& to, RowConverter convert) {
+void copy_rows(const ConstTensor& from, const Tensor& to, RowConverter convert) {
   if (from.rank() > 1) {
     for (int64_t i = 0; i < from.size(0); ++i) copy_rows(from[i], to[i], convert);
   } else if (convert == nullptr) {
@@ -155,7 +156,7 @@ void copy_rows(const Tensor& from, const Tensor& to, RowConverter convert) {
 
 }  // namespace
 
-void copy_convert(const Tensor& from, const Tensor& to) {
+void copy_convert(const ConstTensor& from, const Tensor& to) {
   check(from.shape() == to.shape(), ErrorCode::kInternal, "copy of {} to {}", from, to);
   RowConverter convert = nullptr;
   if (from.dtype() != to.dtype()) {
@@ -170,7 +171,7 @@ void copy_convert(const Tensor& from, const Tensor& to) {
   }
 }
 
-Tensor to_dtype(const Tensor& tensor, DType dtype) {
+Tensor to_dtype(const ConstTensor& tensor, DType dtype) {
   Tensor result = Tensor::allocate(tensor.shape(), dtype);
   copy_convert(tensor, result);
   return result;

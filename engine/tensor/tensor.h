@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <type_traits>
+#include <utility>
 
 #include "tensor/device.h"
 #include "tensor/dtype.h"
@@ -48,17 +49,15 @@ class Shape {
   int rank_ = 0;
 };
 
-/// A typed, strided view of memory on one device. Copying a Tensor copies the view, never the
-/// data; `owner` (which may be null) keeps the memory alive. The last dimension is contiguous.
-class Tensor {
+/// A typed, strided view of memory on one device that is only read: what ops take, and what files
+/// and requests hold. Copying it copies the view, never the data; `owner` (which may be null) keeps
+/// the memory alive. The last dimension is contiguous.
+class ConstTensor {
  public:
-  Tensor() = default;
+  ConstTensor() = default;
   /// A contiguous view of `data`. The caller keeps the memory alive unless `owner` does.
-  Tensor(void* data, DType dtype, const Shape& shape, Device device = {},
-         std::shared_ptr<const void> owner = nullptr);
-
-  /// New, uninitialised host memory, aligned to 64 bytes. Throws kUnavailable when there is none.
-  static Tensor allocate(const Shape& shape, DType dtype);
+  ConstTensor(const void* data, DType dtype, const Shape& shape, Device device = {},
+              std::shared_ptr<const void> owner = nullptr);
 
   bool defined() const { return data_ != nullptr; }
   DType dtype() const { return dtype_; }
@@ -81,24 +80,30 @@ class Tensor {
     return true;
   }
 
-  void* raw() const { return data_; }
+  const void* raw() const { return data_; }
   /// Typed address of the first element. Throws kInternal when T is not the type of the dtype;
   /// types of one byte fit every dtype.
   template <typename T>
-  T* data() const {
-    if (!is_type_of<std::remove_cv_t<T>>(dtype_)) [[unlikely]]
-      fail_type(sizeof(T));
-    return static_cast<T*>(data_);
+  const T* data() const {
+    check_type<T>();
+    return static_cast<const T*>(data_);
   }
 
   /// Elements [begin, end) along `dim`.
-  Tensor slice(int dim, int64_t begin, int64_t end) const;
+  ConstTensor slice(int dim, int64_t begin, int64_t end) const;
   /// Element `i` of the first dimension: the rank falls by one.
-  Tensor operator[](int64_t i) const;
+  ConstTensor operator[](int64_t i) const;
   /// The same elements in another shape; this tensor must be contiguous.
-  Tensor reshape(const Shape& shape) const;
+  ConstTensor reshape(const Shape& shape) const;
   /// The last dimension split into [outer, inner]; works on strided rows.
-  Tensor split_last(int64_t outer, int64_t inner) const;
+  ConstTensor split_last(int64_t outer, int64_t inner) const;
+
+ protected:
+  template <typename T>
+  void check_type() const {
+    if (!is_type_of<std::remove_cv_t<T>>(dtype_)) [[unlikely]]
+      fail_type(sizeof(T));
+  }
 
  private:
   int index_of(int dim) const {
@@ -110,7 +115,7 @@ class Tensor {
   [[noreturn, gnu::cold]] void fail_dimension(int dim) const;
   [[noreturn, gnu::cold]] void fail_type(size_t size) const;
 
-  void* data_ = nullptr;
+  const void* data_ = nullptr;
   DType dtype_ = DType::kF32;
   Device device_;
   Shape shape_;
@@ -118,11 +123,44 @@ class Tensor {
   std::shared_ptr<const void> owner_;
 };
 
+/// A ConstTensor of memory that may be written, through each of its copies.
+class Tensor : public ConstTensor {
+ public:
+  Tensor() = default;
+  /// As ConstTensor's.
+  Tensor(void* data, DType dtype, const Shape& shape, Device device = {},
+         std::shared_ptr<const void> owner = nullptr)
+      : ConstTensor(data, dtype, shape, device, std::move(owner)) {}
+
+  /// New, uninitialised host memory, aligned to 64 bytes. Throws kUnavailable when there is none.
+  static Tensor allocate(const Shape& shape, DType dtype);
+
+  // The base holds an address that came as one of memory to write.
+  void* raw() const { return const_cast<void*>(ConstTensor::raw()); }
+  template <typename T>
+  T* data() const {
+    check_type<T>();
+    return static_cast<T*>(raw());
+  }
+
+  Tensor slice(int dim, int64_t begin, int64_t end) const {
+    return Tensor(ConstTensor::slice(dim, begin, end));
+  }
+  Tensor operator[](int64_t i) const { return Tensor(ConstTensor::operator[](i)); }
+  Tensor reshape(const Shape& shape) const { return Tensor(ConstTensor::reshape(shape)); }
+  Tensor split_last(int64_t outer, int64_t inner) const {
+    return Tensor(ConstTensor::split_last(outer, inner));
+  }
+
+ private:
+  explicit Tensor(ConstTensor view) : ConstTensor(std::move(view)) {}
+};
+
 /// Copies elements between host tensors of the same shape, converting between f32, bf16, f16 and
 /// f64 (to nearest even). Both may be strided.
-void copy_convert(const Tensor& from, const Tensor& to);
+void copy_convert(const ConstTensor& from, const Tensor& to);
 
 /// A new contiguous host tensor with the elements of `tensor` in `dtype`.
-Tensor to_dtype(const Tensor& tensor, DType dtype);
+Tensor to_dtype(const ConstTensor& tensor, DType dtype);
 
 }  // namespace flux

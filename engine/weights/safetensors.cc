@@ -75,11 +75,11 @@ class HeaderReader {
   HeaderReader(const std::string& file, const std::byte* data, uint64_t data_size)
       : file_(file), data_(data), data_size_(data_size) {}
 
-  std::map<std::string, Tensor, std::less<>> read(const char* text, uint64_t length,
-                                                  const std::shared_ptr<const void>& owner) {
+  std::map<std::string, ConstTensor, std::less<>> read(const char* text, uint64_t length,
+                                                       const std::shared_ptr<const void>& owner) {
     const Json header = parse(text, length);
     if (!header.is_object()) refuse("the header is not a JSON object");
-    std::map<std::string, Tensor, std::less<>> tensors;
+    std::map<std::string, ConstTensor, std::less<>> tensors;
     for (const auto& [name, entry] : header.items()) {
       if (name == "__metadata__") continue;
       tensors.emplace(name, read_tensor(name, entry, owner));
@@ -120,8 +120,8 @@ class HeaderReader {
     return value.get<uint64_t>();
   }
 
-  Tensor read_tensor(const std::string& name, const Json& entry,
-                     const std::shared_ptr<const void>& owner) {
+  ConstTensor read_tensor(const std::string& name, const Json& entry,
+                          const std::shared_ptr<const void>& owner) {
     if (!entry.is_object() || !entry.contains("dtype") || !entry.contains("shape") ||
         !entry.contains("data_offsets")) {
       refuse("tensor '{}' lacks dtype, shape or data_offsets", name);
@@ -171,12 +171,11 @@ class HeaderReader {
   }
 
   /// The tensor in the file; a copy of it where a careless writer left it unaligned.
-  Tensor view(uint64_t begin, DType dtype, const Shape& shape,
-              const std::shared_ptr<const void>& owner) const {
+  ConstTensor view(uint64_t begin, DType dtype, const Shape& shape,
+                   const std::shared_ptr<const void>& owner) const {
     const std::byte* address = data_ + begin;
     if (reinterpret_cast<uintptr_t>(address) % size_of(dtype) == 0) {
-      // Views are never written through; Tensor has no read-only form.
-      return Tensor(const_cast<std::byte*>(address), dtype, shape, Device{}, owner);
+      return ConstTensor(address, dtype, shape, Device{}, owner);
     }
     const Tensor copy = Tensor::allocate(shape, dtype);
     std::memcpy(copy.raw(), address, static_cast<size_t>(copy.bytes()));
@@ -207,9 +206,9 @@ class HeaderReader {
   std::vector<Extent> extents_;
 };
 
-std::map<std::string, Tensor, std::less<>> read_tensors(const std::string& file, const void* bytes,
-                                                        uint64_t size,
-                                                        const std::shared_ptr<const void>& owner) {
+std::map<std::string, ConstTensor, std::less<>> read_tensors(
+    const std::string& file, const void* bytes, uint64_t size,
+    const std::shared_ptr<const void>& owner) {
   const auto* data = static_cast<const std::byte*>(bytes);
   check(size >= kLengthBytes, ErrorCode::kInvalidArgument,
         "{}: not a usable safetensors file: {} bytes, shorter than its length field; download it "
@@ -246,14 +245,14 @@ std::unique_ptr<const SafetensorsFile> SafetensorsFile::parse(const void* data, 
   return result;
 }
 
-bool SafetensorsFile::maps(const Tensor& tensor) const {
+bool SafetensorsFile::maps(const ConstTensor& tensor) const {
   const auto* begin = static_cast<const char*>(mapping_.get());
   const auto* data = static_cast<const char*>(tensor.raw());
   return begin != nullptr && data >= begin && data < begin + mapped_size_;
 }
 
 void write_safetensors(const std::filesystem::path& file,
-                       const std::vector<std::pair<std::string, Tensor>>& tensors) {
+                       const std::vector<std::pair<std::string, ConstTensor>>& tensors) {
   Json header = Json::object();
   uint64_t offset = 0;
   for (const auto& [name, tensor] : tensors) {

@@ -27,20 +27,20 @@ class SafetensorsFile {
 
   const std::filesystem::path& path() const { return path_; }
   /// Views into the mapping, by name. A tensor that the writer left unaligned is copied.
-  const std::map<std::string, Tensor, std::less<>>& tensors() const { return tensors_; }
+  const std::map<std::string, ConstTensor, std::less<>>& tensors() const { return tensors_; }
   /// Whether `tensor` lies in the mapped file (and is no aligned copy of a part of it).
-  bool maps(const Tensor& tensor) const;
+  bool maps(const ConstTensor& tensor) const;
 
  private:
   std::filesystem::path path_;
   std::shared_ptr<const void> mapping_;
   size_t mapped_size_ = 0;
-  std::map<std::string, Tensor, std::less<>> tensors_;
+  std::map<std::string, ConstTensor, std::less<>> tensors_;
 };
 
 /// Writes tensors (contiguous, on the host) as a safetensors file: beside it first, then renamed,
 /// so that a failure leaves no half-written file. Throws kUnavailable naming the file and cause.
 void write_safetensors(const std::filesystem::path& file,
-                       const std::vector<std::pair<std::string, Tensor>>& tensors);
+                       const std::vector<std::pair<std::string, ConstTensor>>& tensors);
 
 }  // namespace flux

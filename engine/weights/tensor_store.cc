@@ -7,7 +7,7 @@ namespace flux {
 int64_t TensorStore::parameter_count() const {
   int64_t count = 0;
   for (const std::string& name : names()) {
-    const Tensor& tensor = *find(name);
+    const ConstTensor& tensor = *find(name);
     if (is_floating_point(tensor.dtype())) count += tensor.numel();
   }
   return count;
@@ -22,7 +22,7 @@ int64_t TensorStore::bytes() const {
 DType TensorStore::dtype() const {
   std::map<DType, int64_t> counts;
   for (const std::string& name : names()) {
-    const Tensor& tensor = *find(name);
+    const ConstTensor& tensor = *find(name);
     if (is_floating_point(tensor.dtype())) counts[tensor.dtype()] += tensor.numel();
   }
   DType most = DType::kF32;

@@ -16,7 +16,7 @@ class TensorStore {
   virtual ~TensorStore() = default;
 
   /// The named tensor, or null.
-  virtual const Tensor* find(std::string_view name) const = 0;
+  virtual const ConstTensor* find(std::string_view name) const = 0;
   /// The file that holds the tensor, for messages; a place that all tensors share when the store
   /// has none of that name.
   virtual std::filesystem::path file_of(std::string_view name) const = 0;
@@ -24,7 +24,7 @@ class TensorStore {
   virtual std::vector<std::string> names() const = 0;
   /// Tells the system that the pages of `tensor` are not needed for now (they can be read again),
   /// so that packed weights and their source do not both count as resident.
-  virtual void drop_pages(const Tensor& tensor) const = 0;
+  virtual void drop_pages(const ConstTensor& tensor) const = 0;
 
   /// Elements of all floating point tensors.
   int64_t parameter_count() const;

@@ -69,7 +69,7 @@ std::unique_ptr<const WeightFiles> WeightFiles::open(const std::filesystem::path
   return result;
 }
 
-const Tensor* WeightFiles::find(std::string_view name) const {
+const ConstTensor* WeightFiles::find(std::string_view name) const {
   const auto entry = tensors_.find(name);
   return entry == tensors_.end() ? nullptr : &entry->second.tensor;
 }
@@ -87,7 +87,7 @@ std::vector<std::string> WeightFiles::names() const {
   return names;
 }
 
-void WeightFiles::drop_pages(const Tensor& tensor) const {
+void WeightFiles::drop_pages(const ConstTensor& tensor) const {
   const bool mapped = std::any_of(files_.begin(), files_.end(),
                                   [&](const auto& file) { return file->maps(tensor); });
   if (!mapped) return;

@@ -24,14 +24,14 @@ class WeightFiles final : public TensorStore {
   static std::unique_ptr<const WeightFiles> open(const std::filesystem::path& directory,
                                                  std::string_view stem);
 
-  const Tensor* find(std::string_view name) const override;
+  const ConstTensor* find(std::string_view name) const override;
   std::filesystem::path file_of(std::string_view name) const override;
   std::vector<std::string> names() const override;
-  void drop_pages(const Tensor& tensor) const override;
+  void drop_pages(const ConstTensor& tensor) const override;
 
  private:
   struct Entry {
-    Tensor tensor;
+    ConstTensor tensor;
     size_t file = 0;
   };
   std::filesystem::path directory_;

@@ -24,9 +24,9 @@ std::string WeightScope::full_name(std::string_view name) const {
   return name.empty() ? prefix_ : fmt::format("{}.{}", prefix_, name);
 }
 
-Tensor WeightScope::take(std::string_view name, const Shape& expected) const {
+ConstTensor WeightScope::take(std::string_view name, const Shape& expected) const {
   const std::string full = full_name(name);
-  const Tensor* tensor = store_->find(full);
+  const ConstTensor* tensor = store_->find(full);
   check(tensor != nullptr, ErrorCode::kNotFound,
         "{}: tensor '{}' is missing, expected with shape {}; the weights do not belong to this "
         "config.json",
@@ -41,7 +41,7 @@ Tensor WeightScope::take(std::string_view name, const Shape& expected) const {
   return *tensor;
 }
 
-Tensor WeightScope::take_f32(std::string_view name, const Shape& expected) const {
+ConstTensor WeightScope::take_f32(std::string_view name, const Shape& expected) const {
   return to_dtype(take(name, expected), DType::kF32);
 }
 

@@ -25,13 +25,13 @@ class WeightScope {
   /// The tensor `prefix`.`name` (just `prefix` for an empty name), of a floating point dtype.
   /// Throws kNotFound when it is missing and kInvalidArgument for another shape or dtype, naming
   /// file, tensor, found and expected.
-  Tensor take(std::string_view name, const Shape& expected) const;
+  ConstTensor take(std::string_view name, const Shape& expected) const;
   /// A new f32 host tensor with the values: for biases, norm weights and other vectors.
-  Tensor take_f32(std::string_view name, const Shape& expected) const;
+  ConstTensor take_f32(std::string_view name, const Shape& expected) const;
   bool contains(std::string_view name) const;
 
   /// See TensorStore::drop_pages().
-  void drop_pages(const Tensor& tensor) const { store_->drop_pages(tensor); }
+  void drop_pages(const ConstTensor& tensor) const { store_->drop_pages(tensor); }
 
   /// The tensors of the component that nothing took, but for those under the `ignored` prefixes.
   std::vector<std::string> unused(std::initializer_list<std::string_view> ignored) const;

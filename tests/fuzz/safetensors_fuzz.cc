@@ -10,7 +10,7 @@
 namespace {
 
 /// Touches every byte of a tensor, so that the sanitizer sees where it really lies.
-unsigned sum_bytes(const flux::Tensor& tensor) {
+unsigned sum_bytes(const flux::ConstTensor& tensor) {
   unsigned sum = 0;
   const auto* bytes = tensor.data<unsigned char>();
   for (int64_t i = 0; i < tensor.bytes(); ++i) sum += bytes[i];

@@ -25,7 +25,8 @@ TEST_P(CudaOpsLinears, Linear) {
     const Twin gate = random({c.out}, DType::kF32);
     const Twin x = rows(c.rows, c.in, c.gap);
     for (const bool biased : {false, true}) {
-      const std::vector<Tensor> biases = biased ? std::vector{bias.cpu} : std::vector<Tensor>{};
+      const std::vector<ConstTensor> biases =
+          biased ? std::vector<ConstTensor>{bias.cpu} : std::vector<ConstTensor>{};
       const LinearWeights on_cpu = pack_linear(*cpu_, {{weight.cpu}}, biases, dtype());
       const LinearWeights on_gpu = pack_linear(*gpu_, {{weight.cpu}}, biases, dtype());
       for (const Activation activation :
@@ -57,8 +58,8 @@ TEST_P(CudaOpsLinears, ARowOfALinearIsTheSameAmongOthers) {
   linear(*gpu_, x.gpu, packed, {}, together.gpu);
   for (int64_t row = 0; row < 28; ++row) {
     linear(*gpu_, x.gpu.slice(0, row, row + 1), packed, {}, alone.gpu);
-    const Tensor a = to_host(*gpu_, alone.gpu);
-    const Tensor b = to_host(*gpu_, together.gpu.slice(0, row, row + 1));
+    const ConstTensor a = to_host(*gpu_, alone.gpu);
+    const ConstTensor b = to_host(*gpu_, together.gpu.slice(0, row, row + 1));
     EXPECT_EQ(std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.bytes())), 0) << row;
   }
 }
@@ -114,8 +115,8 @@ TEST_P(CudaOpsLinears, LinearOfStackedWeightsOfOtherTypes) {
   const Twin first = random({100, 40}, DType::kF16, 0.0f, 0.2f);
   const Twin second = random({60, 40}, DType::kBF16, 0.0f, 0.2f);
   const Twin bias = random({60}, DType::kF32);
-  const std::vector<Tensor> weights = {first.cpu, second.cpu};
-  const std::vector<Tensor> biases = {Tensor(), bias.cpu};
+  const std::vector<ConstTensor> weights = {first.cpu, second.cpu};
+  const std::vector<ConstTensor> biases = {ConstTensor(), bias.cpu};
   const Twin x = rows(9, 40, 0);
   const Twin out = rows(9, 160, 0);
   linear(*cpu_, x.cpu, pack_linear(*cpu_, weights, biases, dtype()), {}, out.cpu);
@@ -154,7 +155,8 @@ TEST_P(CudaOpsLinears, NormsOfHeadsAreTheSameInPasses) {
     for (int i = 0; i < 2; ++i) {
       const Twin weight = random({columns, c.in}, dtype(), 0.0f, spread);
       const Twin bias = random({columns}, DType::kF32);
-      const std::vector<Tensor> biases = i == 0 ? std::vector{bias.cpu} : std::vector<Tensor>{};
+      const std::vector<ConstTensor> biases =
+          i == 0 ? std::vector<ConstTensor>{bias.cpu} : std::vector<ConstTensor>{};
       weights.push_back(pack_linear(*gpu_, {{weight.cpu}}, biases, dtype()));
     }
     std::vector<LinearPart> parts;

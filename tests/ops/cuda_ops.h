@@ -78,9 +78,9 @@ class CudaOps : public testing::TestWithParam<DType> {
 };
 
 /// Whether two tensors on the GPU have the same bytes.
-inline bool same_bytes(Context& ctx, const Tensor& a, const Tensor& b) {
-  const Tensor x = to_host(ctx, a);
-  const Tensor y = to_host(ctx, b);
+inline bool same_bytes(Context& ctx, const ConstTensor& a, const ConstTensor& b) {
+  const ConstTensor x = to_host(ctx, a);
+  const ConstTensor y = to_host(ctx, b);
   return std::memcmp(x.raw(), y.raw(), static_cast<size_t>(x.bytes())) == 0;
 }
 

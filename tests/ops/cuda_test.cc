@@ -50,7 +50,7 @@ TEST_P(CudaOps, Convolution) {
     const int64_t scale = c.upsample ? 2 : 1;
     for (const bool residual : {false, true}) {
       const Twin out = random({c.height * scale, c.width * scale, c.out});
-      const auto run = [&](Context& ctx, const Tensor& from, const Tensor& to) {
+      const auto run = [&](Context& ctx, const ConstTensor& from, const Tensor& to) {
         const auto weights = pack_conv2d(ctx, weight.cpu, bias.cpu, dtype(), c.upsample);
         conv2d(ctx, from, weights, residual ? to : Tensor(), to);
       };
@@ -127,8 +127,8 @@ TEST_P(CudaOps, RotaryAngles) {
   const Twin cos = random({50, 64}, DType::kF32);
   const Twin sin = random({50, 64}, DType::kF32);
   for (const double theta : {10000.0, 2000.0}) {
-    rope_angles(*cpu_, positions.cpu, {axes, theta}, {cos.cpu, sin.cpu});
-    rope_angles(*gpu_, positions.gpu, {axes, theta}, {cos.gpu, sin.gpu});
+    rope_angles(*cpu_, positions.cpu, {axes, theta}, cos.cpu, sin.cpu);
+    rope_angles(*gpu_, positions.gpu, {axes, theta}, cos.gpu, sin.gpu);
     expect_same(cos, fmt::format("cos, theta {}", theta));
     expect_same(sin, fmt::format("sin, theta {}", theta));
   }
@@ -258,7 +258,7 @@ TEST_P(CudaOps, TransposeAndEmbedding) {
 /// What a picture is made of between the stages must not differ by a bit.
 TEST_P(CudaOps, LatentsAreTheSameBytes) {
   const auto expect_equal = [&](const Twin& twin, const char* what) {
-    const Tensor found = to_host(*gpu_, twin.gpu);
+    const ConstTensor found = to_host(*gpu_, twin.gpu);
     EXPECT_EQ(std::memcmp(found.raw(), twin.cpu.raw(), static_cast<size_t>(found.bytes())), 0)
         << what;
   };

@@ -75,7 +75,8 @@ TEST_P(LinearTest, MatchesTheReferenceWithStridesGateAndResidual) {
 TEST_P(LinearTest, IsTheSameForAnyNumberOfThreads) {
   const Tensor x = rows_of(shape().in, 0, 3);
   Epilogue epilogue;
-  epilogue.residual = rows_of(shape().out, 0, 6);
+  const Tensor residual = rows_of(shape().out, 0, 6);
+  epilogue.residual = residual;
   Tensor first;
   for (int threads = 1; threads <= 5; ++threads) {
     Context ctx = cpu_context(threads);
@@ -106,11 +107,12 @@ TEST_P(LinearTest, ResidualMayBeTheOutput) {
   const LinearWeights weights = pack_linear(ctx, {{weight()}}, {{bias()}}, dtype());
   Epilogue epilogue;
   epilogue.gate = ref::random_tensor({shape().out}, DType::kF32, 5);
-  epilogue.residual = rows_of(shape().out, 0, 6);
+  const Tensor residual = rows_of(shape().out, 0, 6);
+  epilogue.residual = residual;
   const Tensor apart = Tensor::allocate({shape().rows, shape().out}, dtype());
   linear(ctx, x, weights, epilogue, apart);
-  linear(ctx, x, weights, epilogue, epilogue.residual);
-  EXPECT_TRUE(ref::same_bytes(apart, epilogue.residual));
+  linear(ctx, x, weights, epilogue, residual);
+  EXPECT_TRUE(ref::same_bytes(apart, residual));
 }
 
 constexpr LinearCase kLinearCases[] = {
@@ -207,10 +209,11 @@ TEST(LinearPacking, StacksWeightsOfAnyFloatType) {
   const Tensor whole = ref::random_tensor({300, 40}, DType::kBF16, 1);
   const Tensor bias = ref::random_tensor({300}, DType::kF32, 2);
   for (int64_t i = 100; i < 170; ++i) ref::set(bias, i, 0.0);
-  const std::vector<Tensor> weights = {to_dtype(whole.slice(0, 0, 100), DType::kF16),
-                                       whole.slice(0, 100, 170),
-                                       to_dtype(whole.slice(0, 170, 300), DType::kF64)};
-  const std::vector<Tensor> biases = {bias.slice(0, 0, 100), Tensor(), bias.slice(0, 170, 300)};
+  const std::vector<ConstTensor> weights = {to_dtype(whole.slice(0, 0, 100), DType::kF16),
+                                            whole.slice(0, 100, 170),
+                                            to_dtype(whole.slice(0, 170, 300), DType::kF64)};
+  const std::vector<ConstTensor> biases = {bias.slice(0, 0, 100), Tensor(),
+                                           bias.slice(0, 170, 300)};
   const Tensor x = ref::random_tensor({9, 40}, DType::kF32, 3);
   const Tensor out = Tensor::allocate({9, 300}, DType::kF32);
   linear(ctx, x, pack_linear(ctx, weights, biases, DType::kF32), {}, out);

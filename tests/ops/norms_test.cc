@@ -143,10 +143,10 @@ TEST(RopeAngles, ArePositionsTimesFrequenciesOfAnyBaseAndNumberOfAxes) {
     int64_t pairs = 0;
     for (const int64_t dim : dims) pairs += dim / 2;
     const Tensor positions = ref::random({9, std::ssize(dims)}, DType::kF32, 1, 0.0, 30.0);
-    const RopeTable rope{Tensor::allocate({9, pairs}, DType::kF32),
-                         Tensor::allocate({9, pairs}, DType::kF32)};
+    const Tensor cos = Tensor::allocate({9, pairs}, DType::kF32);
+    const Tensor sin = Tensor::allocate({9, pairs}, DType::kF32);
     for (const double theta : {10000.0, 2000.0}) {
-      rope_angles(ctx, positions, {dims, theta}, rope);
+      rope_angles(ctx, positions, {dims, theta}, cos, sin);
       for (int64_t token = 0; token < 9; ++token) {
         int64_t at = 0;
         for (size_t axis = 0; axis < dims.size(); ++axis) {
@@ -154,8 +154,8 @@ TEST(RopeAngles, ArePositionsTimesFrequenciesOfAnyBaseAndNumberOfAxes) {
             const double exponent = 2.0 * static_cast<double>(i) / static_cast<double>(dims[axis]);
             const double angle =
                 ref::get(positions[token], static_cast<int64_t>(axis)) / std::pow(theta, exponent);
-            ASSERT_NEAR(ref::get(rope.cos[token], at), std::cos(angle), 1e-6) << theta;
-            ASSERT_NEAR(ref::get(rope.sin[token], at), std::sin(angle), 1e-6) << theta;
+            ASSERT_NEAR(ref::get(cos[token], at), std::cos(angle), 1e-6) << theta;
+            ASSERT_NEAR(ref::get(sin[token], at), std::sin(angle), 1e-6) << theta;
           }
         }
       }

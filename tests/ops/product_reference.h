@@ -13,7 +13,7 @@
 /// What the tests of linear and conv2d share: the ops as plain loops in double precision.
 namespace flux::product_reference {
 
-inline double get(const Tensor& tensor, int64_t element) {
+inline double get(const ConstTensor& tensor, int64_t element) {
   if (tensor.dtype() == DType::kF32) return tensor.data<float>()[element];
   return static_cast<float>(tensor.data<BFloat16>()[element]);
 }
@@ -59,8 +59,8 @@ inline double activate(Activation activation, double x) {
 }
 
 /// residual + gate * activation(x W^T + b) for rows of x; b, gate and residual may be undefined.
-inline std::vector<double> linear(const Tensor& x, const Tensor& weight, const Tensor& bias,
-                                  const Epilogue& epilogue) {
+inline std::vector<double> linear(const ConstTensor& x, const ConstTensor& weight,
+                                  const ConstTensor& bias, const Epilogue& epilogue) {
   const int64_t depth = weight.size(1);
   const int64_t columns = weight.size(0);
   std::vector<double> result;
@@ -72,7 +72,7 @@ inline std::vector<double> linear(const Tensor& x, const Tensor& weight, const T
       }
       sum = activate(epilogue.activation, sum);
       if (epilogue.gate.defined()) sum *= get(epilogue.gate, j);
-      const Tensor& residual = epilogue.residual;
+      const ConstTensor& residual = epilogue.residual;
       if (residual.defined()) sum += get(residual, i * residual.stride(0) + j);
       result.push_back(sum);
     }
@@ -81,8 +81,9 @@ inline std::vector<double> linear(const Tensor& x, const Tensor& weight, const T
 }
 
 /// The convolution of x [h, w, in] with weight [out, in, k, k] and zeros around the image.
-inline std::vector<double> conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
-                                  bool upsample, const Tensor& residual) {
+inline std::vector<double> conv2d(const ConstTensor& x, const ConstTensor& weight,
+                                  const ConstTensor& bias, bool upsample,
+                                  const ConstTensor& residual) {
   const int64_t scale = upsample ? 2 : 1;
   const int64_t height = x.size(0) * scale;
   const int64_t width = x.size(1) * scale;
@@ -116,7 +117,7 @@ struct Difference {
 };
 
 /// How far `out` (rows may be strided) is from `expected`.
-inline Difference compare(const Tensor& out, const std::vector<double>& expected) {
+inline Difference compare(const ConstTensor& out, const std::vector<double>& expected) {
   Difference difference;
   const int64_t n = out.size(-1);
   const int64_t stride = out.rank() == 2 ? out.stride(0) : n;
@@ -135,7 +136,7 @@ inline Difference compare(const Tensor& out, const std::vector<double>& expected
 /// once (2^-9), f32 sums carry some rounding errors each.
 inline double tolerance(DType dtype) { return dtype == DType::kBF16 ? 0.0040 : 3e-6; }
 
-inline bool same_bytes(const Tensor& a, const Tensor& b) {
+inline bool same_bytes(const ConstTensor& a, const ConstTensor& b) {
   return a.bytes() == b.bytes() &&
          std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.bytes())) == 0;
 }

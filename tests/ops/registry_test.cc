@@ -51,7 +51,7 @@ class BareDevice final : public Backend {
  public:
   Device device() const override { return {}; }
   std::shared_ptr<std::byte> allocate(size_t) const override { return nullptr; }
-  void copy(Context&, const Tensor&, const Tensor&) override {}
+  void copy(Context&, const ConstTensor&, const Tensor&) override {}
   bool supports(DType) const override { return true; }
 };
 

@@ -41,7 +41,7 @@ class IsaScope {
   IsaScope& operator=(const IsaScope&) = delete;
 };
 
-inline double get(const Tensor& tensor, int64_t element) {
+inline double get(const ConstTensor& tensor, int64_t element) {
   if (tensor.dtype() == DType::kF32) return tensor.data<float>()[element];
   return static_cast<float>(tensor.data<BFloat16>()[element]);
 }
@@ -56,8 +56,8 @@ inline void set(const Tensor& tensor, int64_t element, double value) {
 }
 
 /// Calls f(address, index) for each element of a strided tensor in the order of its indices.
-inline void for_each_element(const Tensor& tensor,
-                             const std::function<void(const Tensor&, int64_t)>& f) {
+template <typename AnyTensor, typename F>
+void for_each_element(const AnyTensor& tensor, const F& f) {
   if (tensor.rank() > 1) {
     for (int64_t i = 0; i < tensor.size(0); ++i) for_each_element(tensor[i], f);
   } else {
@@ -65,9 +65,10 @@ inline void for_each_element(const Tensor& tensor,
   }
 }
 
-inline Values values_of(const Tensor& tensor) {
+inline Values values_of(const ConstTensor& tensor) {
   Values values;
-  for_each_element(tensor, [&](const Tensor& row, int64_t i) { values.push_back(get(row, i)); });
+  for_each_element(tensor,
+                   [&](const ConstTensor& row, int64_t i) { values.push_back(get(row, i)); });
   return values;
 }
 
@@ -87,13 +88,13 @@ inline Tensor random(const Shape& shape, DType dtype, unsigned seed, double mean
 
 /// Angles of all directions.
 inline RopeTable rope_of_all_angles(int64_t tokens, int64_t pairs) {
-  const RopeTable rope{Tensor::allocate({tokens, pairs}, DType::kF32),
-                       Tensor::allocate({tokens, pairs}, DType::kF32)};
+  const Tensor cosines = Tensor::allocate({tokens, pairs}, DType::kF32);
+  const Tensor sines = Tensor::allocate({tokens, pairs}, DType::kF32);
   for (int64_t i = 0; i < tokens * pairs; ++i) {
-    rope.cos.data<float>()[i] = static_cast<float>(std::cos(0.7 * static_cast<double>(i)));
-    rope.sin.data<float>()[i] = static_cast<float>(std::sin(0.7 * static_cast<double>(i)));
+    cosines.data<float>()[i] = static_cast<float>(std::cos(0.7 * static_cast<double>(i)));
+    sines.data<float>()[i] = static_cast<float>(std::sin(0.7 * static_cast<double>(i)));
   }
-  return rope;
+  return {cosines, sines};
 }
 
 /// A [rows, n] view whose rows lie `gap` elements apart from each other's ends.
@@ -103,10 +104,10 @@ inline Tensor strided(int64_t rows, int64_t n, int64_t gap, DType dtype) {
   return whole.slice(1, gap / 2, gap / 2 + n);
 }
 
-inline Tensor copy_of(const Tensor& tensor) { return to_dtype(tensor, tensor.dtype()); }
+inline Tensor copy_of(const ConstTensor& tensor) { return to_dtype(tensor, tensor.dtype()); }
 
 /// Every value within `tolerance` * max(1, |expected|), besides the rounding of the dtype.
-inline void expect_close(const Tensor& actual, const Values& expected, double tolerance) {
+inline void expect_close(const ConstTensor& actual, const Values& expected, double tolerance) {
   const double rounding = actual.dtype() == DType::kBF16 ? 0x1p-8 : 0x1p-24;
   const Values values = values_of(actual);
   ASSERT_EQ(values.size(), expected.size());
@@ -119,14 +120,14 @@ inline void expect_close(const Tensor& actual, const Values& expected, double to
   }
 }
 
-inline bool same_bytes(const Tensor& a, const Tensor& b) {
+inline bool same_bytes(const ConstTensor& a, const ConstTensor& b) {
   const Tensor left = copy_of(a);
   const Tensor right = copy_of(b);
   return left.bytes() == right.bytes() &&
          std::memcmp(left.raw(), right.raw(), static_cast<size_t>(left.bytes())) == 0;
 }
 
-inline Values layer_norm(const Tensor& x, const LayerNormParams& params) {
+inline Values layer_norm(const ConstTensor& x, const LayerNormParams& params) {
   Values result;
   for (int64_t i = 0; i < x.size(0); ++i) {
     const Values row = values_of(x[i]);
@@ -150,7 +151,7 @@ inline Values layer_norm(const Tensor& x, const LayerNormParams& params) {
   return result;
 }
 
-inline Values rms_norm(const Tensor& x, const Tensor& weight, float eps) {
+inline Values rms_norm(const ConstTensor& x, const ConstTensor& weight, float eps) {
   Values result;
   for (int64_t i = 0; i < x.size(0); ++i) {
     const Values row = values_of(x[i]);
@@ -164,7 +165,7 @@ inline Values rms_norm(const Tensor& x, const Tensor& weight, float eps) {
   return result;
 }
 
-inline Values rms_norm_rope(const Tensor& x, const Tensor& weight, float eps,
+inline Values rms_norm_rope(const ConstTensor& x, const ConstTensor& weight, float eps,
                             const RopeTable& rope) {
   Values result;
   for (int64_t token = 0; token < x.size(0); ++token) {
@@ -198,7 +199,7 @@ inline double activation(Activation kind, double x) {
   return x;
 }
 
-inline Values group_norm(const Tensor& x, const GroupNormParams& params) {
+inline Values group_norm(const ConstTensor& x, const GroupNormParams& params) {
   Values result = values_of(x);
   const auto channels = static_cast<size_t>(x.size(-1));
   const size_t size = channels / static_cast<size_t>(params.groups);
@@ -222,7 +223,7 @@ inline Values group_norm(const Tensor& x, const GroupNormParams& params) {
   return result;
 }
 
-inline Values attention(const Tensor& q, const Tensor& k, const Tensor& v,
+inline Values attention(const ConstTensor& q, const ConstTensor& k, const ConstTensor& v,
                         const AttentionOptions& options) {
   const auto tokens = static_cast<size_t>(q.size(0));
   const auto heads = static_cast<size_t>(q.size(1));

@@ -101,7 +101,7 @@ Tensor counting(int64_t count, int64_t first) {
   return tensor;
 }
 
-bool same_values(const Tensor& found, const Tensor& expected) {
+bool same_values(const ConstTensor& found, const ConstTensor& expected) {
   const Tensor wanted = to_dtype(expected, found.dtype());
   return std::memcmp(found.raw(), wanted.raw(), static_cast<size_t>(wanted.bytes())) == 0;
 }

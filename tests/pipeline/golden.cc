@@ -35,7 +35,7 @@ std::vector<GoldenCase> read_cases(const std::string& checkpoint) {
 
 }  // namespace
 
-Tensor GoldenCase::tensor(const std::string& key) const {
+ConstTensor GoldenCase::tensor(const std::string& key) const {
   const auto found = file->tensors().find(key);
   check(found != file->tensors().end(), ErrorCode::kNotFound, "{}: no tensor '{}'",
         file->path().string(), key);
@@ -84,7 +84,7 @@ std::shared_ptr<const Checkpoint> open_golden(const std::string& checkpoint) {
   return slot;
 }
 
-double relative_error(const Tensor& found, const Tensor& expected) {
+double relative_error(const ConstTensor& found, const ConstTensor& expected) {
   const Tensor a = to_dtype(found, DType::kF32);
   const Tensor b = to_dtype(expected, DType::kF32);
   check(a.numel() == b.numel(), ErrorCode::kInternal, "comparing {} with {}", found, expected);
@@ -100,7 +100,7 @@ double relative_error(const Tensor& found, const Tensor& expected) {
   return difference / largest;
 }
 
-double psnr(const Tensor& a, const Tensor& b) {
+double psnr(const ConstTensor& a, const ConstTensor& b) {
   check(a.numel() == b.numel(), ErrorCode::kInternal, "comparing {} with {}", a, b);
   double sum = 0;
   for (int64_t i = 0; i < a.numel(); ++i) {

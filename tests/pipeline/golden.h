@@ -23,7 +23,7 @@ struct GoldenCase {
   nlohmann::json recipe;
   std::shared_ptr<const SafetensorsFile> file;
 
-  Tensor tensor(const std::string& name) const;
+  ConstTensor tensor(const std::string& name) const;
   bool has(const std::string& name) const;
 };
 
@@ -53,8 +53,8 @@ GoldenCase golden_trace(const std::string& checkpoint, const std::string& stage)
 std::shared_ptr<const Checkpoint> open_golden(const std::string& checkpoint);
 
 /// Largest absolute difference, as a share of the largest absolute expected value.
-double relative_error(const Tensor& found, const Tensor& expected);
+double relative_error(const ConstTensor& found, const ConstTensor& expected);
 /// Peak signal to noise ratio of two u8 images, in dB; infinite when they are equal.
-double psnr(const Tensor& a, const Tensor& b);
+double psnr(const ConstTensor& a, const ConstTensor& b);
 
 }  // namespace flux::testing

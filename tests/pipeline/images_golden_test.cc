@@ -47,12 +47,12 @@ GenerateResult draw(const GoldenCase& golden, const Device& device,
   return generate(stages, open_golden(golden.checkpoint)->config(), golden.dtype, rows, {});
 }
 
-bool same_bytes(const Tensor& a, const Tensor& b) {
+bool same_bytes(const ConstTensor& a, const ConstTensor& b) {
   return a.bytes() == b.bytes() &&
          std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.bytes())) == 0;
 }
 
-double share_within_one(const Tensor& found, const Tensor& expected) {
+double share_within_one(const ConstTensor& found, const ConstTensor& expected) {
   int64_t within = 0;
   for (int64_t i = 0; i < found.numel(); ++i) {
     within += std::abs(found.data<uint8_t>()[i] - expected.data<uint8_t>()[i]) <= 1;
@@ -68,8 +68,8 @@ TEST_P(ImagesGolden, Float32EqualsDiffusers) {
     if (golden.dtype != DType::kF32) continue;
     const std::vector<ImageParams> rows = golden_rows(golden);
     const GenerateResult result = draw(golden, device(), rows);
-    const Tensor expected = golden.tensor("images");
-    const Tensor latents =
+    const ConstTensor expected = golden.tensor("images");
+    const ConstTensor latents =
         golden.tensor("latents_" + std::to_string(rows[0].num_inference_steps - 1));
     ASSERT_EQ(std::ssize(result.images), expected.size(0)) << golden.name;
     for (int64_t i = 0; i < expected.size(0); ++i) {
@@ -88,11 +88,11 @@ TEST_P(ImagesGolden, BFloat16IsAsCloseAsDiffusers) {
   for (const GoldenCase& golden : golden_cases(checkpoint(), "bls")) {
     if (golden.dtype != DType::kBF16) continue;
     const GenerateResult result = draw(golden, device(), golden_rows(golden));
-    const Tensor theirs = golden.tensor("images");
-    const Tensor exact = golden.tensor("images_f32");
+    const ConstTensor theirs = golden.tensor("images");
+    const ConstTensor exact = golden.tensor("images_f32");
     ASSERT_EQ(std::ssize(result.images), theirs.size(0)) << golden.name;
     for (int64_t i = 0; i < theirs.size(0); ++i) {
-      const Tensor& ours = result.images[static_cast<size_t>(i)].pixels;
+      const ConstTensor& ours = result.images[static_cast<size_t>(i)].pixels;
       const double to_theirs = psnr(ours, theirs[i]);
       const double our_error = psnr(ours, exact[i]);
       const double their_error = psnr(theirs[i], exact[i]);

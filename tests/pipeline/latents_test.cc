@@ -82,7 +82,7 @@ TEST(Pixels, AreClampedAndRoundedHalfToEven) {
   std::vector<float> values = {-1.0f, 1.0f, -2.0f, 7.0f, nan, 0.0f,
                                // 0.5/255, 1.5/255 and 2.5/255 of the way up
                                -1.0f + 1.0f / 255, -1.0f + 3.0f / 255, -1.0f + 5.0f / 255, 0, 0, 0};
-  const Tensor pixels = to_pixels(ctx, Tensor(values.data(), DType::kF32, {3, 2, 2}));
+  const ConstTensor pixels = to_pixels(ctx, Tensor(values.data(), DType::kF32, {3, 2, 2}));
   ASSERT_EQ(pixels.shape(), (Shape{2, 2, 3}));
   const auto channel = [&](int c, int i) { return pixels.data<uint8_t>()[i * 3 + c]; };
   EXPECT_EQ(channel(0, 0), 0);

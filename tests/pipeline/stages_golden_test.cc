@@ -52,7 +52,7 @@ TEST_P(StagesGolden, Clip) {
     const Tensor expected = golden.tensor("pooled_prompt_embeds");
     int64_t row = 0;
     for (const std::string prompt : golden.recipe["prompts"]) {
-      const Tensor pooled = to_host(stages.context(), stages.encode_clip(prompt, nullptr));
+      const ConstTensor pooled = to_host(stages.context(), stages.encode_clip(prompt, nullptr));
       EXPECT_LT(relative_error(pooled, expected[row++]), limit(golden.dtype))
           << golden.name << ": " << prompt.substr(0, 60);
     }
@@ -66,7 +66,7 @@ TEST_P(StagesGolden, T5) {
     const Tensor rows = golden.tensor("rows");               // positions that were kept
     int64_t prompt_index = 0;
     for (const std::string prompt : golden.recipe["prompts"]) {
-      const Tensor embeds = to_host(
+      const ConstTensor embeds = to_host(
           stages.context(),
           stages.encode_t5(prompt, golden.recipe["max_sequence_length"].get<int>(), nullptr));
       const Tensor kept = Tensor::allocate({rows.numel(), embeds.size(1)}, embeds.dtype());
@@ -118,9 +118,9 @@ TEST_P(StagesGolden, Transformer) {
 TEST_P(StagesGolden, Vae) {
   for (const GoldenCase& golden : golden_cases(checkpoint(), "vae_decoder")) {
     LocalStages stages = make_stages(golden.dtype);
-    const Tensor latents = golden.tensor("latents");
+    const ConstTensor latents = golden.tensor("latents");
     for (int64_t row = 0; row < latents.size(0); ++row) {
-      const Tensor image =
+      const ConstTensor image =
           to_host(stages.context(), stages.decode(to_dtype(latents[row], golden.dtype)));
       EXPECT_LT(relative_error(image, golden.tensor("image")[row]), limit(golden.dtype))
           << golden.name << " row " << row;
@@ -132,7 +132,7 @@ TEST_P(StagesGolden, Vae) {
 class Recorder {
  public:
   explicit Recorder(Context& ctx) {
-    ctx.set_trace([this](std::string_view name, const Tensor& value) {
+    ctx.set_trace([this](std::string_view name, const ConstTensor& value) {
       values_.emplace(std::string(name), to_dtype(value, DType::kF32));
     });
   }
@@ -153,7 +153,7 @@ class Recorder {
   }
 
  private:
-  static Tensor channels_first(const Tensor& image) {
+  static Tensor channels_first(const ConstTensor& image) {
     const int64_t pixels = image.size(0) * image.size(1);
     const int64_t channels = image.size(2);
     Tensor result = Tensor::allocate({channels, image.size(0), image.size(1)}, DType::kF32);

@@ -26,7 +26,7 @@ class FakeDevice final : public DeviceRuntime {
   int64_t available_bytes() const override {
     return limit_ > held_ ? static_cast<int64_t>(limit_ - held_) : 0;
   }
-  void copy(Context&, const Tensor& x, const Tensor& out) override {
+  void copy(Context&, const ConstTensor& x, const Tensor& out) override {
     std::memcpy(out.raw(), x.raw(), static_cast<size_t>(x.bytes()));
   }
 

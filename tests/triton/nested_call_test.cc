@@ -21,7 +21,7 @@ Tensor floats(std::initializer_list<float> values) {
   return tensor;
 }
 
-std::string bytes_of(const Tensor& tensor) {
+std::string bytes_of(const ConstTensor& tensor) {
   return {tensor.data<char>(), static_cast<size_t>(tensor.bytes())};
 }
 

@@ -70,7 +70,7 @@ TEST_F(RequestTest, ReadsTensorsWhereTheyAre) {
   request.read(ctx);
   EXPECT_EQ(request.rows(), 2);
   const int64_t sizes[] = {3};
-  const Tensor f32 = request.tensor("f32", DType::kF32, sizes);
+  const ConstTensor f32 = request.tensor("f32", DType::kF32, sizes);
   EXPECT_EQ(f32.raw(), sent.inputs.front().memory[0].data());
   EXPECT_EQ(f32.shape(), (Shape{2, 3}));
   EXPECT_EQ(f32.data<float>()[5], 6);

@@ -45,7 +45,7 @@ TEST(Safetensors, ReadsTensorsWhereTheyAre) {
       std::string("\0\0\x80\x3f\0\0\0\x40\x80\x3f\x40\xc0\0\0\x40\x40", 16));
   const auto file = SafetensorsFile::parse(bytes.data(), bytes.size(), "f");
   ASSERT_EQ(file->tensors().size(), 4u);
-  const Tensor& a = file->tensors().at("a");
+  const ConstTensor& a = file->tensors().at("a");
   EXPECT_EQ(a.shape(), (Shape{2}));
   EXPECT_EQ(a.data<float>()[1], 2.0f);
   const Tensor b = to_dtype(file->tensors().at("b"), DType::kF32);
@@ -232,7 +232,7 @@ TEST_F(WeightFilesTest, DroppedPagesComeBack) {
   write_safetensors(directory_ / "model.safetensors",
                     {{"a", Tensor(values.data(), DType::kF32, {1 << 16})}});
   const auto files = WeightFiles::open(directory_, "model");
-  const Tensor& a = *files->find("a");
+  const ConstTensor& a = *files->find("a");
   EXPECT_EQ(a.data<float>()[40000], 3.0f);
   files->drop_pages(a);
   EXPECT_EQ(a.data<float>()[40000], 3.0f);

@@ -25,7 +25,7 @@ AttentionOptions attention_options(std::initializer_list<const QkvProjection*> s
 
 /// The attention of one sequence, in which its last rows are the queries. qkv: [tokens, 3 heads,
 /// head_dim]; out: [queries, inner_dim], rows may be strided.
-AttentionPart joint_attention(const FluxTransformerConfig& config, const Tensor& qkv,
+AttentionPart joint_attention(const FluxTransformerConfig& config, const ConstTensor& qkv,
                               const Tensor& out) {
   const int64_t heads = config.num_attention_heads;
   const int64_t tokens = qkv.size(0);
@@ -35,7 +35,7 @@ AttentionPart joint_attention(const FluxTransformerConfig& config, const Tensor&
 }
 
 /// LayerNorm without weights, then * (1 + scale) + shift.
-LayerNormPart modulated_norm(const Tensor& x, const Modulated& by, const Tensor& out) {
+LayerNormPart modulated_norm(const ConstTensor& x, const Modulated& by, const Tensor& out) {
   LayerNormParams params;
   params.scale = by.scale;
   params.shift = by.shift;
@@ -46,13 +46,13 @@ LayerNormPart modulated_norm(const Tensor& x, const Modulated& by, const Tensor&
 Epilogue gelu() { return {.activation = Activation::kGeluTanh, .gate = {}, .residual = {}}; }
 
 /// hidden += gate * result.
-Epilogue gated(const Tensor& gate, const Tensor& hidden) {
+Epilogue gated(const ConstTensor& gate, const Tensor& hidden) {
   return {.activation = Activation::kNone, .gate = gate, .residual = hidden};
 }
 
 /// The modulations of all sequences, each [chunks, inner_dim].
-std::vector<Tensor> make_modulations(Context& ctx, const Modulation& modulation,
-                                     const JointBatch& batch) {
+std::vector<ConstTensor> make_modulations(Context& ctx, const Modulation& modulation,
+                                          const JointBatch& batch) {
   std::vector<const Conditioning*> conditionings;
   for (const JointSequence& sequence : batch.sequences) {
     conditionings.push_back(&sequence.conditioning);
@@ -93,7 +93,8 @@ QkvProjection::QkvProjection(const Loader& attn, const FluxTransformerConfig& co
       norm_k(attn.context(),
              (attn / norms[1]).weights().take_f32("weight", {config.attention_head_dim}), 1.0f) {}
 
-LinearPart QkvProjection::part(const Tensor& x, const RopeTable& rope, const Tensor& out) const {
+LinearPart QkvProjection::part(const ConstTensor& x, const RopeTable& rope,
+                               const Tensor& out) const {
   Epilogue epilogue;
   const int64_t heads = out.size(1) / 3;
   epilogue.norm = {norm_q.weight, norm_k.weight, kNormEps, rope, heads, heads};
@@ -131,8 +132,8 @@ FluxTransformerBlock::FluxTransformerBlock(const Loader& load, const FluxTransfo
 
 std::vector<FluxTransformerBlock::Segment> FluxTransformerBlock::make_segments(
     Context& ctx, const JointBatch& batch) const {
-  const std::vector<Tensor> text = make_modulations(ctx, text_.norm1, batch);
-  const std::vector<Tensor> image = make_modulations(ctx, image_.norm1, batch);
+  const std::vector<ConstTensor> text = make_modulations(ctx, text_.norm1, batch);
+  const std::vector<ConstTensor> image = make_modulations(ctx, image_.norm1, batch);
   std::vector<Segment> segments;
   for (size_t i = 0; i < batch.sequences.size(); ++i) {
     const JointSequence& sequence = batch.sequences[i];
@@ -217,7 +218,7 @@ FluxSingleTransformerBlock::FluxSingleTransformerBlock(const Loader& load,
 
 std::vector<FluxSingleTransformerBlock::Segment> FluxSingleTransformerBlock::make_segments(
     Context& ctx, const JointBatch& batch, Update update) const {
-  const std::vector<Tensor> modulations = make_modulations(ctx, norm_, batch);
+  const std::vector<ConstTensor> modulations = make_modulations(ctx, norm_, batch);
   std::vector<Segment> segments;
   // Each sequence is a segment, although all have the same weights: the way in which a segment is
   // computed depends on its rows, and must not depend on other sequences.

@@ -42,7 +42,7 @@ struct QkvProjection {
 
   /// x: [rows, inner_dim] -> out: [rows, 3 heads, head_dim] as q | k | v; q and k are normed and
   /// rotated by the rows' angles.
-  LinearPart part(const Tensor& x, const RopeTable& rope, const Tensor& out) const;
+  LinearPart part(const ConstTensor& x, const RopeTable& rope, const Tensor& out) const;
   int64_t bytes() const { return linear.bytes(); }
 
   Linear linear;

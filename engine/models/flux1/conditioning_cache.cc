@@ -12,7 +12,7 @@ void ConditioningCache::share(Context& ctx, std::span<TransformerInput> rows) {
   ++steps_;
   for (TransformerInput& row : rows) {
     if (row.clock.steps() < 2) continue;
-    const Tensor pooled = to_host(ctx, row.pooled_projections);
+    const ConstTensor pooled = to_host(ctx, row.pooled_projections);
     row.state = find({std::string(pooled.data<char>(), static_cast<size_t>(pooled.bytes())),
                       row.guidance, *row.clock.timesteps});
   }

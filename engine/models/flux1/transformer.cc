@@ -63,7 +63,7 @@ void FluxTransformer::embed_conditioning(Context& ctx, const TransformerInput& i
     const float guidance = scaled_to_thousand(*input.guidance, dtype_);
     guidance_embedder_(ctx, embed_timestep(ctx, guidance, dtype_), out, out);
   }
-  const Tensor pooled = to_workspace(ctx, input.pooled_projections);
+  const ConstTensor pooled = to_workspace(ctx, input.pooled_projections);
   text_embedder_(ctx, pooled.reshape({1, config_.pooled_projection_dim}), out, out);
   ctx.trace("time_text_embed", out);
   activate(ctx, out, Activation::kSilu, out);
@@ -92,7 +92,7 @@ Conditioning FluxTransformer::make_conditioning(Context& ctx, const TransformerI
 
 JointBatch FluxTransformer::embed(Context& ctx, std::span<const TransformerInput> rows) const {
   JointBatch batch;
-  std::vector<Tensor> ids;
+  std::vector<ConstTensor> ids;
   int64_t tokens = 0;
   for (const TransformerInput& row : rows) {
     check(row.guidance.has_value() == config_.guidance_embeds, ErrorCode::kInvalidArgument,
@@ -128,7 +128,7 @@ void FluxTransformer::predict(Context& ctx, const JointBatch& batch,
   for (size_t i = 0; i < rows.size(); ++i) {
     const Workspace::Scope scope(ctx.workspace());
     const Conditioning* const conditioning = &batch.sequences[i].conditioning;
-    const Tensor modulation = norm_out_(ctx, {&conditioning, 1})[0];
+    const ConstTensor modulation = norm_out_(ctx, {&conditioning, 1})[0];
     LayerNormParams params;
     params.scale = modulation[0];
     params.shift = modulation[1];

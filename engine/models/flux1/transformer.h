@@ -27,15 +27,15 @@ struct StepClock {
 /// The state that a transformer keeps for the steps of one image, in one context: tensors that
 /// depend only on the values that all its steps share (pooled projections, guidance, timesteps).
 struct StepState {
-  Tensor conditioning;              // [steps, inner_dim], T; undefined until the first step
-  std::vector<Tensor> modulations;  // see Conditioning::kept
+  ConstTensor conditioning;              // [steps, inner_dim], T; undefined until the first step
+  std::vector<ConstTensor> modulations;  // see Conditioning::kept
 };
 
 /// Tokens that enter a sequence together: those of the image that is generated, or of another one
 /// that it attends to.
 struct ImageTokens {
-  Tensor hidden_states;  // [tokens, in_channels], T: packed latents
-  Tensor img_ids;        // [tokens, axes], f32: (0, row, column)
+  ConstTensor hidden_states;  // [tokens, in_channels], T: packed latents
+  ConstTensor img_ids;        // [tokens, axes], f32: (0, row, column)
   /// [tokens, out_channels], T: the result is written here; undefined for tokens whose noise is not
   /// predicted.
   Tensor noise_pred;
@@ -43,11 +43,11 @@ struct ImageTokens {
 
 /// One image's row of a transformer call. Rows of a call may differ in every size.
 struct TransformerInput {
-  std::vector<ImageTokens> images;  // in the order of the sequence
-  Tensor encoder_hidden_states;     // [text tokens, joint_attention_dim], T
-  Tensor txt_ids;                   // [text tokens, axes], f32: zeros
-  Tensor pooled_projections;        // [pooled_projection_dim], T
-  std::optional<float> guidance;    // present exactly when the model has guidance embeddings
+  std::vector<ImageTokens> images;    // in the order of the sequence
+  ConstTensor encoder_hidden_states;  // [text tokens, joint_attention_dim], T
+  ConstTensor txt_ids;                // [text tokens, axes], f32: zeros
+  ConstTensor pooled_projections;     // [pooled_projection_dim], T
+  std::optional<float> guidance;      // present exactly when the model has guidance embeddings
   StepClock clock;
   StepState* state = nullptr;  // of this image; null where nothing is kept between steps
 

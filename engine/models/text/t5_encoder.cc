@@ -69,7 +69,7 @@ T5Encoder::Block T5Encoder::load_block(const Loader& load) const {
   return block;
 }
 
-Tensor T5Encoder::make_relative_bias(Context& ctx, int64_t tokens) const {
+ConstTensor T5Encoder::make_relative_bias(Context& ctx, int64_t tokens) const {
   const int64_t positions = 2 * tokens - 1;
   const Tensor bias = Tensor::allocate({config_.num_heads, positions}, DType::kF32);
   const float* learned = relative_attention_bias_.data<float>();
@@ -89,7 +89,7 @@ void T5Encoder::forward(Context& ctx, std::span<const int32_t> ids, const Tensor
   const int64_t tokens = std::ssize(ids);
   check(tokens > 0, ErrorCode::kInternal, "T5: no tokens");
   const Workspace::Scope scope(ctx.workspace());
-  const Tensor relative_bias = make_relative_bias(ctx, tokens);
+  const ConstTensor relative_bias = make_relative_bias(ctx, tokens);
   const Tensor hidden = ctx.workspace().allocate({tokens, config_.d_model}, dtype_);
   embedding(ctx, embedding_, ids, hidden);
   for (size_t i = 0; i < blocks_.size(); ++i) {
@@ -103,7 +103,7 @@ void T5Encoder::forward(Context& ctx, std::span<const int32_t> ids, const Tensor
   copy(ctx, result, out);
 }
 
-void T5Encoder::run_block(Context& ctx, const Block& block, const Tensor& relative_bias,
+void T5Encoder::run_block(Context& ctx, const Block& block, const ConstTensor& relative_bias,
                           const Tensor& hidden) const {
   const Workspace::Scope scope(ctx.workspace());
   Workspace& workspace = ctx.workspace();

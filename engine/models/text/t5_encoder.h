@@ -34,15 +34,15 @@ class T5Encoder {
     Linear wo;
   };
   Block load_block(const Loader& load) const;
-  void run_block(Context& ctx, const Block& block, const Tensor& relative_bias,
+  void run_block(Context& ctx, const Block& block, const ConstTensor& relative_bias,
                  const Tensor& hidden) const;
   /// [num_heads, 2 tokens - 1], f32, in the workspace: the bias by key - query position.
-  Tensor make_relative_bias(Context& ctx, int64_t tokens) const;
+  ConstTensor make_relative_bias(Context& ctx, int64_t tokens) const;
 
   T5Config config_;
   DType dtype_;
-  Tensor embedding_;                // [vocab_size, d_model]
-  Tensor relative_attention_bias_;  // [buckets, num_heads], f32
+  ConstTensor embedding_;                // [vocab_size, d_model]
+  ConstTensor relative_attention_bias_;  // [buckets, num_heads], f32
   std::vector<Block> blocks_;
   RmsNorm final_layer_norm_;
   int64_t weight_bytes_ = 0;

@@ -120,7 +120,7 @@ VaeDecoder::Buffers VaeDecoder::make_buffers(Context& ctx, int64_t height, int64
   return buffers;
 }
 
-void VaeDecoder::forward(Context& ctx, const Tensor& latents, const Tensor& out) const {
+void VaeDecoder::forward(Context& ctx, const ConstTensor& latents, const Tensor& out) const {
   const Context::Range range(ctx, "vae_decoder");
   const Workspace::Scope scope(ctx.workspace());
   Buffers image = make_buffers(ctx, latents.size(1), latents.size(2));

@@ -20,7 +20,7 @@ class VaeDecoder {
 
   /// latents: [latent_channels, h, w], T, divided by scaling_factor, plus shift_factor.
   /// out: [3, H, W], f32, about [-1, 1]; H = h x scale_factor. Polls for cancellation.
-  void forward(Context& ctx, const Tensor& latents, const Tensor& out) const;
+  void forward(Context& ctx, const ConstTensor& latents, const Tensor& out) const;
 
   const VaeConfig& config() const { return config_; }
   /// Bytes held for the weights.

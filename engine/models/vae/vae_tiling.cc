@@ -26,7 +26,8 @@ float* line(const Tensor& image, int64_t channel, int64_t y) {
 
 /// The part of a [channels, h, w] tensor that begins at (y, x) and ends at the tensor's edge at the
 /// latest.
-Tensor part_of(const Tensor& image, int64_t y, int64_t x, int64_t height, int64_t width) {
+template <typename AnyTensor>
+AnyTensor part_of(const AnyTensor& image, int64_t y, int64_t x, int64_t height, int64_t width) {
   return image.slice(1, y, std::min(y + height, image.size(1)))
       .slice(2, x, std::min(x + width, image.size(2)));
 }
@@ -58,10 +59,10 @@ void blend_with_left(const Tensor& left, const Tensor& tile, int64_t overlap) {
 
 }  // namespace
 
-void decode_in_tiles(Context& ctx, const VaeDecoder& vae, const Tensor& latents,
+void decode_in_tiles(Context& ctx, const VaeDecoder& vae, const ConstTensor& latents,
                      const Tensor& out) {
   const Tiles tiles(vae.config());
-  const Tensor source = to_host(ctx, latents);
+  const ConstTensor source = to_host(ctx, latents);
   const Tensor image = out.device().is_cpu() ? out : Tensor::allocate(out.shape(), DType::kF32);
   const int64_t height = latents.size(1);
   const int64_t width = latents.size(2);
@@ -91,7 +92,7 @@ int64_t tile_side(const VaeConfig& config) {
   return tiles.side * tiles.factor;
 }
 
-bool needs_tiles(const VaeConfig& config, const Tensor& latents) {
+bool needs_tiles(const VaeConfig& config, const ConstTensor& latents) {
   const Tiles tiles(config);
   return latents.size(1) > tiles.side || latents.size(2) > tiles.side;
 }

@@ -11,11 +11,12 @@ namespace flux {
 ///
 /// latents, out: as VaeDecoder::forward(). Throws as it does, also kUnavailable when a tile does
 /// not fit either.
-void decode_in_tiles(Context& ctx, const VaeDecoder& vae, const Tensor& latents, const Tensor& out);
+void decode_in_tiles(Context& ctx, const VaeDecoder& vae, const ConstTensor& latents,
+                     const Tensor& out);
 
 /// The side of a tile in pixels.
 int64_t tile_side(const VaeConfig& config);
 /// Whether latents of this size are more than one tile.
-bool needs_tiles(const VaeConfig& config, const Tensor& latents);
+bool needs_tiles(const VaeConfig& config, const ConstTensor& latents);
 
 }  // namespace flux

@@ -10,6 +10,10 @@ namespace {
 
 /// Address of a token's vector of one head.
 template <typename T>
+const T* at(const ConstTensor& tensor, int64_t token, int64_t head) {
+  return tensor.data<T>() + token * tensor.stride(0) + head * tensor.stride(1);
+}
+template <typename T>
 T* at(const Tensor& tensor, int64_t token, int64_t head) {
   return tensor.data<T>() + token * tensor.stride(0) + head * tensor.stride(1);
 }
@@ -17,7 +21,7 @@ T* at(const Tensor& tensor, int64_t token, int64_t head) {
 /// Packs the keys and values of all heads, then distributes tiles of (head, query rows) over the
 /// threads. A tile sees all keys in their order: nothing depends on which thread runs it.
 template <typename T>
-void attend(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
+void attend(Context& ctx, const ConstTensor& q, const ConstTensor& k, const ConstTensor& v,
             const AttentionOptions& options, const Tensor& out) {
   const AttentionKernels<T>& kernel = kernels().attention<T>();
   const int64_t q_tokens = q.size(0);

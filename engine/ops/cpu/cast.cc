@@ -2,7 +2,7 @@
 
 namespace flux::cpu {
 
-void CpuBackend::cast(Context& /*ctx*/, const Tensor& x, const Tensor& out) {
+void CpuBackend::cast(Context& /*ctx*/, const ConstTensor& x, const Tensor& out) {
   copy_convert(x, out);
 }
 

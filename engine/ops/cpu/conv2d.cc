@@ -20,8 +20,8 @@ template <typename T, typename C>
 class ConvCall {
  public:
   /// With scale 2 the input is upsampled on the fly.
-  ConvCall(Context& ctx, const Tensor& x, const PackedConv2d& packed, int64_t scale,
-           const Tensor& residual, const Tensor& out)
+  ConvCall(Context& ctx, const ConstTensor& x, const PackedConv2d& packed, int64_t scale,
+           const ConstTensor& residual, const Tensor& out)
       : ctx_(ctx),
         x_(x),
         packed_(packed),
@@ -116,10 +116,10 @@ class ConvCall {
   }
 
   Context& ctx_;
-  const Tensor& x_;
+  const ConstTensor& x_;
   const PackedConv2d& packed_;
   int64_t scale_;
-  const Tensor& residual_;
+  const ConstTensor& residual_;
   const Tensor& out_;
   int64_t input_height_;
   int64_t input_width_;
@@ -133,8 +133,9 @@ class ConvCall {
 
 }  // namespace
 
-std::shared_ptr<const PackedWeights> CpuBackend::pack_conv2d(Context& ctx, const Tensor& weight,
-                                                             const Tensor& bias, DType dtype,
+std::shared_ptr<const PackedWeights> CpuBackend::pack_conv2d(Context& ctx,
+                                                             const ConstTensor& weight,
+                                                             const ConstTensor& bias, DType dtype,
                                                              bool upsample) {
   std::shared_ptr<PackedConv2d> packed = pack_winograd_conv2d(ctx, weight, dtype, upsample);
   if (!packed) packed = pack_direct_conv2d(ctx, weight, dtype);
@@ -142,8 +143,8 @@ std::shared_ptr<const PackedWeights> CpuBackend::pack_conv2d(Context& ctx, const
   return packed;
 }
 
-void CpuBackend::conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& weights,
-                        const Tensor& residual, const Tensor& out) {
+void CpuBackend::conv2d(Context& ctx, const ConstTensor& x, const Conv2dWeights& weights,
+                        const ConstTensor& residual, const Tensor& out) {
   const auto& packed = static_cast<const PackedConv2d&>(*weights.packed);
   const Workspace::Scope scope(ctx.workspace());
   const int64_t scale = weights.upsample ? 2 : 1;

@@ -12,7 +12,7 @@ constexpr int64_t kInputBytes = int64_t{512} << 10;
 /// Convolution whose tiles oneDNN computes.
 class DirectConv2d final : public PackedConv2d {
  public:
-  DirectConv2d(Context& ctx, const Tensor& weight, DType dtype) {
+  DirectConv2d(Context& ctx, const ConstTensor& weight, DType dtype) {
     out = weight.size(0);
     in = weight.size(1);
     kernel = weight.size(2);
@@ -51,7 +51,7 @@ class DirectConv2d final : public PackedConv2d {
     return memory.data<std::byte>() + i * chunk_elements_ * static_cast<int64_t>(size_of(stored));
   }
 
-  void pack(Context& ctx, const Tensor& weight) {
+  void pack(Context& ctx, const ConstTensor& weight) {
     const auto size = static_cast<int64_t>(size_of(compute));
     const int64_t last = width(chunks() - 1);
     const auto last_packer = weight_packer(shape(last));
@@ -65,8 +65,9 @@ class DirectConv2d final : public PackedConv2d {
       const bool full = full_packer && i + 1 < chunks();
       const WeightPacker& packer = full ? *full_packer : *last_packer;
       const int64_t begin = i * kChunkChannels;
-      const Tensor part = weight.slice(0, begin, begin + width(i));
-      const Tensor plain = part.dtype() == compute ? part : to_dtype(part, compute);
+      const ConstTensor part = weight.slice(0, begin, begin + width(i));
+      const ConstTensor plain =
+          part.dtype() == compute ? part : ConstTensor(to_dtype(part, compute));
       if (compute == stored) return packer.pack(plain.raw(), address(i));
       const Tensor wide = Tensor::allocate({elements(i)}, compute);
       packer.pack(plain.raw(), wide.raw());
@@ -80,7 +81,8 @@ class DirectConv2d final : public PackedConv2d {
 
 }  // namespace
 
-std::shared_ptr<PackedConv2d> pack_direct_conv2d(Context& ctx, const Tensor& weight, DType dtype) {
+std::shared_ptr<PackedConv2d> pack_direct_conv2d(Context& ctx, const ConstTensor& weight,
+                                                 DType dtype) {
   return std::make_shared<DirectConv2d>(ctx, weight, dtype);
 }
 

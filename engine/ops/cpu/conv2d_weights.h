@@ -37,13 +37,14 @@ class PackedConv2d : public PackedWeights {
 };
 
 /// weight: [out, in, k, k] of any float dtype.
-std::shared_ptr<PackedConv2d> pack_direct_conv2d(Context& ctx, const Tensor& weight, DType dtype);
+std::shared_ptr<PackedConv2d> pack_direct_conv2d(Context& ctx, const ConstTensor& weight,
+                                                 DType dtype);
 
 /// 3x3 kernels by Winograd's minimal filtering, in f32 also for bf16: a quarter of the products of
 /// a direct convolution, fewer where the input is upsampled. Sums are off by some 2e-6 of their
 /// size. Kernels are stored untransformed and transformed in each call, which needs 4 times the
 /// memory of their f32 values. Returns null for a shape that the scheme does not suit.
-std::shared_ptr<PackedConv2d> pack_winograd_conv2d(Context& ctx, const Tensor& weight, DType dtype,
-                                                   bool upsampled);
+std::shared_ptr<PackedConv2d> pack_winograd_conv2d(Context& ctx, const ConstTensor& weight,
+                                                   DType dtype, bool upsampled);
 
 }  // namespace flux::cpu

@@ -33,7 +33,7 @@ class WinogradTileKernel final : public TileKernel {
 
 class WinogradConv2d final : public PackedConv2d {
  public:
-  WinogradConv2d(Context& ctx, const Tensor& weight, DType dtype, bool upsampled)
+  WinogradConv2d(Context& ctx, const ConstTensor& weight, DType dtype, bool upsampled)
       : kernels_(kernels().winograd), upsampled_(upsampled) {
     out = weight.size(0);
     in = weight.size(1);
@@ -45,8 +45,8 @@ class WinogradConv2d final : public PackedConv2d {
     const int64_t chunk_bytes = kernels_.tap_elements(in, kChunkChannels) * size;
     parallel_for(ctx.threads(), chunks(), [&](int64_t i) {
       const int64_t begin = i * kChunkChannels;
-      const Tensor part = weight.slice(0, begin, begin + width(i));
-      const Tensor plain = part.dtype() == dtype ? part : to_dtype(part, dtype);
+      const ConstTensor part = weight.slice(0, begin, begin + width(i));
+      const ConstTensor plain = part.dtype() == dtype ? part : ConstTensor(to_dtype(part, dtype));
       std::byte* to = memory.data<std::byte>() + i * chunk_bytes;
       if (dtype == DType::kBF16) {
         kernels_.pack_bf16(plain.data<BFloat16>(), in, width(i), reinterpret_cast<BFloat16*>(to));
@@ -89,8 +89,8 @@ class WinogradConv2d final : public PackedConv2d {
 
 }  // namespace
 
-std::shared_ptr<PackedConv2d> pack_winograd_conv2d(Context& ctx, const Tensor& weight, DType dtype,
-                                                   bool upsampled) {
+std::shared_ptr<PackedConv2d> pack_winograd_conv2d(Context& ctx, const ConstTensor& weight,
+                                                   DType dtype, bool upsampled) {
   if (weight.size(1) < kLeastInputs || weight.size(2) != 3) return nullptr;
   return std::make_shared<WinogradConv2d>(ctx, weight, dtype, upsampled);
 }

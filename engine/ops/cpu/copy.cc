@@ -6,7 +6,7 @@ namespace flux::cpu {
 namespace {
 
 template <typename From, typename To>
-void transpose_rows(const Tensor& x, const Tensor& out) {
+void transpose_rows(const ConstTensor& x, const Tensor& out) {
   const int64_t rows = x.size(0);
   const int64_t columns = x.size(1);
   const auto* from = x.data<From>();
@@ -25,11 +25,11 @@ void transpose_rows(const Tensor& x, const Tensor& out) {
 
 }  // namespace
 
-void CpuBackend::copy(Context&, const Tensor& x, const Tensor& out) {
+void CpuBackend::copy(Context&, const ConstTensor& x, const Tensor& out) {
   std::memcpy(out.raw(), x.raw(), static_cast<size_t>(x.bytes()));
 }
 
-void CpuBackend::transpose(Context&, const Tensor& x, const Tensor& out) {
+void CpuBackend::transpose(Context&, const ConstTensor& x, const Tensor& out) {
   if (x.dtype() == DType::kF32) {
     transpose_rows<float, float>(x, out);
   } else if (out.dtype() == DType::kF32) {

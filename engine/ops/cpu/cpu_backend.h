@@ -11,7 +11,7 @@ class CpuBackend : public Backend {
  public:
   Device device() const override;
   std::shared_ptr<std::byte> allocate(size_t bytes) const override;
-  void copy(Context& ctx, const Tensor& x, const Tensor& out) override;
+  void copy(Context& ctx, const ConstTensor& x, const Tensor& out) override;
   bool supports(DType dtype) const override;
 
   FLUX_OPS(FLUX_OVERRIDE_OP)

@@ -24,7 +24,7 @@ void CpuBackend::euler_step(Context&, const Tensor& latents, const EulerStep& st
   });
 }
 
-void CpuBackend::unpack_tokens(Context&, const Tensor& packed, float divisor, float shift,
+void CpuBackend::unpack_tokens(Context&, const ConstTensor& packed, float divisor, float shift,
                                const Tensor& out) {
   const int64_t channels = out.size(0);
   const int64_t columns = out.size(2) / 2;  // of tokens
@@ -43,7 +43,7 @@ void CpuBackend::unpack_tokens(Context&, const Tensor& packed, float divisor, fl
   });
 }
 
-void CpuBackend::to_bytes(Context&, const Tensor& x, const Tensor& out) {
+void CpuBackend::to_bytes(Context&, const ConstTensor& x, const Tensor& out) {
   const int64_t plane = x.size(1) * x.size(2);
   const auto* values = x.data<float>();
   auto* target = out.data<uint8_t>();

@@ -6,16 +6,16 @@
 
 namespace flux::cpu {
 
-const void* gather_rows(std::span<const Tensor> weights, int64_t begin, int64_t end, DType dtype,
-                        Tensor& buffer) {
+const void* gather_rows(std::span<const ConstTensor> weights, int64_t begin, int64_t end,
+                        DType dtype, Tensor& buffer) {
   const int64_t depth = weights[0].size(1);
   int64_t first = 0;  // of the current weight in the stack
-  for (const Tensor& weight : weights) {
+  for (const ConstTensor& weight : weights) {
     const int64_t last = first + weight.size(0);
     const int64_t from = std::max(begin, first);
     const int64_t to = std::min(end, last);
     if (from < to) {
-      const Tensor part = weight.slice(0, from - first, to - first);
+      const ConstTensor part = weight.slice(0, from - first, to - first);
       if (from == begin && to == end && part.dtype() == dtype && part.is_contiguous()) {
         return part.raw();
       }
@@ -28,8 +28,8 @@ const void* gather_rows(std::span<const Tensor> weights, int64_t begin, int64_t 
 }
 
 std::shared_ptr<const PackedWeights> CpuBackend::pack_linear(Context& ctx,
-                                                             std::span<const Tensor> weights,
-                                                             std::span<const Tensor> biases,
+                                                             std::span<const ConstTensor> weights,
+                                                             std::span<const ConstTensor> biases,
                                                              DType dtype) {
   const bool native = dtype == DType::kBF16 && bf16_path() == Bf16Path::kNative;
   const auto packed =

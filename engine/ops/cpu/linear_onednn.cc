@@ -23,7 +23,7 @@ class OneDnnLinear final : public PackedLinear {
   int64_t chunk = 0;        // columns packed and computed together
   int64_t chunk_bytes = 0;  // of a packed chunk; the last one may be smaller
 
-  void run(Context& ctx, const Tensor& x, const Epilogue& epilogue,
+  void run(Context& ctx, const ConstTensor& x, const Epilogue& epilogue,
            const Tensor& out) const override;
   int64_t chunks() const { return ceil_div(columns, chunk); }
   int64_t width(int64_t i) const { return std::min(chunk, columns - i * chunk); }
@@ -60,7 +60,7 @@ ChunkPackers lay_out(OneDnnLinear& packed) {
 }
 
 void pack_chunk(const OneDnnLinear& packed, const WeightPacker& packer,
-                std::span<const Tensor> weights, int64_t i) {
+                std::span<const ConstTensor> weights, int64_t i) {
   const int64_t begin = i * packed.chunk;
   Tensor buffer;
   packer.pack(gather_rows(weights, begin, begin + packed.width(i), DType::kBF16, buffer),
@@ -68,12 +68,12 @@ void pack_chunk(const OneDnnLinear& packed, const WeightPacker& packer,
 }
 
 /// The rows of x contiguously: x itself if it is contiguous already.
-Tensor contiguous_rows(Context& ctx, const Tensor& x) {
+ConstTensor contiguous_rows(Context& ctx, const ConstTensor& x) {
   if (x.is_contiguous()) return x;
   const Tensor copy = ctx.workspace().allocate(x.shape(), x.dtype());
   for_row_tiles(ctx, x.size(0), x.size(1), [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
-      const Tensor from = x[i];
+      const ConstTensor from = x[i];
       std::memcpy(copy[i].raw(), from.raw(), static_cast<size_t>(from.bytes()));
     }
   });
@@ -83,7 +83,7 @@ Tensor contiguous_rows(Context& ctx, const Tensor& x) {
 /// One call of linear, computed in tiles.
 class OneDnnLinearCall {
  public:
-  OneDnnLinearCall(Context& ctx, const Tensor& x, const OneDnnLinear& packed,
+  OneDnnLinearCall(Context& ctx, const ConstTensor& x, const OneDnnLinear& packed,
                    const Epilogue& epilogue, const Tensor& out)
       : ctx_(ctx),
         packed_(packed),
@@ -142,7 +142,7 @@ class OneDnnLinearCall {
   const Epilogue& epilogue_;
   const Tensor& out_;
   int64_t rows_;
-  Tensor x_;
+  ConstTensor x_;
   std::array<std::array<std::shared_ptr<const TileKernel>, 2>, 2> kernels_;  // [rest][rest]
   int64_t scratch_bytes_ = 0;
   Tensor scratch_;
@@ -151,15 +151,16 @@ class OneDnnLinearCall {
 
 }  // namespace
 
-void OneDnnLinear::run(Context& ctx, const Tensor& x, const Epilogue& epilogue,
+void OneDnnLinear::run(Context& ctx, const ConstTensor& x, const Epilogue& epilogue,
                        const Tensor& out) const {
   OneDnnLinearCall(ctx, x, *this, epilogue, out).run();
 }
 
-std::shared_ptr<PackedLinear> pack_onednn_linear(Context& ctx, std::span<const Tensor> weights) {
+std::shared_ptr<PackedLinear> pack_onednn_linear(Context& ctx,
+                                                 std::span<const ConstTensor> weights) {
   auto packed = std::make_shared<OneDnnLinear>();
   packed->depth = weights[0].size(1);
-  for (const Tensor& weight : weights) packed->columns += weight.size(0);
+  for (const ConstTensor& weight : weights) packed->columns += weight.size(0);
   packed->chunk = chunk_columns(packed->columns);
   const ChunkPackers packers = lay_out(*packed);
   parallel_for(ctx.threads(), packed->chunks(),

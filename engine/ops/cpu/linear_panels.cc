@@ -34,9 +34,10 @@ constexpr bool kWiden = !std::is_same_v<T, float>;
 template <typename T>
 class PanelLinear final : public PackedLinear {
  public:
-  PanelLinear(Context& ctx, std::span<const Tensor> weights) : kernels_(cpu::kernels().products) {
+  PanelLinear(Context& ctx, std::span<const ConstTensor> weights)
+      : kernels_(cpu::kernels().products) {
     depth = weights[0].size(1);
-    for (const Tensor& weight : weights) columns += weight.size(0);
+    for (const ConstTensor& weight : weights) columns += weight.size(0);
     memory = allocate_weights(strips() * strip_elements() * static_cast<int64_t>(sizeof(T)));
     parallel_for(ctx.threads(), strips(), [&](int64_t i) {
       const int64_t begin = i * kernels_.strip_columns;
@@ -53,7 +54,7 @@ class PanelLinear final : public PackedLinear {
     });
   }
 
-  void run(Context& ctx, const Tensor& x, const Epilogue& epilogue,
+  void run(Context& ctx, const ConstTensor& x, const Epilogue& epilogue,
            const Tensor& out) const override;
 
   int64_t strips() const { return ceil_div(columns, kernels_.strip_columns); }
@@ -72,7 +73,7 @@ class PanelLinear final : public PackedLinear {
 template <typename T>
 class PanelLinearCall {
  public:
-  PanelLinearCall(Context& ctx, const Tensor& x, const PanelLinear<T>& packed,
+  PanelLinearCall(Context& ctx, const ConstTensor& x, const PanelLinear<T>& packed,
                   const Epilogue& epilogue, const Tensor& out)
       : x_(x),
         packed_(packed),
@@ -187,7 +188,7 @@ class PanelLinearCall {
     return tile;
   }
 
-  const Tensor& x_;
+  const ConstTensor& x_;
   const PanelLinear<T>& packed_;
   const ProductKernels& kernels_;
   const Epilogue& epilogue_;
@@ -205,14 +206,14 @@ class PanelLinearCall {
 };
 
 template <typename T>
-void PanelLinear<T>::run(Context& ctx, const Tensor& x, const Epilogue& epilogue,
+void PanelLinear<T>::run(Context& ctx, const ConstTensor& x, const Epilogue& epilogue,
                          const Tensor& out) const {
   PanelLinearCall<T>(ctx, x, *this, epilogue, out).run();
 }
 
 }  // namespace
 
-std::shared_ptr<PackedLinear> pack_panel_linear(Context& ctx, std::span<const Tensor> weights,
+std::shared_ptr<PackedLinear> pack_panel_linear(Context& ctx, std::span<const ConstTensor> weights,
                                                 DType dtype) {
   if (dtype == DType::kF32) return std::make_shared<PanelLinear<float>>(ctx, weights);
   return std::make_shared<PanelLinear<BFloat16>>(ctx, weights);

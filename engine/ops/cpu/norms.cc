@@ -10,12 +10,12 @@
 namespace flux::cpu {
 namespace {
 
-const float* data_or_null(const Tensor& tensor) {
+const float* data_or_null(const ConstTensor& tensor) {
   return tensor.defined() ? tensor.data<float>() : nullptr;
 }
 
 template <typename T>
-void rms_norm_rope_rows(Context& ctx, const Tensor& x, const Tensor& weight, float eps,
+void rms_norm_rope_rows(Context& ctx, const Tensor& x, const ConstTensor& weight, float eps,
                         const RopeTable& rope) {
   const auto kernel = kernels().rows<T>().rms_norm_rope;
   const int64_t heads = x.size(1);
@@ -73,7 +73,7 @@ void combine_moments(const Moments* moments, int64_t chunks, int64_t pixels, int
 }
 
 template <typename T>
-void group_norm_image(Context& ctx, const Tensor& x, const GroupNormParams& params,
+void group_norm_image(Context& ctx, const ConstTensor& x, const GroupNormParams& params,
                       const Tensor& out) {
   const RowKernels<T>& rows = kernels().rows<T>();
   const int64_t channels = x.size(-1);
@@ -103,7 +103,7 @@ void group_norm_image(Context& ctx, const Tensor& x, const GroupNormParams& para
   });
 }
 
-void layer_norm_part(Context& ctx, const Tensor& x, const LayerNormParams& params,
+void layer_norm_part(Context& ctx, const ConstTensor& x, const LayerNormParams& params,
                      const Tensor& out) {
   const LayerNormRow row_params = {data_or_null(params.weight), data_or_null(params.bias),
                                    data_or_null(params.scale), data_or_null(params.shift),
@@ -124,7 +124,7 @@ void CpuBackend::layer_norm(Context& ctx, std::span<const LayerNormPart> parts) 
   for (const auto& [x, params, out] : parts) layer_norm_part(ctx, x, params, out);
 }
 
-void CpuBackend::rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps,
+void CpuBackend::rms_norm(Context& ctx, const ConstTensor& x, const ConstTensor& weight, float eps,
                           const Tensor& out) {
   dispatch(x.dtype(), [&]<typename T>() {
     const auto kernel = kernels().rows<T>().rms_norm;
@@ -136,12 +136,12 @@ void CpuBackend::rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, f
   });
 }
 
-void CpuBackend::rms_norm_rope(Context& ctx, const Tensor& x, const Tensor& weight, float eps,
+void CpuBackend::rms_norm_rope(Context& ctx, const Tensor& x, const ConstTensor& weight, float eps,
                                const RopeTable& rope) {
   dispatch(x.dtype(), [&]<typename T>() { rms_norm_rope_rows<T>(ctx, x, weight, eps, rope); });
 }
 
-void CpuBackend::group_norm(Context& ctx, const Tensor& x, const GroupNormParams& params,
+void CpuBackend::group_norm(Context& ctx, const ConstTensor& x, const GroupNormParams& params,
                             const Tensor& out) {
   dispatch(x.dtype(), [&]<typename T>() { group_norm_image<T>(ctx, x, params, out); });
 }

@@ -18,7 +18,7 @@ class PackedLinear : public PackedWeights {
   Tensor bias;  // [columns], f32, may be undefined
 
   int64_t bytes() const override { return memory.bytes() + (bias.defined() ? bias.bytes() : 0); }
-  virtual void run(Context& ctx, const Tensor& x, const Epilogue& epilogue,
+  virtual void run(Context& ctx, const ConstTensor& x, const Epilogue& epilogue,
                    const Tensor& out) const = 0;
 };
 
@@ -42,14 +42,15 @@ TileEpilogue<T> tile_epilogue(const PackedLinear& packed, const Epilogue& epilog
 
 /// Packs a layer for our own kernels (kernels/product_kernels.cc), which compute in f32 with fewer
 /// multiplications than plain products. `dtype` is that of weights and activations.
-std::shared_ptr<PackedLinear> pack_panel_linear(Context& ctx, std::span<const Tensor> weights,
+std::shared_ptr<PackedLinear> pack_panel_linear(Context& ctx, std::span<const ConstTensor> weights,
                                                 DType dtype);
 /// Packs a layer for oneDNN's bf16 products, on a processor that has them.
-std::shared_ptr<PackedLinear> pack_onednn_linear(Context& ctx, std::span<const Tensor> weights);
+std::shared_ptr<PackedLinear> pack_onednn_linear(Context& ctx,
+                                                 std::span<const ConstTensor> weights);
 
 /// Returns rows [begin, end) of the stacked weights as contiguous `dtype`: in place if possible,
 /// else copied to `buffer`.
-const void* gather_rows(std::span<const Tensor> weights, int64_t begin, int64_t end, DType dtype,
-                        Tensor& buffer);
+const void* gather_rows(std::span<const ConstTensor> weights, int64_t begin, int64_t end,
+                        DType dtype, Tensor& buffer);
 
 }  // namespace flux::cpu

@@ -43,12 +43,12 @@ class AxisAngles {
 
 }  // namespace
 
-void CpuBackend::rope_angles(Context&, const Tensor& positions, const RopeAxes& rope,
-                             const RopeTable& out) {
+void CpuBackend::rope_angles(Context&, const ConstTensor& positions, const RopeAxes& rope,
+                             const Tensor& cos_out, const Tensor& sin_out) {
   std::vector<AxisAngles> axes;
   for (const int64_t dim : rope.dims) axes.emplace_back(dim, rope.theta);
-  float* cos = out.cos.data<float>();
-  float* sin = out.sin.data<float>();
+  float* cos = cos_out.data<float>();
+  float* sin = sin_out.data<float>();
   for (int64_t token = 0; token < positions.size(0); ++token) {
     const float* position = positions[token].data<float>();
     for (size_t axis = 0; axis < axes.size(); ++axis) {

@@ -21,6 +21,10 @@ void dispatch(DType dtype, const F& f) {
 
 /// Address of row i of a tensor: index i of its first dimension.
 template <typename T>
+const T* row(const ConstTensor& tensor, int64_t i) {
+  return tensor.data<T>() + i * tensor.stride(0);
+}
+template <typename T>
 T* row(const Tensor& tensor, int64_t i) {
   return tensor.data<T>() + i * tensor.stride(0);
 }

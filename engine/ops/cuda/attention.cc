@@ -15,16 +15,17 @@ static_assert(AttentionOptions::kLn2 * kLog2E == 1.0f, "exponents of two need no
 /// Number of scores that are stored at a time.
 constexpr int64_t kScores = int64_t{32} << 20;
 
-bool suits_flash(std::initializer_list<const Tensor*> tensors) {
-  return std::all_of(tensors.begin(), tensors.end(), [](const Tensor* tensor) {
+bool suits_flash(std::initializer_list<const ConstTensor*> tensors) {
+  return std::all_of(tensors.begin(), tensors.end(), [](const ConstTensor* tensor) {
     return tensor->dtype() == DType::kBF16 && flash_supports(tensor->size(2)) &&
            reinterpret_cast<uintptr_t>(tensor->raw()) % 16 == 0 && tensor->stride(0) % 8 == 0 &&
            tensor->stride(1) % 8 == 0;
   });
 }
 
-FlashAttention flash_args(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
-                          const AttentionOptions& options, const Tensor& out) {
+FlashAttention flash_args(Context& ctx, const ConstTensor& q, const ConstTensor& k,
+                          const ConstTensor& v, const AttentionOptions& options,
+                          const Tensor& out) {
   std::optional<float> bound = options.bound;
   if (bound && options.base == ScoreBase::kTwo) bound = AttentionOptions::kLn2 * *bound;
   return {.q = address(ctx, q),
@@ -49,8 +50,8 @@ FlashAttention flash_args(Context& ctx, const Tensor& q, const Tensor& k, const 
 /// Attention that stores the scores of some query rows at a time, for f32 and unusual head sizes.
 class StoredAttention {
  public:
-  StoredAttention(Context& ctx, State& state, const Tensor& q, const Tensor& k, const Tensor& v,
-                  const AttentionOptions& options, const Tensor& out)
+  StoredAttention(Context& ctx, State& state, const ConstTensor& q, const ConstTensor& k,
+                  const ConstTensor& v, const AttentionOptions& options, const Tensor& out)
       : ctx_(ctx), state_(state), q_(q), k_(k), v_(v), options_(options), out_(out) {
     constexpr int64_t kAligned = 8;
     stride_ = round_up(k.size(0), kAligned);
@@ -69,7 +70,7 @@ class StoredAttention {
  private:
   void run_rows(int64_t first, int64_t rows) const {
     const int64_t heads = q_.size(1);
-    const Tensor q = q_.slice(0, first, first + rows);
+    const ConstTensor q = q_.slice(0, first, first + rows);
     Product scores;
     scores.dtype = q.dtype();
     scores.rows = rows;
@@ -123,9 +124,9 @@ class StoredAttention {
 
   Context& ctx_;
   State& state_;
-  const Tensor& q_;
-  const Tensor& k_;
-  const Tensor& v_;
+  const ConstTensor& q_;
+  const ConstTensor& k_;
+  const ConstTensor& v_;
   const AttentionOptions& options_;
   const Tensor& out_;
   int64_t stride_ = 0;  // between rows of scores

@@ -36,8 +36,8 @@ void set_taps(HopperConvolution& conv, int phase_y, int phase_x) {
   }
 }
 
-void convolve_on_hopper(Context& ctx, const State& state, const Tensor& x,
-                        const PackedConv2d& packed, const Tensor& added, const Tensor& out) {
+void convolve_on_hopper(Context& ctx, const State& state, const ConstTensor& x,
+                        const PackedConv2d& packed, const ConstTensor& added, const Tensor& out) {
   HopperConvolution conv{};
   conv.x = address(ctx, x);
   conv.height = static_cast<int>(x.size(0));
@@ -68,8 +68,9 @@ void convolve_on_hopper(Context& ctx, const State& state, const Tensor& x,
 }
 
 /// Any convolution, as the product of the weights with the gathered inputs of each pixel.
-void convolve_by_columns(Context& ctx, State& state, const Tensor& x, const Conv2dWeights& weights,
-                         const Tensor& residual, const Tensor& out) {
+void convolve_by_columns(Context& ctx, State& state, const ConstTensor& x,
+                         const Conv2dWeights& weights, const ConstTensor& residual,
+                         const Tensor& out) {
   const auto& packed = static_cast<const PackedConv2d&>(*weights.packed).taps;
   const Workspace::Scope scope(ctx.workspace());
   const int64_t pixels = out.size(0);
@@ -99,8 +100,9 @@ void convolve_by_columns(Context& ctx, State& state, const Tensor& x, const Conv
 
 }  // namespace
 
-std::shared_ptr<const PackedWeights> CudaBackend::pack_conv2d(Context& ctx, const Tensor& weight,
-                                                              const Tensor& bias, DType dtype,
+std::shared_ptr<const PackedWeights> CudaBackend::pack_conv2d(Context& ctx,
+                                                              const ConstTensor& weight,
+                                                              const ConstTensor& bias, DType dtype,
                                                               bool upsample) {
   const int64_t out = weight.size(0);
   const int64_t in = weight.size(1);
@@ -118,7 +120,7 @@ std::shared_ptr<const PackedWeights> CudaBackend::pack_conv2d(Context& ctx, cons
   check_cuda(reorder_filters(plain.raw(), out, in, kernel, packed->taps.weight.raw(), dtype,
                              state.stream()),
              "reorder_filters");
-  const Tensor filters = weight.reshape({out, weight.numel() / out});
+  const ConstTensor filters = weight.reshape({out, weight.numel() / out});
   set_bias(ctx, {&filters, 1}, {&bias, 1}, packed->taps);
   Tensor exact;
   if (upsample && suits_hopper(state, {in, out, kernel, dtype, upsample, nullptr}, 0)) {
@@ -132,15 +134,15 @@ std::shared_ptr<const PackedWeights> CudaBackend::pack_conv2d(Context& ctx, cons
   return packed;
 }
 
-void CudaBackend::conv2d(Context& ctx, const Tensor& x, const Conv2dWeights& weights,
-                         const Tensor& added, const Tensor& out) {
+void CudaBackend::conv2d(Context& ctx, const ConstTensor& x, const Conv2dWeights& weights,
+                         const ConstTensor& added, const Tensor& out) {
   State& state = state_of(ctx);
   const auto& packed = static_cast<const PackedConv2d&>(*weights.packed);
   const int64_t pixels = out.size(0) * out.size(1);
   if (suits_hopper(state, weights, pixels)) {
     return convolve_on_hopper(ctx, state, x, packed, added, out);
   }
-  const auto as_rows = [&](const Tensor& image) {
+  const auto as_rows = [&]<typename T>(const T& image) {
     return image.defined() ? image.reshape({pixels, image.size(2)}) : image;
   };
   if (weights.kernel == 1 && !weights.upsample) {

@@ -10,7 +10,7 @@ void CudaBackend::finish(Context& ctx) {
   check_cuda(cudaStreamSynchronize(state_of(ctx).stream()), "the computation");
 }
 
-void CudaBackend::copy(Context& ctx, const Tensor& x, const Tensor& out) {
+void CudaBackend::copy(Context& ctx, const ConstTensor& x, const Tensor& out) {
   State& state = state_of(ctx);
   const auto bytes = static_cast<size_t>(x.bytes());
   if (x.device().is_cpu() && out.device().is_cpu()) {
@@ -25,14 +25,14 @@ void CudaBackend::copy(Context& ctx, const Tensor& x, const Tensor& out) {
   if (from_elsewhere || out.device() != here) finish(ctx);
 }
 
-void CudaBackend::transpose(Context& ctx, const Tensor& x, const Tensor& out) {
+void CudaBackend::transpose(Context& ctx, const ConstTensor& x, const Tensor& out) {
   check_cuda(flux::cuda::transpose(address(ctx, x), x.size(0), x.size(1), x.dtype(),
                                    address(ctx, out), out.dtype(), state_of(ctx).stream()),
              "transpose");
 }
 
 // The table stays in host memory: a few hundred rows are picked there and brought over.
-void CudaBackend::embedding(Context& ctx, const Tensor& table, std::span<const int32_t> ids,
+void CudaBackend::embedding(Context& ctx, const ConstTensor& table, std::span<const int32_t> ids,
                             const Tensor& out) {
   const Tensor rows = Tensor::allocate(out.shape(), out.dtype());
   for (size_t i = 0; i < ids.size(); ++i) {

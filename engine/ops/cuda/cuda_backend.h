@@ -25,7 +25,7 @@ class CudaBackend final : public Backend {
   void finish(Context& ctx) override;
   std::shared_ptr<const Fence> make_fence(Context& ctx) override;
   void wait_for(Context& ctx, const Fence& fence) override;
-  void copy(Context& ctx, const Tensor& x, const Tensor& out) override;
+  void copy(Context& ctx, const ConstTensor& x, const Tensor& out) override;
   bool has_profiler() const override;
   void push_range(const char* name) override;
   void pop_range() override;

@@ -11,8 +11,8 @@ namespace flux::cuda {
 namespace {
 
 /// Whether the rows of all tensors can be read in vectors of 16 bytes.
-bool in_vectors(std::initializer_list<const Tensor*> tensors) {
-  return std::all_of(tensors.begin(), tensors.end(), [](const Tensor* tensor) {
+bool in_vectors(std::initializer_list<const ConstTensor*> tensors) {
+  return std::all_of(tensors.begin(), tensors.end(), [](const ConstTensor* tensor) {
     if (!tensor->defined()) return true;
     const auto element = static_cast<int64_t>(size_of(tensor->dtype()));
     return reinterpret_cast<uintptr_t>(tensor->raw()) % 16 == 0 &&
@@ -35,7 +35,7 @@ StoreRows store_args(Context& ctx, const DenseWeights& weights, const Epilogue& 
   return store;
 }
 
-Product product_of(Context& ctx, const Tensor& x, const DenseWeights& weights) {
+Product product_of(Context& ctx, const ConstTensor& x, const DenseWeights& weights) {
   Product product;
   product.dtype = x.dtype();
   product.out_dtype = x.dtype();
@@ -154,8 +154,8 @@ void by_library(Context& ctx, State& state, const DenseSegment& segment) {
 
 }  // namespace
 
-void set_bias(Context& ctx, std::span<const Tensor> weights, std::span<const Tensor> biases,
-              DenseWeights& packed) {
+void set_bias(Context& ctx, std::span<const ConstTensor> weights,
+              std::span<const ConstTensor> biases, DenseWeights& packed) {
   const Tensor values = stack_biases(weights, biases);
   if (!values.defined()) return;
   // A model of bf16 has biases of bf16.

@@ -8,9 +8,9 @@ namespace flux::cuda {
 /// Weights of a product in device memory.
 class DenseWeights final : public PackedWeights {
  public:
-  Tensor weight;        // [columns, depth], T
-  Tensor bias;          // [columns], f32; undefined without one
-  Tensor rounded_bias;  // the same in T, for cuBLASLt
+  Tensor weight;             // [columns, depth], T
+  ConstTensor bias;          // [columns], f32; undefined without one
+  ConstTensor rounded_bias;  // the same in T, for cuBLASLt
 
   int64_t bytes() const override {
     return weight.bytes() + (bias.defined() ? bias.bytes() + rounded_bias.bytes() : 0);
@@ -19,12 +19,12 @@ class DenseWeights final : public PackedWeights {
 
 /// Sets both forms of a bias from host values, one for each of `weights` (undefined: zeros). Does
 /// nothing when there are none.
-void set_bias(Context& ctx, std::span<const Tensor> weights, std::span<const Tensor> biases,
-              DenseWeights& packed);
+void set_bias(Context& ctx, std::span<const ConstTensor> weights,
+              std::span<const ConstTensor> biases, DenseWeights& packed);
 
 /// One of several independent products.
 struct DenseSegment {
-  Tensor x;
+  ConstTensor x;
   const DenseWeights* weights;
   Epilogue epilogue;
   Tensor out;

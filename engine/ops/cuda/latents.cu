@@ -86,7 +86,7 @@ void CudaBackend::euler_step(Context& ctx, const Tensor& latents, const EulerSte
   check_cuda(launched, "euler_step");
 }
 
-void CudaBackend::unpack_tokens(Context& ctx, const Tensor& packed, float divisor, float shift,
+void CudaBackend::unpack_tokens(Context& ctx, const ConstTensor& packed, float divisor, float shift,
                                 const Tensor& out) {
   const UnpackArgs args{.packed = address(ctx, packed),
                         .channels = out.size(0),
@@ -101,7 +101,7 @@ void CudaBackend::unpack_tokens(Context& ctx, const Tensor& packed, float diviso
   check_cuda(launched, "unpack_tokens");
 }
 
-void CudaBackend::to_bytes(Context& ctx, const Tensor& x, const Tensor& out) {
+void CudaBackend::to_bytes(Context& ctx, const ConstTensor& x, const Tensor& out) {
   const int64_t plane = x.size(1) * x.size(2);
   const Grid grid{blocks_for(3 * plane, kThreads), kThreads, state_of(ctx).stream()};
   check_cuda(launch_kernel(bytes_kernel, grid, optional_floats(ctx, x), plane,

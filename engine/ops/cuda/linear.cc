@@ -4,17 +4,17 @@
 namespace flux::cuda {
 
 std::shared_ptr<const PackedWeights> CudaBackend::pack_linear(Context& ctx,
-                                                              std::span<const Tensor> weights,
-                                                              std::span<const Tensor> biases,
+                                                              std::span<const ConstTensor> weights,
+                                                              std::span<const ConstTensor> biases,
                                                               DType dtype) {
   auto packed = std::make_shared<DenseWeights>();
   int64_t columns = 0;
-  for (const Tensor& weight : weights) columns += weight.size(0);
+  for (const ConstTensor& weight : weights) columns += weight.size(0);
   packed->weight = new_tensor(ctx, {columns, weights[0].size(1)}, dtype);
   int64_t begin = 0;
-  for (const Tensor& weight : weights) {
+  for (const ConstTensor& weight : weights) {
     const int64_t end = begin + weight.size(0);
-    const Tensor source = weight.is_contiguous() ? weight : to_dtype(weight, weight.dtype());
+    const ConstTensor source = weight.is_contiguous() ? weight : to_dtype(weight, weight.dtype());
     uploader_.upload(source, packed->weight.slice(0, begin, end), ctx.threads());
     begin = end;
   }

@@ -11,7 +11,7 @@
 namespace flux::cuda {
 namespace {
 
-NormRows norm_args(Context& ctx, const Tensor& x, const Tensor& weight, float eps,
+NormRows norm_args(Context& ctx, const ConstTensor& x, const ConstTensor& weight, float eps,
                    const Tensor& out) {
   NormRows args{};
   args.x = address(ctx, x);
@@ -25,7 +25,8 @@ NormRows norm_args(Context& ctx, const Tensor& x, const Tensor& weight, float ep
   return args;
 }
 
-BinaryRows binary_args(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out) {
+BinaryRows binary_args(Context& ctx, const ConstTensor& a, const ConstTensor& b,
+                       const Tensor& out) {
   return {address(ctx, a),   a.stride(0),   address(ctx, b), b.stride(0),
           address(ctx, out), out.stride(0), out.size(0),     out.size(1)};
 }
@@ -50,7 +51,7 @@ void CudaBackend::layer_norm(Context& ctx, std::span<const LayerNormPart> parts)
   }
 }
 
-void CudaBackend::rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps,
+void CudaBackend::rms_norm(Context& ctx, const ConstTensor& x, const ConstTensor& weight, float eps,
                            const Tensor& out) {
   if (x.size(0) == 0) return;
   const NormRows args = norm_args(ctx, x, weight, eps, out);
@@ -58,7 +59,7 @@ void CudaBackend::rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, 
   check_cuda(norm_rows({&args, 1}, x.dtype(), state.traits(), state.stream()), "rms_norm");
 }
 
-void CudaBackend::rms_norm_rope(Context& ctx, const Tensor& x, const Tensor& weight, float eps,
+void CudaBackend::rms_norm_rope(Context& ctx, const Tensor& x, const ConstTensor& weight, float eps,
                                 const RopeTable& rope) {
   check(x.size(2) <= kMaxRopeDim, ErrorCode::kUnsupported,
         "attention heads of {} elements: on a GPU they may have at most {}; use the device cpu",
@@ -76,8 +77,8 @@ void CudaBackend::rms_norm_rope(Context& ctx, const Tensor& x, const Tensor& wei
   check_cuda(norm_rope(args, x.dtype(), state_of(ctx).stream()), "rms_norm_rope");
 }
 
-void CudaBackend::rope_angles(Context& ctx, const Tensor& positions, const RopeAxes& axes,
-                              const RopeTable& out) {
+void CudaBackend::rope_angles(Context& ctx, const ConstTensor& positions, const RopeAxes& axes,
+                              const Tensor& cos, const Tensor& sin) {
   check(axes.dims.size() <= kMaxRopeAxes, ErrorCode::kUnsupported,
         "{} rotary axes: on a GPU at most {} are supported; use the device cpu", axes.dims.size(),
         kMaxRopeAxes);
@@ -87,13 +88,13 @@ void CudaBackend::rope_angles(Context& ctx, const Tensor& positions, const RopeA
   args.tokens = positions.size(0);
   args.axes = static_cast<int>(axes.dims.size());
   for (size_t i = 0; i < axes.dims.size(); ++i) args.dims[i] = axes.dims[i];
-  args.pairs = out.cos.size(1);
-  args.cos = static_cast<float*>(address(ctx, out.cos));
-  args.sin = static_cast<float*>(address(ctx, out.sin));
+  args.pairs = cos.size(1);
+  args.cos = static_cast<float*>(address(ctx, cos));
+  args.sin = static_cast<float*>(address(ctx, sin));
   check_cuda(flux::cuda::rope_angles(args, state_of(ctx).stream()), "rope_angles");
 }
 
-void CudaBackend::group_norm(Context& ctx, const Tensor& x, const GroupNormParams& params,
+void CudaBackend::group_norm(Context& ctx, const ConstTensor& x, const GroupNormParams& params,
                              const Tensor& out) {
   const Workspace::Scope scope(ctx.workspace());
   const int64_t channels = x.size(-1);
@@ -113,7 +114,7 @@ void CudaBackend::group_norm(Context& ctx, const Tensor& x, const GroupNormParam
   check_cuda(flux::cuda::group_norm(args, x.dtype(), state_of(ctx).stream()), "group_norm");
 }
 
-void CudaBackend::activate(Context& ctx, const Tensor& x, Activation activation,
+void CudaBackend::activate(Context& ctx, const ConstTensor& x, Activation activation,
                            const Tensor& out) {
   if (x.numel() == 0) return;
   StoreRows args{};
@@ -125,17 +126,18 @@ void CudaBackend::activate(Context& ctx, const Tensor& x, Activation activation,
   check_cuda(store_rows(args, x.dtype(), state_of(ctx).stream()), "activate");
 }
 
-void CudaBackend::multiply(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out) {
+void CudaBackend::multiply(Context& ctx, const ConstTensor& a, const ConstTensor& b,
+                           const Tensor& out) {
   const BinaryRows args = binary_args(ctx, a, b, out);
   check_cuda(binary_rows(Binary::kMultiply, args, out.dtype(), state_of(ctx).stream()), "multiply");
 }
 
-void CudaBackend::add(Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out) {
+void CudaBackend::add(Context& ctx, const ConstTensor& a, const ConstTensor& b, const Tensor& out) {
   const BinaryRows args = binary_args(ctx, a, b, out);
   check_cuda(binary_rows(Binary::kAdd, args, out.dtype(), state_of(ctx).stream()), "add");
 }
 
-void CudaBackend::cast(Context& ctx, const Tensor& x, const Tensor& out) {
+void CudaBackend::cast(Context& ctx, const ConstTensor& x, const Tensor& out) {
   check(x.dtype() != DType::kF64 && (out.dtype() == DType::kF32 || out.dtype() == DType::kBF16),
         ErrorCode::kUnsupported, "cast of {} to {} on a GPU: not supported", x, out);
   const bool rows = x.rank() == 2;

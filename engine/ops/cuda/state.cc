@@ -82,17 +82,21 @@ State& state_of(Context& ctx) {
   return *state;
 }
 
-void* address(const Context& ctx, const Tensor& tensor) {
+const void* address(const Context& ctx, const ConstTensor& tensor) {
   check(tensor.device() == ctx.device(), ErrorCode::kInternal,
         "a tensor {} is on {}, but {} computes", tensor, tensor.device(), ctx.device());
   return tensor.raw();
 }
 
-void* optional_address(const Context& ctx, const Tensor& tensor) {
+void* address(const Context& ctx, const Tensor& tensor) {
+  return const_cast<void*>(address(ctx, static_cast<const ConstTensor&>(tensor)));
+}
+
+const void* optional_address(const Context& ctx, const ConstTensor& tensor) {
   return tensor.defined() ? address(ctx, tensor) : nullptr;
 }
 
-const float* optional_floats(const Context& ctx, const Tensor& tensor) {
+const float* optional_floats(const Context& ctx, const ConstTensor& tensor) {
   return static_cast<const float*>(optional_address(ctx, tensor));
 }
 

@@ -72,9 +72,10 @@ class State final : public DeviceState {
 State& state_of(Context& ctx);
 
 /// Address of a tensor that must lie in the context's device memory.
+const void* address(const Context& ctx, const ConstTensor& tensor);
 void* address(const Context& ctx, const Tensor& tensor);
 /// The same for optional tensors: null where left out.
-void* optional_address(const Context& ctx, const Tensor& tensor);
-const float* optional_floats(const Context& ctx, const Tensor& tensor);
+const void* optional_address(const Context& ctx, const ConstTensor& tensor);
+const float* optional_floats(const Context& ctx, const ConstTensor& tensor);
 
 }  // namespace flux::cuda

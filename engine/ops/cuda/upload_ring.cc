@@ -11,7 +11,7 @@ constexpr int64_t kWorthAThread = int64_t{1} << 20;  // bytes
 constexpr int kMostThreads = 8;
 
 /// Copies and rounds elements, in parallel: a single thread cannot keep up with the bus.
-void convert(const Tensor& from, const Tensor& to, int threads) {
+void convert(const ConstTensor& from, const Tensor& to, int threads) {
   const int64_t count = from.numel();
   const int64_t useful = std::max<int64_t>(1, to.bytes() / kWorthAThread);
   const int64_t parts = std::min<int64_t>({threads, kMostThreads, useful});
@@ -27,12 +27,12 @@ void convert(const Tensor& from, const Tensor& to, int threads) {
 
 }  // namespace
 
-void UploadRing::upload(const Tensor& from, const Tensor& to, int threads) {
+void UploadRing::upload(const ConstTensor& from, const Tensor& to, int threads) {
   const std::scoped_lock lock(mutex_);
   device_.prepare();
   const auto element = static_cast<int64_t>(size_of(to.dtype()));
   const int64_t at_once = buffer_bytes_ / element;
-  const Tensor source = from.reshape({from.numel()});
+  const ConstTensor source = from.reshape({from.numel()});
   for (int64_t begin = 0; begin < source.numel(); begin += at_once) {
     const int64_t end = std::min(source.numel(), begin + at_once);
     const size_t buffer = next_++ % kBuffers;

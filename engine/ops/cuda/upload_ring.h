@@ -42,7 +42,7 @@ class UploadRing {
 
   /// Copies `from` (host, contiguous, any float dtype) to `to` (device memory, contiguous, f32 or
   /// bf16, the same shape). `from` is not needed afterwards.
-  void upload(const Tensor& from, const Tensor& to, int threads);
+  void upload(const ConstTensor& from, const Tensor& to, int threads);
 
   /// The number of uploads so far. Who reads it finds the mark of each of them made.
   uint64_t count() const { return count_.load(std::memory_order_acquire); }

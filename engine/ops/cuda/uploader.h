@@ -45,7 +45,7 @@ class Uploader {
   explicit Uploader(int device) : stream_(device), ring_(stream_, UploadStream::kBufferBytes) {}
 
   /// As UploadRing::upload(). The values are there once done() is.
-  void upload(const Tensor& from, const Tensor& to, int threads) {
+  void upload(const ConstTensor& from, const Tensor& to, int threads) {
     ring_.upload(from, to, threads);
   }
   /// The number of uploads so far.
