@@ -19,8 +19,7 @@ class QkNormTest : public testing::TestWithParam<DType> {
   QkNorm norm(const ConstTensor& weight, float factor = 1.0f) { return {ctx_, weight, factor}; }
 
   /// The largest size of a product of a row of q and one of k, [rows, head_dim], after the norms.
-  double largest_of(const Tensor& q, const QkNorm& norm_q, const Tensor& k,
-                    const QkNorm& norm_k) {
+  double largest_of(const Tensor& q, const QkNorm& norm_q, const Tensor& k, const QkNorm& norm_k) {
     const int64_t rows = q.size(0);
     const RopeTable rope = ref::rope_of_all_angles(rows, kHeadDim / 2);
     rms_norm_rope(ctx_, q.split_last(1, kHeadDim), norm_q.weight, kEps, rope);

@@ -31,7 +31,7 @@ TEST_P(StagesGolden, TokenIdsAreTransformers) {
   const auto t5 = T5Tokenizer::load(opened->layout().directory(Component::kTokenizer2));
   for (const char* stage : {"clip_encoder", "t5_encoder"}) {
     for (const GoldenCase& golden : golden_cases(checkpoint(), stage)) {
-      const Tensor expected = golden.tensor("input_ids");
+      const ConstTensor expected = golden.tensor("input_ids");
       int64_t row = 0;
       for (const std::string prompt : golden.recipe["prompts"]) {
         const TokenIds found =
@@ -49,7 +49,7 @@ TEST_P(StagesGolden, TokenIdsAreTransformers) {
 TEST_P(StagesGolden, Clip) {
   for (const GoldenCase& golden : golden_cases(checkpoint(), "clip_encoder")) {
     LocalStages stages = make_stages(golden.dtype);
-    const Tensor expected = golden.tensor("pooled_prompt_embeds");
+    const ConstTensor expected = golden.tensor("pooled_prompt_embeds");
     int64_t row = 0;
     for (const std::string prompt : golden.recipe["prompts"]) {
       const ConstTensor pooled = to_host(stages.context(), stages.encode_clip(prompt, nullptr));
@@ -62,8 +62,8 @@ TEST_P(StagesGolden, Clip) {
 TEST_P(StagesGolden, T5) {
   for (const GoldenCase& golden : golden_cases(checkpoint(), "t5_encoder")) {
     LocalStages stages = make_stages(golden.dtype);
-    const Tensor expected = golden.tensor("prompt_embeds");  // [prompts, rows, dim]
-    const Tensor rows = golden.tensor("rows");               // positions that were kept
+    const ConstTensor expected = golden.tensor("prompt_embeds");  // [prompts, rows, dim]
+    const ConstTensor rows = golden.tensor("rows");               // positions that were kept
     int64_t prompt_index = 0;
     for (const std::string prompt : golden.recipe["prompts"]) {
       const ConstTensor embeds = to_host(
@@ -101,7 +101,7 @@ TransformerInput transformer_input(const GoldenCase& golden, int64_t row) {
 TEST_P(StagesGolden, Transformer) {
   for (const GoldenCase& golden : golden_cases(checkpoint(), "dit_transformer")) {
     LocalStages stages = make_stages(golden.dtype);
-    const Tensor expected = golden.tensor("noise_pred");
+    const ConstTensor expected = golden.tensor("noise_pred");
     std::vector<TransformerInput> inputs;
     for (int64_t row = 0; row < expected.size(0); ++row) {
       inputs.push_back(transformer_input(golden, row));
@@ -143,7 +143,7 @@ class Recorder {
     size_t compared = 0;
     for (const auto& [name, found] : values_) {
       if (!golden.has(name)) continue;
-      const Tensor expected = golden.tensor(name)[0];
+      const ConstTensor expected = golden.tensor(name)[0];
       const bool image = expected.rank() == 3;
       EXPECT_LT(relative_error(image ? channels_first(found) : found, expected), kF32Limit)
           << golden.checkpoint << ": " << name;

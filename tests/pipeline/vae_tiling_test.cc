@@ -20,8 +20,8 @@ class VaeTiling : public GoldenTest {
     return VaeDecoder(Loader(ctx, opened->weights(Component::kVae), {DType::kF32}),
                       opened->config().vae);
   }
-  Tensor latents() const { return golden().tensor("latents")[0]; }
-  Tensor expected() const { return golden().tensor("image")[0]; }
+  ConstTensor latents() const { return golden().tensor("latents")[0]; }
+  ConstTensor expected() const { return golden().tensor("image")[0]; }
 
  private:
   GoldenCase golden() const { return golden_cases(checkpoint(), "vae_decoder_tiled").at(0); }
@@ -82,7 +82,7 @@ TEST_P(VaeTiling, IsNoHelpWhereATileDoesNotFitOrIsAll) {
   if (!device().is_cpu()) GTEST_SKIP() << "memory runs out on the CPU here";
   Context plenty(backend_for(device()), 1);
   const VaeDecoder vae = load(plenty);
-  const auto expect_unavailable = [&](const Tensor& input, int refusals) {
+  const auto expect_unavailable = [&](const ConstTensor& input, int refusals) {
     ScarceBackend scarce(refusals);
     Context ctx(scarce, 1);
     const int64_t factor = vae.config().scale_factor();
