@@ -28,6 +28,15 @@ class Loader {
   /// T: the dtype of activations.
   DType dtype() const { return precision_.activations; }
 
+  /// The rows that an embedding picks from, in host memory, as they are stored: a copy, so that a
+  /// loaded model does not depend on its files. Throws as WeightScope::take().
+  ConstTensor table(std::string_view name, const Shape& shape) const {
+    const ConstTensor stored = scope_.take(name, shape);
+    const ConstTensor copy = to_dtype(stored, stored.dtype());
+    scope_.drop_pages(stored);
+    return copy;
+  }
+
   /// A vector of parameters ([features], f32) where the context computes. Throws as
   /// WeightScope::take().
   ConstTensor vector(std::string_view name, int64_t features) const {

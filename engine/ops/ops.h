@@ -252,9 +252,8 @@ void transpose(Context& ctx, const ConstTensor& x, const Tensor& out);
 /// Copies x to out, rounding to out's dtype (f32 or bf16); same shape, rows may be strided.
 void cast(Context& ctx, const ConstTensor& x, const Tensor& out);
 
-/// Rows of `table` ([vocabulary, n], f32, bf16 or f16, in host memory: it is read where its file is
-/// mapped) picked by `ids`; out: [ids.size(), n], T, contiguous.
-/// Ids are checked: kInternal when one is outside the table.
+/// Rows of `table` ([vocabulary, n], f32, bf16 or f16, in host memory) picked by `ids`; out:
+/// [ids.size(), n], T, contiguous. Ids are checked: kInternal when one is outside the table.
 void embedding(Context& ctx, const ConstTensor& table, std::span<const int32_t> ids,
                const Tensor& out);
 

@@ -1,7 +1,9 @@
 """Cancellation, timeouts, missing stages, failed loads and shutdown."""
 
+import os
 import queue
 import re
+import shutil
 import time
 
 import numpy as np
@@ -162,3 +164,24 @@ def test_stopping_with_work_in_flight(repository, tmp_path):
         _, error = answers.get(timeout=20)
         assert error is not None
     assert own.process.returncode is not None
+
+
+def test_a_loaded_model_does_not_depend_on_its_files(repository, tmp_path):
+    """Whoever overwrites a file in place does not change, or crash, what is loaded."""
+    copy = tmp_path / "models"
+    shutil.copytree(repository, copy)
+    values = {"prompt": "a red circle", "seed": 7, "num_inference_steps": 1}
+    with serving.Server(copy, tmp_path / "log.txt") as running, running.grpc_client() as own:
+        before = serving.generate(own, **values).as_numpy("images")
+        files = sorted(copy.rglob("*.safetensors"))
+        assert len(files) >= 4
+        for file in files:
+            with open(file, "r+b") as opened:
+                opened.write(bytes(file.stat().st_size))
+        values["prompt"] = "a blue square"
+        assert not np.array_equal(serving.generate(own, **values).as_numpy("images"), before)
+        for file in files:
+            os.truncate(file, 0)
+        values["prompt"] = "a red circle"
+        assert np.array_equal(serving.generate(own, **values).as_numpy("images"), before)
+        assert running.process.poll() is None

@@ -25,10 +25,10 @@ ClipEncoder::ClipEncoder(const Loader& load, const ClipConfig& config)
   const bool prefixed = load.weights().contains("text_model.embeddings.token_embedding.weight");
   const Loader model = prefixed ? load / "text_model" : load;
   const int64_t size = config.hidden_size;
-  const WeightScope embeddings = model.weights() / "embeddings";
-  token_embedding_ = embeddings.take("token_embedding.weight", {config.vocab_size, size});
+  const Loader embeddings = model / "embeddings";
+  token_embedding_ = embeddings.table("token_embedding.weight", {config.vocab_size, size});
   position_embedding_ =
-      embeddings.take("position_embedding.weight", {config.max_position_embeddings, size});
+      embeddings.table("position_embedding.weight", {config.max_position_embeddings, size});
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     const Loader from = model / "encoder" / "layers" / i;
     Layer layer;

@@ -32,8 +32,8 @@ T5Encoder::T5Encoder(const Loader& load, const T5Config& config)
   const Shape table{config.vocab_size, config.d_model};
   // Either name is enough; where both are there, transformers uses the encoder's own.
   embedding_ = encoder.weights().contains("embed_tokens.weight")
-                   ? encoder.weights().take("embed_tokens.weight", table)
-                   : load.weights().take("shared.weight", table);
+                   ? encoder.table("embed_tokens.weight", table)
+                   : load.table("shared.weight", table);
   relative_attention_bias_ =
       encoder.weights().take_f32("block.0.layer.0.SelfAttention.relative_attention_bias.weight",
                                  {config.relative_attention_num_buckets, config.num_heads});
