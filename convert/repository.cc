@@ -51,13 +51,15 @@ void add_weights(const Checkpoint& checkpoint, Component component, const Layout
   const fs::path source = checkpoint.layout().directory(component);
   transfers.push_back({Transfer::Kind::kSmallFile, checkpoint.layout().config(component),
                        target / info.config_file});
-  const std::string index = fmt::format("{}.safetensors.index.json", info.weights_stem);
-  if (fs::exists(source / index)) {
-    transfers.push_back({Transfer::Kind::kSmallFile, source / index, target / index});
-  }
   const TensorStore& weights = checkpoint.weights(component);
   std::set<fs::path> files;
   for (const std::string& name : weights.names()) files.insert(weights.file_of(name));
+  const std::string index = fmt::format("{}.safetensors.index.json", info.weights_stem);
+  // An index beside a single file that was loaded instead is left out.
+  const bool single = files.contains(source / fmt::format("{}.safetensors", info.weights_stem));
+  if (!single && fs::exists(source / index)) {
+    transfers.push_back({Transfer::Kind::kSmallFile, source / index, target / index});
+  }
   for (const fs::path& file : files) {
     transfers.push_back({Transfer::Kind::kWeightFile, file, target / file.filename()});
   }

@@ -41,8 +41,11 @@ std::unique_ptr<const WeightFiles> WeightFiles::open(const std::filesystem::path
   result->directory_ = directory;
   const auto single = directory / fmt::format("{}.safetensors", stem);
   const auto index = directory / fmt::format("{}.safetensors.index.json", stem);
+  // Where both are there, transformers (whose files are called model) loads the single file, and
+  // diffusers the shards of the index.
+  const bool single_first = stem == "model" && std::filesystem::exists(single);
   std::map<std::string, std::vector<std::string>> shards;
-  if (std::filesystem::exists(index)) {
+  if (!single_first && std::filesystem::exists(index)) {
     shards = read_index(index);
   } else {
     check(std::filesystem::exists(single), ErrorCode::kNotFound,

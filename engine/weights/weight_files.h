@@ -18,7 +18,8 @@ class WeightFiles final : public TensorStore {
  public:
   WeightFiles() = default;
   /// Opens `directory`/`stem`.safetensors or `directory`/`stem`.safetensors.index.json with its
-  /// shards (stem: "model" or "diffusion_pytorch_model"). Throws kNotFound when neither is there,
+  /// shards (stem: "model" or "diffusion_pytorch_model"); where both are there, the one that the
+  /// library of that stem loads. Throws kNotFound when neither is there,
   /// kInvalidArgument for a damaged file, an index that does not fit its shards, or a shard outside
   /// the directory.
   static std::unique_ptr<const WeightFiles> open(const std::filesystem::path& directory,

@@ -179,6 +179,21 @@ TEST_F(WeightFilesTest, ReadsShards) {
   EXPECT_EQ(files->file_of("b").filename(), "two.safetensors");
 }
 
+TEST_F(WeightFilesTest, ChoosesTheFilesThatTheLibraryOfThatNameLoads) {
+  for (const char* stem : {"model", "diffusion_pytorch_model"}) {
+    write_tensor(fmt::format("{}.safetensors", stem), "single");
+    write_tensor(fmt::format("{}-00001-of-00001.safetensors", stem), "shard");
+    write(fmt::format("{}.safetensors.index.json", stem),
+          fmt::format(R"({{"weight_map":{{"shard":"{}-00001-of-00001.safetensors"}}}})", stem));
+  }
+  EXPECT_EQ(WeightFiles::open(directory_, "model")->names(), (std::vector<std::string>{"single"}));
+  EXPECT_EQ(WeightFiles::open(directory_, "diffusion_pytorch_model")->names(),
+            (std::vector<std::string>{"shard"}));
+  // The index is not even read.
+  fs::remove(directory_ / "model-00001-of-00001.safetensors");
+  EXPECT_EQ(WeightFiles::open(directory_, "model")->names(), (std::vector<std::string>{"single"}));
+}
+
 TEST_F(WeightFilesTest, RefusesAnIndexThatDoesNotFit) {
   EXPECT_NE(open_refusal().find("neither model.safetensors nor"), std::string::npos);
   const std::pair<const char*, const char*> cases[] = {
