@@ -19,6 +19,7 @@
 #include "support/default_threads.h"
 #include "support/error.h"
 #include "support/stopwatch.h"
+#include "support/utf8.h"
 
 namespace flux::cli {
 namespace {
@@ -191,15 +192,6 @@ std::string counted(int64_t count, std::string_view noun) {
   return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
 }
 
-bool all_finite(const ConstTensor& tensor) {
-  const Tensor values = to_dtype(tensor, DType::kF32);
-  const auto* data = values.data<float>();
-  for (int64_t i = 0; i < values.numel(); ++i) {
-    if (!std::isfinite(data[i])) return false;
-  }
-  return true;
-}
-
 nlohmann::json to_json(const Shape& shape) {
   auto sizes = nlohmann::json::array();
   for (int i = 0; i < shape.rank(); ++i) sizes.push_back(shape[i]);
@@ -208,7 +200,7 @@ nlohmann::json to_json(const Shape& shape) {
 
 std::string one_line(std::string_view text) {
   std::string line;
-  for (const char c : text) {
+  for (const char c : readable_message(text)) {
     const auto byte = static_cast<unsigned char>(c);
     if (byte < 0x20 || byte == 0x7f) {
       line += fmt::format("\\x{:02x}", byte);

@@ -81,8 +81,6 @@ int64_t peak_memory_bytes();
 std::string format_bytes(int64_t bytes);
 /// Formats a count with its noun, e.g. "1 step" or "4 steps".
 std::string counted(int64_t count, std::string_view noun);
-/// Returns whether every element of a host tensor (f32 or bf16) is a finite number.
-bool all_finite(const ConstTensor& tensor);
 /// Converts a shape to a JSON array.
 nlohmann::json to_json(const Shape& shape);
 /// Puts a text on one line by escaping control characters.

@@ -3,6 +3,7 @@
 
 #include "cli/common.h"
 #include "cli/request_options.h"
+#include "pipeline/latents.h"
 #include "support/error.h"
 #include "support/log.h"
 #include "tensor/format.h"

@@ -1,14 +1,19 @@
 #include "triton/bls_request.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstring>
+#include <mutex>
+#include <set>
 #include <type_traits>
 
 #include "pipeline/png.h"
 #include "pipeline/request_fields.h"
 #include "support/base64.h"
 #include "support/error.h"
+#include "support/json_file.h"
+#include "support/log.h"
 
 namespace flux::triton {
 namespace {
@@ -49,7 +54,7 @@ class RowValues {
 
   static std::string as_text(const std::string& name, const Json& value) {
     check(value.is_string(), ErrorCode::kInvalidArgument, "parameter {} is {}: must be a string",
-          name, value.dump());
+          name, quoted(value));
     return value.get<std::string>();
   }
 
@@ -59,7 +64,7 @@ class RowValues {
     if (value.is_number_integer()) return value.get<int64_t>();
     if (value.is_string()) return parse_integer(name, value.get<std::string>());
     check(std::floor(number) == number && std::abs(number) <= kLargest, ErrorCode::kInvalidArgument,
-          "parameter {} is {}: must be an integer", name, value.dump());
+          "parameter {} is {}: must be an integer", name, quoted(value));
     return static_cast<int64_t>(number);
   }
 
@@ -77,7 +82,7 @@ class RowValues {
     const std::string text = value.is_string() ? value.get<std::string>() : "";
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
     check(!text.empty() && error == std::errc() && end == text.data() + text.size(),
-          ErrorCode::kInvalidArgument, "parameter {} is {}: must be a number", name, value.dump());
+          ErrorCode::kInvalidArgument, "parameter {} is {}: must be a number", name, quoted(value));
     return number;
   }
 
@@ -105,6 +110,44 @@ OutputFormat read_format(const RowValues& values) {
   fail(ErrorCode::kInvalidArgument, "output_format is '{}': must be raw, png or png_base64", name);
 }
 
+/// Each name is worth one line, and only so many names are: they come from clients.
+void log_once(const std::string& name) {
+  constexpr size_t kMostNames = 32;
+  static std::mutex mutex;
+  static std::set<std::string> logged;
+  const std::scoped_lock lock(mutex);
+  if (logged.size() >= kMostNames || !logged.insert(name).second) return;
+  log_warning("bls: requests carry a parameter {}, which is not known and not used", name);
+}
+
+/// Refuses a parameter that seems to mean a field, and warns of any other that is not known: the
+/// server hands on headers and settings of its own as parameters, too.
+void check_parameters(const Request& request) {
+  static const std::set<std::string, std::less<>> kServers = {
+      "output_format", "timeout",     "priority",           "sequence_id", "sequence_start",
+      "sequence_end",  "binary_data", "binary_data_output", "stream",      "id"};
+  for (const std::string& name : request.parameter_names()) {
+    const bool known = std::any_of(request_fields().begin(), request_fields().end(),
+                                   [&](const RequestField& field) { return field.name == name; });
+    if (known || kServers.contains(name) || name.starts_with("triton_")) continue;
+    const RequestField* meant = field_meant_by(name);
+    check(meant == nullptr, ErrorCode::kInvalidArgument,
+          "parameter {} is not known: did you mean {}?", name, meant ? meant->name : "");
+    log_once(name);
+  }
+}
+
+/// An answer without the output that was asked for would look like success.
+void check_outputs(const Request& request, OutputFormat format) {
+  const bool raw = format == OutputFormat::kRaw;
+  const char* made = raw ? "images" : "encoded_images";
+  const char* other = raw ? "encoded_images" : "images";
+  check(request.wants_output(made) || !request.wants_output(other), ErrorCode::kInvalidArgument,
+        "output {} is asked for, but output_format is {}: {}", other,
+        raw ? "raw" : "png or png_base64",
+        raw ? "use png or png_base64, or ask for images" : "use raw, or ask for encoded_images");
+}
+
 void check_rows_agree(const BlsRequest& asked) {
   const ImageParams& first = asked.rows[0];
   for (const ImageParams& row : asked.rows) {
@@ -124,6 +167,7 @@ void check_rows_agree(const BlsRequest& asked) {
 
 BlsRequest read_bls_request(const Request& request, const FluxConfig& config,
                             const RequestLimits& limits) {
+  check_parameters(request);
   const RowValues values(request);
   std::vector<ImageRequest> rows(static_cast<size_t>(request.rows()));
   for (const RequestField& field : request_fields()) {
@@ -132,6 +176,7 @@ BlsRequest read_bls_request(const Request& request, const FluxConfig& config,
   }
   BlsRequest asked;
   asked.format = read_format(values);
+  check_outputs(request, asked.format);
   for (const ImageRequest& row : rows) asked.rows.push_back(validate(row, config, limits));
   check_rows_agree(asked);
   return asked;

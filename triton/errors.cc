@@ -4,6 +4,7 @@
 #include <string>
 
 #include "support/log.h"
+#include "support/utf8.h"
 
 namespace flux::triton {
 namespace {
@@ -46,16 +47,21 @@ ErrorCode from_server_code(ServerErrorCode code) {
   return ErrorCode::kInternal;
 }
 
+/// gRPC sends an error only if it is UTF-8 and fits into a header.
+ServerError* new_error(ServerErrorCode code, const char* message) {
+  return api().TRITONSERVER_ErrorNew(code, readable_message(message).c_str());
+}
+
 }  // namespace
 
 ServerError* to_server_error(const std::exception& exception) {
   if (const auto* error = dynamic_cast<const Error*>(&exception)) {
-    return api().TRITONSERVER_ErrorNew(to_server_code(error->code()), error->what());
+    return new_error(to_server_code(error->code()), error->what());
   }
   if (dynamic_cast<const std::bad_alloc*>(&exception) != nullptr) {
     return api().TRITONSERVER_ErrorNew(ServerErrorCode::kUnavailable, "out of memory");
   }
-  return api().TRITONSERVER_ErrorNew(ServerErrorCode::kInternal, exception.what());
+  return new_error(ServerErrorCode::kInternal, exception.what());
 }
 
 void check_ok(ServerError* error, SourceLocation where) {
@@ -68,7 +74,7 @@ void check_ok(ServerError* error, SourceLocation where) {
 
 std::string report_of(const std::exception& exception) {
   const auto* error = dynamic_cast<const Error*>(&exception);
-  return error == nullptr ? exception.what() : error->report();
+  return readable_message(error == nullptr ? exception.what() : error->report());
 }
 
 void log_and_drop(ServerError* error, const char* doing) {

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "support/error.h"
+#include "support/json_file.h"
 #include "triton/errors.h"
 
 namespace flux::triton {
@@ -25,7 +26,7 @@ void Request::read_timeout_parameter() {
   check(given->is_number_integer() && *given >= 1 && *given <= kLongest,
         ErrorCode::kInvalidArgument,
         "parameter timeout is {}: must be a whole number of microseconds from 1 to {}",
-        given->dump(), kLongest);
+        quoted(*given), kLongest);
   deadline_ = start_ + std::chrono::microseconds(given->get<int64_t>());
 }
 
@@ -64,6 +65,20 @@ std::optional<nlohmann::json> Request::parameter(std::string_view name) const {
     fail(ErrorCode::kInvalidArgument, "parameter {} is BYTES: send a string or a number", name);
   }
   return std::nullopt;
+}
+
+std::vector<std::string> Request::parameter_names() const {
+  uint32_t count = 0;
+  check_ok(api().TRITONBACKEND_RequestParameterCount(request_, &count));
+  std::vector<std::string> names;
+  for (uint32_t i = 0; i < count; ++i) {
+    const char* key = nullptr;
+    ParameterType type = ParameterType::kString;
+    const void* value = nullptr;
+    check_ok(api().TRITONBACKEND_RequestParameter(request_, i, &key, &type, &value));
+    names.emplace_back(key);
+  }
+  return names;
 }
 
 std::string Request::id() const {

@@ -42,6 +42,9 @@ class Request {
   /// A request parameter as JSON (string, integer, boolean or number), or nothing.
   std::optional<nlohmann::json> parameter(std::string_view name) const;
 
+  /// The names of all its parameters, the server's own among them.
+  std::vector<std::string> parameter_names() const;
+
   std::string id() const;
   bool wants_output(std::string_view name) const;
   /// Whether the client cancelled it or its deadline has passed.

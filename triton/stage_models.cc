@@ -4,11 +4,13 @@
 #include <optional>
 
 #include "ops/registry.h"
+#include "pipeline/latents.h"
 #include "pipeline/layout.h"
 #include "pipeline/request.h"
 #include "pipeline/stage_runs.h"
 #include "pipeline/text_stages.h"
 #include "support/error.h"
+#include "support/json_file.h"
 #include "support/log.h"
 #include "triton/cancel_scope.h"
 #include "triton/instance_state.h"
@@ -414,12 +416,12 @@ class DitModel final : public StageModel {
                       });
     check(fits, ErrorCode::kInvalidArgument,
           "parameter timesteps is {}: must be a text such as [1, 0.5], 1 to {} numbers from 0 to 1",
-          given->dump().substr(0, 200), kMost);
+          quoted(*given).substr(0, 200), kMost);
     const auto step = request.parameter("step");
     check(step && step->is_number_integer() && *step >= 0 && *step < list.size(),
           ErrorCode::kInvalidArgument,
           "parameter step is {}: must be from 0 to {}, the place of timestep in timesteps",
-          step ? step->dump().substr(0, 200) : "missing", list.size() - 1);
+          step ? quoted(*step).substr(0, 200) : "missing", list.size() - 1);
     return StepClock{std::make_shared<const std::vector<float>>(list.get<std::vector<float>>()),
                      step->get<size_t>()};
   }
@@ -457,6 +459,8 @@ class VaeModel final : public StageModel {
     Context& ctx = instance.context();
     const int64_t sizes[] = {config_.latent_channels, -1, -1};
     const ConstTensor latents = request.tensor("latents", settings().dtype, sizes);
+    check(!latents.device().is_cpu() || all_finite(latents), ErrorCode::kInvalidArgument,
+          "latents hold values that are not finite");
     const int64_t largest_side = options().max_side;
     const int64_t factor = config_.scale_factor();
     const int64_t height = latents.size(2) * factor;

@@ -182,4 +182,13 @@ ConstTensor to_pixels(Context& ctx, const ConstTensor& image) {
   return to_host(ctx, pixels);
 }
 
+bool all_finite(const ConstTensor& tensor) {
+  const Tensor values = to_dtype(tensor, DType::kF32);
+  const auto* data = values.data<float>();
+  for (int64_t i = 0; i < values.numel(); ++i) {
+    if (!std::isfinite(data[i])) return false;
+  }
+  return true;
+}
+
 }  // namespace flux

@@ -45,4 +45,7 @@ Tensor make_text_ids(int64_t tokens);
 /// 255 and rounded half to even; NaN becomes 0. Source: VaeImageProcessor.postprocess.
 ConstTensor to_pixels(Context& ctx, const ConstTensor& image);
 
+/// Whether every element of a host tensor (f32 or bf16) is a finite number.
+bool all_finite(const ConstTensor& tensor);
+
 }  // namespace flux

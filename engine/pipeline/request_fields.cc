@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
+#include <string>
+#include <vector>
 
 #include "support/error.h"
 #include "tokenizer/token_ids.h"
@@ -132,6 +135,41 @@ int64_t default_of(const IntegerField& field, const FluxConfig& config,
   const bool guided = config.transformer.guidance_embeds;
   const int64_t value = guided ? field.fallback->guided : field.fallback->unguided;
   return std::min(value, high_of(field, limits));
+}
+
+namespace {
+
+/// Levenshtein's distance: the insertions, deletions and replacements that make `a` of `b`.
+size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (size_t i = 0; i < a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i + 1;
+    for (size_t j = 0; j < b.size(); ++j) {
+      const size_t replaced = diagonal + (a[i] == b[j] ? 0 : 1);
+      diagonal = row[j + 1];
+      row[j + 1] = std::min({replaced, diagonal + 1, row[j] + 1});
+    }
+  }
+  return row.back();
+}
+
+}  // namespace
+
+const RequestField* field_meant_by(std::string_view name) {
+  constexpr size_t kLongestName = 64;  // of those worth a comparison
+  if (name.size() > kLongestName) return nullptr;
+  std::string plain(name);
+  std::replace(plain.begin(), plain.end(), '-', '_');
+  for (const RequestField& field : kFields) {
+    if (plain == field.name || (!field.option.empty() && plain == field.option)) return &field;
+  }
+  for (const RequestField& field : kFields) {
+    const size_t slips = field.name.size() < 8 ? 1 : 2;
+    if (edit_distance(plain, field.name) <= slips) return &field;
+  }
+  return nullptr;
 }
 
 std::string option_of(const RequestField& field) {

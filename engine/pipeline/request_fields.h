@@ -72,6 +72,10 @@ int64_t high_of(const IntegerField& field, const RequestLimits& limits);
 int64_t default_of(const IntegerField& field, const FluxConfig& config,
                    const RequestLimits& limits);
 
+/// The field that `name`, which is no field's, seems to mean: the word of the command line for it,
+/// or a slip of a letter or two. Null where there is none.
+const RequestField* field_meant_by(std::string_view name);
+
 /// The name of a field's option on the command line: "--steps".
 std::string option_of(const RequestField& field);
 

@@ -1,5 +1,7 @@
 #include "pipeline/text_to_image.h"
 
+#include <algorithm>
+
 #include "pipeline/denoise.h"
 #include "pipeline/latents.h"
 #include "support/error.h"
@@ -72,6 +74,14 @@ std::vector<DenoiseImage> prepare_images(Context& ctx, const FluxConfig& config,
   return images;
 }
 
+/// A black image is no success. Weights that are damaged, or overflow in a small dtype, give one.
+void check_finite(std::span<const ConstTensor> tensors, const char* name) {
+  check(std::all_of(tensors.begin(), tensors.end(), all_finite), ErrorCode::kInternal,
+        "the {} hold values that are not finite: the weights are damaged, or overflow in this "
+        "dtype; f32 tells which",
+        name);
+}
+
 }  // namespace
 
 GenerateResult generate(Stages& stages, const FluxConfig& config, DType dtype,
@@ -106,6 +116,7 @@ GenerateResult generate(Stages& stages, const FluxConfig& config, DType dtype,
     }
     throw;
   }
+  check_finite(latents, "latents");
   result.seconds.denoise = stopwatch.lap();
 
   size_t next = 0;
@@ -114,8 +125,10 @@ GenerateResult generate(Stages& stages, const FluxConfig& config, DType dtype,
     const LatentSize size = latent_size(config, row.height, row.width);
     for (int j = 0; j < row.num_images_per_prompt; ++j) {
       stop_if_cancelled(steps_done, steps_total);
-      const Tensor decoded =
+      const ConstTensor decoded =
           stages.decode(unpack_latents(ctx, images[next].latents, size, config.vae));
+      // On a GPU the image stays there: only what is in host memory is looked at.
+      if (decoded.device().is_cpu()) check_finite({&decoded, 1}, "decoded pixels");
       result.images.push_back(
           {to_pixels(ctx, decoded), latents[next++], seed_of(row, j), r, embeddings.truncated(r)});
     }

@@ -1,5 +1,7 @@
 #include "support/utf8.h"
 
+#include <fmt/format.h>
+
 namespace flux {
 namespace {
 
@@ -39,6 +41,28 @@ std::optional<size_t> find_invalid_utf8(std::string_view text) {
     position += length;
   }
   return std::nullopt;
+}
+
+std::string readable_message(std::string_view message) {
+  std::string text;
+  while (const std::optional<size_t> bad = find_invalid_utf8(message)) {
+    text += message.substr(0, *bad);
+    text += fmt::format("\\x{:02x}", static_cast<unsigned char>(message[*bad]));
+    message.remove_prefix(*bad + 1);
+  }
+  text += message;
+  if (text.size() <= kMaxMessageBytes) return text;
+  constexpr size_t kEnd = kMaxMessageBytes / 4;
+  constexpr size_t kBeginning = kMaxMessageBytes - kEnd - 64;  // the note between has room, too
+  const auto is_inside = [&](size_t i) {                       // of a character
+    return (static_cast<unsigned char>(text[i]) & 0xc0) == 0x80;
+  };
+  size_t end_of_head = kBeginning;
+  while (is_inside(end_of_head)) --end_of_head;
+  size_t begin_of_tail = text.size() - kEnd;
+  while (is_inside(begin_of_tail)) ++begin_of_tail;
+  return fmt::format("{} [... {} bytes ...] {}", text.substr(0, end_of_head),
+                     begin_of_tail - end_of_head, text.substr(begin_of_tail));
 }
 
 }  // namespace flux

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <optional>
+#include <string>
 #include <string_view>
 
 namespace flux {
@@ -9,5 +10,11 @@ namespace flux {
 /// Returns the position of the first byte that is not well-formed UTF-8 (overlong forms, surrogates
 /// and values above U+10FFFF are not), or nothing.
 std::optional<size_t> find_invalid_utf8(std::string_view text);
+
+/// A message as it may leave the program, whatever it quotes: well-formed UTF-8, bytes that are
+/// none as \xff, and of at most kMaxMessageBytes: of a longer one the middle is left out, because
+/// the beginning names the thing and the end says what to do.
+std::string readable_message(std::string_view message);
+inline constexpr size_t kMaxMessageBytes = 2000;
 
 }  // namespace flux

@@ -92,6 +92,14 @@ def edit_tensor(key: str, value, tensor: str = "final_layer_norm.bias"):
     return edit_header(CLIP, change)
 
 
+def not_finite(root: pathlib.Path) -> None:
+    """NaN in a tensor that each prompt meets."""
+    header, data = read_safetensors(root / CLIP)
+    name = next(name for name in header if name.endswith("final_layer_norm.bias"))
+    begin, end = header[name]["data_offsets"]
+    write_safetensors(root / CLIP, header, data[:begin] + b"\xff" * (end - begin) + data[end:])
+
+
 def first_two(header: dict) -> list:
     """Names of the tensors that come first in the data."""
     names = [name for name in header if name != "__metadata__"]
@@ -312,6 +320,7 @@ TOKENIZER_CASES = [
      "tokenizer"),
     ("tokenizer_ids_too_large", more_words, "tokenizer"),
 ]
+RESULT_CASES = [("weights_not_finite", not_finite, "latents hold values that are not finite")]
 
 
 class BadCheckpointTest(CliTest):
@@ -362,7 +371,7 @@ class BadCheckpointTest(CliTest):
 
 
 for _source, _cases in (
-    (DEV, INDEX_CASES + CONFIG_CASES + WEIGHT_CASES + TOKENIZER_CASES),
+    (DEV, INDEX_CASES + CONFIG_CASES + WEIGHT_CASES + TOKENIZER_CASES + RESULT_CASES),
     (SCHNELL, SHARD_CASES),
 ):
     add_cases(BadCheckpointTest, "bad", [(name, _source, *rest) for name, *rest in _cases])

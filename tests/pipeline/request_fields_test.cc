@@ -59,6 +59,26 @@ TEST(RequestFields, AreFoundByTheirMember) {
   EXPECT_EQ(field_of(&ImageRequest::seed).name, "seed");
 }
 
+TEST(RequestFields, KnowWhatAnUnknownNameMeans) {
+  const std::pair<const char*, const char*> meant[] = {
+      {"steps", "num_inference_steps"},
+      {"guidance", "guidance_scale"},
+      {"images", "num_images_per_prompt"},
+      {"max-sequence-length", "max_sequence_length"},
+      {"num_inference_step", "num_inference_steps"},
+      {"guidence_scale", "guidance_scale"},
+      {"negativ_prompt", "negative_prompt"},
+      {"hight", "height"}};
+  for (const auto& [name, field] : meant) {
+    ASSERT_NE(field_meant_by(name), nullptr) << name;
+    EXPECT_EQ(field_meant_by(name)->name, field);
+  }
+  for (const char* name : {"", "x", "traceparent", "priority", "user", "scheduler", "size"}) {
+    EXPECT_EQ(field_meant_by(name), nullptr) << name;
+  }
+  EXPECT_EQ(field_meant_by(std::string(1 << 20, 's')), nullptr);
+}
+
 TEST(RequestFields, ADefaultBeyondADeploymentsLimitIsTheLimit) {
   RequestLimits limits;
   limits.max_steps = 10;

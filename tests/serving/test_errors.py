@@ -1,5 +1,8 @@
 """Every error says the input, the value and what is allowed; none hurts the server."""
 
+import urllib.error
+import urllib.request
+
 import numpy as np
 import pytest
 import server as serving
@@ -64,6 +67,63 @@ def test_parameters_of_the_wrong_kind(client, parameters, says):
     assert says in error.value.message()
 
 
+@pytest.mark.parametrize(
+    "name, meant",
+    [
+        ("steps", "num_inference_steps"),
+        ("guidance", "guidance_scale"),
+        ("images", "num_images_per_prompt"),
+        ("num_inference_step", "num_inference_steps"),
+        ("hight", "height"),
+    ],
+)
+def test_a_parameter_that_means_another_is_refused(server, name, meant):
+    status, answer = serving.generate_json(server, {"prompt": "a", name: 2})
+    assert status == 400
+    assert f"parameter {name} is not known: did you mean {meant}?" in answer["error"]
+
+
+def test_an_unknown_parameter_is_logged_once(server):
+    body = {"prompt": "a", "num_inference_steps": 1, "output_format": "png_base64"}
+    for _ in range(2):
+        assert serving.generate_json(server, body | {"favourite_colour": "red"})[0] == 200
+    assert server.log().count("carry a parameter favourite_colour, which is not known") == 1
+
+
+def test_an_output_that_the_format_does_not_make_is_refused(client):
+    for output, form, says in (
+        ("encoded_images", "raw", "encoded_images is asked for, but output_format is raw"),
+        ("images", "png", "images is asked for, but output_format is png"),
+    ):
+        outputs = [grpcclient.InferRequestedOutput(output)]
+        with pytest.raises(InferenceServerException) as error:
+            serving.generate(client, options={"outputs": outputs}, prompt="a", output_format=form)
+        assert says in error.value.message()
+        assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
+def test_errors_are_short_utf8(server, client):
+    """gRPC drops an error that is no UTF-8 or longer than a header."""
+    with pytest.raises(InferenceServerException) as error:
+        serving.generate(client, prompt="a", output_format=b"\xff\xfe")
+    assert "output_format is '\\xff\\xfe': must be raw, png" in error.value.message()
+    with pytest.raises(InferenceServerException) as error:
+        serving.generate(client, prompt="a", output_format="x" * 20000)
+    assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
+    assert "must be raw, png or png_base64" in error.value.message()
+    assert len(error.value.message()) < 3000
+    for body in (b'{"prompt":"a","output_format":"\xff"}', b'{"prompt":"a","timeout":"\xff"}'):
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{server.http}/v2/models/bls/generate",
+            body,
+            {"Content-Type": "application/json"},
+        )
+        with pytest.raises(urllib.error.HTTPError) as failed:
+            urllib.request.urlopen(request, timeout=60)
+        assert failed.value.code == 400
+        failed.value.read().decode()  # raises for what is no UTF-8
+
+
 def test_parameters_over_http(server):
     status, answer = serving.generate_json(server, {"prompt": "a", "height": 7})
     assert status == 400 and "height is 7" in answer["error"]
@@ -124,6 +184,15 @@ def test_hostile_latents(client, shape):
     with pytest.raises(InferenceServerException):
         latents = tensor(grpcclient, "latents", np.zeros(shape, np.float32), "FP32")
         client.infer("vae_decoder", [latents])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_latents_that_are_not_finite(client, value):
+    latents = np.zeros((1, 6, 2, 2), np.float32)
+    latents[0, 1, 0, 1] = value
+    with pytest.raises(InferenceServerException) as error:
+        client.infer("vae_decoder", [tensor(grpcclient, "latents", latents, "FP32")])
+    assert "latents hold values that are not finite" in error.value.message()
 
 
 def test_unknown_and_missing_inputs(client):
