@@ -1,5 +1,9 @@
+#include <algorithm>
 #include <cstdio>
 #include <new>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "cli/common.h"
 #include "support/error.h"
@@ -39,6 +43,34 @@ int end_parsing(const CLI::App& app, const CLI::ParseError& error) {
   return kWrongUsage;
 }
 
+/// The arguments in the order that CLI11 parses, the last one first. `--option=` becomes the option
+/// and an empty value: CLI11 would take the next argument as its value.
+std::vector<std::string> arguments_of(int argc, char** argv) {
+  std::vector<std::string> arguments;
+  bool options = true;  // none follows "--"
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view text = argv[i];
+    if (text == "--") options = false;
+    const bool empty_value =
+        options && text.size() > 3 && text.starts_with("--") && text.find('=') == text.size() - 1;
+    arguments.emplace_back(empty_value ? text.substr(0, text.size() - 1) : text);
+    if (empty_value) arguments.emplace_back();
+  }
+  std::reverse(arguments.begin(), arguments.end());
+  return arguments;
+}
+
+/// Refuses an empty value of an option, where it is no prompt: a variable of a shell was empty.
+void check_values(const CLI::App& command) {
+  for (const CLI::Option* option : command.get_options()) {
+    if (option->get_type_name() == "TEXT") continue;
+    const std::vector<std::string>& values = option->results();
+    if (std::find(values.begin(), values.end(), "") == values.end()) continue;
+    throw UsageError(fmt::format("{} is empty: give it a value or leave it out; see --help",
+                                 option->get_name()));
+  }
+}
+
 int parse_and_run(int argc, char** argv) {
   CLI::App app("Generates images from prompts with FLUX.1 checkpoints, equal to diffusers.",
                "flux-triton");
@@ -54,10 +86,11 @@ int parse_and_run(int argc, char** argv) {
   add_convert(app, run);
   add_serve(app, run);
   try {
-    app.parse(argc, argv);
+    app.parse(arguments_of(argc, argv));
   } catch (const CLI::ParseError& error) {
     return end_parsing(app, error);
   }
+  for (const CLI::App* command : app.get_subcommands()) check_values(*command);
   run();
   return kDone;
 }
