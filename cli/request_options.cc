@@ -22,7 +22,7 @@ void add_text_option(CLI::App& command, const RequestField& field, const TextFie
   const char* more = required ? "; repeat it for more rows" : "";
   // allow_extra_args(false): one text an option, and CLI11 does not split a text in [brackets].
   command
-      .add_option(option_of(field), texts, help(field, fmt::format("{}{}", field.meaning, more)))
+      .add_option(options_of(field), texts, help(field, fmt::format("{}{}", field.meaning, more)))
       ->required(required)
       ->allow_extra_args(false)
       ->type_name("TEXT");
@@ -40,7 +40,7 @@ void check_count(const RequestField& field, size_t count, size_t prompts) {
 
 CLI::Option* add_integer_option(CLI::App& command, const RequestField& field,
                                 std::optional<int64_t>& value) {
-  return command.add_option(option_of(field), value, help(field))
+  return command.add_option(options_of(field), value, help(field))
       ->transform(whole_number())
       ->type_name("N");
 }
@@ -54,7 +54,7 @@ void add_request_options(CLI::App& command, RequestOptions& options) {
     } else if (const auto* side = std::get_if<SideField>(&field.kind)) {
       add_integer_option(command, field, options.shared.*side->given);
     } else if (const auto* number = std::get_if<NumberField>(&field.kind)) {
-      command.add_option(option_of(field), options.shared.*number->given, help(field));
+      command.add_option(options_of(field), options.shared.*number->given, help(field));
     }
   }
 }

@@ -4,7 +4,6 @@
 #include <charconv>
 #include <cmath>
 #include <cstring>
-#include <mutex>
 #include <set>
 #include <type_traits>
 
@@ -13,7 +12,6 @@
 #include "support/base64.h"
 #include "support/error.h"
 #include "support/json_file.h"
-#include "support/log.h"
 
 namespace flux::triton {
 namespace {
@@ -27,7 +25,12 @@ class RowValues {
 
   /// Value: std::string, int64_t or double.
   template <typename Value>
-  std::vector<std::optional<Value>> column(const std::string& name) const {
+  std::vector<std::optional<Value>> column(std::string name, std::string_view alias = {}) const {
+    if (!alias.empty() && alias != name && request_.parameter(alias)) {
+      check(!request_.has_input(name) && !request_.parameter(name), ErrorCode::kInvalidArgument,
+            "{} and {} mean the same and are both given: give one", name, alias);
+      name = alias;
+    }
     if (request_.has_input(name)) {
       const std::vector<Value> values = input<Value>(name);
       return {values.begin(), values.end()};
@@ -91,9 +94,9 @@ class RowValues {
 
 /// Reads one field of all rows.
 template <typename Value>
-void read_field(const RowValues& values, std::string_view name,
+void read_field(const RowValues& values, const RequestField& field,
                 std::optional<Value> ImageRequest::*given, std::vector<ImageRequest>& rows) {
-  const auto column = values.column<Value>(std::string(name));
+  const auto column = values.column<Value>(std::string(field.name), alias_of(field));
   for (size_t row = 0; row < rows.size(); ++row) rows[row].*given = column[row];
 }
 
@@ -110,30 +113,19 @@ OutputFormat read_format(const RowValues& values) {
   fail(ErrorCode::kInvalidArgument, "output_format is '{}': must be raw, png or png_base64", name);
 }
 
-/// Each name is worth one line, and only so many names are: they come from clients.
-void log_once(const std::string& name) {
-  constexpr size_t kMostNames = 32;
-  static std::mutex mutex;
-  static std::set<std::string> logged;
-  const std::scoped_lock lock(mutex);
-  if (logged.size() >= kMostNames || !logged.insert(name).second) return;
-  log_warning("bls: requests carry a parameter {}, which is not known and not used", name);
-}
-
-/// Refuses a parameter that seems to mean a field, and warns of any other that is not known: the
-/// server hands on headers and settings of its own as parameters, too.
+/// Refuses a parameter that is neither the request's nor the server's own.
 void check_parameters(const Request& request) {
-  static const std::set<std::string, std::less<>> kServers = {
+  static const std::set<std::string, std::less<>> kOthers = {
       "output_format", "timeout",     "priority",           "sequence_id", "sequence_start",
       "sequence_end",  "binary_data", "binary_data_output", "stream",      "id"};
+  const auto fields = request_fields();
   for (const std::string& name : request.parameter_names()) {
-    const bool known = std::any_of(request_fields().begin(), request_fields().end(),
-                                   [&](const RequestField& field) { return field.name == name; });
-    if (known || kServers.contains(name) || name.starts_with("triton_")) continue;
-    const RequestField* meant = field_meant_by(name);
-    check(meant == nullptr, ErrorCode::kInvalidArgument,
-          "parameter {} is not known: did you mean {}?", name, meant ? meant->name : "");
-    log_once(name);
+    const bool known = kOthers.contains(name) || name.starts_with("triton_") ||
+                       std::any_of(fields.begin(), fields.end(), [&](const RequestField& field) {
+                         return name == field.name || name == alias_of(field);
+                       });
+    check(known, ErrorCode::kInvalidArgument,
+          "parameter {} is not known: the nearest that is known is {}", name, nearest_name(name));
   }
 }
 
@@ -171,8 +163,7 @@ BlsRequest read_bls_request(const Request& request, const FluxConfig& config,
   const RowValues values(request);
   std::vector<ImageRequest> rows(static_cast<size_t>(request.rows()));
   for (const RequestField& field : request_fields()) {
-    std::visit([&](const auto& kind) { read_field(values, field.name, kind.given, rows); },
-               field.kind);
+    std::visit([&](const auto& kind) { read_field(values, field, kind.given, rows); }, field.kind);
   }
   BlsRequest asked;
   asked.format = read_format(values);

@@ -155,27 +155,35 @@ size_t edit_distance(std::string_view a, std::string_view b) {
   return row.back();
 }
 
-}  // namespace
-
-const RequestField* field_meant_by(std::string_view name) {
-  constexpr size_t kLongestName = 64;  // of those worth a comparison
-  if (name.size() > kLongestName) return nullptr;
-  std::string plain(name);
-  std::replace(plain.begin(), plain.end(), '-', '_');
-  for (const RequestField& field : kFields) {
-    if (plain == field.name || (!field.option.empty() && plain == field.option)) return &field;
-  }
-  for (const RequestField& field : kFields) {
-    const size_t slips = field.name.size() < 8 ? 1 : 2;
-    if (edit_distance(plain, field.name) <= slips) return &field;
-  }
-  return nullptr;
-}
-
-std::string option_of(const RequestField& field) {
-  std::string option = fmt::format("--{}", field.option.empty() ? field.name : field.option);
+std::string as_option(std::string_view name) {
+  std::string option = fmt::format("--{}", name);
   std::replace(option.begin(), option.end(), '_', '-');
   return option;
+}
+
+}  // namespace
+
+std::string_view alias_of(const RequestField& field) {
+  return field.option.empty() ? field.name : field.option;
+}
+
+std::string_view nearest_name(std::string_view name) {
+  constexpr size_t kLongestName = 64;  // what is longer is compared by its beginning
+  std::string plain(name.substr(0, kLongestName));
+  std::replace(plain.begin(), plain.end(), '-', '_');
+  const auto distance = [&](const RequestField& field) {
+    return std::min(edit_distance(plain, field.name), edit_distance(plain, alias_of(field)));
+  };
+  return std::min_element(std::begin(kFields), std::end(kFields),
+                          [&](const auto& a, const auto& b) { return distance(a) < distance(b); })
+      ->name;
+}
+
+std::string option_of(const RequestField& field) { return as_option(alias_of(field)); }
+
+std::string options_of(const RequestField& field) {
+  return field.option.empty() ? option_of(field)
+                              : fmt::format("{},{}", option_of(field), as_option(field.name));
 }
 
 std::string allowed_in_words(const RequestField& field) {

@@ -72,12 +72,18 @@ int64_t high_of(const IntegerField& field, const RequestLimits& limits);
 int64_t default_of(const IntegerField& field, const FluxConfig& config,
                    const RequestLimits& limits);
 
-/// The field that `name`, which is no field's, seems to mean: the word of the command line for it,
-/// or a slip of a letter or two. Null where there is none.
-const RequestField* field_meant_by(std::string_view name);
+/// The word of the command line for a field where it has one of its own, as a request's name:
+/// "steps" for num_inference_steps. Else the field's name.
+std::string_view alias_of(const RequestField& field);
 
-/// The name of a field's option on the command line: "--steps".
+/// The name of the field that is nearest to `name`, which is none's: by Levenshtein's distance from
+/// names and aliases.
+std::string_view nearest_name(std::string_view name);
+
+/// The name of a field's option on the command line, as messages have it: "--steps".
 std::string option_of(const RequestField& field);
+/// All names of the option, separated by commas: "--steps,--num-inference-steps".
+std::string options_of(const RequestField& field);
 
 /// The values that are allowed, in words: "1 to 1000". Sides have the words of FLUX.
 std::string allowed_in_words(const RequestField& field);
