@@ -459,8 +459,6 @@ class VaeModel final : public StageModel {
     Context& ctx = instance.context();
     const int64_t sizes[] = {config_.latent_channels, -1, -1};
     const ConstTensor latents = request.tensor("latents", settings().dtype, sizes);
-    check(!latents.device().is_cpu() || all_finite(latents), ErrorCode::kInvalidArgument,
-          "latents hold values that are not finite");
     const int64_t largest_side = options().max_side;
     const int64_t factor = config_.scale_factor();
     const int64_t height = latents.size(2) * factor;
@@ -468,6 +466,8 @@ class VaeModel final : public StageModel {
     check(height <= largest_side && width <= largest_side, ErrorCode::kInvalidArgument,
           "latents of {} x {} give {} x {} pixels: at most {} a side", latents.size(2),
           latents.size(3), height, width, largest_side);
+    check(!latents.device().is_cpu() || all_finite(latents), ErrorCode::kInvalidArgument,
+          "latents hold values that are not finite");
     const Tensor image =
         request.output("image", DType::kF32, {request.rows(), config_.out_channels, height, width});
     for (int64_t row = 0; row < request.rows(); ++row) {

@@ -183,7 +183,8 @@ ConstTensor to_pixels(Context& ctx, const ConstTensor& image) {
 }
 
 bool all_finite(const ConstTensor& tensor) {
-  const Tensor values = to_dtype(tensor, DType::kF32);
+  const bool plain = tensor.dtype() == DType::kF32 && tensor.is_contiguous();
+  const ConstTensor values = plain ? tensor : ConstTensor(to_dtype(tensor, DType::kF32));
   const auto* data = values.data<float>();
   for (int64_t i = 0; i < values.numel(); ++i) {
     if (!std::isfinite(data[i])) return false;
