@@ -8,7 +8,6 @@
 
 #include "runtime/context.h"
 #include "support/default_threads.h"
-#include "support/json_file.h"
 #include "support/log.h"
 #include "triton/errors.h"
 
@@ -87,7 +86,7 @@ void read_options(ServerBackend* backend) {
   const auto settings = config.value("cmdline", nlohmann::json::object());
   Options read;
   for (const auto& [key, value] : settings.items()) {
-    read_setting(key, value.is_string() ? value.get<std::string>() : quoted(value), read);
+    read_setting(key, value.is_string() ? value.get<std::string>() : value.dump(), read);
   }
   if (read.threads == 0) {
     read.threads = std::max<int64_t>(1, default_threads() / read.computations);

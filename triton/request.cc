@@ -41,14 +41,19 @@ void Request::read(Context& ctx) {
   inputs_.read(request_, ctx);
 }
 
-std::optional<nlohmann::json> Request::parameter(std::string_view name) const {
+std::vector<Request::Parameter> Request::parameters() const {
   uint32_t count = 0;
   check_ok(api().TRITONBACKEND_RequestParameterCount(request_, &count));
+  std::vector<Parameter> all(count);
   for (uint32_t i = 0; i < count; ++i) {
-    const char* key = nullptr;
-    ParameterType type = ParameterType::kString;
-    const void* value = nullptr;
-    check_ok(api().TRITONBACKEND_RequestParameter(request_, i, &key, &type, &value));
+    Parameter& one = all[i];
+    check_ok(api().TRITONBACKEND_RequestParameter(request_, i, &one.name, &one.type, &one.value));
+  }
+  return all;
+}
+
+std::optional<nlohmann::json> Request::parameter(std::string_view name) const {
+  for (const auto& [key, type, value] : parameters()) {
     if (name != key) continue;
     switch (type) {
       case ParameterType::kString:
@@ -68,16 +73,8 @@ std::optional<nlohmann::json> Request::parameter(std::string_view name) const {
 }
 
 std::vector<std::string> Request::parameter_names() const {
-  uint32_t count = 0;
-  check_ok(api().TRITONBACKEND_RequestParameterCount(request_, &count));
   std::vector<std::string> names;
-  for (uint32_t i = 0; i < count; ++i) {
-    const char* key = nullptr;
-    ParameterType type = ParameterType::kString;
-    const void* value = nullptr;
-    check_ok(api().TRITONBACKEND_RequestParameter(request_, i, &key, &type, &value));
-    names.emplace_back(key);
-  }
+  for (const Parameter& parameter : parameters()) names.emplace_back(parameter.name);
   return names;
 }
 

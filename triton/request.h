@@ -74,6 +74,13 @@ class Request {
   void send_error(Instance* instance, const std::exception& error, uint64_t start_ns) noexcept;
 
  private:
+  /// As the server has it: name and value live as long as its request.
+  struct Parameter {
+    const char* name = nullptr;
+    ParameterType type = ParameterType::kString;
+    const void* value = nullptr;
+  };
+  std::vector<Parameter> parameters() const;
   /// The server itself takes `timeout` from /infer and gRPC; from /generate it arrives as any other
   /// parameter.
   void read_timeout_parameter();

@@ -110,6 +110,28 @@ std::string fallback_in_words(const NumberField& field) {
   return fmt::format("{}", field.fallback);
 }
 
+/// Levenshtein's distance: the insertions, deletions and replacements that make `a` of `b`.
+size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (size_t i = 0; i < a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i + 1;
+    for (size_t j = 0; j < b.size(); ++j) {
+      const size_t replaced = diagonal + (a[i] == b[j] ? 0 : 1);
+      diagonal = row[j + 1];
+      row[j + 1] = std::min({replaced, diagonal + 1, row[j] + 1});
+    }
+  }
+  return row.back();
+}
+
+std::string as_option(std::string_view name) {
+  std::string option = fmt::format("--{}", name);
+  std::replace(option.begin(), option.end(), '_', '-');
+  return option;
+}
+
 }  // namespace
 
 std::span<const RequestField> request_fields() { return kFields; }
@@ -136,32 +158,6 @@ int64_t default_of(const IntegerField& field, const FluxConfig& config,
   const int64_t value = guided ? field.fallback->guided : field.fallback->unguided;
   return std::min(value, high_of(field, limits));
 }
-
-namespace {
-
-/// Levenshtein's distance: the insertions, deletions and replacements that make `a` of `b`.
-size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 0; i < a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i + 1;
-    for (size_t j = 0; j < b.size(); ++j) {
-      const size_t replaced = diagonal + (a[i] == b[j] ? 0 : 1);
-      diagonal = row[j + 1];
-      row[j + 1] = std::min({replaced, diagonal + 1, row[j] + 1});
-    }
-  }
-  return row.back();
-}
-
-std::string as_option(std::string_view name) {
-  std::string option = fmt::format("--{}", name);
-  std::replace(option.begin(), option.end(), '_', '-');
-  return option;
-}
-
-}  // namespace
 
 std::string_view alias_of(const RequestField& field) {
   return field.option.empty() ? field.name : field.option;

@@ -9,13 +9,9 @@ namespace flux::cpu {
 namespace {
 
 /// Address of a token's vector of one head.
-template <typename T>
-const T* at(const ConstTensor& tensor, int64_t token, int64_t head) {
-  return tensor.data<T>() + token * tensor.stride(0) + head * tensor.stride(1);
-}
-template <typename T>
-T* at(const Tensor& tensor, int64_t token, int64_t head) {
-  return tensor.data<T>() + token * tensor.stride(0) + head * tensor.stride(1);
+template <typename T, typename AnyTensor>
+auto* at(const AnyTensor& tensor, int64_t token, int64_t head) {
+  return tensor.template data<T>() + token * tensor.stride(0) + head * tensor.stride(1);
 }
 
 /// Packs the keys and values of all heads, then distributes tiles of (head, query rows) over the

@@ -20,13 +20,9 @@ void dispatch(DType dtype, const F& f) {
 }
 
 /// Address of row i of a tensor: index i of its first dimension.
-template <typename T>
-const T* row(const ConstTensor& tensor, int64_t i) {
-  return tensor.data<T>() + i * tensor.stride(0);
-}
-template <typename T>
-T* row(const Tensor& tensor, int64_t i) {
-  return tensor.data<T>() + i * tensor.stride(0);
+template <typename T, typename AnyTensor>
+auto* row(const AnyTensor& tensor, int64_t i) {
+  return tensor.template data<T>() + i * tensor.stride(0);
 }
 
 /// Calls f(begin, end, thread) for tiles of rows of n elements, in parallel where it pays. The

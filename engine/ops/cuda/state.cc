@@ -89,7 +89,8 @@ const void* address(const Context& ctx, const ConstTensor& tensor) {
 }
 
 void* address(const Context& ctx, const Tensor& tensor) {
-  return const_cast<void*>(address(ctx, static_cast<const ConstTensor&>(tensor)));
+  address(ctx, static_cast<const ConstTensor&>(tensor));  // checks the device
+  return tensor.raw();
 }
 
 const void* optional_address(const Context& ctx, const ConstTensor& tensor) {
