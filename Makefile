@@ -6,7 +6,7 @@ JOBS ?= $(shell nproc)
 
 help:
 	@echo 'make demo    build, generate images with the demo model, in process and through Triton: out/'
-	@echo 'make build   build flux-triton and the Triton backend: build/cli/flux-triton, build/backends'
+	@echo 'make build   build flux-triton, the Triton backend and, with nvcc, what computes on GPUs: build/'
 	@echo 'make test    style, build, unit and golden tests, sanitizers, clang-tidy, command line'
 	@echo 'make test-python  the models in Python, alone and mixed with native ones (installs torch)'
 	@echo 'make bench   compare with diffusers on this CPU (installs torch under build/)'
@@ -25,7 +25,7 @@ demo: build
 build:
 	@scripts/setup.sh build
 	@scripts/configure.sh default
-	@cmake --build --preset default -j $(JOBS) --target flux-triton triton_flux
+	@cmake --build --preset default -j $(JOBS) --target product
 
 test:
 	@scripts/setup.sh build test
