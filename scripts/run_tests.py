@@ -149,6 +149,7 @@ def steps(jobs: int) -> list:
         ("unit and golden tests", "build", lambda: unit_tests("build")),
         ("command line", "build", lambda: command_line_tests("build")),
         ("serving", "build", lambda: pytest_tests("build", "serving")),
+        ("deploy", "build", lambda: pytest_tests("build", "deploy")),
         ("demo model", "build", lambda: pytest_tests("build", "demo")),
         ("clang-tidy", "build", lambda: one(run(lint))),
         ("build with sanitizers", None, lambda: build("asan", jobs)),
