@@ -26,6 +26,7 @@ struct ConvertCommand {
   std::string device = "auto";
   std::string weights = "link";
   std::string default_size;
+  std::string name;
   int max_batch_size = 8;
   int instances = 1;
   bool force = false;
@@ -36,33 +37,18 @@ void check_range(const char* option, int value, int largest) {
   throw UsageError(fmt::format("{} {}: must be 1 to {}", option, value, largest));
 }
 
-/// Parses HEIGHTxWIDTH in pixels.
-std::pair<int64_t, int64_t> parse_size(const std::string& text) {
-  int64_t height = 0;
-  int64_t width = 0;
-  const char* end = text.data() + text.size();
-  const auto first = std::from_chars(text.data(), end, height);
-  if (first.ec == std::errc() && first.ptr != end && *first.ptr == 'x') {
-    const auto second = std::from_chars(first.ptr + 1, end, width);
-    if (second.ec == std::errc() && second.ptr == end) return {height, width};
-  }
-  throw UsageError(fmt::format(
-      "--default-size {}: give height and width in pixels, for example 1024x1024", text));
-}
-
 void set_sizes(const std::string& default_size, const FluxConfig& config, ServingOptions& serving) {
   const RequestLimits limits = limits_for(config);
-  serving.default_height = limits.default_height;
-  serving.default_width = limits.default_width;
+  serving.default_size = {limits.default_height, limits.default_width};
   serving.max_side = limits.max_pixels_per_side;
   if (default_size.empty()) return;
-  std::tie(serving.default_height, serving.default_width) = parse_size(default_size);
-  const int64_t multiple = config.size_multiple();
-  for (const int64_t side : {serving.default_height, serving.default_width}) {
-    if (side >= multiple && side <= serving.max_side && side % multiple == 0) continue;
-    throw UsageError(fmt::format("--default-size {}: {} is not a multiple of {} from {} to {}",
-                                 default_size, side, multiple, multiple, serving.max_side));
+  const auto size = parse_image_size(default_size);
+  if (!size) {
+    throw UsageError(fmt::format(
+        "--default-size {}: give height and width in pixels, for example 1024x1024", default_size));
   }
+  as_usage([&] { check_image_size("--default-size", *size, config); });
+  serving.default_size = *size;
 }
 
 /// Returns the models that run in Python: all or none by --backend, then changed by --stage.
@@ -88,6 +74,23 @@ std::set<std::string, std::less<>> parse_backends(const ConvertCommand& command)
   return python;
 }
 
+/// Returns what stands before the models' names.
+std::string parse_name(const std::string& name) {
+  if (name.empty()) return "";
+  constexpr size_t kLongest = 64;
+  const bool allowed = std::all_of(name.begin(), name.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+           c == '_' || c == '.';
+  });
+  if (!allowed || name.size() > kLongest || name.front() == '.' || name.front() == '-') {
+    throw UsageError(fmt::format(
+        "--name {}: must be letters, digits, - _ and ., at most {}, and begin with a letter, a "
+        "digit or _",
+        name, kLongest));
+  }
+  return name + "_";
+}
+
 ConvertOptions parse_options(const ConvertCommand& command) {
   check_range("--max-batch-size", command.max_batch_size, kMaxBatchSize);
   check_range("--instances", command.instances, kMaxInstances);
@@ -96,11 +99,12 @@ ConvertOptions parse_options(const ConvertCommand& command) {
   options.serving.max_batch_size = command.max_batch_size;
   options.serving.instances = command.instances;
   options.serving.in_python = parse_backends(command);
+  options.serving.prefix = parse_name(command.name);
   options.replace = command.force;
   if (command.weights == "copy") options.weights = Weights::kCopy;
   if (command.weights == "reference") options.weights = Weights::kReference;
   as_usage([&] {
-    options.serving.device = parse_device(command.device);
+    options.serving.device = parse_device(command.device, Machine::kAnother);
     options.serving.every_gpu = command.device.find(':') == command.device.npos;
     if (command.dtype != "as stored") {
       options.serving.dtype = parse_compute_dtype(command.dtype);
@@ -142,12 +146,14 @@ std::string report(const ConvertCommand& command, const ConvertOptions& options,
                                  : fmt::format("in Python, with torch and diffusers: {}\n",
                                                fmt::join(serving.in_python, ", "));
   return fmt::format(
-      "wrote {}: five models, {} files, {} of weights {}\n"
+      "wrote {}: five models{}, {} files, {} of weights {}\n"
       "{}computes in {} on {}; batches of up to {}; default size {}x{}\n"
       "serve it: flux-triton serve {}\n",
-      one_line(result.repository.string()), result.files, format_bytes(result.weight_bytes), how,
-      python, name_of(serving.dtype), to_string(serving.device), serving.max_batch_size,
-      serving.default_height, serving.default_width, one_line(command.repository));
+      one_line(result.repository.string()),
+      serving.prefix.empty() ? "" : fmt::format(" ({}bls, ...)", serving.prefix), result.files,
+      format_bytes(result.weight_bytes), how, python, name_of(serving.dtype),
+      to_string(serving.device), serving.max_batch_size, serving.default_size.height,
+      serving.default_size.width, one_line(command.repository));
 }
 
 void run_convert(const ConvertCommand& command) {
@@ -183,6 +189,11 @@ void add_options(CLI::App& command, ConvertCommand& options) {
                   "the backend of one model, bls included: bls=python, vae_decoder=native; "
                   "repeatable")
       ->type_name("NAME=BACKEND");
+  command
+      .add_option("--name", options.name,
+                  "put NAME_ before the models' names, so that one server can hold the models of "
+                  "several checkpoints; REPOSITORY may hold others already [default: none]")
+      ->type_name("NAME");
   command.add_option("--dtype", options.dtype, "f32, bf16 or f16 to compute in")
       ->type_name("DTYPE")
       ->capture_default_str();

@@ -61,10 +61,10 @@ void read_latents(const std::string& file, const Session& session, std::vector<I
   const int64_t images = first.num_images_per_prompt;
   const Shape expected = {static_cast<int64_t>(rows.size()) * images, size.tokens(),
                           4 * size.channels};
-  const auto found = opened->tensors().find("latents");
-  check(found != opened->tensors().end(), ErrorCode::kNotFound,
+  const ConstTensor* found = opened->find("latents");
+  check(found != nullptr, ErrorCode::kNotFound,
         "--latents {}: tensor 'latents' is missing; {} is expected", file, expected);
-  const ConstTensor& stored = found->second;
+  const ConstTensor& stored = *found;
   check(is_floating_point(stored.dtype()) && stored.shape() == expected,
         ErrorCode::kInvalidArgument,
         "--latents {}: tensor 'latents' is {}; a floating point dtype and {} are expected, "

@@ -71,7 +71,7 @@ nlohmann::json config_of(const Checkpoint& checkpoint, const std::string& compon
 
 nlohmann::json inspect_json(const Checkpoint& checkpoint) {
   auto components = nlohmann::json::object();
-  for (const Checkpoint::IndexEntry& component : checkpoint.index()) {
+  for (const ModelIndex::Entry& component : checkpoint.index().components) {
     components[component.name] = {{"library", component.library},
                                   {"class", component.class_name},
                                   {"config", config_of(checkpoint, component.name)}};
@@ -130,7 +130,7 @@ std::string inspect_text(const Checkpoint& checkpoint) {
   std::string text = fmt::format("{:<15} {:<32} {:>6} {:>8} {:>14} {:>11}\n", "component", "class",
                                  "dtype", "tensors", "parameters", "bytes");
   const std::vector<Component> components = checkpoint.weight_components();
-  for (const Checkpoint::IndexEntry& entry : checkpoint.index()) {
+  for (const ModelIndex::Entry& entry : checkpoint.index().components) {
     text += fmt::format("{:<15} {:<32}", entry.name, entry.class_name);
     const auto found = std::find_if(components.begin(), components.end(), [&](Component candidate) {
       return entry.name == name_of(candidate);

@@ -1,12 +1,15 @@
 #include "cli/ports.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <netdb.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <memory>
 #include <string_view>
@@ -48,13 +51,15 @@ Addresses resolve(const std::string& address, int port) {
   return {found, &::freeaddrinfo};
 }
 
-void set_timeouts(int descriptor) {
-  const timeval second{1, 0};
-  ::setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &second, sizeof second);
-  ::setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &second, sizeof second);
-}
-
 }  // namespace
+
+std::string resolve_address(const std::string& address) {
+  const Addresses addresses = resolve(address, 0);
+  char text[INET_ADDRSTRLEN] = {};
+  ::inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in*>(addresses->ai_addr)->sin_addr, text,
+              sizeof text);
+  return text;
+}
 
 void check_port_is_free(const std::string& address, int port, const char* option) {
   const Addresses addresses = resolve(address, port);
@@ -80,25 +85,50 @@ std::string local_address(const std::string& address) {
   return address == "0.0.0.0" ? "127.0.0.1" : address;
 }
 
-bool answers_ok(const std::string& address, int port, const std::string& path) {
+Connection::Connection(const std::string& address, int port)
+    : descriptor_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+  if (descriptor_ < 0) return;
+  const timeval second{1, 0};
+  ::setsockopt(descriptor_, SOL_SOCKET, SO_RCVTIMEO, &second, sizeof second);
+  ::setsockopt(descriptor_, SOL_SOCKET, SO_SNDTIMEO, &second, sizeof second);
   const Addresses addresses = resolve(address, port);
-  const Socket socket;
-  set_timeouts(socket.get());
-  if (::connect(socket.get(), addresses->ai_addr, addresses->ai_addrlen) != 0) return false;
-  const std::string request = fmt::format(
-      "GET {} HTTP/1.1\r\nHost: {}:{}\r\nConnection: close\r\n\r\n", path, address, port);
-  if (::send(socket.get(), request.data(), request.size(), MSG_NOSIGNAL) != std::ssize(request)) {
-    return false;
+  open_ = ::connect(descriptor_, addresses->ai_addr, addresses->ai_addrlen) == 0;
+}
+
+Connection::~Connection() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+bool Connection::send(const std::string& text) {
+  return open_ && ::send(descriptor_, text.data(), text.size(), MSG_NOSIGNAL) == std::ssize(text);
+}
+
+std::string Connection::receive(size_t most) {
+  std::string text;
+  char piece[16384];
+  while (open_ && text.size() < most) {
+    const ssize_t got = ::recv(descriptor_, piece, sizeof piece, 0);
+    if (got <= 0) break;
+    text.append(piece, static_cast<size_t>(got));
   }
+  return text;
+}
+
+std::optional<HttpAnswer> http_get(const std::string& address, int port, const std::string& path) {
+  constexpr size_t kMostBytes = size_t{4} << 20;
+  Connection connection(address, port);
+  // Version 1.0: the body ends with the connection, and is not sent in chunks.
+  connection.send(fmt::format("GET {} HTTP/1.0\r\nHost: {}:{}\r\nConnection: close\r\n\r\n", path,
+                              address, port));
+  const std::string text = connection.receive(kMostBytes);
   // "HTTP/1.1 200 OK"
-  std::string answer;
-  char piece[256];
-  while (answer.size() < 12) {
-    const ssize_t got = ::recv(socket.get(), piece, sizeof piece, 0);
-    if (got <= 0) return false;
-    answer.append(piece, static_cast<size_t>(got));
-  }
-  return answer.starts_with("HTTP/1.") && answer.compare(8, 4, " 200") == 0;
+  HttpAnswer answer;
+  if (!text.starts_with("HTTP/1.") || text.size() < 12) return std::nullopt;
+  const auto parsed = std::from_chars(text.data() + 9, text.data() + 12, answer.status);
+  if (parsed.ec != std::errc()) return std::nullopt;
+  const size_t head = text.find("\r\n\r\n");
+  if (head != text.npos) answer.body = text.substr(head + 4);
+  return answer;
 }
 
 }  // namespace flux::cli

@@ -63,7 +63,10 @@ class StageInputs {
 
  private:
   void refuse_unknown(const std::vector<InputSpec>& specs) const {
-    for (const auto& [name, tensor] : file_->tensors()) {
+    std::vector<std::string> given;
+    for (const auto& [name, tensor] : file_->tensors()) given.push_back(name);
+    for (const auto& [name, why] : file_->unreadable()) given.push_back(name);
+    for (const std::string& name : given) {
       bool known = false;
       std::string names;
       for (const InputSpec& spec : specs) {
@@ -77,14 +80,13 @@ class StageInputs {
   }
 
   const ConstTensor& find(const InputSpec& spec) const {
-    const auto found = file_->tensors().find(spec.name);
-    check(found != file_->tensors().end(), ErrorCode::kNotFound,
+    const ConstTensor* found = file_->find(spec.name);
+    check(found != nullptr, ErrorCode::kNotFound,
           "{}: tensor '{}' is missing; {} needs it with shape {}", path(), spec.name,
           name_of(stage_), expected_shape(spec));
-    check(is_floating_point(found->second.dtype()), ErrorCode::kInvalidArgument,
-          "{}: tensor '{}' is {}; a floating point dtype is expected", path(), spec.name,
-          found->second);
-    return found->second;
+    check(is_floating_point(found->dtype()), ErrorCode::kInvalidArgument,
+          "{}: tensor '{}' is {}; a floating point dtype is expected", path(), spec.name, *found);
+    return *found;
   }
 
   void check_shape(const InputSpec& spec, const ConstTensor& found) {

@@ -8,6 +8,9 @@
 
 #include "cli/child_process.h"
 #include "cli/common.h"
+#include "cli/drain.h"
+#include "cli/endpoints.h"
+#include "cli/log_writer.h"
 #include "cli/ports.h"
 #include "cli/python_serving.h"
 #include "cli/server_log.h"
@@ -76,7 +79,7 @@ fs::path find_repository(const std::string& name) {
         "{}: no such directory; make a model repository with: flux-triton convert CHECKPOINT "
         "REPOSITORY",
         name);
-  check(is_repository(name), ErrorCode::kInvalidArgument,
+  check(!prefixes_of(name).empty(), ErrorCode::kInvalidArgument,
         "{}: is no model repository; make one with: flux-triton convert CHECKPOINT REPOSITORY",
         name);
   return fs::canonical(name);
@@ -108,33 +111,13 @@ Command server_command(const ServeOptions& options, const fs::path& repository,
     command.environment["PATH"] =
         fmt::format("{}:{}", python->programs().string(), path == nullptr ? "" : path);
   }
+  // With a heap for every few threads, memory that was freed piles up in all of them.
+  if (std::getenv("MALLOC_ARENA_MAX") == nullptr) command.environment["MALLOC_ARENA_MAX"] = "2";
   command.arguments.insert(command.arguments.end(), options.more.begin(), options.more.end());
   const fs::path more = python != nullptr ? python->libraries() : fs::path();
   const std::string libraries = library_path({server.libraries, more});
   if (!libraries.empty()) command.environment["LD_LIBRARY_PATH"] = libraries;
   return command;
-}
-
-std::string announcement(const ServeOptions& options, const fs::path& repository, pid_t id) {
-  const std::string host = local_address(options.address);
-  return fmt::format(
-      "serving {} (process {}); Ctrl-C stops it\n"
-      "HTTP     http://{}:{}\n"
-      "gRPC     {}:{}\n"
-      "metrics  http://{}:{}/metrics\n"
-      "try      curl -s http://{}:{}/v2/models/bls/generate -d "
-      "'{{\"prompt\": \"a lighthouse at dawn\", \"output_format\": \"png_base64\"}}'\n",
-      one_line(repository.string()), id, host, options.http_port, host, options.grpc_port, host,
-      options.metrics_port, host, options.http_port);
-}
-
-/// Writes the server's log to standard error; the log is lost where that cannot be written.
-void pass_on(std::string_view bytes) {
-  while (!bytes.empty()) {
-    const ssize_t written = ::write(STDERR_FILENO, bytes.data(), bytes.size());
-    if (written <= 0) return;
-    bytes.remove_prefix(static_cast<size_t>(written));
-  }
 }
 
 std::string describe_end(int status) {
@@ -145,8 +128,8 @@ std::string describe_end(int status) {
 /// Runs the server from its start to its end.
 class Serving {
  public:
-  Serving(const ServeOptions& options, const fs::path& repository, const Command& command)
-      : options_(options),
+  Serving(const Endpoints& endpoints, const fs::path& repository, const Command& command)
+      : endpoints_(endpoints),
         repository_(repository),
         program_(command.program),
         server_(command, signals_) {}
@@ -156,33 +139,50 @@ class Serving {
     stop_if_interrupted();  // by a signal from before they were read here
     std::optional<int> status;
     while (!status) {
-      server_.read_output(ready_ ? kReadyWait : kPollWait, [this](std::string_view bytes) {
-        pass_on(bytes);
-        log_.add(bytes);
-      });
+      const bool waits = ready_ && !drain_ && !writer_.has_more();
+      read_output(waits ? kReadyWait : kPollWait);
+      writer_.flush();
       forward_signals();
+      if (drain_) drain_->poll();
+      if (log_.exit_timed_out()) end_late_server();
       status = server_.ended();
       if (!status && !ready_ && stops_ == 0) look_whether_ready();
     }
-    server_.read_output(milliseconds(0), [this](std::string_view bytes) {
-      pass_on(bytes);
-      log_.add(bytes);
-    });
+    read_output(milliseconds(0));
     return exit_code(*status);
   }
 
  private:
+  /// A server that gave up waiting for a request may hang in its own end.
+  void end_late_server() {
+    constexpr std::chrono::seconds kPatience(5);
+    const auto now = std::chrono::steady_clock::now();
+    if (!gave_up_) gave_up_ = now;
+    if (now - *gave_up_ > kPatience) server_.send(SIGKILL);
+  }
+
+  void read_output(milliseconds wait) {
+    server_.read_output(wait, [this](std::string_view bytes) {
+      writer_.add(bytes);
+      log_.add(bytes);
+    });
+  }
+
   void forward_signals() {
     while (const auto signal = signals_.next()) {
       if (*signal == SIGCHLD) continue;
       ++stops_;
+      if (stops_ == 1 && ready_) drain_.emplace(endpoints_);
       server_.send(stops_ == 1 ? *signal : SIGKILL);
     }
   }
 
   void look_whether_ready() {
-    ready_ = answers_ok(local_address(options_.address), options_.http_port, "/v2/health/ready");
-    if (ready_) print_out(announcement(options_, repository_, server_.id()));
+    ready_ = endpoints_.ready();
+    if (!ready_) return;
+    print_out(fmt::format("serving {} (process {}); Ctrl-C stops it\n{}",
+                          one_line(repository_.string()), server_.id(),
+                          endpoints_.describe(prefixes_of(repository_).front() + "bls")));
   }
 
   int exit_code(int status) const {
@@ -193,6 +193,14 @@ class Serving {
       fail(ErrorCode::kUnavailable, "{}: {} before it was ready{}{}", program_.string(),
            describe_end(status), reason.empty() ? "" : ": ", reason);
     }
+    if (drain_ && (drain_->holds() || log_.exit_timed_out())) {
+      const bool done = drain_->done();
+      log(done ? LogLevel::kInfo : LogLevel::kError,
+          fmt::format("{}: waited until its --exit-timeout-secs for {}", program_.string(),
+                      done ? "open HTTP connections; all requests were answered"
+                           : "requests that it had begun; those are lost"));
+      return done ? kDone : kFailed;
+    }
     if (WIFEXITED(status)) return WEXITSTATUS(status);
     if (stops_ == 0) {
       log(LogLevel::kError, fmt::format("{}: {}", program_.string(), describe_end(status)));
@@ -200,19 +208,30 @@ class Serving {
     return kSignalExit + WTERMSIG(status);
   }
 
-  const ServeOptions& options_;
+  const Endpoints& endpoints_;
   const fs::path& repository_;
   const fs::path program_;
   SignalReader signals_;
   ChildProcess server_;
+  LogWriter writer_;
   ServerLog log_;
+  std::optional<Drain> drain_;
+  std::optional<std::chrono::steady_clock::time_point> gave_up_;
   bool ready_ = false;
   int stops_ = 0;  // number of requests to stop
 };
 
-int serve(const ServeOptions& options) {
+int serve(ServeOptions options) {
   check_more_arguments(options.more);
   check_ports(options);
+  // The server takes a host name for 255.255.255.255.
+  options.address = resolve_address(options.address);
+  Endpoints endpoints{local_address(options.address), options.http_port, options.grpc_port,
+                      options.metrics_port};
+  endpoints.heed(options.more);
+  if (!endpoints.http && !endpoints.grpc) {
+    throw UsageError("--allow-http and --allow-grpc are both false: leave one of them on");
+  }
   const fs::path repository = find_repository(options.repository);
   const ServerProgram server = find_server(options.tritonserver);
   const fs::path backends = find_backend_directory(options.backend_directory);
@@ -224,7 +243,7 @@ int serve(const ServeOptions& options) {
   check_port_is_free(options.address, options.grpc_port, "--grpc-port");
   check_port_is_free(options.address, options.metrics_port, "--metrics-port");
   stop_if_interrupted();
-  return Serving(options, repository, command).run();
+  return Serving(endpoints, repository, command).run();
 }
 
 void add_port(CLI::App& command, const char* option, int& port, const char* what) {

@@ -45,16 +45,25 @@ void ServerLog::add_line(std::string_view line) {
   while (!line.empty() && (line.back() == '\r' || line.back() == ' ')) line.remove_suffix(1);
   if (line.empty()) return;
   last_ = line;
+  if (line.find("Exit timeout expired") != line.npos) exit_timed_out_ = true;
   if (is_logged_error(line)) {
     const std::string_view message = message_of(line);
-    if (message.starts_with("failed to load '") && model_failure_.empty()) model_failure_ = message;
-    logged_error_ = message;
+    const bool of_a_model = message.starts_with("failed to load '") ||
+                            message.starts_with("Poll failed for model directory '");
+    if (of_a_model && model_failure_.empty()) model_failure_ = message;
+    // A line about GPU drivers is in every log of a machine without a GPU.
+    if (message.find("CudaDriverHelper") == message.npos) logged_error_ = message;
   } else if (line.starts_with("error: ") || line.starts_with("failed to start ")) {
     error_ = line.starts_with("error: ") ? line.substr(7) : line;
+  } else if (line.find("tritonserver: ") != line.npos && usage_error_.empty()) {
+    // getopt's words, which a page of help follows: "tritonserver: unrecognized option '--x'"
+    const std::string_view words = line.substr(line.find("tritonserver: ") + 14);
+    if (words.find("option") != words.npos) usage_error_ = words;
   }
 }
 
 std::string ServerLog::reason() const {
+  if (!usage_error_.empty()) return usage_error_;
   if (!model_failure_.empty()) return model_failure_;
   if (!error_.empty()) return error_;
   if (!logged_error_.empty()) return logged_error_;

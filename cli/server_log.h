@@ -10,6 +10,8 @@ class ServerLog {
  public:
   /// Takes the next bytes of the log, cut anywhere.
   void add(std::string_view bytes);
+  /// Whether the server gave up waiting for connections and requests at its end.
+  bool exit_timed_out() const { return exit_timed_out_; }
   /// Returns the reason in one line: a model that could not be loaded, else the last error, else
   /// the last line; empty when there was none.
   std::string reason() const;
@@ -18,10 +20,12 @@ class ServerLog {
   void add_line(std::string_view line);
 
   std::string unfinished_;
+  std::string usage_error_;    // about the server's own arguments
   std::string model_failure_;  // the first one
   std::string error_;          // the last error that the program itself wrote
   std::string logged_error_;   // the last error of the log
   std::string last_;
+  bool exit_timed_out_ = false;
 };
 
 }  // namespace flux::cli

@@ -109,4 +109,20 @@ void hard_link_file(const fs::path& source, const fs::path& target) {
        source.string(), std::strerror(error));
 }
 
+void link_tree(const fs::path& source, const fs::path& target) {
+  fs::create_directories(target);
+  for (const fs::directory_entry& entry : fs::directory_iterator(source)) {
+    const fs::path place = target / entry.path().filename();
+    if (entry.is_symlink()) {
+      fs::copy_symlink(entry.path(), place);
+    } else if (entry.is_directory()) {
+      link_tree(entry.path(), place);
+    } else {
+      std::error_code error;
+      fs::create_hard_link(entry.path(), place, error);
+      if (error) copy_file_content(entry.path(), place, [](int64_t) {});
+    }
+  }
+}
+
 }  // namespace flux

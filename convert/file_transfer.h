@@ -23,4 +23,8 @@ void write_new_file(const std::filesystem::path& target, std::string_view text);
 /// the other ways (--weights) when the file system cannot do that.
 void hard_link_file(const std::filesystem::path& source, const std::filesystem::path& target);
 
+/// Makes `target` a directory like `source`: directories are made, symbolic links copied, and files
+/// linked, or copied where the file system cannot do that. Throws kUnavailable.
+void link_tree(const std::filesystem::path& source, const std::filesystem::path& target);
+
 }  // namespace flux

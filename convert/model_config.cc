@@ -43,7 +43,8 @@ std::string triton_type(DType dtype) {
 
 TemplateValues values_of(std::string_view model, const FluxConfig& config,
                          const ServingOptions& options) {
-  TemplateValues values = {{"MAX_BATCH_SIZE", std::to_string(options.max_batch_size)},
+  TemplateValues values = {{"PREFIX", options.prefix},
+                           {"MAX_BATCH_SIZE", std::to_string(options.max_batch_size)},
                            {"DTYPE_NAME", std::string(name_of(options.dtype))},
                            {"DEVICE", device_name(options)}};
   if (model == "bls") {
@@ -51,8 +52,8 @@ TemplateValues values_of(std::string_view model, const FluxConfig& config,
         options.in_python.contains(model) ? kPythonPipelinesPerInstance : kPipelinesPerInstance;
     values["REQUEST_INPUTS"] = request_inputs(config);
     values["INSTANCES"] = std::to_string(pipelines * options.instances);
-    values["DEFAULT_HEIGHT"] = std::to_string(options.default_height);
-    values["DEFAULT_WIDTH"] = std::to_string(options.default_width);
+    values["DEFAULT_HEIGHT"] = std::to_string(options.default_size.height);
+    values["DEFAULT_WIDTH"] = std::to_string(options.default_size.width);
     values["MAX_SIDE"] = std::to_string(options.max_side);
     return values;
   }
@@ -78,21 +79,30 @@ TemplateValues values_of(std::string_view model, const FluxConfig& config,
   return values;
 }
 
+/// A model.py with the name of its model.
+std::string with_name(std::string_view program, std::string_view kind, const std::string& model) {
+  std::string text(program);
+  const std::string line = fmt::format("\nNAME = \"{}\"\n", kind);
+  const size_t at = text.find(line);
+  check(at != text.npos, ErrorCode::kInternal, "model.py of {} has no line that names it", kind);
+  return text.replace(at, line.size(), fmt::format("\nNAME = \"{}\"\n", model));
+}
+
 }  // namespace
 
 std::vector<ModelFile> make_model_files(const FluxConfig& config, const ServingOptions& options) {
   std::vector<ModelFile> files;
-  for (const std::string_view name : kModelNames) {
-    const std::string model(name);
-    const bool python = options.in_python.contains(model);
+  for (const std::string_view kind : kModelNames) {
+    const std::string model = fmt::format("{}{}", options.prefix, kind);
+    const bool python = options.in_python.contains(kind);
     const Template& source =
-        find_template(fmt::format("{}/{}.pbtxt.in", python ? "python" : "native", model));
+        find_template(fmt::format("{}/{}.pbtxt.in", python ? "python" : "native", kind));
     files.push_back(
-        {model, "config.pbtxt", fill_template(source, values_of(model, config, options))});
+        {model, "config.pbtxt", fill_template(source, values_of(kind, config, options))});
     if (!python) continue;
-    const Template& program = find_template(fmt::format("python/{}.py", model));
-    files.push_back({model, "1/model.py", std::string(program.text)});
-    if (model != "bls") continue;
+    const Template& program = find_template(fmt::format("python/{}.py", kind));
+    files.push_back({model, "1/model.py", with_name(program.text, kind, model)});
+    if (kind != "bls") continue;
     const Template& request = find_template("python/bls_request.py");
     files.push_back({model, "1/bls_request.py", std::string(request.text)});
     files.push_back({model, "1/request_fields.json", request_fields_json(config)});

@@ -5,32 +5,29 @@
 #include <vector>
 
 #include "pipeline/flux_config.h"
+#include "pipeline/model_names.h"
 #include "tensor/device.h"
 #include "tensor/dtype.h"
 
 namespace flux {
 
-/// The models of a repository.
-inline constexpr std::string_view kModelNames[] = {"bls", "clip_encoder", "t5_encoder",
-                                                   "dit_transformer", "vae_decoder"};
-
 /// Settings of the config.pbtxt files besides the checkpoint's own sizes.
 struct ServingOptions {
   DType dtype = DType::kF32;  // f32, bf16 or f16
   Device device;
-  bool every_gpu = true;       // stages have instances on every GPU, not on `device` alone
-  int max_batch_size = 8;      // rows of one execution, >= 1
-  int instances = 1;           // of each stage, >= 1
-  int64_t default_height = 0;  // pixels
-  int64_t default_width = 0;
-  int64_t max_side = 0;
+  bool every_gpu = true;   // stages have instances on every GPU, not on `device` alone
+  int max_batch_size = 8;  // rows of one execution, >= 1
+  int instances = 1;       // of each stage, >= 1
+  ImageSize default_size;
+  int64_t max_side = 0;  // pixels
+  std::string prefix;    // of the models' names: empty, or a name and "_"
   /// Models that Triton's Python backend runs; the others are this program's backend's.
   std::set<std::string, std::less<>> in_python;
 };
 
 /// A file that convert writes into the directory of a model, beside weights and configurations.
 struct ModelFile {
-  std::string model;  // "dit_transformer"; also the name of its directory
+  std::string model;  // "schnell_dit_transformer"; also the name of its directory
   std::string name;   // in that directory: "config.pbtxt", "1/model.py"
   std::string text;
 };

@@ -126,9 +126,12 @@ class Writer {
       : checkpoint_(checkpoint), options_(options), observer_(observer), result_(result) {}
 
   void fill(const fs::path& root) {
-    const RepositoryLayout layout(root);
+    const RepositoryLayout layout(root, options_.serving.prefix);
     fs::create_directories(layout.configs());
-    copy(checkpoint_.layout().model_index(), layout.model_index());
+    write_new_file(layout.model_index(),
+                   model_index_for_repository(checkpoint_.layout().model_index(),
+                                              options_.serving.default_size));
+    ++result_.files;
     const std::vector<Transfer> transfers = plan_transfers(checkpoint_, layout, options_.weights);
     const int64_t bytes = bytes_to_copy(transfers, options_.weights);
     check_room(root, bytes);
@@ -192,7 +195,9 @@ void check_weights_for(const Checkpoint& checkpoint, const ServingOptions& servi
 ConvertResult convert_checkpoint(const Checkpoint& checkpoint, const fs::path& name,
                                  const ConvertOptions& options, const ConvertObserver& observer) {
   ConvertResult result;
-  result.repository = resolve_repository(checkpoint, name, options.replace);
+  const RepositoryTarget target =
+      resolve_repository(checkpoint, name, options.serving.prefix, options.replace);
+  result.repository = target.path;
   result.weight_bytes = weight_bytes_of(checkpoint);
   check_weights_for(checkpoint, options.serving);
   observer.poll();
@@ -202,7 +207,11 @@ ConvertResult convert_checkpoint(const Checkpoint& checkpoint, const fs::path& n
     // The new repository must open like its checkpoint.
     open_source(staging.path());
     observer.poll();
-    staging.commit(options.replace ? Existing::kReplace : Existing::kRefuse);
+    for (const std::string& model : target.others) {
+      link_tree(target.path / model, staging.path() / model);
+    }
+    const bool replace = options.replace || !target.others.empty();
+    staging.commit(replace ? Existing::kReplace : Existing::kRefuse);
   } catch (const fs::filesystem_error& error) {
     fail(ErrorCode::kUnavailable, "{}: cannot be written: {}", result.repository.string(),
          error.what());

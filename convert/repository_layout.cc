@@ -1,23 +1,119 @@
 #include "convert/repository_layout.h"
 
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <charconv>
+
+#include "pipeline/model_names.h"
+#include "support/error.h"
+#include "support/file.h"
+
 namespace flux {
+namespace {
 
 namespace fs = std::filesystem;
 
+constexpr const char* kPipeline = "bls";
+
+/// The number of a version's directory; 0 for a name that servers pass over.
+int64_t version_of(const std::string& name) {
+  int64_t version = 0;
+  const auto parsed = std::from_chars(name.data(), name.data() + name.size(), version);
+  const bool plain = parsed.ec == std::errc() && parsed.ptr == name.data() + name.size();
+  return plain && !name.starts_with('0') && version > 0 ? version : 0;
+}
+
+/// The directory of the version of a model that a server takes by default.
+fs::path version_directory(const fs::path& model) {
+  int64_t highest = 0;
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(model, error)) {
+    if (entry.is_directory(error)) {
+      highest = std::max(highest, version_of(entry.path().filename().string()));
+    }
+  }
+  return model / std::to_string(std::max<int64_t>(highest, 1));
+}
+
+/// A server may be told to take other versions than the highest; the commands cannot follow that.
+void check_version_policy(const fs::path& model) {
+  constexpr size_t kMaxConfigBytes = size_t{1} << 20;
+  const fs::path config = model / "config.pbtxt";
+  if (!fs::is_regular_file(config)) return;
+  const std::string text = read_text_file(config, kMaxConfigBytes);
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    const std::string_view line = std::string_view(text).substr(begin, end - begin);
+    const std::string_view code = line.substr(0, line.find('#'));
+    check(code.find("version_policy") == code.npos, ErrorCode::kInvalidArgument,
+          "{}: version_policy is set, which this program does not follow: it takes the highest "
+          "version; leave only the version that is meant, and take the setting away",
+          config);
+    begin = end + 1;
+  }
+}
+
+}  // namespace
+
+RepositoryLayout::RepositoryLayout(fs::path root, std::string prefix)
+    : root_(std::move(root)), prefix_(std::move(prefix)) {
+  for (const std::string_view kind : kModelNames) {
+    check_version_policy(root_ / fmt::format("{}{}", prefix_, kind));
+  }
+}
+
+fs::path RepositoryLayout::model(std::string_view kind) const {
+  return version_directory(root_ / fmt::format("{}{}", prefix_, kind));
+}
+
 fs::path RepositoryLayout::directory(Component component) const {
   const std::optional<StageKind> stage = info_of(component).stage;
-  return root_ / (stage ? name_of(*stage) : "bls") / "1" / name_of(component);
+  return model(stage ? name_of(*stage) : kPipeline) / name_of(component);
 }
 
-fs::path RepositoryLayout::configs() const { return root_ / "bls" / "1"; }
+fs::path RepositoryLayout::configs() const { return model(kPipeline); }
 
-bool is_repository(const fs::path& directory) {
-  return fs::exists(RepositoryLayout(directory).model_index());
+std::vector<std::string> prefixes_of(const fs::path& directory) {
+  std::vector<std::string> prefixes;
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory, error)) {
+    const auto name = parse_model_name(entry.path().filename().string());
+    if (!name || name->kind != kPipeline) continue;
+    if (!fs::exists(version_directory(entry.path()) / "model_index.json", error)) continue;
+    prefixes.push_back(name->prefix);
+  }
+  std::sort(prefixes.begin(), prefixes.end());
+  return prefixes;
 }
 
-std::shared_ptr<const Checkpoint> open_source(const fs::path& directory) {
-  if (!is_repository(directory)) return Checkpoint::open(directory);
-  return Checkpoint::open(directory, std::make_unique<RepositoryLayout>(fs::absolute(directory)));
+std::shared_ptr<const Checkpoint> open_source(const fs::path& source) {
+  const fs::path absolute = fs::absolute(source).lexically_normal();
+  const fs::path path = absolute.has_filename() ? absolute : absolute.parent_path();
+  const std::vector<std::string> prefixes = prefixes_of(path);
+  const auto open = [](const fs::path& root, const std::string& prefix) {
+    return Checkpoint::open(root, std::make_unique<RepositoryLayout>(root, prefix));
+  };
+  if (prefixes.size() == 1) return open(path, prefixes[0]);
+  std::vector<std::string> names;
+  for (const std::string& prefix : prefixes) {
+    const std::string name = prefix.empty() ? kPipeline : prefix.substr(0, prefix.size() - 1);
+    names.push_back((path / name).string());
+  }
+  check(names.empty(), ErrorCode::kInvalidArgument,
+        "{}: holds the models of several checkpoints: give one of them: {}", source,
+        fmt::join(names, ", "));
+  // REPOSITORY/NAME is no directory, but the beginning of five names; REPOSITORY/bls stands for the
+  // checkpoint without a name.
+  const std::vector<std::string> beside = prefixes_of(path.parent_path());
+  const std::string name = path.filename().string();
+  for (const std::string& prefix : beside) {
+    const bool named = prefix == name + "_" && !fs::exists(path);
+    if (named || (prefix.empty() && name == kPipeline)) {
+      return open(path.parent_path(), prefix);
+    }
+  }
+  return Checkpoint::open(source);
 }
 
 }  // namespace flux

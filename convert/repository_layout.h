@@ -2,29 +2,39 @@
 
 #include <filesystem>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "pipeline/checkpoint.h"
 
 namespace flux {
 
-/// The layout of a model repository made by `convert`: every component is with the served model
-/// that needs it, the configurations are in bls/1.
+/// The layout of a checkpoint's models in a repository made by `convert`: every component is with
+/// the served model that needs it, the configurations are with "bls".
 class RepositoryLayout final : public Layout {
  public:
-  explicit RepositoryLayout(std::filesystem::path root) : root_(std::move(root)) {}
+  /// `prefix`: of the models' names (model_names.h). Each model's version is the one that a server
+  /// takes: the highest number; 1 where there is none. Throws kInvalidArgument for a model whose
+  /// config.pbtxt has another version_policy.
+  RepositoryLayout(std::filesystem::path root, std::string prefix);
 
   std::filesystem::path directory(Component component) const override;
   std::filesystem::path configs() const override;
 
  private:
+  std::filesystem::path model(std::string_view kind) const;
+
   std::filesystem::path root_;
+  std::string prefix_;
 };
 
-/// Whether `directory` is a model repository.
-bool is_repository(const std::filesystem::path& directory);
+/// The prefixes of the checkpoints that a directory holds as a repository, in alphabetical order;
+/// empty for a directory that is none.
+std::vector<std::string> prefixes_of(const std::filesystem::path& directory);
 
-/// Opens a SOURCE of the command line: a diffusers checkpoint or a model repository. Throws as
-/// Checkpoint::open().
-std::shared_ptr<const Checkpoint> open_source(const std::filesystem::path& directory);
+/// Opens a SOURCE of the command line: a diffusers checkpoint, a model repository, or
+/// REPOSITORY/NAME for one of several checkpoints in it. Throws as Checkpoint::open(), and
+/// kInvalidArgument for a repository of several checkpoints without a name.
+std::shared_ptr<const Checkpoint> open_source(const std::filesystem::path& source);
 
 }  // namespace flux

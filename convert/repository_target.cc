@@ -2,7 +2,8 @@
 
 #include <algorithm>
 
-#include "convert/model_config.h"
+#include "convert/repository_layout.h"
+#include "pipeline/model_names.h"
 #include "support/error.h"
 #include "support/file.h"
 
@@ -59,43 +60,54 @@ void check_apart(const Checkpoint& checkpoint, const fs::path& target) {
   }
 }
 
-bool is_our_repository(const fs::path& directory) {
-  const fs::path config = directory / "bls" / "config.pbtxt";
-  if (!fs::is_regular_file(directory / "bls" / "1" / "model_index.json")) return false;
+bool is_our_model(const fs::path& directory) {
+  const fs::path config = directory / "config.pbtxt";
   if (!fs::is_regular_file(config)) return false;
   const std::string text = read_text_file(config, kMaxConfigBytes);
   return text.find("backend: \"flux\"") != text.npos ||
          text.find("backend: \"python\"") != text.npos;
 }
 
-void check_replaceable(const fs::path& target, bool replace) {
-  if (!fs::exists(fs::symlink_status(target))) return;
+/// The models of other checkpoints in `target`. Throws unless it may be made there.
+std::vector<std::string> check_replaceable(const fs::path& target, const std::string& prefix,
+                                           bool replace) {
+  std::vector<std::string> others;
+  if (!fs::exists(fs::symlink_status(target))) return others;
   check(fs::is_directory(target), ErrorCode::kInvalidArgument,
         "{}: is there and no directory; choose another name", target.string());
-  if (!fs::is_empty(target)) {
-    check(is_our_repository(target), ErrorCode::kInvalidArgument,
-          "{}: is a directory, but no model repository made from a checkpoint; it is left alone: "
-          "choose another name",
-          target.string());
-    for (const fs::directory_entry& entry : fs::directory_iterator(target)) {
-      const std::string name = entry.path().filename().string();
-      const bool ours =
-          std::find(std::begin(kModelNames), std::end(kModelNames), name) != std::end(kModelNames);
-      check(ours, ErrorCode::kInvalidArgument,
-            "{}: holds '{}' besides the five models; move it away, or choose another name",
-            target.string(), name);
+  const bool empty = fs::is_empty(target);
+  check(empty || !prefixes_of(target).empty(), ErrorCode::kInvalidArgument,
+        "{}: is a directory, but no model repository made from a checkpoint; it is left alone: "
+        "choose another name",
+        target.string());
+  bool same_names = empty;
+  for (const fs::directory_entry& entry : fs::directory_iterator(target)) {
+    const std::string name = entry.path().filename().string();
+    const auto model = parse_model_name(name);
+    check(model && is_our_model(entry.path()), ErrorCode::kInvalidArgument,
+          "{}: holds '{}' besides models made from checkpoints; move it away, or choose another "
+          "name",
+          target.string(), name);
+    if (model->prefix == prefix) {
+      same_names = true;
+    } else {
+      others.push_back(name);
     }
   }
-  check(replace, ErrorCode::kInvalidArgument,
-        "{}: exists already; choose another name, or --force to replace it", target.string());
+  check(replace || !same_names, ErrorCode::kInvalidArgument,
+        "{}: exists already{}; choose another name, or --force to replace {}", target.string(),
+        others.empty() ? "" : fmt::format(", with a model '{}bls'", prefix),
+        others.empty() ? "it" : "its models");
+  return others;
 }
 
 }  // namespace
 
-fs::path resolve_repository(const Checkpoint& checkpoint, const fs::path& name, bool replace) {
-  fs::path target = canonical_target(name);
-  check_apart(checkpoint, target);
-  check_replaceable(target, replace);
+RepositoryTarget resolve_repository(const Checkpoint& checkpoint, const fs::path& name,
+                                    const std::string& prefix, bool replace) {
+  RepositoryTarget target{canonical_target(name), {}};
+  check_apart(checkpoint, target.path);
+  target.others = check_replaceable(target.path, prefix, replace);
   return target;
 }
 

@@ -77,6 +77,7 @@ std::string request_fields_json(const FluxConfig& config) {
   std::string lines;
   for (const RequestField& field : request_fields()) {
     Json line = {{"name", field.name}};
+    if (alias_of(field) != field.name) line["alias"] = alias_of(field);
     line.update(std::visit([&](const auto& kind) { return to_json(kind, config); }, field.kind));
     lines += fmt::format("{}{}", lines.empty() ? "" : ",\n", line.dump());
   }

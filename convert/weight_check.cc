@@ -19,11 +19,12 @@ class NoWeights final : public PackedWeights {
 /// has no other ops: a model that computes with it is refused.
 class BindingBackend final : public Backend {
  public:
-  explicit BindingBackend(const Device& device) : real_(backend_for(device)) {}
+  explicit BindingBackend(const Device& device) : device_(device), host_(backend_for(Device{})) {}
 
-  Device device() const override { return real_.device(); }
-  std::shared_ptr<std::byte> allocate(size_t bytes) const override { return real_.allocate(bytes); }
-  bool supports(DType dtype) const override { return real_.supports(dtype); }
+  // The device may be one of another machine. All devices compute in the same dtypes.
+  Device device() const override { return device_; }
+  std::shared_ptr<std::byte> allocate(size_t bytes) const override { return host_.allocate(bytes); }
+  bool supports(DType dtype) const override { return host_.supports(dtype); }
 
   std::shared_ptr<const PackedWeights> pack_linear(Context&, std::span<const ConstTensor>,
                                                    std::span<const ConstTensor>, DType) override {
@@ -38,7 +39,8 @@ class BindingBackend final : public Backend {
   void copy(Context&, const ConstTensor&, const Tensor&) override {}
 
  private:
-  Backend& real_;
+  Device device_;
+  Backend& host_;
 };
 
 }  // namespace

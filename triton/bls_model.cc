@@ -5,6 +5,7 @@
 #include <thread>
 #include <vector>
 
+#include "pipeline/request_fields.h"
 #include "pipeline/text_to_image.h"
 #include "support/log.h"
 #include "triton/bls_request.h"
@@ -12,13 +13,15 @@
 #include "triton/instance_state.h"
 #include "triton/options.h"
 #include "triton/triton_stages.h"
+#include "triton/wire_type.h"
 
 namespace flux::triton {
 
 BlsModel::BlsModel(const ModelSettings& settings)
     : ServedModel(settings),
-      family_(family_of(DiffusersLayout(settings.directory))),
+      family_(family_of(read_model_index(DiffusersLayout(settings.directory).model_index()))),
       config_(family_.load_config(DiffusersLayout(settings.directory))) {
+  accept_config(io());
   limits_.default_height = settings.integer_parameter("default_height");
   limits_.default_width = settings.integer_parameter("default_width");
   limits_.max_pixels_per_side =
@@ -28,6 +31,23 @@ BlsModel::BlsModel(const ModelSettings& settings)
   check_defaults();
 }
 
+ModelIo BlsModel::io() const {
+  ModelIo io;
+  for (const RequestField& field : request_fields()) {
+    io.inputs.push_back({std::string(field.name), wire_type(field), {1}});
+  }
+  io.inputs.push_back({"output_format", DataType::kBytes, {1}});
+  io.outputs = {{"images", DataType::kUint8, {-1, -1, -1, 3}},
+                {"encoded_images", DataType::kBytes, {-1}},
+                {"seed", DataType::kInt64, {1}}};
+  io.parameters = {"default_height", "default_width", "max_side"};
+  io.shared_sizes = {{"pooled_projection_dim", config_.transformer.pooled_projection_dim},
+                     {"joint_attention_dim", config_.transformer.joint_attention_dim},
+                     {"in_channels", config_.transformer.in_channels}};
+  io.may_warm_up = false;
+  return io;
+}
+
 void BlsModel::check_defaults() const {
   ImageRequest request;
   request.prompt = "anything";
@@ -35,18 +55,18 @@ void BlsModel::check_defaults() const {
     validate(request, config_, limits_);
   } catch (const Error& e) {
     fail(e.code(),
-         "model 'bls': a request that leaves all to the defaults would be refused: {}; change "
+         "model '{}': a request that leaves all to the defaults would be refused: {}; change "
          "config.pbtxt or --backend-config=flux,...",
-         e.what());
+         settings().name, e.what());
   }
 }
 
 void BlsModel::check_ready() const {
   for (const StageKind stage : family_.stages) {
+    const std::string name = fmt::format("{}{}", settings().kind.prefix, name_of(stage));
     bool ready = false;
-    check_ok(api().TRITONSERVER_ServerModelIsReady(
-        settings().server, std::string(name_of(stage)).c_str(), -1, &ready));
-    check(ready, ErrorCode::kUnavailable, "stage '{}' is not loaded", name_of(stage));
+    check_ok(api().TRITONSERVER_ServerModelIsReady(settings().server, name.c_str(), -1, &ready));
+    check(ready, ErrorCode::kUnavailable, "stage '{}' is not loaded", name);
   }
 }
 
@@ -86,20 +106,20 @@ int64_t BlsModel::answer(Instance* instance, Context& ctx, Request& request,
 void BlsModel::generate(Context& ctx, Request& request) const {
   request.read(ctx);
   const BlsRequest asked = read_bls_request(request, config_, limits_);
-  TritonStages stages(settings().server, request, ctx);
+  TritonStages stages(settings(), request, ctx);
   int done_before = 0;
   int total = 0;
   GenerateObserver observer;
   observer.cancelled = [&] { return request.stopped(); };
   observer.on_step = [&](int done, int all) {
-    metrics().add(Counter::kSteps, done - done_before);
+    metrics().add(Measure::kSteps, done - done_before);
     done_before = done;
     total = all;
   };
   try {
     const GenerateResult result =
         family_.generate(stages, config_, settings().dtype, asked.rows, observer);
-    metrics().add(Counter::kImages, static_cast<double>(result.images.size()));
+    metrics().add(Measure::kImages, static_cast<double>(result.images.size()));
     if (std::any_of(result.images.begin(), result.images.end(),
                     [](const GeneratedImage& image) { return image.truncated; })) {
       request.set_flag("truncated");
@@ -113,7 +133,7 @@ void BlsModel::generate(Context& ctx, Request& request) const {
             result.seconds.decode));
   } catch (const Error& error) {
     if (error.code() == ErrorCode::kCancelled) {
-      metrics().add(Counter::kStepsCancelled, total - done_before);
+      metrics().add(Measure::kStepsCancelled, total - done_before);
     }
     throw;
   }

@@ -23,6 +23,7 @@ class BlsModel final : public ServedModel {
   int64_t answer(Instance* instance, Context& ctx, Request& request,
                  uint64_t start_ns) const noexcept;
   void generate(Context& ctx, Request& request) const;
+  ModelIo io() const;
   void check_defaults() const;
 
   const Family& family_;

@@ -108,6 +108,8 @@ using ResponseFn = void (*)(NestedResponse*, uint32_t flags, void* user);
     (NestedRequest*, Allocator*, void*, ResponseFn, void*))                                        \
   F(ServerError*, TRITONSERVER_ServerModelIsReady, (Server*, const char*, int64_t, bool*))         \
   F(ServerError*, TRITONSERVER_ServerInferAsync, (Server*, NestedRequest*, Trace*))                \
+  F(ServerError*, TRITONSERVER_InferenceTraceSpawnChildTrace, (Trace*, Trace**))                   \
+  F(ServerError*, TRITONSERVER_InferenceTraceDelete, (Trace*))                                     \
   F(ServerError*, TRITONSERVER_ResponseAllocatorNew,                                               \
     (Allocator**, AllocateFn, ReleaseBufferFn, StartFn))                                           \
   F(ServerError*, TRITONSERVER_ResponseAllocatorDelete, (Allocator*))                              \
@@ -153,6 +155,7 @@ using ResponseFn = void (*)(NestedResponse*, uint32_t flags, void* user);
     (BackendRequest*, uint32_t, const char**, ParameterType*, const void**))                       \
   F(ServerError*, TRITONBACKEND_InferenceRequestTimeoutMicroseconds, (BackendRequest*, uint64_t*)) \
   F(ServerError*, TRITONBACKEND_RequestIsCancelled, (BackendRequest*, bool*))                      \
+  F(ServerError*, TRITONBACKEND_RequestTrace, (BackendRequest*, Trace**))                          \
   F(ServerError*, TRITONBACKEND_RequestRelease, (BackendRequest*, uint32_t))                       \
   F(ServerError*, TRITONBACKEND_InputProperties,                                                   \
     (Input*, const char**, DataType*, const int64_t**, uint32_t*, uint64_t*, uint32_t*))           \

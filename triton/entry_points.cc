@@ -1,4 +1,6 @@
 // The functions that Triton looks up in libtriton_flux.so.
+#include <malloc.h>
+
 #include <memory>
 #include <string>
 
@@ -88,7 +90,10 @@ FLUX_EXPORT ServerError* TRITONBACKEND_ModelInitialize(Model* model) {
 
 FLUX_EXPORT ServerError* TRITONBACKEND_ModelFinalize(Model* model) {
   // The server calls this after a failed load as well: then the state is null.
-  return guard([&] { delete state_of<ModelState>(api().TRITONBACKEND_ModelState, model); });
+  return guard([&] {
+    delete state_of<ModelState>(api().TRITONBACKEND_ModelState, model);
+    ::malloc_trim(0);  // what a load left in the heaps
+  });
 }
 
 FLUX_EXPORT ServerError* TRITONBACKEND_ModelInstanceInitialize(Instance* instance) {
@@ -120,6 +125,7 @@ FLUX_EXPORT ServerError* TRITONBACKEND_ModelInstanceExecute(Instance* instance,
   for (uint32_t i = 0; i < count; ++i) batch.push_back(std::make_unique<Request>(requests[i]));
   ServerError* error = guard([&] {
     InstanceState* state = instance_state(instance);
+    const InFlightScope in_flight(*state->model().settings().metrics, batch.size());
     state->model().execute(*state, batch);
   });
   log_and_drop(error, "executing a batch");

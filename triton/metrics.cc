@@ -7,48 +7,51 @@
 namespace flux::triton {
 namespace {
 
-constexpr auto kCounters = static_cast<size_t>(Counter::kCount);
+constexpr auto kMeasures = static_cast<size_t>(Measure::kCount);
 
 struct Family {
-  Counter counter;
+  Measure measure;
   const char* name;
   const char* description;
+  MetricKind kind = MetricKind::kCounter;
 };
 
 constexpr Family kFamilies[] = {
-    {Counter::kStageSeconds, "flux_stage_seconds_total", "Seconds that the model computed"},
-    {Counter::kStageRows, "flux_stage_rows_total",
+    {Measure::kStageSeconds, "flux_stage_seconds_total", "Seconds that the model computed"},
+    {Measure::kStageRows, "flux_stage_rows_total",
      "Rows (prompts, steps of images, images) that the model computed"},
-    {Counter::kStageBatches, "flux_stage_batches_total",
+    {Measure::kStageBatches, "flux_stage_batches_total",
      "Executions of the model; rows / batches is the mean batch size"},
-    {Counter::kSteps, "flux_steps_total", "Denoising steps done for images"},
-    {Counter::kStepsCancelled, "flux_steps_cancelled_total",
+    {Measure::kSteps, "flux_steps_total", "Denoising steps done for images"},
+    {Measure::kStepsCancelled, "flux_steps_cancelled_total",
      "Denoising steps that cancelled requests no longer needed"},
-    {Counter::kImages, "flux_images_total", "Images generated"},
-    {Counter::kBytesCopied, "flux_input_bytes_copied_total",
+    {Measure::kImages, "flux_images_total", "Images generated"},
+    {Measure::kBytesCopied, "flux_input_bytes_copied_total",
      "Bytes of tensors that came in pieces or unaligned"},
+    {Measure::kInFlight, "flux_requests_in_flight", "Requests that the model is answering",
+     MetricKind::kGauge},
 };
 
 constexpr bool families_are_in_order() {
-  for (size_t i = 0; i < kCounters; ++i) {
-    if (kFamilies[i].counter != static_cast<Counter>(i)) return false;
+  for (size_t i = 0; i < kMeasures; ++i) {
+    if (kFamilies[i].measure != static_cast<Measure>(i)) return false;
   }
   return true;
 }
-static_assert(std::size(kFamilies) == kCounters && families_are_in_order(),
-              "each Counter has its family, at its own index");
+static_assert(std::size(kFamilies) == kMeasures && families_are_in_order(),
+              "each Measure has its family, at its own index");
 
 /// The families; null where the server was built without metrics. They are never deleted: a server
 /// does not unregister families, so they live as long as the process.
-MetricFamily* g_families[kCounters] = {};
+MetricFamily* g_families[kMeasures] = {};
 
 }  // namespace
 
 void create_metric_families() {
-  for (size_t i = 0; i < kCounters; ++i) {
+  for (size_t i = 0; i < kMeasures; ++i) {
     if (g_families[i] != nullptr) continue;
     ServerError* error = api().TRITONSERVER_MetricFamilyNew(
-        &g_families[i], MetricKind::kCounter, kFamilies[i].name, kFamilies[i].description);
+        &g_families[i], kFamilies[i].kind, kFamilies[i].name, kFamilies[i].description);
     if (error == nullptr) continue;
     g_families[i] = nullptr;
     log_and_drop(error, "metrics are off");
@@ -59,7 +62,7 @@ void create_metric_families() {
 Metrics::Metrics(const std::string& model) {
   Label* label = api().TRITONSERVER_ParameterNew("model", ParameterType::kString, model.c_str());
   const Label* labels[] = {label};
-  for (size_t i = 0; i < kCounters; ++i) {
+  for (size_t i = 0; i < kMeasures; ++i) {
     if (g_families[i] == nullptr) continue;
     ServerError* error = api().TRITONSERVER_MetricNew(&metrics_[i], g_families[i], labels, 1);
     if (error != nullptr) metrics_[i] = nullptr;
@@ -76,8 +79,8 @@ Metrics::~Metrics() {
   }
 }
 
-void Metrics::add(Counter counter, double value) const {
-  Metric* metric = metrics_[static_cast<size_t>(counter)];
+void Metrics::add(Measure measure, double value) const {
+  Metric* metric = metrics_[static_cast<size_t>(measure)];
   if (metric != nullptr) {
     log_and_drop(api().TRITONSERVER_MetricIncrement(metric, value), "counting");
   }

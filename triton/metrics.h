@@ -6,8 +6,8 @@
 
 namespace flux::triton {
 
-/// The counters that the backend adds to the server's own metrics.
-enum class Counter {
+/// What the backend adds to the server's own metrics.
+enum class Measure {
   kStageSeconds,    // time that a stage computed
   kStageRows,       // rows that it computed
   kStageBatches,    // its executions; rows / batches is the mean batch size
@@ -15,14 +15,15 @@ enum class Counter {
   kStepsCancelled,  // steps that cancelled requests no longer needed
   kImages,          // images generated
   kBytesCopied,     // bytes of inputs that could not be read where they were
+  kInFlight,        // requests that are being answered: a gauge, the others are counters
   kCount
 };
 
-/// Makes the metric families of the counters, once a process. In a server without metrics it only
-/// logs a warning, and the counters do nothing.
+/// Makes the metric families, once a process. In a server without metrics it only logs a warning,
+/// and nothing is counted.
 void create_metric_families();
 
-/// The counters of one model, labelled with its name.
+/// The metrics of one model, labelled with its name.
 class Metrics {
  public:
   explicit Metrics(const std::string& model);
@@ -30,11 +31,27 @@ class Metrics {
   Metrics(const Metrics&) = delete;
   Metrics& operator=(const Metrics&) = delete;
 
-  /// Thread-safe.
-  void add(Counter counter, double value) const;
+  /// Thread-safe. Only a gauge takes a negative value.
+  void add(Measure measure, double value) const;
 
  private:
-  Metric* metrics_[static_cast<size_t>(Counter::kCount)] = {};
+  Metric* metrics_[static_cast<size_t>(Measure::kCount)] = {};
+};
+
+/// Counts requests as in flight while it lives.
+class InFlightScope {
+ public:
+  InFlightScope(const Metrics& metrics, size_t requests)
+      : metrics_(metrics), requests_(static_cast<double>(requests)) {
+    metrics_.add(Measure::kInFlight, requests_);
+  }
+  ~InFlightScope() { metrics_.add(Measure::kInFlight, -requests_); }
+  InFlightScope(const InFlightScope&) = delete;
+  InFlightScope& operator=(const InFlightScope&) = delete;
+
+ private:
+  const Metrics& metrics_;
+  double requests_;
 };
 
 }  // namespace flux::triton

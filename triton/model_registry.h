@@ -6,9 +6,8 @@
 
 namespace flux::triton {
 
-/// Loads the model that `settings` names: bls, clip_encoder, t5_encoder, dit_transformer or
-/// vae_decoder. Throws kInvalidArgument for another name, and what loading throws, which names
-/// file, tensor, found and expected.
+/// Loads the model of the kind that `settings` names. Throws what loading throws, which names file,
+/// tensor, found and expected, and kInvalidArgument for a config.pbtxt that cannot work.
 std::unique_ptr<const ServedModel> load_model(const ModelSettings& settings);
 
 }  // namespace flux::triton

@@ -1,5 +1,7 @@
 #include "triton/model_settings.h"
 
+#include <fmt/ranges.h>
+
 #include "ops/registry.h"
 #include "support/error.h"
 #include "triton/errors.h"
@@ -30,6 +32,11 @@ ModelSettings read_settings(Model* model) {
   const char* name = nullptr;
   check_ok(api().TRITONBACKEND_ModelName(model, &name));
   settings.name = name;
+  const auto kind = parse_model_name(settings.name);
+  check(kind.has_value(), ErrorCode::kInvalidArgument,
+        "model '{}': its name must be, or end with _ and, one of {}", settings.name,
+        fmt::join(kModelNames, ", "));
+  settings.kind = *kind;
   uint64_t version = 0;
   check_ok(api().TRITONBACKEND_ModelVersion(model, &version));
   int artifact_type = 0;

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "pipeline/model_names.h"
 #include "tensor/tensor.h"
 #include "triton/c_api.h"
 #include "triton/metrics.h"
@@ -14,6 +15,7 @@ namespace flux::triton {
 /// The settings of a model, from config.pbtxt and the server.
 struct ModelSettings {
   std::string name;
+  ModelName kind;                   // the parts of the name
   std::filesystem::path directory;  // <repository>/<model>/<version>
   nlohmann::json config;
   DType dtype = DType::kF32;

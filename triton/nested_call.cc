@@ -12,12 +12,15 @@ namespace flux::triton {
 namespace {
 
 /// Throws a failure of a stage. A stage that is gone is unavailable: the server's own code for it
-/// would tell clients that they asked for something that does not exist. `reason` says what gone
-/// may mean.
+/// would tell clients that they asked for something that does not exist. A stage that does not take
+/// what bls sends it is no client's fault. `reason` says what gone may mean.
 [[noreturn]] void fail_as_stage(const std::string& model, const Error& error,
                                 std::string_view reason) {
   const bool gone = error.code() == ErrorCode::kNotFound || error.code() == ErrorCode::kUnavailable;
-  throw Error(gone ? ErrorCode::kUnavailable : error.code(),
+  const bool refused = error.code() == ErrorCode::kInvalidArgument;
+  throw Error(gone      ? ErrorCode::kUnavailable
+              : refused ? ErrorCode::kInternal
+                        : error.code(),
               fmt::format("stage '{}'{}: {}", model, gone ? reason : "", error.what()),
               error.where());
 }
@@ -189,14 +192,17 @@ void NestedCall::on_response(NestedResponse* response, uint32_t flags, void* use
   call->changed_.notify_all();
 }
 
-void NestedCall::start() {
+void NestedCall::start(Trace* trace) {
   check_ok(api().TRITONSERVER_InferenceRequestSetReleaseCallback(request_, on_release, this));
   check_ok(api().TRITONSERVER_InferenceRequestSetResponseCallback(request_, allocator(), this,
                                                                   on_response, this));
   started_ = true;
-  ServerError* error = api().TRITONSERVER_ServerInferAsync(server_, request_, nullptr);
+  ServerError* error = api().TRITONSERVER_ServerInferAsync(server_, request_, trace);
   if (error == nullptr) return;
   started_ = false;
+  if (trace != nullptr) {
+    log_and_drop(api().TRITONSERVER_InferenceTraceDelete(trace), "deleting a trace");
+  }
   try {
     check_ok(error);
   } catch (const Error& e) {

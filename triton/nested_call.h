@@ -44,7 +44,8 @@ class NestedCall {
   void set_parameter(const char* name, const std::string& value);
   void set_parameter(const char* name, int64_t value);
 
-  void start();
+  /// Starts the call, with a trace of which the server becomes the owner; null: without one.
+  void start(Trace* trace = nullptr);
   /// Waits for the response and the release. `stopped` is asked every few milliseconds; true
   /// cancels the call. Throws the error that the other model answered, kUnavailable when it is not
   /// loaded, and kCancelled for any failure of a call that was stopped.

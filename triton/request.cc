@@ -85,6 +85,18 @@ std::string Request::id() const {
   return text == nullptr ? "" : text;
 }
 
+Trace* Request::spawn_trace() const {
+  Trace* own = nullptr;
+  Trace* child = nullptr;
+  // A server that was built without tracing says so each time.
+  ServerError* error = api().TRITONBACKEND_RequestTrace(request_, &own);
+  if (error == nullptr && own != nullptr) {
+    error = api().TRITONSERVER_InferenceTraceSpawnChildTrace(own, &child);
+  }
+  if (error != nullptr) api().TRITONSERVER_ErrorDelete(error);
+  return child;
+}
+
 bool Request::wants_output(std::string_view name) const {
   uint32_t count = 0;
   check_ok(api().TRITONBACKEND_RequestOutputCount(request_, &count));

@@ -46,6 +46,9 @@ class Request {
   std::vector<std::string> parameter_names() const;
 
   std::string id() const;
+  /// A new trace below that of this request, for a request to another model; null when this one is
+  /// not traced. The caller owns it.
+  Trace* spawn_trace() const;
   bool wants_output(std::string_view name) const;
   /// Whether the client cancelled it or its deadline has passed.
   bool stopped() const;

@@ -5,6 +5,11 @@
 
 namespace flux::triton {
 
+void ServedModel::accept_config(const ModelIo& io) {
+  check_config(settings_, io);
+  agreement_ = std::make_unique<const Agreement>(settings_, io);
+}
+
 void ServedModel::refuse(Instance* instance, Request& request, const std::exception& error,
                          uint64_t start_ns) const noexcept {
   const auto* known = dynamic_cast<const Error*>(&error);
@@ -15,8 +20,9 @@ void ServedModel::refuse(Instance* instance, Request& request, const std::except
     return refuse(instance, request, late, start_ns);
   }
   log_and_drop(guard([&] {
-                 log(LogLevel::kInfo, fmt::format("{}: request '{}': {}: {}", settings_.name,
-                                                  request.id(), to_string(code), report_of(error)));
+                 log(LogLevel::kWarning,
+                     fmt::format("{}: request '{}': {}: {}", settings_.name, request.id(),
+                                 to_string(code), report_of(error)));
                }),
                "logging an error");
   request.send_error(instance, error, start_ns);

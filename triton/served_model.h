@@ -4,6 +4,7 @@
 #include <memory>
 #include <span>
 
+#include "triton/agreement.h"
 #include "triton/model_settings.h"
 #include "triton/request.h"
 
@@ -36,6 +37,8 @@ class ServedModel {
   const ModelSettings& settings() const { return settings_; }
 
  protected:
+  /// To be called before anything is loaded. Throws as check_config() and Agreement.
+  void accept_config(const ModelIo& io);
   const Metrics& metrics() const { return *settings_.metrics; }
   /// Answers a request with an error, which also goes to the log with the request's id. This is the
   /// one place that tells a deadline, which ends work in the same way, from a client that
@@ -47,6 +50,7 @@ class ServedModel {
 
  private:
   ModelSettings settings_;
+  std::unique_ptr<const Agreement> agreement_;
 };
 
 /// Reports one execution to the server's statistics. `rows` is its batch size.

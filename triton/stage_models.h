@@ -6,8 +6,11 @@
 
 namespace flux::triton {
 
-/// Loads clip_encoder, t5_encoder, dit_transformer or vae_decoder. Throws kInvalidArgument for
-/// another name.
-std::unique_ptr<const ServedModel> load_stage_model(const ModelSettings& settings);
+/// Loads the served model of each stage. Throw what loading throws, which names file, tensor, found
+/// and expected, and kInvalidArgument for a config.pbtxt that cannot work (model_io.h).
+std::unique_ptr<const ServedModel> make_clip_model(const ModelSettings& settings);
+std::unique_ptr<const ServedModel> make_t5_model(const ModelSettings& settings);
+std::unique_ptr<const ServedModel> make_dit_model(const ModelSettings& settings);
+std::unique_ptr<const ServedModel> make_vae_model(const ModelSettings& settings);
 
 }  // namespace flux::triton

@@ -20,13 +20,14 @@ std::string timesteps_text(std::span<const float> timesteps) {
 }  // namespace
 
 NestedCall& TritonStages::add_call(std::list<NestedCall>& calls, StageKind stage) const {
-  NestedCall& call = calls.emplace_back(server_, std::string(name_of(stage)), request_.id(), ctx_);
+  NestedCall& call = calls.emplace_back(server_, fmt::format("{}{}", prefix_, name_of(stage)),
+                                        request_.id(), ctx_);
   if (const auto left = request_.remaining_us()) call.set_timeout(*left);
   return call;
 }
 
 void TritonStages::start_all(std::list<NestedCall>& calls) const {
-  for (NestedCall& call : calls) call.start();
+  for (NestedCall& call : calls) call.start(request_.spawn_trace());
 }
 
 void TritonStages::wait_all(std::list<NestedCall>& calls) const {

@@ -4,19 +4,21 @@
 #include <string>
 
 #include "pipeline/stages.h"
+#include "triton/model_settings.h"
 #include "triton/nested_call.h"
 #include "triton/request.h"
 
 namespace flux::triton {
 
-/// The stages as models of the same server. Each call becomes one request a row; all are in flight
-/// at once, and the server batches them with those of other images.
+/// The stages as models of the same server and checkpoint. Each call becomes one request a row; all
+/// are in flight at once, and the server batches them with those of other images.
 class TritonStages final : public Stages {
  public:
-  /// The stages work for `request`: its cancellation and deadline reach the nested requests. The
-  /// device of `ctx` holds the tensors that pass between the stages. Both must outlive the stages.
-  TritonStages(Server* server, const Request& request, Context& ctx)
-      : server_(server), request_(request), ctx_(ctx) {}
+  /// The stages are those of `caller`, and work for `request`: its cancellation and deadline reach
+  /// the nested requests. The device of `ctx` holds the tensors that pass between the stages. Both
+  /// must outlive the stages.
+  TritonStages(const ModelSettings& caller, const Request& request, Context& ctx)
+      : server_(caller.server), prefix_(caller.kind.prefix), request_(request), ctx_(ctx) {}
 
   Context& context() override { return ctx_; }
   std::vector<TextEmbeddings> encode(std::span<const TextInput> rows) override;
@@ -35,6 +37,7 @@ class TritonStages final : public Stages {
   void wait_all(std::list<NestedCall>& calls) const;
 
   Server* server_;
+  std::string prefix_;  // of the stages' names
   const Request& request_;
   Context& ctx_;
   bool handing_over_ = false;  // the transformer took part in the last step's handover

@@ -24,6 +24,19 @@ DataType wire_type(DType dtype) {
   }
 }
 
+DataType wire_type(const RequestField& field) {
+  struct Visitor {
+    DataType operator()(const TextField&) const { return DataType::kBytes; }
+    DataType operator()(const SideField&) const { return DataType::kInt32; }
+    DataType operator()(const NumberField&) const { return DataType::kFp32; }
+    DataType operator()(const IntegerField& field) const {
+      const bool is_int = std::holds_alternative<int ImageParams::*>(field.checked);
+      return is_int ? DataType::kInt32 : DataType::kInt64;
+    }
+  };
+  return std::visit(Visitor{}, field.kind);
+}
+
 std::optional<DType> floating_dtype(DataType type) {
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
     if (wire_type(dtype) == type) return dtype;

@@ -140,7 +140,7 @@ class TritonPythonModel:
     async def ask(self, job, stage, inputs, output):
         """A request to another model: its output as a tensor of torch, where the model left it."""
         request = pb_utils.InferenceRequest(
-            model_name=stage,
+            model_name=NAME.removesuffix("bls") + stage,
             inputs=inputs,
             requested_output_names=[output],
             request_id=job.request.request_id(),

@@ -15,6 +15,11 @@ import types
 
 FIELDS = pathlib.Path(__file__).with_name("request_fields.json")
 FORMATS = ("raw", "png", "png_base64")
+# Request parameters that are not bls's own: the server's, and those of its HTTP endpoints.
+OTHERS = {
+    "output_format", "timeout", "priority", "sequence_id", "sequence_start", "sequence_end",
+    "binary_data", "binary_data_output", "stream", "id",
+}  # fmt: skip
 YEAR = 365 * 24 * 3600 * 10**6  # microseconds
 
 
@@ -96,28 +101,87 @@ def read_request(request, sizes):
     """(rows, output format); raises Refused. A row has an attribute for each field."""
     inputs = {tensor.name(): tensor.as_numpy().reshape(-1).tolist() for tensor in request.inputs()}
     parameters = parameters_of_request(request)
+    check_parameters(parameters, sizes.fields)
     count = len(next(iter(inputs.values()), [None]))
 
-    def column(name, kind):
+    def column(name, kind, alias=None):
         """The values of all rows; None where nothing is said. An input wins over a parameter."""
+        if alias in parameters:
+            if name in inputs or name in parameters:
+                raise Refused(f"{name} and {alias} mean the same and are both given: give one")
+            name = alias
         if name in inputs:
             return inputs[name]
         value = parameters.get(name)
         return [None if value is None else converted(name, kind, value)] * count
 
-    columns = {field["name"]: column(field["name"], field["type"]) for field in sizes.fields}
+    columns = {
+        field["name"]: column(field["name"], field["type"], field.get("alias"))
+        for field in sizes.fields
+    }
     formats = column("output_format", "text")
     if any(value != formats[0] for value in formats):
         raise Refused("output_format differs between rows: send them as two requests")
     output_format = "raw" if formats[0] is None else decoded("output_format", formats[0])
     if output_format not in FORMATS:
         raise Refused(f"output_format is '{output_format}': must be raw, png or png_base64")
+    check_outputs(request, output_format)
     rows = [
         checked_row({name: values[at] for name, values in columns.items()}, sizes.fields)
         for at in range(count)
     ]
     check_rows_agree(rows, output_format)
     return rows, output_format
+
+
+def check_parameters(parameters, fields):
+    """Refuses a parameter that is neither the request's nor the server's own."""
+    names = {name for field in fields for name in (field["name"], field.get("alias", ""))}
+    for name in sorted(parameters):
+        if name not in names | OTHERS and not name.startswith("triton_"):
+            raise Refused(
+                f"parameter {name} is not known: the nearest that is known is "
+                f"{nearest_name(name, fields)}"
+            )
+
+
+def nearest_name(name, fields):
+    """The name of the field that is nearest to one that is none's."""
+    plain = name[:64].replace("-", "_")
+    return min(
+        fields,
+        key=lambda field: min(
+            edit_distance(plain, field["name"]),
+            edit_distance(plain, field.get("alias", field["name"])),
+        ),
+    )["name"]
+
+
+def edit_distance(a, b):
+    """Levenshtein's distance: the insertions, deletions and replacements that make `a` of `b`."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a):
+        diagonal, row[0] = row[0], i + 1
+        for j, y in enumerate(b):
+            replaced = diagonal + (x != y)
+            diagonal = row[j + 1]
+            row[j + 1] = min(replaced, diagonal + 1, row[j] + 1)
+    return row[-1]
+
+
+def check_outputs(request, output_format):
+    """An answer without the output that was asked for would look like success."""
+    raw = output_format == "raw"
+    made, other = ("images", "encoded_images") if raw else ("encoded_images", "images")
+    wanted = request.requested_output_names()
+    if other in wanted and made not in wanted:
+        said = "raw" if raw else "png or png_base64"
+        hint = (
+            "use png or png_base64, or ask for images"
+            if raw
+            else "use raw, or ask for encoded_images"
+        )
+        raise Refused(f"output {other} is asked for, but output_format is {said}: {hint}")
 
 
 def timeout_of(request):

@@ -157,6 +157,8 @@ def export(folder, models):
         "tokenizer_2": ["transformers", "T5TokenizerFast"],
         "transformer": ["diffusers", "FluxTransformer2DModel"],
         "vae": ["diffusers", "AutoencoderKL"],
+        # It was trained at 64 to 256 pixels.
+        "flux_triton": {"default_size": "128x128"},
     }
     for f in folder.glob("*/*.safetensors"):
         f.chmod(0o644)

@@ -10,6 +10,17 @@ namespace flux {
 ConfigReader::ConfigReader(const std::filesystem::path& file)
     : file_(file.string()), json_(read_json_file(file)) {
   check(json_.is_object(), ErrorCode::kInvalidArgument, "{}: not a JSON object", file_);
+  if (const Json* quantized = find("quantization_config")) {
+    const Json method = quantized->is_object() ? quantized->value("quant_method", Json()) : Json();
+    refuse("quantization_config", method.is_null() ? *quantized : method,
+           "weights quantised by a library are not supported; use the checkpoint in bf16, f16 or "
+           "f32");
+  }
+}
+
+ConfigReader ConfigReader::part(const char* key) const {
+  const Json* value = find(key);
+  return value != nullptr && value->is_object() ? ConfigReader(file_, *value) : *this;
 }
 
 int64_t ConfigReader::integer(const char* key, int64_t fallback, int64_t low, int64_t high) const {
@@ -84,12 +95,12 @@ std::vector<int64_t> ConfigReader::sizes(const char* key,
 void ConfigReader::require(const char* key, const Json& expected) const {
   const Json* value = find(key);
   if (value != nullptr && *value != expected) {
-    refuse(key, *value, fmt::format("only {} is supported", expected.dump()));
+    refuse(key, *value, fmt::format("only {} is supported", quoted(expected)));
   }
 }
 
 void ConfigReader::refuse(const char* key, const Json& value, const std::string& why) const {
-  fail(ErrorCode::kInvalidArgument, "{}: '{}' is {}: {}", file_, key, value.dump(), why);
+  fail(ErrorCode::kInvalidArgument, "{}: '{}' is {}: {}", file_, key, quoted(value), why);
 }
 void ConfigReader::refuse(const std::string& why) const {
   fail(ErrorCode::kInvalidArgument, "{}: {}", file_, why);

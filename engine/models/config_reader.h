@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace flux {
@@ -19,8 +20,11 @@ class ConfigReader {
  public:
   using Json = nlohmann::json;
 
-  /// Throws kNotFound or kInvalidArgument for a file that holds no JSON object.
+  /// Throws kNotFound or kInvalidArgument for a file that holds no JSON object, and for weights
+  /// that a library quantised.
   explicit ConfigReader(const std::filesystem::path& file);
+  /// The object under `key`, with the same file in messages; *this where there is none.
+  ConfigReader part(const char* key) const;
 
   int64_t integer(const char* key, int64_t fallback, int64_t low, int64_t high) const;
   /// An integer from 1 to kMaxSize.
@@ -42,6 +46,7 @@ class ConfigReader {
   [[noreturn]] void refuse(const std::string& why) const;
 
  private:
+  ConfigReader(std::string file, Json json) : file_(std::move(file)), json_(std::move(json)) {}
   const Json* find(const char* key) const;
 
   std::string file_;

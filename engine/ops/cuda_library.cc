@@ -21,8 +21,11 @@ std::vector<std::string> candidates() {
   Dl_info self{};
   if (::dladdr(reinterpret_cast<const void*>(&cuda_library), &self) != 0 && self.dli_fname) {
     std::error_code ignored;
-    const auto module = std::filesystem::canonical(self.dli_fname, ignored);
-    const auto directory = module.parent_path();
+    // A program that was found on PATH is named without its directory.
+    std::filesystem::path module = self.dli_fname;
+    if (module.is_relative()) module = "/proc/self/exe";
+    const auto directory = std::filesystem::canonical(module, ignored).parent_path();
+    if (directory.empty()) return {kName};
     for (const auto& place : {directory, directory.parent_path() / "lib",
                               directory.parent_path().parent_path() / "lib"}) {
       if (std::filesystem::exists(place / kName, ignored)) paths.push_back(place / kName);

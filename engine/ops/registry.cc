@@ -15,7 +15,14 @@ Backend& backend_for(const Device& device) {
   return backend;
 }
 
-Device parse_device(std::string_view text) {
+namespace {
+
+/// GPUs of one machine at most: a larger index is a slip of the keyboard.
+constexpr int kMostGpus = 64;
+
+}  // namespace
+
+Device parse_device(std::string_view text, Machine machine) {
   if (text == "cpu") return Device{};
   if (text == "auto") return has_cuda() ? Device{Device::Kind::kCuda, 0} : Device{};
   const bool cuda = text == "cuda" || (text.starts_with("cuda:") && text.size() > 5 &&
@@ -26,14 +33,15 @@ Device parse_device(std::string_view text) {
   const std::string_view digits =
       text.substr(std::min(text.size(), std::string_view("cuda:").size()));
   const auto parsed = std::from_chars(digits.data(), digits.data() + digits.size(), index);
-  int devices = 0;
+  int devices = kMostGpus;
   try {
-    devices = cuda_library().devices;
+    if (machine == Machine::kThis) devices = cuda_library().devices;
   } catch (const Error& error) {
     fail(error.code(), "device '{}': {}", text, error.what());
   }
   check(parsed.ec != std::errc::result_out_of_range && index < devices, ErrorCode::kUnsupported,
-        "device '{}': this machine has {} GPU{}; use cuda:0{}", text, devices,
+        "device '{}': {} {} GPU{}; use cuda:0{}", text,
+        machine == Machine::kThis ? "this machine has" : "a machine has at most", devices,
         devices == 1 ? "" : "s", devices == 1 ? "" : fmt::format(" to cuda:{}", devices - 1));
   return Device{Device::Kind::kCuda, index};
 }

@@ -10,9 +10,13 @@ namespace flux {
 /// kUnsupported for a device that this build cannot use.
 Backend& backend_for(const Device& device);
 
+/// Whose device a text names: one that is to be used here and now, or one of the machine that a
+/// repository is made for.
+enum class Machine { kThis, kAnother };
+
 /// Parses "auto", "cpu", "cuda" (the first GPU) or "cuda:N". "auto" is the first GPU where there is
-/// one that can be used, else the CPU. Throws kInvalidArgument for another text, kUnsupported for a
-/// device that cannot be used here, saying why.
-Device parse_device(std::string_view text);
+/// one that can be used here, else the CPU. Throws kInvalidArgument for another text; for this
+/// machine kUnsupported for a device that cannot be used, saying why.
+Device parse_device(std::string_view text, Machine machine = Machine::kThis);
 
 }  // namespace flux

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
+#include "pipeline/source_check.h"
 #include "support/error.h"
-#include "support/json_file.h"
 #include "weights/weight_files.h"
 
 namespace flux {
@@ -11,30 +11,16 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::vector<Checkpoint::IndexEntry> read_index(const fs::path& file) {
-  const nlohmann::json index = read_json_file(file);
-  std::vector<Checkpoint::IndexEntry> entries;
-  for (const auto& [name, entry] : index.items()) {
-    if (name.starts_with("_") || !entry.is_array()) continue;
-    const bool pair = entry.size() == 2 && entry[0].is_string() && entry[1].is_string();
-    if (!pair) continue;  // [null, null]: an optional part that is not there
-    entries.push_back({name, entry[0].get<std::string>(), entry[1].get<std::string>()});
-  }
-  return entries;
-}
-
-void check_component(const Layout& layout, const std::vector<Checkpoint::IndexEntry>& index,
-                     const ComponentInfo& info) {
-  const std::string file = layout.model_index().string();
+void check_component(const Layout& layout, const ModelIndex& index, const ComponentInfo& info) {
   const std::string expected = info.classes[1].empty()
                                    ? std::string(info.classes[0])
                                    : fmt::format("{} or {}", info.classes[0], info.classes[1]);
-  const auto found = std::find_if(index.begin(), index.end(),
+  const auto found = std::find_if(index.components.begin(), index.components.end(),
                                   [&](const auto& entry) { return entry.name == info.name; });
-  check(found != index.end(), ErrorCode::kNotFound, "{}: component '{}' is missing, expected {}",
-        file, info.name, expected);
+  check(found != index.components.end(), ErrorCode::kNotFound,
+        "{}: component '{}' is missing, expected {}", index.file, info.name, expected);
   check(found->class_name == info.classes[0] || found->class_name == info.classes[1],
-        ErrorCode::kInvalidArgument, "{}: component '{}' has class '{}', expected {}", file,
+        ErrorCode::kInvalidArgument, "{}: component '{}' has class '{}', expected {}", index.file,
         info.name, found->class_name, expected);
   const fs::path directory = layout.directory(info.component);
   check(fs::is_directory(directory), ErrorCode::kNotFound,
@@ -49,22 +35,24 @@ std::shared_ptr<const Checkpoint> Checkpoint::open(const fs::path& directory) {
 
 std::shared_ptr<const Checkpoint> Checkpoint::open(const fs::path& directory,
                                                    std::unique_ptr<const Layout> layout) {
-  check(fs::is_directory(directory), ErrorCode::kNotFound,
-        "{}: no such directory; give the directory of a diffusers FLUX.1 checkpoint or of a model "
-        "repository made from one",
-        directory);
+  check_source(directory, layout->model_index());
   const auto checkpoint = std::make_shared<Checkpoint>();
   // It is kept absolute, and without a trailing slash so that name() is its last part.
   const fs::path absolute = fs::absolute(directory).lexically_normal();
   checkpoint->directory_ = absolute.has_filename() ? absolute : absolute.parent_path();
   checkpoint->layout_ = std::move(layout);
   const Layout& from = *checkpoint->layout_;
-  checkpoint->family_ = &family_of(from);
-  checkpoint->index_ = read_index(from.model_index());
+  checkpoint->index_ = read_model_index(from.model_index());
+  checkpoint->family_ = &family_of(checkpoint->index_);
   for (const Component component : checkpoint->family_->components) {
     check_component(from, checkpoint->index_, info_of(component));
   }
   checkpoint->config_ = checkpoint->family_->load_config(from);
+  if (const auto& size = checkpoint->index_.default_size) {
+    check_image_size(fmt::format("{}: default_size", checkpoint->index_.file), *size,
+                     checkpoint->config_);
+    checkpoint->config_.default_size = size;
+  }
   for (const Component component : checkpoint->weight_components()) {
     checkpoint->weights_[static_cast<size_t>(component)] =
         WeightFiles::open(from.directory(component), info_of(component).weights_stem);

@@ -8,6 +8,7 @@
 
 #include "pipeline/family.h"
 #include "pipeline/layout.h"
+#include "pipeline/model_index.h"
 #include "weights/tensor_store.h"
 
 namespace flux {
@@ -24,19 +25,12 @@ class Checkpoint {
   static std::shared_ptr<const Checkpoint> open(const std::filesystem::path& directory,
                                                 std::unique_ptr<const Layout> layout);
 
-  /// One entry of model_index.json.
-  struct IndexEntry {
-    std::string name;        // "transformer"
-    std::string library;     // "diffusers"
-    std::string class_name;  // "FluxTransformer2DModel"
-  };
-
   const std::filesystem::path& directory() const { return directory_; }
   /// The directory's name, for people.
   std::string name() const;
   const Layout& layout() const { return *layout_; }
   const Family& family() const { return *family_; }
-  const std::vector<IndexEntry>& index() const { return index_; }
+  const ModelIndex& index() const { return index_; }
   const FluxConfig& config() const { return config_; }
 
   /// The tensors of a component that has weights.
@@ -51,7 +45,7 @@ class Checkpoint {
   std::filesystem::path directory_;
   std::unique_ptr<const Layout> layout_;
   const Family* family_ = nullptr;
-  std::vector<IndexEntry> index_;
+  ModelIndex index_;
   FluxConfig config_;
   std::array<std::unique_ptr<const TensorStore>, std::size(kComponents)> weights_;
 };

@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "support/error.h"
-#include "support/json_file.h"
 
 namespace flux {
 namespace {
@@ -62,19 +61,14 @@ const Family& flux1_family() {
   return family;
 }
 
-const Family& family_of(const Layout& layout) {
-  const std::string file = layout.model_index().string();
-  const nlohmann::json index = read_json_file(file);
-  const auto name = index.is_object() ? index.find("_class_name") : index.end();
-  check(name != index.end() && name->is_string(), ErrorCode::kInvalidArgument,
-        "{}: no '_class_name'; a diffusers checkpoint of FluxPipeline is expected", file);
+const Family& family_of(const ModelIndex& index) {
   std::vector<std::string> known;
   for (const Family* family : families()) {
-    if (*name == family->class_name) return *family;
+    if (index.class_name == family->class_name) return *family;
     known.push_back(fmt::format("{} ({})", family->class_name, family->description));
   }
-  fail(ErrorCode::kInvalidArgument, "{}: pipeline class is {}, expected {}", file, name->dump(),
-       fmt::join(known, " or "));
+  fail(ErrorCode::kInvalidArgument, "{}: pipeline class is \"{}\", expected {}", index.file,
+       index.class_name, fmt::join(known, " or "));
 }
 
 }  // namespace flux

@@ -6,6 +6,7 @@
 #include "pipeline/components.h"
 #include "pipeline/flux_config.h"
 #include "pipeline/layout.h"
+#include "pipeline/model_index.h"
 #include "pipeline/stages.h"
 #include "pipeline/text_to_image.h"
 
@@ -28,8 +29,8 @@ struct Family {
 /// FluxPipeline: FLUX.1 text to image.
 const Family& flux1_family();
 
-/// The family of the pipeline that model_index.json names. Throws kInvalidArgument for a class that
-/// is not known, listing those that are.
-const Family& family_of(const Layout& layout);
+/// The family of the pipeline that an index names. Throws kInvalidArgument for a class that is not
+/// known, listing those that are.
+const Family& family_of(const ModelIndex& index);
 
 }  // namespace flux

@@ -1,11 +1,20 @@
 #pragma once
 
+#include <cstdint>
+#include <optional>
+
 #include "models/flux1/config.h"
 #include "models/text/config.h"
 #include "models/vae/config.h"
 #include "pipeline/scheduler_config.h"
 
 namespace flux {
+
+/// The sides of an image in pixels.
+struct ImageSize {
+  int64_t height = 0;
+  int64_t width = 0;
+};
 
 /// The configurations of all parts of a FLUX.1 checkpoint.
 struct FluxConfig {
@@ -14,6 +23,8 @@ struct FluxConfig {
   FluxTransformerConfig transformer;
   VaeConfig vae;
   SchedulerConfig scheduler;
+  /// The checkpoint's own default size; nothing: diffusers' (limits_for() of request.h).
+  std::optional<ImageSize> default_size;
 
   /// Heights and widths are multiples of this: one latent is scale_factor pixels, a token 2 x 2.
   int64_t size_multiple() const { return 2 * vae.scale_factor(); }

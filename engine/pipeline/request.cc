@@ -10,6 +10,7 @@
 
 #include "pipeline/request_fields.h"
 #include "support/error.h"
+#include "support/log.h"
 #include "support/utf8.h"
 #include "tokenizer/token_ids.h"
 
@@ -109,8 +110,9 @@ int64_t random_seed() {
 RequestLimits limits_for(const FluxConfig& config) {
   RequestLimits limits;
   const int64_t side = kDefaultLatentSide * config.vae.scale_factor();
-  limits.default_height = side;
-  limits.default_width = side;
+  const ImageSize size = config.default_size.value_or(ImageSize{side, side});
+  limits.default_height = size.height;
+  limits.default_width = size.width;
   return limits;
 }
 
@@ -122,7 +124,11 @@ ImageParams validate(const ImageRequest& request, const FluxConfig& config,
   }
   ImageParams params = std::move(checks.params);
   if (!request.prompt_2) params.prompt_2 = params.prompt;
-  if (params.true_cfg_scale <= 1) params.negative_prompt.reset();
+  if (params.true_cfg_scale <= 1 && params.negative_prompt) {
+    log_warning("negative_prompt has no effect: true_cfg_scale is {}, and must be above 1",
+                params.true_cfg_scale);
+    params.negative_prompt.reset();
+  }
   return params;
 }
 

@@ -37,7 +37,8 @@ struct RequestLimits {
   int64_t max_images_per_prompt = 16;
 };
 
-/// The limits of a checkpoint: the default size is diffusers' (128 latent rows and columns).
+/// The limits of a checkpoint: the default size is its own, else diffusers' (128 latent rows and
+/// columns).
 RequestLimits limits_for(const FluxConfig& config);
 
 /// T5 tokens: the number given, or the default of the model's kind. Throws as validate() does.

@@ -44,7 +44,23 @@ std::string read_text_file(const std::filesystem::path& file, size_t max_bytes) 
   return std::string(static_cast<const char*>(mapped.data.get()), mapped.size);
 }
 
-AtomicFile::AtomicFile(std::filesystem::path file) : file_(std::move(file)) {
+namespace {
+
+/// What a symbolic link leads to, whether that exists or not; another path as it is.
+std::filesystem::path follow_links(std::filesystem::path file) {
+  constexpr int kMostLinks = 40;  // as the kernel's
+  std::error_code error;
+  for (int links = 0; std::filesystem::is_symlink(file, error); ++links) {
+    check(links < kMostLinks, ErrorCode::kUnavailable,
+          "{}: too many symbolic links; choose another place", file);
+    file = file.parent_path() / std::filesystem::read_symlink(file, error);
+  }
+  return file;
+}
+
+}  // namespace
+
+AtomicFile::AtomicFile(std::filesystem::path file) : file_(follow_links(std::move(file))) {
   struct stat status {};
   const bool special = ::stat(file_.c_str(), &status) == 0 && !S_ISREG(status.st_mode);
   if (special) {

@@ -21,7 +21,8 @@ MappedFile map_file(const std::filesystem::path& file);
 std::string read_text_file(const std::filesystem::path& file, size_t max_bytes);
 
 /// A file that appears under its name only when it is complete: it is written beside it, then
-/// renamed. Without commit() nothing is left.
+/// renamed. Without commit() nothing is left. A symbolic link stays: the file that it leads to is
+/// written.
 class AtomicFile {
  public:
   /// Throws kUnavailable, naming file and cause, when the directory cannot be written.

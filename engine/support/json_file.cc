@@ -2,6 +2,7 @@
 
 #include "support/error.h"
 #include "support/file.h"
+#include "support/foreign_content.h"
 
 namespace flux {
 
@@ -17,6 +18,8 @@ nlohmann::json read_json_file(const std::filesystem::path& file) {
   try {
     return nlohmann::json::parse(text, watch);
   } catch (const nlohmann::json::exception& e) {
+    const std::string_view foreign = foreign_content(text);
+    check(foreign.empty(), ErrorCode::kInvalidArgument, "{}: {}", file, foreign);
     fail(ErrorCode::kInvalidArgument, "{}: not valid JSON: {}", file, e.what());
   }
 }

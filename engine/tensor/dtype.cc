@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <cmath>
+#include <utility>
 
 #include "support/error.h"
 
@@ -34,10 +35,17 @@ std::string_view name_of(DType dtype) {
 }
 
 DType parse_compute_dtype(std::string_view name) {
-  for (DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
-    if (name == name_of(dtype)) return dtype;
+  // The names of torch, and of command lines elsewhere.
+  static constexpr std::pair<std::string_view, DType> kNames[] = {
+      {"f32", DType::kF32},     {"float32", DType::kF32},   {"fp32", DType::kF32},
+      {"bf16", DType::kBF16},   {"bfloat16", DType::kBF16}, {"f16", DType::kF16},
+      {"float16", DType::kF16}, {"fp16", DType::kF16}};
+  for (const auto& [known, dtype] : kNames) {
+    if (name == known) return dtype;
   }
-  fail(ErrorCode::kInvalidArgument, "dtype '{}' is not known: use f32, bf16 or f16", name);
+  fail(ErrorCode::kInvalidArgument,
+       "dtype '{}' is not known: use f32 (float32, fp32), bf16 (bfloat16) or f16 (float16, fp16)",
+       name);
 }
 
 bool is_floating_point(DType dtype) {

@@ -1,10 +1,9 @@
 #include "tensor/tensor.h"
 
-#include <cstdlib>
 #include <cstring>
 
 #include "support/error.h"
-#include "support/integer.h"
+#include "support/host_memory.h"
 #include "tensor/format.h"
 
 namespace flux {
@@ -25,13 +24,11 @@ ConstTensor::ConstTensor(const void* data, DType dtype, const Shape& shape, Devi
 }
 
 Tensor Tensor::allocate(const Shape& shape, DType dtype) {
-  const size_t wanted = static_cast<size_t>(shape.numel()) * size_of(dtype);
-  constexpr size_t kAlignment = 64;
-  const size_t bytes = round_up(std::max<size_t>(wanted, 1), kAlignment);
-  void* memory = std::aligned_alloc(kAlignment, bytes);
+  const size_t bytes = static_cast<size_t>(shape.numel()) * size_of(dtype);
+  const std::shared_ptr<std::byte> memory = allocate_host(bytes);
   check(memory != nullptr, ErrorCode::kUnavailable, "out of memory: {} bytes for a tensor {}",
         bytes, shape);
-  return Tensor(memory, dtype, shape, Device{}, std::shared_ptr<void>(memory, std::free));
+  return Tensor(memory.get(), dtype, shape, Device{}, memory);
 }
 
 void ConstTensor::fail_dimension(int dim) const {

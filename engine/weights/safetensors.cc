@@ -1,9 +1,6 @@
 #include "weights/safetensors.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -14,6 +11,8 @@
 
 #include "support/error.h"
 #include "support/file.h"
+#include "support/foreign_content.h"
+#include "support/json_file.h"
 #include "tensor/format.h"
 
 namespace flux {
@@ -62,6 +61,25 @@ std::string_view safetensors_name(DType dtype) {
   return "";
 }
 
+/// Bits of an element of the format's other dtypes. Nothing for a dtype that the format did not
+/// have when this was written.
+std::optional<uint64_t> bits_of_other(std::string_view name) {
+  static constexpr std::pair<std::string_view, uint64_t> kBits[] = {
+      {"F4", 4},          {"F6_E2M3", 6},     {"F6_E3M2", 6}, {"F8_E4M3", 8},
+      {"F8_E5M2", 8},     {"F8_E8M0", 8},     {"U16", 16},    {"U32", 32},
+      {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"U64", 64},    {"C64", 64}};
+  for (const auto& [text, bits] : kBits) {
+    if (name == text) return bits;
+  }
+  return std::nullopt;
+}
+
+/// What a header says of its tensors.
+struct HeaderTensors {
+  std::map<std::string, ConstTensor, std::less<>> readable;
+  std::map<std::string, std::string, std::less<>> unreadable;  // with the reason
+};
+
 /// A tensor's place in the data section.
 struct Extent {
   uint64_t begin = 0;
@@ -75,17 +93,14 @@ class HeaderReader {
   HeaderReader(const std::string& file, const std::byte* data, uint64_t data_size)
       : file_(file), data_(data), data_size_(data_size) {}
 
-  std::map<std::string, ConstTensor, std::less<>> read(const char* text, uint64_t length,
-                                                       const std::shared_ptr<const void>& owner) {
+  HeaderTensors read(const char* text, uint64_t length, const std::shared_ptr<const void>& owner) {
     const Json header = parse(text, length);
     if (!header.is_object()) refuse("the header is not a JSON object");
-    std::map<std::string, ConstTensor, std::less<>> tensors;
     for (const auto& [name, entry] : header.items()) {
-      if (name == "__metadata__") continue;
-      tensors.emplace(name, read_tensor(name, entry, owner));
+      if (name != "__metadata__") read_tensor(name, entry, owner);
     }
     check_extents();
-    return tensors;
+    return std::move(tensors_);
   }
 
  private:
@@ -115,27 +130,41 @@ class HeaderReader {
 
   uint64_t read_integer(const std::string& name, const Json& value, const char* what) const {
     if (!value.is_number_unsigned()) {
-      refuse("tensor '{}': {} {} is not a non-negative integer", name, what, value.dump());
+      refuse("tensor '{}': {} {} is not a non-negative integer", name, what, quoted(value));
     }
     return value.get<uint64_t>();
   }
 
-  ConstTensor read_tensor(const std::string& name, const Json& entry,
-                          const std::shared_ptr<const void>& owner) {
+  void read_tensor(const std::string& name, const Json& entry,
+                   const std::shared_ptr<const void>& owner) {
     if (!entry.is_object() || !entry.contains("dtype") || !entry.contains("shape") ||
         !entry.contains("data_offsets")) {
       refuse("tensor '{}' lacks dtype, shape or data_offsets", name);
     }
     const Json& type = entry["dtype"];
-    const auto dtype = type.is_string() ? parse_dtype(type.get<std::string>()) : std::nullopt;
+    if (!type.is_string()) refuse("tensor '{}': dtype {} is not a text", name, quoted(type));
+    const auto type_name = type.get<std::string>();
+    const auto dtype = parse_dtype(type_name);
+    const std::vector<int64_t> sizes = read_sizes(name, entry["shape"]);
+    const Extent extent = read_extent(name, entry["data_offsets"]);
+    const auto bits = dtype ? 8 * size_of(*dtype) : bits_of_other(type_name);
+    if (bits) check_bytes(extent, sizes, type_name, *bits);
+    extents_.push_back(extent);
     if (!dtype) {
-      refuse("tensor '{}': dtype {} is not one of F32, BF16, F16, F64, I64, I32, I16, I8, U8, BOOL",
-             name, type.dump());
+      tensors_.unreadable[name] = fmt::format(
+          "is stored as {}, expected F32, BF16, F16 or F64; convert it to BF16", type_name);
+    } else if (sizes.size() > Shape::kMaxRank) {
+      tensors_.unreadable[name] =
+          fmt::format("has {} dimensions, expected at most {}", sizes.size(), Shape::kMaxRank);
+    } else {
+      const Shape shape(sizes.data(), static_cast<int>(sizes.size()));
+      tensors_.readable.emplace(name, view(extent.begin, *dtype, shape, owner));
     }
-    const Shape shape = read_shape(name, entry["shape"]);
-    const Json& offsets = entry["data_offsets"];
+  }
+
+  Extent read_extent(const std::string& name, const Json& offsets) const {
     if (!offsets.is_array() || offsets.size() != 2) {
-      refuse("tensor '{}': data_offsets {} is not a pair", name, offsets.dump());
+      refuse("tensor '{}': data_offsets {} is not a pair", name, quoted(offsets));
     }
     const uint64_t begin = read_integer(name, offsets[0], "data offset");
     const uint64_t end = read_integer(name, offsets[1], "data offset");
@@ -143,31 +172,37 @@ class HeaderReader {
       refuse("tensor '{}': data offsets [{}, {}] do not fit into {} bytes of data", name, begin,
              end, data_size_);
     }
-    const uint64_t wanted = static_cast<uint64_t>(shape.numel()) * size_of(*dtype);
-    if (end - begin != wanted) {
-      refuse("tensor '{}': shape {} of {} takes {} bytes, its data offsets hold {}", name, shape,
-             *dtype, wanted, end - begin);
-    }
-    extents_.push_back(Extent{begin, end, name});
-    return view(begin, *dtype, shape, owner);
+    return {begin, end, name};
   }
 
-  Shape read_shape(const std::string& name, const Json& value) const {
-    if (!value.is_array() || value.size() > Shape::kMaxRank) {
-      refuse("tensor '{}': shape {} is not a list of at most {} sizes", name, value.dump(),
-             Shape::kMaxRank);
-    }
-    std::array<int64_t, Shape::kMaxRank> sizes{};
+  void check_bytes(const Extent& extent, const std::vector<int64_t>& sizes, std::string_view type,
+                   uint64_t bits) const {
     uint64_t count = 1;
-    for (size_t i = 0; i < value.size(); ++i) {
-      const uint64_t size = read_integer(name, value[i], "size");
+    for (const int64_t size : sizes) count *= static_cast<uint64_t>(size);
+    const uint64_t wanted = count * bits / 8;  // a count that fills no byte is refused, too
+    if (extent.end - extent.begin != wanted || count * bits % 8 != 0) {
+      refuse("tensor '{}': shape [{}] of {} takes {} bytes, its data offsets hold {}", extent.name,
+             fmt::join(sizes, ", "), type, wanted, extent.end - extent.begin);
+    }
+  }
+
+  std::vector<int64_t> read_sizes(const std::string& name, const Json& value) const {
+    constexpr size_t kMostSizes = 64;
+    if (!value.is_array() || value.size() > kMostSizes) {
+      refuse("tensor '{}': shape {} is not a list of at most {} sizes", name, quoted(value),
+             kMostSizes);
+    }
+    std::vector<int64_t> sizes;
+    uint64_t count = 1;
+    for (const Json& entry : value) {
+      const uint64_t size = read_integer(name, entry, "size");
       if (size > kMaxElements || __builtin_mul_overflow(count, size, &count) ||
           count > kMaxElements) {
-        refuse("tensor '{}': shape {} is too large", name, value.dump());
+        refuse("tensor '{}': shape {} is too large", name, quoted(value));
       }
-      sizes[i] = static_cast<int64_t>(size);
+      sizes.push_back(static_cast<int64_t>(size));
     }
-    return Shape(sizes.data(), static_cast<int>(value.size()));
+    return sizes;
   }
 
   /// The tensor in the file; a copy of it where a careless writer left it unaligned.
@@ -204,11 +239,11 @@ class HeaderReader {
   const std::byte* data_;
   uint64_t data_size_;
   std::vector<Extent> extents_;
+  HeaderTensors tensors_;
 };
 
-std::map<std::string, ConstTensor, std::less<>> read_tensors(
-    const std::string& file, const void* bytes, uint64_t size,
-    const std::shared_ptr<const void>& owner) {
+HeaderTensors read_tensors(const std::string& file, const void* bytes, uint64_t size,
+                           const std::shared_ptr<const void>& owner) {
   const auto* data = static_cast<const std::byte*>(bytes);
   check(size >= kLengthBytes, ErrorCode::kInvalidArgument,
         "{}: not a usable safetensors file: {} bytes, shorter than its length field; download it "
@@ -216,7 +251,11 @@ std::map<std::string, ConstTensor, std::less<>> read_tensors(
         file, size);
   uint64_t header = 0;  // little-endian, as every machine this runs on
   std::memcpy(&header, data, sizeof(header));
-  check(header <= kMaxHeaderBytes && header <= size - kLengthBytes, ErrorCode::kInvalidArgument,
+  const bool fits = header <= kMaxHeaderBytes && header <= size - kLengthBytes;
+  const std::string_view foreign =
+      fits ? std::string_view() : foreign_content({static_cast<const char*>(bytes), size});
+  check(foreign.empty(), ErrorCode::kInvalidArgument, "{}: {}", file, foreign);
+  check(fits, ErrorCode::kInvalidArgument,
         "{}: not a usable safetensors file: a header of {} bytes does not fit into {} bytes (at "
         "most {} are allowed); the file is truncated or of another format, download it again",
         file, header, size, kMaxHeaderBytes);
@@ -231,7 +270,9 @@ std::unique_ptr<const SafetensorsFile> SafetensorsFile::open(const std::filesyst
   const MappedFile mapped = map_file(file);
   auto result = std::make_unique<SafetensorsFile>();
   result->path_ = file;
-  result->tensors_ = read_tensors(file.string(), mapped.data.get(), mapped.size, mapped.data);
+  HeaderTensors tensors = read_tensors(file.string(), mapped.data.get(), mapped.size, mapped.data);
+  result->tensors_ = std::move(tensors.readable);
+  result->unreadable_ = std::move(tensors.unreadable);
   result->mapping_ = mapped.data;
   result->mapped_size_ = mapped.size;
   return result;
@@ -241,8 +282,18 @@ std::unique_ptr<const SafetensorsFile> SafetensorsFile::parse(const void* data, 
                                                               const std::string& name) {
   auto result = std::make_unique<SafetensorsFile>();
   result->path_ = name;
-  result->tensors_ = read_tensors(name, data, size, nullptr);
+  HeaderTensors tensors = read_tensors(name, data, size, nullptr);
+  result->tensors_ = std::move(tensors.readable);
+  result->unreadable_ = std::move(tensors.unreadable);
   return result;
+}
+
+const ConstTensor* SafetensorsFile::find(std::string_view name) const {
+  const auto unreadable = unreadable_.find(name);
+  check(unreadable == unreadable_.end(), ErrorCode::kInvalidArgument, "{}: tensor '{}' {}", path_,
+        name, unreadable == unreadable_.end() ? "" : unreadable->second);
+  const auto found = tensors_.find(name);
+  return found == tensors_.end() ? nullptr : &found->second;
 }
 
 bool SafetensorsFile::maps(const ConstTensor& tensor) const {

@@ -17,8 +17,7 @@ namespace flux {
 class SafetensorsFile {
  public:
   /// Maps and checks `file`. Throws kNotFound when it cannot be opened and kInvalidArgument, naming
-  /// file and tensor, for anything that does not fit: sizes, overlaps, gaps, unknown dtypes,
-  /// duplicate names.
+  /// file and tensor, for anything that does not fit: sizes, overlaps, gaps, duplicate names.
   SafetensorsFile() = default;
   static std::unique_ptr<const SafetensorsFile> open(const std::filesystem::path& file);
   /// The same checks on bytes in memory, which must outlive the result; `name` is for messages.
@@ -28,6 +27,12 @@ class SafetensorsFile {
   const std::filesystem::path& path() const { return path_; }
   /// Views into the mapping, by name. A tensor that the writer left unaligned is copied.
   const std::map<std::string, ConstTensor, std::less<>>& tensors() const { return tensors_; }
+  /// The named tensor; null when it is not there. Throws kInvalidArgument, with the reason, when it
+  /// is there and cannot be read.
+  const ConstTensor* find(std::string_view name) const;
+  /// The tensors of a dtype, or with more dimensions, than this program reads, with the reason:
+  /// "is stored as F8_E4M3, ...". Their place in the file was checked, too.
+  const std::map<std::string, std::string, std::less<>>& unreadable() const { return unreadable_; }
   /// Whether `tensor` lies in the mapped file (and is no aligned copy of a part of it).
   bool maps(const ConstTensor& tensor) const;
 
@@ -36,6 +41,7 @@ class SafetensorsFile {
   std::shared_ptr<const void> mapping_;
   size_t mapped_size_ = 0;
   std::map<std::string, ConstTensor, std::less<>> tensors_;
+  std::map<std::string, std::string, std::less<>> unreadable_;
 };
 
 /// Writes tensors (contiguous, on the host) as a safetensors file: beside it first, then renamed,

@@ -17,11 +17,16 @@ class TensorStore {
 
   /// The named tensor, or null.
   virtual const ConstTensor* find(std::string_view name) const = 0;
+  /// Why the named tensor, which is there, cannot be read: "is stored as F8_E4M3, ...". It matters
+  /// only to who wants it. Empty: it can be read, or is not there.
+  virtual std::string_view why_unreadable(std::string_view name) const = 0;
   /// The file that holds the tensor, for messages; a place that all tensors share when the store
   /// has none of that name.
   virtual std::filesystem::path file_of(std::string_view name) const = 0;
-  /// All names in alphabetical order.
+  /// The names of all tensors that can be read, in alphabetical order.
   virtual std::vector<std::string> names() const = 0;
+  /// Those of the ones that cannot.
+  virtual std::vector<std::string> unreadable_names() const = 0;
   /// Tells the system that the pages of `tensor` are not needed for now (they can be read again),
   /// so that packed weights and their source do not both count as resident.
   virtual void drop_pages(const ConstTensor& tensor) const = 0;

@@ -33,6 +33,36 @@ std::map<std::string, std::vector<std::string>> read_index(const std::filesystem
   return shards;
 }
 
+/// Words about a directory without the weights that are looked for: other variants or formats of
+/// them that are there.
+std::string what_is_there_instead(const std::filesystem::path& directory, std::string_view stem) {
+  std::vector<std::string> variants;
+  std::vector<std::string> pickles;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
+    const std::string name = entry.path().filename().string();
+    const std::string extension = entry.path().extension().string();
+    if (name.starts_with(fmt::format("{}.", stem)) && extension == ".safetensors") {
+      variants.push_back(name);
+    } else if (extension == ".bin" || extension == ".pt" || extension == ".pth") {
+      pickles.push_back(name);
+    }
+  }
+  if (!variants.empty()) {
+    const std::string& first = *std::min_element(variants.begin(), variants.end());
+    return fmt::format(", but {}; to use that variant, link or rename it to {}.safetensors", first,
+                       stem);
+  }
+  if (!pickles.empty()) {
+    const std::string& first = *std::min_element(pickles.begin(), pickles.end());
+    return fmt::format(
+        ", but {}, a pickle file of torch; the checkpoint must hold its weights as "
+        "safetensors",
+        first);
+  }
+  return "; the checkpoint must hold its weights as safetensors";
+}
+
 }  // namespace
 
 std::unique_ptr<const WeightFiles> WeightFiles::open(const std::filesystem::path& directory,
@@ -49,9 +79,8 @@ std::unique_ptr<const WeightFiles> WeightFiles::open(const std::filesystem::path
     shards = read_index(index);
   } else {
     check(std::filesystem::exists(single), ErrorCode::kNotFound,
-          "{}: neither {}.safetensors nor {}.safetensors.index.json is there; the checkpoint must "
-          "hold its weights as safetensors",
-          directory, stem, stem);
+          "{}: neither {}.safetensors nor {}.safetensors.index.json is there{}", directory, stem,
+          stem, what_is_there_instead(directory, stem));
     shards[single.filename().string()] = {};
   }
   for (const auto& [shard, expected] : shards) {
@@ -59,12 +88,14 @@ std::unique_ptr<const WeightFiles> WeightFiles::open(const std::filesystem::path
     result->files_.push_back(SafetensorsFile::open(path));
     const size_t file = result->files_.size() - 1;
     for (const auto& [name, tensor] : result->files_[file]->tensors()) {
-      const bool added = result->tensors_.emplace(name, Entry{tensor, file}).second;
-      check(added, ErrorCode::kInvalidArgument, "{}: tensor '{}' is in {} too", path, name,
-            result->file_of(name).filename());
+      result->add(name, {tensor, file, {}});
+    }
+    for (const auto& [name, why] : result->files_[file]->unreadable()) {
+      result->add(name, {{}, file, why});
     }
     for (const std::string& name : expected) {
-      check(result->files_[file]->tensors().contains(name), ErrorCode::kNotFound,
+      const auto found = result->tensors_.find(name);
+      check(found != result->tensors_.end() && found->second.file == file, ErrorCode::kNotFound,
             "{}: tensor '{}' is missing, although {} places it there", path, name,
             index.filename());
     }
@@ -72,9 +103,22 @@ std::unique_ptr<const WeightFiles> WeightFiles::open(const std::filesystem::path
   return result;
 }
 
+void WeightFiles::add(const std::string& name, Entry entry) {
+  const size_t file = entry.file;
+  const bool added = tensors_.emplace(name, std::move(entry)).second;
+  check(added, ErrorCode::kInvalidArgument, "{}: tensor '{}' is in {} too", files_[file]->path(),
+        name, file_of(name).filename());
+}
+
 const ConstTensor* WeightFiles::find(std::string_view name) const {
   const auto entry = tensors_.find(name);
-  return entry == tensors_.end() ? nullptr : &entry->second.tensor;
+  const bool readable = entry != tensors_.end() && entry->second.why_unreadable.empty();
+  return readable ? &entry->second.tensor : nullptr;
+}
+
+std::string_view WeightFiles::why_unreadable(std::string_view name) const {
+  const auto entry = tensors_.find(name);
+  return entry == tensors_.end() ? std::string_view() : entry->second.why_unreadable;
 }
 
 std::filesystem::path WeightFiles::file_of(std::string_view name) const {
@@ -86,7 +130,17 @@ std::filesystem::path WeightFiles::file_of(std::string_view name) const {
 std::vector<std::string> WeightFiles::names() const {
   std::vector<std::string> names;
   names.reserve(tensors_.size());
-  for (const auto& [name, entry] : tensors_) names.push_back(name);
+  for (const auto& [name, entry] : tensors_) {
+    if (entry.why_unreadable.empty()) names.push_back(name);
+  }
+  return names;
+}
+
+std::vector<std::string> WeightFiles::unreadable_names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, entry] : tensors_) {
+    if (!entry.why_unreadable.empty()) names.push_back(name);
+  }
   return names;
 }
 

@@ -26,15 +26,20 @@ class WeightFiles final : public TensorStore {
                                                  std::string_view stem);
 
   const ConstTensor* find(std::string_view name) const override;
+  std::string_view why_unreadable(std::string_view name) const override;
   std::filesystem::path file_of(std::string_view name) const override;
   std::vector<std::string> names() const override;
+  std::vector<std::string> unreadable_names() const override;
   void drop_pages(const ConstTensor& tensor) const override;
 
  private:
   struct Entry {
     ConstTensor tensor;
     size_t file = 0;
+    std::string why_unreadable;  // then there is no tensor
   };
+  void add(const std::string& name, Entry entry);
+
   std::filesystem::path directory_;
   std::vector<std::unique_ptr<const SafetensorsFile>> files_;
   std::map<std::string, Entry, std::less<>> tensors_;

@@ -1,6 +1,9 @@
 #include "weights/weight_scope.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
+#include <span>
 
 #include "support/error.h"
 #include "support/log.h"
@@ -26,6 +29,9 @@ std::string WeightScope::full_name(std::string_view name) const {
 
 ConstTensor WeightScope::take(std::string_view name, const Shape& expected) const {
   const std::string full = full_name(name);
+  const std::string_view unreadable = store_->why_unreadable(full);
+  check(unreadable.empty(), ErrorCode::kInvalidArgument, "{}: tensor '{}' {}",
+        store_->file_of(full), full, unreadable);
   const ConstTensor* tensor = store_->find(full);
   check(tensor != nullptr, ErrorCode::kNotFound,
         "{}: tensor '{}' is missing, expected with shape {}; the weights do not belong to this "
@@ -46,13 +52,17 @@ ConstTensor WeightScope::take_f32(std::string_view name, const Shape& expected) 
 }
 
 bool WeightScope::contains(std::string_view name) const {
-  return store_->find(full_name(name)) != nullptr;
+  const std::string full = full_name(name);
+  return store_->find(full) != nullptr || !store_->why_unreadable(full).empty();
 }
 
 std::vector<std::string> WeightScope::unused(
     std::initializer_list<std::string_view> ignored) const {
   std::vector<std::string> names;
-  for (std::string& name : store_->names()) {
+  std::vector<std::string> all = store_->names();
+  for (std::string& name : store_->unreadable_names()) all.push_back(std::move(name));
+  std::sort(all.begin(), all.end());
+  for (std::string& name : all) {
     const bool skip = taken_->contains(name) ||
                       std::any_of(ignored.begin(), ignored.end(), [&](std::string_view prefix) {
                         return name.starts_with(prefix);
@@ -63,8 +73,14 @@ std::vector<std::string> WeightScope::unused(
 }
 
 void WeightScope::warn_of_unused(std::initializer_list<std::string_view> ignored) const {
-  for (const std::string& name : unused(ignored)) {
-    log_warning("{}: tensor '{}' is not used", store_->file_of(name), name);
+  constexpr size_t kNamed = 3;
+  const std::vector<std::string> names = unused(ignored);
+  if (names.size() == 1) {
+    log_warning("{}: tensor '{}' is not used", store_->file_of(names[0]), names[0]);
+  } else if (!names.empty()) {
+    const std::span<const std::string> named(names.data(), std::min(kNamed, names.size()));
+    log_warning("{}: {} tensors are not used: '{}'{}", store_->file_of(names[0]), names.size(),
+                fmt::join(named, "', '"), names.size() > kNamed ? ", ..." : "");
   }
 }
 

@@ -35,7 +35,7 @@ class WeightScope {
 
   /// The tensors of the component that nothing took, but for those under the `ignored` prefixes.
   std::vector<std::string> unused(std::initializer_list<std::string_view> ignored) const;
-  /// Logs a warning for each of them.
+  /// Logs a warning with their number and the first names, if there are any.
   void warn_of_unused(std::initializer_list<std::string_view> ignored) const;
 
  private:

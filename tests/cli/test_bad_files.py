@@ -100,6 +100,17 @@ def not_finite(root: pathlib.Path) -> None:
     write_safetensors(root / CLIP, header, data[:begin] + b"\xff" * (end - begin) + data[end:])
 
 
+def as_fp8(root: pathlib.Path) -> None:
+    """A tensor that each prompt meets, stored as fp8 would be."""
+
+    def change(header: dict) -> None:
+        name = next(name for name in header if name.endswith("final_layer_norm.bias"))
+        begin, end = header[name]["data_offsets"]
+        header[name] |= {"dtype": "F8_E4M3", "shape": [end - begin]}
+
+    edit_header(CLIP, change)(root)
+
+
 def first_two(header: dict) -> list:
     """Names of the tensors that come first in the data."""
     names = [name for name in header if name != "__metadata__"]
@@ -143,7 +154,7 @@ def set_shard(value):
 
 
 INDEX_CASES = [
-    ("index_missing", remove("model_index.json"), "model_index.json: cannot be opened"),
+    ("index_missing", remove("model_index.json"), "there is no model_index.json; give"),
     ("index_cut", cut("model_index.json", 0.5), "model_index.json: .*JSON"),
     ("index_empty", content("model_index.json", b""), "model_index.json: the file is empty"),
     ("index_list", content("model_index.json", b"[1, 2]"), "_class_name"),
@@ -151,6 +162,16 @@ INDEX_CASES = [
     ("index_deep", content("model_index.json", b"[" * 200000), "model_index.json: .*(deep|nest)"),
     ("index_huge", content("model_index.json", b" " * (65 << 20)), "model_index.json: .*bytes"),
     ("index_directory", replace("model_index.json", os.mkdir), "not a regular file"),
+    ("index_newer", set_key("model_index.json", "flux_triton", {"format": 2}),
+     "made by a newer version of this program: its format is 2, and this one reads formats up to 1"),
+    ("index_format", set_key("model_index.json", "flux_triton", {"format": "1"}), "'format' of"),
+    ("index_own_key", set_key("model_index.json", "flux_triton", {"size": 1}),
+     "'size' of 'flux_triton' is not known: use default_size and format"),
+    ("index_own_list", set_key("model_index.json", "flux_triton", []), "is \\[\\], expected an obj"),
+    ("index_size", set_key("model_index.json", "flux_triton", {"default_size": 512}),
+     "'default_size' of 'flux_triton' is 512, expected a text such as"),
+    ("index_size_odd", set_key("model_index.json", "flux_triton", {"default_size": "512x500"}),
+     "default_size 512x500: 500 is not a multiple of"),
     ("index_fifo", replace("model_index.json", os.mkfifo), "not a regular file"),
     (
         "index_cyclic",
@@ -246,7 +267,7 @@ WEIGHT_CASES = [
         content(CLIP, struct.pack("<Q", 1 << 63) + b"{}"),
         "a header of 9223372036854775808 bytes does not fit",
     ),
-    ("weights_pickle", content(CLIP, b"\x80\x02}q\x00." + bytes(100)), "does not fit"),
+    ("weights_torch", content(CLIP, b"\x80\x02}q\x00." + bytes(100)), "is a pickle file of torch"),
     ("weights_no_json", edit_header(CLIP, lambda _: b"what is this"), "header is not JSON"),
     ("weights_list", edit_header(CLIP, lambda _: b"[]"), "header is not a JSON object"),
     ("weights_deep", edit_header(CLIP, lambda _: b'{"a":' + b"[" * 5000), "nests deeper"),
@@ -261,9 +282,23 @@ WEIGHT_CASES = [
     ("weights_size_negative", edit_tensor("shape", [-24]), "not a non-negative"),
     ("weights_size_overflow", edit_tensor("shape", [1 << 40, 1 << 40]), "too large"),
     ("weights_size_wrong", edit_tensor("shape", [25]), "takes 100 bytes, .* hold 96"),
-    ("weights_rank", edit_tensor("shape", [1] * 9 + [24]), "not a list of at most"),
-    ("weights_dtype_unknown", edit_tensor("dtype", "F8_E4M3"), "dtype \"F8_E4M3\" is not one of"),
-    ("weights_dtype_number", edit_tensor("dtype", 7), "dtype 7 is not one of"),
+    ("weights_lfs", content(CLIP, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+     "text_encoder/model.safetensors: is a git LFS pointer"),
+    ("config_web_page", content("vae/config.json", b"<!DOCTYPE html><html>"),
+     "vae/config.json: is a web page"),
+    ("config_refused", content("vae/config.json", b"Access to model a/b is restricted."),
+     "vae/config.json: .*accept the model's licence"),
+    ("quantized", set_key("transformer/config.json", "quantization_config",
+                          {"quant_method": "bitsandbytes", "load_in_4bit": True}),
+     "transformer/config.json: 'quantization_config' is \"bitsandbytes\""),
+    ("weights_variant", lambda root: (root / CLIP).rename(root / "text_encoder/model.fp16.safetensors"),
+     "but model.fp16.safetensors; to use that variant, link or rename it to model.safetensors"),
+    ("weights_pickle", lambda root: (root / CLIP).rename(root / "text_encoder/pytorch_model.bin"),
+     "but pytorch_model.bin, a pickle file of torch"),
+    ("weights_fp8", as_fp8, "final_layer_norm.bias' is stored as F8_E4M3, expected F32"),
+    ("weights_rank", edit_tensor("shape", [1] * 65 + [24]), "not a list of at most"),
+    ("weights_dtype_unknown", edit_tensor("dtype", "F8_E4M3"), "F8_E4M3 takes 24 bytes"),
+    ("weights_dtype_number", edit_tensor("dtype", 7), "dtype 7 is not a text"),
     ("weights_dtype_integer", edit_tensor("dtype", "I32"), "final_layer_norm.bias.*i32"),
     ("weights_tensor_missing", edit_header(CLIP, rename_tensor), "final_layer_norm.bias.* missing"),
     ("weights_shape", edit_header(CLIP, transpose_tensor), "fc1.weight.*\\[24, 50\\].*\\[50, 24\\]"),
@@ -342,7 +377,25 @@ class BadCheckpointTest(CliTest):
         self.assert_error(run("inspect", self.directory / "none"), 1, "none: no such directory")
 
     def test_source_is_a_file(self):
-        self.assert_error(run("inspect", DEV / "model_index.json"), 1, "no such directory")
+        self.assert_error(run("inspect", DEV / "model_index.json"), 1, "is a file, not a directory")
+        weights = DEV / "vae/diffusion_pytorch_model.safetensors"
+        self.assert_error(run("inspect", weights), 1, "is a single file of weights")
+
+    def test_source_is_a_component(self):
+        self.assert_error(run("inspect", DEV / "vae/"), 1, f"component of the checkpoint {DEV}: give")
+
+    def test_source_is_a_cache_of_downloads(self):
+        cache = self.directory / "models--black-forest-labs--FLUX.1-dev"
+        (cache / "blobs").mkdir(parents=True)
+        self.assert_error(run("inspect", cache), 1, "cache of downloads that holds no snapshot")
+        (cache / "snapshots" / "0ef5fff").mkdir(parents=True)
+        self.assert_error(run("inspect", cache), 1, "give .*/snapshots/0ef5fff")
+
+    def test_source_holds_single_files(self):
+        (self.directory / "flux").mkdir()
+        (self.directory / "flux/flux1-dev.safetensors").touch()
+        (self.directory / "flux/ae.safetensors").touch()
+        self.assert_error(run("inspect", self.directory / "flux"), 1, "it holds ae.safetensors")
 
     def test_unreadable_file(self):
         if os.getuid() != 0:

@@ -18,6 +18,7 @@ from repositories import (
     ConvertTest,
     expected_files,
     files_under,
+    snapshot,
 )
 
 TYPES = {"f32": "TYPE_FP32", "bf16": "TYPE_BF16"}
@@ -289,6 +290,72 @@ class ConfigTest(ConvertTest):
         chosen = config_of(self.repository, "bls")["parameters"]
         self.assertEqual((chosen["default_height"], chosen["default_width"]), ("64", "96"))
 
+    def test_names(self):
+        """Several checkpoints in one repository: each is a SOURCE by its name."""
+        self.convert(DEV, "--name", "dev")
+        self.convert(SCHNELL, "--name", "fast-1")
+        self.convert(DEV)
+        expected = [prefix + model for prefix in ("", "dev_", "fast-1_") for model in MODELS]
+        self.assertEqual(sorted(os.listdir(self.repository)), sorted(expected))
+        self.assertEqual(config_of(self.repository, "fast-1_bls")["name"], "fast-1_bls")
+        self.assert_generates_the_same(DEV, self.repository / "dev")
+        self.assert_generates_the_same(SCHNELL, self.repository / "fast-1")
+        self.assert_generates_the_same(DEV, self.repository / "bls")
+        several = run("inspect", self.repository)
+        self.assert_error(several, 1, "several checkpoints: give one of them: .*/bls, .*/dev, .*/fast")
+        before = snapshot(self.repository)
+        refused = self.convert(SCHNELL, "--name", "dev", code=1)
+        self.assert_error(refused, 1, "exists already, with a model 'dev_bls'; .* --force")
+        self.assertEqual(snapshot(self.repository), before)
+        self.convert(SCHNELL, "--name", "dev", "--force")
+        self.assert_generates_the_same(SCHNELL, self.repository / "dev")
+        self.assert_generates_the_same(SCHNELL, self.repository / "fast-1")
+        self.assertEqual(sorted(os.listdir(self.repository)), sorted(expected))
+
+    def test_the_highest_version_is_taken(self):
+        self.convert(DEV)
+        for model in MODELS:
+            (self.repository / model / "1").rename(self.repository / model / "2")
+        self.assert_generates_the_same(DEV, self.repository)
+        decoder = self.repository / "vae_decoder"
+        shutil.copytree(decoder / "2", decoder / "10")
+        shutil.copytree(decoder / "2", decoder / "011")
+        weights = "vae/diffusion_pytorch_model.safetensors"
+        whole = (decoder / "10" / weights).read_bytes()
+        (decoder / "10" / weights).unlink()
+        (decoder / "10" / weights).write_bytes(whole[:100])
+        result = run("check", self.repository)
+        self.assert_error(result, 1, f"vae_decoder/10/{weights}: ")
+        with (decoder / "config.pbtxt").open("a") as file:
+            file.write("version_policy: { specific: { versions: [ 2 ] } }\n")
+        self.assert_error(run("check", self.repository), 1, "version_policy is set")
+
+    def test_a_gpu_of_another_machine(self):
+        """A repository for GPUs is text: no GPU is needed to write it."""
+        result = self.convert(DEV, "--device", "cuda", "--dtype", "bf16")
+        self.assertIn("computes in bf16 on cuda:0", result.out)
+        config = config_of(self.repository, "vae_decoder")
+        self.assertEqual(config["instance_group"][0]["kind"], "KIND_GPU")
+        self.assertEqual(config["parameters"]["device"], "cuda")
+
+    def test_default_size_of_the_checkpoint(self):
+        """It is in the checkpoint's index under our own key, and convert writes it there."""
+        checkpoint = self.copy_checkpoint()
+        index = json.loads((checkpoint / "model_index.json").read_text())
+        index["flux_triton"] = {"default_size": "32x48"}
+        (checkpoint / "model_index.json").write_text(json.dumps(index))
+        self.convert(checkpoint)
+        default = config_of(self.repository, "bls")["parameters"]
+        self.assertEqual((default["default_height"], default["default_width"]), ("32", "48"))
+        self.convert(checkpoint, "--force", "--default-size", "64x16")
+        inspected = json.loads(run("inspect", self.repository, "--json").out)
+        size = (inspected["default_height"], inspected["default_width"])
+        self.assertEqual(size, (64, 16))
+        written = json.loads((self.repository / "bls/1/model_index.json").read_text())
+        self.assertEqual(written.pop("flux_triton"), {"default_size": "64x16", "format": 1})
+        del index["flux_triton"]
+        self.assertEqual(written, index)
+
     def test_every_setting_is_explained(self):
         self.convert(DEV)
         for model in MODELS:
@@ -309,6 +376,7 @@ add_cases(
         ("schnell", SCHNELL, [], "bf16", 8, 1),
         ("schnell_f32", SCHNELL, ["--dtype", "f32", "--device", "cpu"], "f32", 8, 1),
         ("f16", F16, ["--dtype", "f32"], "f32", 8, 1),
+        ("bfloat16", DEV, ["--dtype", "bfloat16"], "bf16", 8, 1),
         ("scaled", DEV, ["--max-batch-size", "3", "--instances", "2"], "f32", 3, 2),
     ],
 )
@@ -319,7 +387,7 @@ OPTION_CASES = [
     ("backend", ["--backend", "torch"], 2, "--backend"),
     ("f16", ["--dtype", "f16"], 1, "f16 cannot be computed on cpu: use f32 or bf16"),
     ("dtype", ["--dtype", "int8"], 2, "dtype 'int8' is not known"),
-    ("cuda", ["--device", "cuda"], 1, "device 'cuda'"),
+    ("cuda", ["--device", "cuda:64"], 1, "'cuda:64': a machine has at most 64 GPUs"),
     ("device", ["--device", "tpu"], 2, "device 'tpu' is not known"),
     ("weights", ["--weights", "move"], 2, "--weights"),
     ("batch_zero", ["--max-batch-size", "0"], 2, "--max-batch-size 0: must be 1 to 1024"),
@@ -331,6 +399,9 @@ OPTION_CASES = [
     ("size_odd", ["--default-size", "512x500"], 2, "500 is not a multiple of"),
     ("size_zero", ["--default-size", "0x16"], 2, "0 is not a multiple of"),
     ("size_large", ["--default-size", "16x4096"], 2, "4096 is not a multiple of .* to 2048"),
+    ("name_path", ["--name", "../x"], 2, "--name ../x: must be letters"),
+    ("name_dot", ["--name", ".x"], 2, "--name .x: must be letters"),
+    ("name_long", ["--name", "x" * 65], 2, "at most 64"),
     ("one_place", ["more"], 2, "more"),
 ]
 

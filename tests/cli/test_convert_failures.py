@@ -75,7 +75,7 @@ class AgainTest(ConvertTest):
         self.convert(DEV)
         (self.repository / "upscaler").mkdir()
         result = self.convert(DEV, "--force", code=1)
-        self.assert_error(result, 1, "holds 'upscaler' besides the five models")
+        self.assert_error(result, 1, "holds 'upscaler' besides models made from checkpoints")
         self.assertTrue((self.repository / "upscaler").is_dir())
 
     def test_file_in_the_way(self):

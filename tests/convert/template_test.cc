@@ -148,6 +148,7 @@ TEST(ModelConfigs, HandTheTableOfRequestFieldsToPython) {
     last = at;
   }
   const nlohmann::json steps = {{"name", "num_inference_steps"},
+                                {"alias", "steps"},
                                 {"type", "integer"},
                                 {"low", 1},
                                 {"high", 1000},

@@ -130,3 +130,21 @@ def test_serve_names_what_a_python_lacks(tmp_path):
     with serving.Server(repository, tmp_path / "log.txt", ready=False, python=sys.executable) as own:
         assert own.process.wait(60) == 1
         assert "has no torch, diffusers, transformers; install what is in" in own.log()
+
+
+@cases_of(test_errors.test_an_unknown_parameter_is_refused)
+def test_an_unknown_parameter_is_refused(reader, name, meant):
+    test_errors.test_an_unknown_parameter_is_refused(reader, name, meant)
+
+
+def test_the_words_of_the_command_line_are_taken(reader):
+    words = {"steps": 2, "guidance": 2.0, "images": 3}
+    (row,) = read(reader, words, prompt="a")
+    assert (row["num_inference_steps"], row["guidance_scale"]) == (2, 2.0)
+    assert row["num_images_per_prompt"] == 3
+    with pytest.raises(InferenceServerException, match="mean the same and are both given"):
+        read(reader, {"steps": 1, "num_inference_steps": 1}, prompt="a")
+
+
+def test_an_output_that_the_format_does_not_make_is_refused(reader):
+    test_errors.test_an_output_that_the_format_does_not_make_is_refused(reader.client)

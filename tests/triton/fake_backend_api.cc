@@ -147,6 +147,10 @@ ServerError* TRITONBACKEND_RequestIsCancelled(BackendRequest* request, bool* can
   *cancelled = request->cancelled;
   return world().planned(__func__);
 }
+ServerError* TRITONBACKEND_RequestTrace(BackendRequest*, Trace** trace) {
+  *trace = nullptr;
+  return nullptr;
+}
 ServerError* TRITONBACKEND_RequestRelease(BackendRequest* request, uint32_t flags) {
   EXPECT_EQ(flags, kReleaseAll);
   ++request->releases;

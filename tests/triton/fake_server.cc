@@ -218,6 +218,8 @@ ServerError* TRITONSERVER_ServerInferAsync(Server* server, NestedRequest* reques
   server->threads.emplace_back([server, request] { server->models.at(request->model)(*request); });
   return nullptr;
 }
+ServerError* TRITONSERVER_InferenceTraceSpawnChildTrace(Trace*, Trace**) { return nullptr; }
+ServerError* TRITONSERVER_InferenceTraceDelete(Trace*) { return nullptr; }
 ServerError* TRITONSERVER_ResponseAllocatorNew(Allocator** allocator, AllocateFn allocate,
                                                ReleaseBufferFn release, StartFn) {
   *allocator = new Allocator{allocate, release};

@@ -124,7 +124,8 @@ TEST_F(NestedCallTest, ThrowsWhatTheStageAnswered) {
       request.release();
     };
   };
-  expect_error(error_of(answering(ServerErrorCode::kInvalidArg)), ErrorCode::kInvalidArgument,
+  // What bls sends a stage is no client's doing.
+  expect_error(error_of(answering(ServerErrorCode::kInvalidArg)), ErrorCode::kInternal,
                "stage 'stage': why");
   expect_error(error_of(answering(ServerErrorCode::kInternal)), ErrorCode::kInternal,
                "stage 'stage': why");
@@ -207,7 +208,7 @@ TEST_F(NestedCallTest, ThatCannotStartWaitsForNothing) {
                "stage 'stage' is not loaded, is full, or the server is stopping: Exceeds maximum "
                "queue size");
   world().fail_next("TRITONSERVER_ServerInferAsync", ServerErrorCode::kInvalidArg, "a bad input");
-  expect_error(error_of(never), ErrorCode::kInvalidArgument, "stage 'stage': a bad input");
+  expect_error(error_of(never), ErrorCode::kInternal, "stage 'stage': a bad input");
   const NestedCall not_started(&server, "stage", "", ctx);
 }
 

@@ -1,5 +1,6 @@
 #include "weights/safetensors.h"
 
+#include <fmt/ranges.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -95,10 +96,12 @@ INSTANTIATE_TEST_SUITE_P(
                            ""),
                 "tensor 'a' is named twice"},
         Damaged{"no_dtype", entry(R"("shape":[2],"data_offsets":[0,8])"), "lacks dtype"},
-        Damaged{"dtype", entry(R"("dtype":"F8_E4M3","shape":[8],"data_offsets":[0,8])"),
-                "dtype \"F8_E4M3\" is not one of"},
+        Damaged{"bytes_of_fp8", entry(R"("dtype":"F8_E4M3","shape":[4],"data_offsets":[0,8])"),
+                "shape [4] of F8_E4M3 takes 4 bytes, its data offsets hold 8"},
+        Damaged{"half_a_byte", entry(R"("dtype":"F4","shape":[17],"data_offsets":[0,8])"),
+                "shape [17] of F4 takes 8 bytes"},
         Damaged{"dtype_number", entry(R"("dtype":7,"shape":[8],"data_offsets":[0,8])"),
-                "dtype 7 is not one of"},
+                "dtype 7 is not a text"},
         Damaged{"negative_size", entry(R"("dtype":"F32","shape":[-2],"data_offsets":[0,8])"),
                 "size -2 is not a non-negative integer"},
         Damaged{"fraction", entry(R"("dtype":"F32","shape":[2.5],"data_offsets":[0,8])"),
@@ -106,8 +109,16 @@ INSTANTIATE_TEST_SUITE_P(
         Damaged{"overflow",
                 entry(R"("dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,8])"),
                 "is too large"},
-        Damaged{"rank", entry(R"("dtype":"U8","shape":[1,1,1,1,1,8],"data_offsets":[0,8])"),
-                "is not a list of at most 5 sizes"},
+        Damaged{"rank",
+                entry(fmt::format(R"("dtype":"U8","shape":[{}8],"data_offsets":[0,8])",
+                                  fmt::join(std::vector<std::string>(65, "1,"), ""))),
+                "is not a list of at most 64 sizes"},
+        Damaged{"lfs", "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n",
+                "is a git LFS pointer"},
+        Damaged{"refusal", "Access to model x/y is restricted. You must be authenticated.",
+                "accept the model's licence"},
+        Damaged{"web_page", "\n<!DOCTYPE html><html></html>", "is a web page"},
+        Damaged{"gguf", std::string("GGUF\x03\0\0\0", 8), "is a GGUF file"},
         Damaged{"offset_pair", entry(R"("dtype":"F32","shape":[2],"data_offsets":[0])"),
                 "is not a pair"},
         Damaged{"negative_offset", entry(R"("dtype":"F32","shape":[2],"data_offsets":[-8,0])"),
@@ -130,6 +141,23 @@ INSTANTIATE_TEST_SUITE_P(
         Damaged{"trailing", file_bytes(kOne, std::string(12, '\0')),
                 "its tensors end at byte 8 of 12 bytes"}),
     [](const auto& test) { return std::string(test.param.name); });
+
+TEST(SafetensorsTest, KeepsWhatItCannotReadApart) {
+  const std::string bytes =
+      file_bytes(R"({"a":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]},)"
+                 R"("b":{"dtype":"U8","shape":[1,1,1,1,1,4],"data_offsets":[4,8]},)"
+                 R"("c":{"dtype":"F4","shape":[2,4],"data_offsets":[8,12]},)"
+                 R"("d":{"dtype":"NEW","shape":[3],"data_offsets":[12,13]},)"
+                 R"("e":{"dtype":"U8","shape":[3],"data_offsets":[13,16]}})",
+                 std::string(16, '\0'));
+  const auto file = SafetensorsFile::parse(bytes.data(), bytes.size(), "test");
+  ASSERT_EQ(file->tensors().size(), 1u);
+  EXPECT_TRUE(file->tensors().contains("e"));
+  ASSERT_EQ(file->unreadable().size(), 4u);
+  EXPECT_EQ(file->unreadable().at("a"),
+            "is stored as F8_E4M3, expected F32, BF16, F16 or F64; convert it to BF16");
+  EXPECT_EQ(file->unreadable().at("b"), "has 6 dimensions, expected at most 5");
+}
 
 class WeightFilesTest : public ::testing::Test {
  protected:

@@ -27,7 +27,8 @@ Activation t5_activation(const ConfigReader& reader, const std::string& name) {
 }  // namespace
 
 ClipConfig load_clip_config(const std::filesystem::path& file) {
-  const ConfigReader reader(file);
+  // The config of a whole CLIPModel has its text model's under text_config.
+  const ConfigReader reader = ConfigReader(file).part("text_config");
   ClipConfig config;
   config.vocab_size = reader.size("vocab_size", config.vocab_size);
   config.hidden_size = reader.size("hidden_size", config.hidden_size);

@@ -216,6 +216,9 @@ class KernelCache {
 };
 
 KernelCache& kernel_cache() {
+  // This cache is the only one: oneDNN's own would keep what this one drops.
+  static const bool alone = (dnnl::set_primitive_cache_capacity(0), true);
+  static_cast<void>(alone);
   static KernelCache cache;
   return cache;
 }

@@ -2,10 +2,10 @@
 
 #include <sys/mman.h>
 
-#include <cstdlib>
 #include <cstring>
 
 #include "support/error.h"
+#include "support/host_memory.h"
 #include "support/integer.h"
 
 namespace flux::cpu {
@@ -19,12 +19,12 @@ Tensor allocate_weights(int64_t bytes) {
   // A page-table walk for each 4 KiB of a weight costs as much as reading it from the L3 cache.
   const int64_t alignment = bytes >= 2 * kHugePage ? kHugePage : 64;
   const int64_t size = round_up(bytes, alignment);
-  void* memory = std::aligned_alloc(static_cast<size_t>(alignment), static_cast<size_t>(size));
+  const std::shared_ptr<std::byte> memory =
+      allocate_host(static_cast<size_t>(size), static_cast<size_t>(alignment));
   check(memory != nullptr, ErrorCode::kUnavailable,
         "out of memory: {} bytes for packed weights; use a smaller model or bf16", size);
-  if (alignment == kHugePage) madvise(memory, static_cast<size_t>(size), MADV_HUGEPAGE);
-  return Tensor(memory, DType::kU8, Shape{size}, Device{},
-                std::shared_ptr<void>(memory, std::free));
+  if (alignment == kHugePage) madvise(memory.get(), static_cast<size_t>(size), MADV_HUGEPAGE);
+  return Tensor(memory.get(), DType::kU8, Shape{size}, Device{}, memory);
 }
 
 void widen(const BFloat16* from, int64_t n, float* to) {

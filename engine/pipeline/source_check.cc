@@ -1,0 +1,73 @@
+#include "pipeline/source_check.h"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "support/error.h"
+
+namespace flux {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool is_weight_file(const fs::path& file) {
+  const std::string extension = file.extension().string();
+  return extension == ".safetensors" || extension == ".gguf" || extension == ".ckpt" ||
+         extension == ".sft";
+}
+
+/// The first entry of a directory, in alphabetical order, that fits; empty when none does.
+template <typename Fits>
+std::string first_entry(const fs::path& directory, Fits fits) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory, error)) {
+    if (fits(entry)) names.push_back(entry.path().filename().string());
+  }
+  return names.empty() ? "" : *std::min_element(names.begin(), names.end());
+}
+
+/// Words about a directory without model_index.json.
+std::string what_directory_is(const fs::path& source) {
+  const fs::path parent = fs::absolute(source).lexically_normal() / "..";
+  const fs::path above = parent.lexically_normal();
+  if (fs::exists(above / "model_index.json")) {
+    return fmt::format("it is a component of the checkpoint {}: give that directory",
+                       (above.has_filename() ? above : above.parent_path()).string());
+  }
+  const fs::path snapshots = source / "snapshots";
+  const std::string snapshot =
+      first_entry(snapshots, [](const auto& entry) { return entry.is_directory(); });
+  if (!snapshot.empty()) {
+    return fmt::format("it is a cache of downloads: give {}", (snapshots / snapshot).string());
+  }
+  if (fs::exists(source / "blobs") || fs::exists(source / "refs")) {
+    return "it is a cache of downloads that holds no snapshot: download the checkpoint again";
+  }
+  const std::string single = first_entry(
+      source, [](const auto& entry) { return is_weight_file(entry.path().filename()); });
+  if (!single.empty()) {
+    return fmt::format(
+        "it holds {}, weights without a diffusers checkpoint around them; give the "
+        "directory that has model_index.json, transformer/, vae/ and the others",
+        single);
+  }
+  return "give the directory of a diffusers FLUX.1 checkpoint, or of a model repository made from "
+         "one";
+}
+
+}  // namespace
+
+void check_source(const fs::path& source, const fs::path& model_index) {
+  constexpr const char* kWanted =
+      "give the directory of a diffusers FLUX.1 checkpoint or of a model repository made from one";
+  check(fs::exists(source), ErrorCode::kNotFound, "{}: no such directory; {}", source, kWanted);
+  check(fs::is_directory(source), ErrorCode::kNotFound, "{}: is a {}, not a directory; {}", source,
+        is_weight_file(source) ? "single file of weights" : "file", kWanted);
+  // A link that leads nowhere is reported by who opens it.
+  check(fs::exists(fs::symlink_status(model_index)), ErrorCode::kNotFound,
+        "{}: there is no model_index.json; {}", source, what_directory_is(source));
+}
+
+}  // namespace flux
