@@ -33,6 +33,7 @@ void run_transformer_step(Context& ctx, ConditioningCache& cache,
   std::span<const TransformerInput> left = rows;
   size_t limit = rows.size();  // of rows at once
   size_t together = 1;         // that were computed last
+  bool dropped = false;        // since the last rows were computed
   const auto drop_states = [&] {
     for (TransformerInput& row : rows) row.state = nullptr;
     finish(ctx);
@@ -44,7 +45,9 @@ void run_transformer_step(Context& ctx, ConditioningCache& cache,
     return fmt::format("{} rows of a step are computed {} at a time", together, limit);
   };
   const auto drop = [&] {
-    const bool any = !cache.empty() || ctx.workspace().reserved_bytes() > 0;
+    // A step that fails again has scratch memory again: dropping that once more would help nobody.
+    const bool any = !dropped && (!cache.empty() || ctx.workspace().reserved_bytes() > 0);
+    dropped = true;
     drop_states();
     ctx.workspace().release();
     return std::string(any ? "the states of images and scratch memory are dropped" : "");
@@ -56,6 +59,7 @@ void run_transformer_step(Context& ctx, ConditioningCache& cache,
         together = rows_together(ctx, left, limit);
         cache.model().forward(ctx, left.first(together), nearly_done);
         left = left.subspan(together);
+        dropped = false;
       }
     });
   } catch (const Error& error) {

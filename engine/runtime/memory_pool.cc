@@ -44,12 +44,14 @@ bool MemoryPool::release() {
 void MemoryPool::give_back(Block block) noexcept {
   std::deque<Block> dropped;  // destroyed after the lock is released
   const std::scoped_lock lock(mutex_);
-  if (block.size > kMostUnused) return;
   const size_t size = block.size;
+  const size_t most = std::min(kMostUnused, most_in_use_);
+  in_use_ -= size;
+  if (size > most) return;
   try {
     unused_.push_back(std::move(block));
     unused_bytes_ += size;
-    while (unused_bytes_ > kMostUnused) {
+    while (unused_bytes_ > most) {
       dropped.push_back(std::move(unused_.front()));
       unused_bytes_ -= dropped.back().size;
       unused_.pop_front();
@@ -63,6 +65,11 @@ std::shared_ptr<std::byte> MemoryPool::take(size_t bytes) {
   Block block = find(bytes);
   if (block.memory == nullptr) block = make(bytes);
   if (block.memory == nullptr) return nullptr;
+  {
+    const std::scoped_lock lock(mutex_);
+    in_use_ += block.size;
+    most_in_use_ = std::max(most_in_use_, in_use_);
+  }
   std::byte* address = block.memory.get();
   return {address, [block = std::move(block), pool = weak_from_this()](std::byte*) mutable {
             if (const auto alive = pool.lock()) alive->give_back(std::move(block));

@@ -13,7 +13,8 @@ class DeviceRuntime;
 /// gives memory back only when all that it computes has ended, and keeps every thread waiting
 /// meanwhile. What is given back may still be in use by ops that the context has begun; its next
 /// ops come after them. For the same reason nobody else may write to memory taken here before
-/// finish(). Thread-safe.
+/// finish(). It keeps no more unused than ever was in use at once, and no more than 64 MiB: sizes
+/// that change do not pile up. Thread-safe.
 class MemoryPool : public std::enable_shared_from_this<MemoryPool> {
  public:
   /// In the memory of `runtime`, which must outlive it.
@@ -40,6 +41,8 @@ class MemoryPool : public std::enable_shared_from_this<MemoryPool> {
   std::mutex mutex_;
   std::deque<Block> unused_;  // longest unused first
   size_t unused_bytes_ = 0;
+  size_t in_use_ = 0;  // bytes of what was taken and is not back
+  size_t most_in_use_ = 0;
 };
 
 }  // namespace flux

@@ -171,6 +171,22 @@ TEST_P(MemoryPressure, EndsWithTheErrorWhereNothingHelps) {
   bounded.transformer(rows(1, 12));  // and it goes on once there is room
 }
 
+TEST_P(MemoryPressure, DropsScratchMemoryOnceForEachFailure) {
+  BoundedCpu plenty;
+  stages(plenty).transformer(rows(1, 48));
+  BoundedCpu backend;
+  LocalStages bounded = stages(backend);
+  bounded.load(StageKind::kDitTransformer);
+  backend.limit = plenty.most / 2;  // the step fails half-way, each time with some scratch memory
+  const Log log;
+  EXPECT_THROW(bounded.transformer(rows(1, 48)), Error);
+  EXPECT_LE(std::count(log.lines.begin(), log.lines.end(),
+                       "the states of images and scratch memory are dropped"),
+            1);
+  backend.limit = size_t{1} << 40;
+  bounded.transformer(rows(1, 48));
+}
+
 TEST_P(MemoryPressure, DropsTextEncodersBeforeItDecodesInTiles) {
   const FluxConfig& config = open_golden(checkpoint())->config();
   const Tensor latents = draw_noise(1, {config.vae.latent_channels, 96, 96}, DType::kF32);

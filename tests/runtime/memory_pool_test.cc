@@ -19,6 +19,7 @@ constexpr size_t kMebibyte = size_t{1} << 20;
 TEST(MemoryPool, GivesMemoryAgainForAboutTheSameSize) {
   const FakeDevice device;
   const auto pool = std::make_shared<MemoryPool>(device);
+  pool->take(10000).reset();  // so much it may keep
   auto first = pool->take(1000);
   const std::byte* address = first.get();
   const auto second = pool->take(1000);
@@ -45,6 +46,18 @@ TEST(MemoryPool, KeepsNoMoreThanItMay) {
   oldest.reset();
   newest.reset();
   EXPECT_EQ(pool->take(30 * kMebibyte).get(), kept);
+}
+
+TEST(MemoryPool, DoesNotPileUpSizes) {
+  const FakeDevice device;
+  const auto pool = std::make_shared<MemoryPool>(device);
+  size_t largest = 0;
+  for (size_t i = 1; i <= 40; ++i) {
+    const size_t size = i * 7 % 41 * kMebibyte / 4;
+    largest = std::max(largest, size);
+    pool->take(size).reset();
+    EXPECT_LE(device.held(), largest) << size;
+  }
 }
 
 TEST(MemoryPool, ServesSeveralThreads) {
