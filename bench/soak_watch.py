@@ -25,7 +25,7 @@ FIT_SAMPLES = 400  # neighbours are joined to this many: pairs are their square
 # Threads and descriptors come and go with requests and reloads, and gRPC's pool of threads is now
 # two larger, now two smaller: medians over parts of the run are compared.
 MOST_MORE = 5
-MOST_GPU_MORE = 2.0  # MiB: the unit in which the driver hands memory out
+MOST_GPU_MORE = 4.0  # MiB: two of the units in which the driver hands memory out
 
 
 @dataclasses.dataclass

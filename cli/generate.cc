@@ -3,8 +3,8 @@
 #include "cli/common.h"
 #include "cli/progress.h"
 #include "cli/request_options.h"
+#include "pipeline/image_texts.h"
 #include "pipeline/latents.h"
-#include "pipeline/png.h"
 #include "pipeline/text_to_image.h"
 #include "support/error.h"
 #include "support/file.h"
@@ -79,8 +79,8 @@ void read_latents(const std::string& file, const Session& session, std::vector<I
   }
 }
 
-/// FILE.png for one image, FILE_0.png, FILE_1.png, ... for more. Checks what can be known before
-/// generation begins.
+/// FILE.png for one image, FILE_0.png, FILE_1.png, ... for more, of any format. Checks what can be
+/// known before generation begins.
 std::vector<fs::path> output_files(const std::string& output, size_t images) {
   const fs::path file = output;
   std::error_code error;
@@ -89,8 +89,9 @@ std::vector<fs::path> output_files(const std::string& output, size_t images) {
     throw UsageError(fmt::format("--output {}: is a directory; name a file in it", output));
   }
   const bool special = fs::exists(status) && !fs::is_regular_file(status);
-  if (!special && file.extension() != ".png") {
-    throw UsageError(fmt::format("--output {}: the name must end in .png", output));
+  if (!special && !format_of_file(file)) {
+    throw UsageError(
+        fmt::format("--output {}: the name must end in .png, .jpg, .jpeg or .webp", output));
   }
   if (special && images > 1) {
     throw UsageError(fmt::format("--output {}: takes one image, {} are asked for", output, images));
@@ -99,7 +100,8 @@ std::vector<fs::path> output_files(const std::string& output, size_t images) {
   std::vector<fs::path> files;
   for (size_t i = 0; i < images; ++i) {
     fs::path numbered = file;
-    numbered.replace_filename(fmt::format("{}_{}.png", file.stem().string(), i));
+    numbered.replace_filename(
+        fmt::format("{}_{}{}", file.stem().string(), i, file.extension().string()));
     files.push_back(numbered);
   }
   return files;
@@ -110,25 +112,6 @@ void check_directory_of(const char* option, const fs::path& file) {
   check(fs::is_directory(directory), ErrorCode::kNotFound,
         "{} {}: the directory {} does not exist; make it first", option, file.string(),
         directory.string());
-}
-
-std::vector<PngText> describe_image(const ImageParams& row, const GeneratedImage& image,
-                                    const Session& session) {
-  std::vector<PngText> texts = {{"prompt", row.prompt}};
-  if (row.prompt_2 != row.prompt) texts.push_back({"prompt_2", row.prompt_2});
-  if (row.negative_prompt) {
-    texts.push_back({"negative_prompt", *row.negative_prompt});
-    texts.push_back({"true_cfg_scale", fmt::format("{}", row.true_cfg_scale)});
-  }
-  if (!row.latents.defined()) texts.push_back({"seed", fmt::format("{}", image.seed)});
-  texts.push_back({"steps", fmt::format("{}", row.num_inference_steps)});
-  texts.push_back({"guidance", fmt::format("{}", row.guidance_scale)});
-  texts.push_back({"size", fmt::format("{}x{}", row.width, row.height)});
-  texts.push_back({"max_sequence_length", fmt::format("{}", row.max_sequence_length)});
-  texts.push_back({"dtype", std::string(name_of(session.options.dtype))});
-  texts.push_back({"checkpoint", session.checkpoint->name()});
-  texts.push_back({"Software", "flux-triton " FLUX_VERSION});
-  return texts;
 }
 
 void save_latents(const std::string& file, const std::vector<GeneratedImage>& images) {
@@ -143,12 +126,17 @@ void save_latents(const std::string& file, const std::vector<GeneratedImage>& im
 
 void write_images(const std::vector<fs::path>& files, const GenerateResult& result,
                   const std::vector<ImageParams>& rows, const Session& session) {
+  const ImageOrigin origin{session.options.dtype, session.checkpoint->name(),
+                           "flux-triton " FLUX_VERSION};
   for (size_t i = 0; i < files.size(); ++i) {
     const GeneratedImage& image = result.images[i];
-    const std::string png =
-        encode_png(image.pixels, describe_image(rows[image.row], image, session));
+    const ImageParams& row = rows[image.row];
+    // A device such as /dev/stdout has no ending.
+    const ImageFormat format = format_of_file(files[i]).value_or(ImageFormat::kPng);
+    const std::string bytes =
+        encode_image(format, image.pixels, row.quality, describe_image(row, image, origin));
     AtomicFile file(files[i]);
-    file.write(png.data(), png.size());
+    file.write(bytes.data(), bytes.size());
     file.commit();
   }
 }
@@ -271,8 +259,9 @@ void add_generate(CLI::App& app, Action& run) {
   add_request_options(*command, options->request);
   command
       ->add_option("-o,--output", options->output,
-                   "the file to write; more than one image: FILE_0.png, FILE_1.png, ...")
-      ->type_name("FILE.png")
+                   "the file to write: PNG, JPEG or WebP by its ending (.png, .jpg, .jpeg, .webp); "
+                   "more than one image: FILE_0.png, FILE_1.png, ...")
+      ->type_name("FILE")
       ->capture_default_str();
   command
       ->add_option("--latents", options->latents,

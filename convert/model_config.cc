@@ -103,8 +103,10 @@ std::vector<ModelFile> make_model_files(const FluxConfig& config, const ServingO
     const Template& program = find_template(fmt::format("python/{}.py", kind));
     files.push_back({model, "1/model.py", with_name(program.text, kind, model)});
     if (kind != "bls") continue;
-    const Template& request = find_template("python/bls_request.py");
-    files.push_back({model, "1/bls_request.py", std::string(request.text)});
+    for (const char* part : {"bls_request.py", "bls_images.py"}) {
+      const Template& source_file = find_template(fmt::format("python/{}", part));
+      files.push_back({model, fmt::format("1/{}", part), std::string(source_file.text)});
+    }
     files.push_back({model, "1/request_fields.json", request_fields_json(config)});
   }
   return files;

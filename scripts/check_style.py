@@ -27,7 +27,10 @@ ENGINE_LAYERS = {
     "ops": ["runtime", "tensor", "support"],
     "layers": ["ops", "weights", "runtime", "tensor", "support"],
     "models": ["layers", "ops", "weights", "runtime", "tensor", "support"],
-    "pipeline": ["models", "layers", "ops", "weights", "runtime", "tensor", "support", "tokenizer"],
+    "image": ["tensor", "support"],
+    "pipeline": [
+        "models", "layers", "ops", "weights", "runtime", "tensor", "support", "tokenizer", "image",
+    ],
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 

@@ -10,7 +10,7 @@ packages_of() {
       # The product needs a compiler, build tools, and the libraries that it links.
       echo g++ cmake ninja-build ccache pkg-config python3 git make \
         libdnnl-dev libutf8proc-dev nlohmann-json3-dev libcli11-dev \
-        libpng-dev libfmt-dev libgtest-dev
+        libpng-dev libjpeg-dev libwebp-dev libfmt-dev libgtest-dev
       ;;
     # The server and its clients come from PyPI (scripts/serving_venv.sh).
     serve) echo python3-venv ;;

@@ -26,6 +26,13 @@ BlsModel::BlsModel(const ModelSettings& settings)
   limits_.default_width = settings.integer_parameter("default_width");
   limits_.max_pixels_per_side =
       std::min(settings.integer_parameter("max_side"), options().max_side);
+  // <repository>/bls/1: the repository's name is that of the checkpoint, unless the models have
+  // one.
+  const std::string& prefix = settings.kind.prefix;
+  origin_ = {settings.dtype,
+             prefix.empty() ? settings.directory.parent_path().parent_path().filename().string()
+                            : prefix.substr(0, prefix.size() - 1),
+             "flux-triton " FLUX_VERSION};
   limits_.max_steps = options().max_steps;
   limits_.max_images_per_prompt = options().max_images;
   check_defaults();
@@ -34,9 +41,10 @@ BlsModel::BlsModel(const ModelSettings& settings)
 ModelIo BlsModel::io() const {
   ModelIo io;
   for (const RequestField& field : request_fields()) {
-    io.inputs.push_back({std::string(field.name), wire_type(field), {1}});
+    io.inputs.push_back(
+        {std::string(field.name), wire_type(field), {1}, !default_in_words(field).empty()});
   }
-  io.inputs.push_back({"output_format", DataType::kBytes, {1}});
+  io.inputs.push_back({"output_format", DataType::kBytes, {1}, true});
   io.outputs = {{"images", DataType::kUint8, {-1, -1, -1, 3}},
                 {"encoded_images", DataType::kBytes, {-1}},
                 {"seed", DataType::kInt64, {1}}};
@@ -124,7 +132,7 @@ void BlsModel::generate(Context& ctx, Request& request) const {
                     [](const GeneratedImage& image) { return image.truncated; })) {
       request.set_flag("truncated");
     }
-    write_bls_outputs(request, asked, result);
+    write_bls_outputs(request, asked, result, origin_);
     request.finish_outputs();
     log(LogLevel::kInfo,
         fmt::format(

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "pipeline/family.h"
+#include "pipeline/image_texts.h"
 #include "pipeline/request.h"
 #include "triton/served_model.h"
 
@@ -29,6 +30,7 @@ class BlsModel final : public ServedModel {
   const Family& family_;
   FluxConfig config_;
   RequestLimits limits_;
+  ImageOrigin origin_;
 };
 
 }  // namespace flux::triton

@@ -7,7 +7,6 @@
 #include <set>
 #include <type_traits>
 
-#include "pipeline/png.h"
 #include "pipeline/request_fields.h"
 #include "support/base64.h"
 #include "support/error.h"
@@ -106,11 +105,18 @@ OutputFormat read_format(const RowValues& values) {
     check(format == formats[0], ErrorCode::kInvalidArgument,
           "output_format differs between rows: send them as two requests");
   }
-  const std::string name = formats[0].value_or("raw");
-  if (name == "raw") return OutputFormat::kRaw;
-  if (name == "png") return OutputFormat::kPng;
-  if (name == "png_base64") return OutputFormat::kPngBase64;
-  fail(ErrorCode::kInvalidArgument, "output_format is '{}': must be raw, png or png_base64", name);
+  OutputFormat format{formats[0].value_or("raw"), {}, false};
+  if (format.name == "raw") return format;
+  constexpr std::string_view kBase64 = "_base64";
+  std::string_view kind = format.name;
+  format.base64 = kind.ends_with(kBase64);
+  if (format.base64) kind.remove_suffix(kBase64.size());
+  format.file = parse_image_format(kind);
+  check(format.file.has_value(), ErrorCode::kInvalidArgument,
+        "output_format is '{}': must be raw, png, jpeg, webp, png_base64, jpeg_base64 or "
+        "webp_base64",
+        format.name);
+  return format;
 }
 
 /// Refuses a parameter that is neither the request's nor the server's own.
@@ -130,14 +136,13 @@ void check_parameters(const Request& request) {
 }
 
 /// An answer without the output that was asked for would look like success.
-void check_outputs(const Request& request, OutputFormat format) {
-  const bool raw = format == OutputFormat::kRaw;
+void check_outputs(const Request& request, const OutputFormat& format) {
+  const bool raw = !format.file.has_value();
   const char* made = raw ? "images" : "encoded_images";
   const char* other = raw ? "encoded_images" : "images";
   check(request.wants_output(made) || !request.wants_output(other), ErrorCode::kInvalidArgument,
-        "output {} is asked for, but output_format is {}: {}", other,
-        raw ? "raw" : "png or png_base64",
-        raw ? "use png or png_base64, or ask for images" : "use raw, or ask for encoded_images");
+        "output {} is asked for, but output_format is {}: {}", other, format.name,
+        raw ? "use png, jpeg or webp, or ask for images" : "use raw, or ask for encoded_images");
 }
 
 void check_rows_agree(const BlsRequest& asked) {
@@ -145,8 +150,7 @@ void check_rows_agree(const BlsRequest& asked) {
   for (const ImageParams& row : asked.rows) {
     const bool same_count = row.num_images_per_prompt == first.num_images_per_prompt;
     const bool same_size = row.height == first.height && row.width == first.width;
-    check(same_count && (same_size || asked.format != OutputFormat::kRaw),
-          ErrorCode::kInvalidArgument,
+    check(same_count && (same_size || asked.format.file), ErrorCode::kInvalidArgument,
           "rows disagree: {} x {} with {} images and {} x {} with {}: {}", first.height,
           first.width, first.num_images_per_prompt, row.height, row.width,
           row.num_images_per_prompt,
@@ -173,10 +177,11 @@ BlsRequest read_bls_request(const Request& request, const FluxConfig& config,
   return asked;
 }
 
-void write_bls_outputs(Request& request, const BlsRequest& asked, const GenerateResult& result) {
+void write_bls_outputs(Request& request, const BlsRequest& asked, const GenerateResult& result,
+                       const ImageOrigin& origin) {
   const auto rows = static_cast<int64_t>(asked.rows.size());
   const ImageParams& first = asked.rows[0];
-  if (asked.format == OutputFormat::kRaw && request.wants_output("images")) {
+  if (!asked.format.file && request.wants_output("images")) {
     const Tensor images = request.host_output(
         "images", DType::kU8, {rows, first.num_images_per_prompt, first.height, first.width, 3});
     auto* target = images.data<uint8_t>();
@@ -185,11 +190,13 @@ void write_bls_outputs(Request& request, const BlsRequest& asked, const Generate
       target += image.pixels.bytes();
     }
   }
-  if (asked.format != OutputFormat::kRaw && request.wants_output("encoded_images")) {
+  if (asked.format.file && request.wants_output("encoded_images")) {
     std::vector<std::string> files;
     for (const GeneratedImage& image : result.images) {
-      const std::string png = encode_png(image.pixels, {});
-      files.push_back(asked.format == OutputFormat::kPng ? png : encode_base64(png));
+      const ImageParams& row = asked.rows[image.row];
+      const std::string file = encode_image(*asked.format.file, image.pixels, row.quality,
+                                            describe_image(row, image, origin));
+      files.push_back(asked.format.base64 ? encode_base64(file) : file);
     }
     request.output_strings("encoded_images", files, rows);
   }

@@ -65,7 +65,7 @@ class DitModel final : public StageModel {
     ModelIo io;
     io.inputs = {{"hidden_states", type, {-1, config_.in_channels}},
                  {"timestep", DataType::kFp32, {1}},
-                 {"guidance", DataType::kFp32, {1}},
+                 {"guidance", DataType::kFp32, {1}, !config_.guidance_embeds},
                  {"pooled_projections", type, {config_.pooled_projection_dim}},
                  {"encoder_hidden_states", type, {-1, config_.joint_attention_dim}},
                  {"img_ids", DataType::kFp32, {-1, 3}},

@@ -86,6 +86,7 @@ class ConfigCheck {
       }
     }
     for (const TensorSpec& spec : specs) {
+      if (spec.optional) continue;
       const bool there = std::any_of(given.begin(), given.end(), [&](const Json& tensor) {
         return tensor.value("name", std::string()) == spec.name;
       });

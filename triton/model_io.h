@@ -16,6 +16,8 @@ struct TensorSpec {
   std::string name;
   DataType type;
   std::vector<int64_t> dims;
+  /// Whether config.pbtxt may lack it. One that an older convert wrote lacks newer inputs.
+  bool optional = false;
 };
 
 /// What config.pbtxt must say for a model to work.

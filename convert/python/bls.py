@@ -3,7 +3,7 @@
 transformer, so that steps of different users' images meet in its queue.
 
   output  images                 UINT8  [rows, images, height, width, 3]  for raw
-  output  encoded_images         STRING [rows, images]                    for png and png_base64
+  output  encoded_images         STRING [rows, images]                    for all formats but raw
   output  seed                   INT64  [rows, 1]  of the row's first image
 
 config.pbtxt lists the inputs, each [rows, 1], with their types, limits and defaults. All but prompt
@@ -13,11 +13,9 @@ made answers of the other models.
 """
 
 import asyncio
-import base64
 import builtins
 import concurrent.futures
 import importlib.util
-import io
 import json
 import pathlib
 import re
@@ -31,7 +29,6 @@ PARTS = ("scheduler", "transformer", "vae")  # directories of the checkpoint; th
 MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 if not MISSING:
     import numpy as np
-    import PIL.Image
     import torch
     from diffusers import FlowMatchEulerDiscreteScheduler
 try:
@@ -41,6 +38,9 @@ except ImportError:
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from bls_request import Job, Refused, Sizes, read_request  # noqa: E402
+
+if not MISSING:
+    from bls_images import encoded
 
 COUNTERS = {
     "flux_steps_total": "Denoising steps done for images",
@@ -56,6 +56,10 @@ class TritonPythonModel:
         directory = pathlib.Path(args["model_repository"]) / args["model_version"]
         self.sizes = Sizes(directory, parameters_of(args))
         self.dtype = dtype_of(args)
+        names = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
+        repository = pathlib.Path(args["model_repository"]).parent
+        checkpoint = NAME.removesuffix("bls").rstrip("_") or repository.name
+        self.origin = {"dtype": names[self.dtype], "checkpoint": checkpoint}
         self.counters = Counters(COUNTERS)
         torch.set_num_threads(1)  # it computes little; more would be in the way of the stages
         # Each request to another model waits in a thread.
@@ -73,6 +77,7 @@ class TritonPythonModel:
         try:
             rows, output_format = read_request(request, self.sizes)
             job = Job(request, rows)
+            job.origin = self.origin
             images = await self.generate(job)
             self.counters.add("flux_images_total", sum(map(len, images)))
             response = respond(job, images, output_format)
@@ -237,18 +242,19 @@ def respond(job, images, output_format):
     if "images" in wanted and output_format == "raw":
         outputs.append(pb_utils.Tensor("images", np.array(images)))
     if "encoded_images" in wanted and output_format != "raw":
-        files = [[png_of(pixels, output_format) for pixels in row] for row in images]
+        files = [
+            [
+                encoded(pixels, output_format, row, row.seed + index, job.origin)
+                for index, pixels in enumerate(of_row)
+            ]
+            for row, of_row in zip(job.rows, images)
+        ]
         outputs.append(pb_utils.Tensor("encoded_images", np.array(files, object)))
     if "seed" in wanted:
         outputs.append(pb_utils.Tensor("seed", np.array([[row.seed] for row in job.rows], "int64")))
     if job.truncated:
         return pb_utils.InferenceResponse(outputs, parameters={"truncated": True})
     return pb_utils.InferenceResponse(outputs)
-
-
-def png_of(pixels, output_format):
-    PIL.Image.fromarray(pixels).save(file := io.BytesIO(), "PNG")
-    return file.getvalue() if output_format == "png" else base64.b64encode(file.getvalue())
 
 
 def require_packages():

@@ -14,7 +14,7 @@ import time
 import types
 
 FIELDS = pathlib.Path(__file__).with_name("request_fields.json")
-FORMATS = ("raw", "png", "png_base64")
+FORMATS = ("raw", "png", "jpeg", "webp", "png_base64", "jpeg_base64", "webp_base64")
 # Request parameters that are not bls's own: the server's, and those of its HTTP endpoints.
 OTHERS = {
     "output_format", "timeout", "priority", "sequence_id", "sequence_start", "sequence_end",
@@ -124,7 +124,8 @@ def read_request(request, sizes):
         raise Refused("output_format differs between rows: send them as two requests")
     output_format = "raw" if formats[0] is None else decoded("output_format", formats[0])
     if output_format not in FORMATS:
-        raise Refused(f"output_format is '{output_format}': must be raw, png or png_base64")
+        allowed = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise Refused(f"output_format is '{output_format}': must be {allowed}")
     check_outputs(request, output_format)
     rows = [
         checked_row({name: values[at] for name, values in columns.items()}, sizes.fields)
@@ -175,13 +176,12 @@ def check_outputs(request, output_format):
     made, other = ("images", "encoded_images") if raw else ("encoded_images", "images")
     wanted = request.requested_output_names()
     if other in wanted and made not in wanted:
-        said = "raw" if raw else "png or png_base64"
         hint = (
-            "use png or png_base64, or ask for images"
+            "use png, jpeg or webp, or ask for images"
             if raw
             else "use raw, or ask for encoded_images"
         )
-        raise Refused(f"output {other} is asked for, but output_format is {said}: {hint}")
+        raise Refused(f"output {other} is asked for, but output_format is {output_format}: {hint}")
 
 
 def timeout_of(request):

@@ -23,6 +23,7 @@ struct ImageRequest {
   std::optional<int64_t> seed;
   std::optional<int64_t> num_images_per_prompt;
   std::optional<int64_t> max_sequence_length;
+  std::optional<int64_t> quality;
 };
 
 /// T5 tokens of a prompt at most.
@@ -60,6 +61,7 @@ struct ImageParams {
   int64_t seed = 0;
   int num_images_per_prompt = 1;
   int max_sequence_length = 0;
+  int quality = 0;  // of a JPEG or WebP file
   /// FluxPipeline's `latents`, which the loop starts from: [num_images_per_prompt, image tokens,
   /// channels], packed, host memory of any floating point dtype. Undefined: noise of the seed.
   ConstTensor latents;

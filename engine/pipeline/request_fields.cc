@@ -75,6 +75,12 @@ constexpr RequestField kFields[] = {
                   .low = 1,
                   .high = kMaxSequenceLength,
                   .fallback = IntegerDefault{kMaxSequenceLength, 256}}},
+    {"quality", "", "of JPEG and WebP files",
+     IntegerField{.given = &Given::quality,
+                  .checked = &Checked::quality,
+                  .low = 1,
+                  .high = 100,
+                  .fallback = IntegerDefault{95, 95}}},
 };
 
 std::string in_words(const TextField& field) {

@@ -247,7 +247,8 @@ class ConfigTest(ConvertTest):
             "prompt": "STRING", "prompt_2": "STRING", "negative_prompt": "STRING",
             "true_cfg_scale": "FP32", "guidance_scale": "FP32", "num_inference_steps": "INT32",
             "height": "INT32", "width": "INT32", "num_images_per_prompt": "INT32",
-            "max_sequence_length": "INT32", "seed": "INT64", "output_format": "STRING",
+            "max_sequence_length": "INT32", "quality": "INT32", "seed": "INT64",
+            "output_format": "STRING",
         }
         self.assertEqual(
             tensors(config["input"]),

@@ -18,7 +18,7 @@ STAGES = tuple(model for model in MODELS if model != "bls")
 def programs_of(models) -> list:
     names = [f"{model}/1/model.py" for model in models]
     if "bls" in models:
-        names += ["bls/1/bls_request.py", "bls/1/request_fields.json"]
+        names += ["bls/1/bls_request.py", "bls/1/bls_images.py", "bls/1/request_fields.json"]
     return names
 
 
@@ -41,8 +41,9 @@ class RepositoryTest(ConvertTest):
         for model in MODELS:
             found = (self.repository / model / "1" / "model.py").read_bytes()
             self.assertEqual(found, (TEMPLATES / f"{model}.py").read_bytes())
-        found = (self.repository / "bls/1/bls_request.py").read_bytes()
-        self.assertEqual(found, (TEMPLATES / "bls_request.py").read_bytes())
+        for name in ("bls_request.py", "bls_images.py"):
+            found = (self.repository / "bls/1" / name).read_bytes()
+            self.assertEqual(found, (TEMPLATES / name).read_bytes())
 
     def test_the_contract_is_that_of_the_native_models(self):
         """The same inputs, outputs, limits and queues; the instances differ."""

@@ -97,6 +97,29 @@ class OutputTest(CliTest):
         self.assertEqual(result.code, 0)
         self.assertEqual(output.read_bytes()[:4], b"\x89PNG")
 
+    def test_the_format_is_the_endings(self):
+        for name, begin in (("a.jpg", b"\xff\xd8\xff"), ("b.JPEG", b"\xff\xd8\xff"),
+                            ("c.webp", b"RIFF"), ("d.png", b"\x89PNG")):  # fmt: skip
+            result = run(*GENERATE, "-o", self.directory / name)
+            self.assertEqual(result.code, 0, result.err)
+            self.assertTrue((self.directory / name).read_bytes().startswith(begin), name)
+        result = run(*GENERATE, "--images", "2", "-o", self.directory / "e.webp")
+        self.assertEqual(result.code, 0, result.err)
+        self.assertTrue((self.directory / "e_1.webp").exists())
+
+    def test_a_link_stays(self):
+        """What it leads to is written, whether it exists or not."""
+        link, target = self.directory / "link.png", self.directory / "target.png"
+        link.symlink_to("target.png")
+        for _ in range(2):
+            result = run(*GENERATE, "-o", link)
+            self.assertEqual(result.code, 0, result.err)
+            self.assertTrue(link.is_symlink())
+            self.assertEqual(target.read_bytes()[:4], b"\x89PNG")
+        target.unlink()
+        target.symlink_to("link.png")
+        self.assert_error(run(*GENERATE, "-o", link), 1, "too many symbolic links")
+
     def test_png_to_stdout_device(self):
         """A special file is written to, not replaced."""
         result = run(*GENERATE, "-o", "/dev/null")

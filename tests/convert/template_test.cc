@@ -119,11 +119,12 @@ TEST(ModelConfigs, MixBackends) {
     if (file.model != "bls") continue;
     EXPECT_NE(file.text.find("[ { count: 8 kind: KIND_CPU } ]"), std::string::npos);
   }
-  EXPECT_EQ(names,
-            (std::vector<std::string>{"bls/config.pbtxt", "bls/1/model.py", "bls/1/bls_request.py",
-                                      "bls/1/request_fields.json", "clip_encoder/config.pbtxt",
-                                      "t5_encoder/config.pbtxt", "dit_transformer/config.pbtxt",
-                                      "vae_decoder/config.pbtxt", "vae_decoder/1/model.py"}));
+  EXPECT_EQ(
+      names,
+      (std::vector<std::string>{
+          "bls/config.pbtxt", "bls/1/model.py", "bls/1/bls_request.py", "bls/1/bls_images.py",
+          "bls/1/request_fields.json", "clip_encoder/config.pbtxt", "t5_encoder/config.pbtxt",
+          "dit_transformer/config.pbtxt", "vae_decoder/config.pbtxt", "vae_decoder/1/model.py"}));
 }
 
 TEST(ModelConfigs, HandTheTableOfRequestFieldsToPython) {

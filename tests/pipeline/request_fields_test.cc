@@ -28,7 +28,8 @@ TEST(RequestFields, HaveTheOptionsOfTheCommandLine) {
                          {"width", "--width"},
                          {"seed", "--seed"},
                          {"num_images_per_prompt", "--images"},
-                         {"max_sequence_length", "--max-sequence-length"}}));
+                         {"max_sequence_length", "--max-sequence-length"},
+                         {"quality", "--quality"}}));
   EXPECT_EQ(options.size(), request_fields().size()) << "a name is there twice";
 }
 

@@ -47,6 +47,7 @@ TYPES = {
     "width": "INT32",
     "num_images_per_prompt": "INT32",
     "max_sequence_length": "INT32",
+    "quality": "INT32",
     "seed": "INT64",
 }
 NUMPY = {"BYTES": object, "FP32": np.float32, "INT32": np.int32, "INT64": np.int64}

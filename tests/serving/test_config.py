@@ -45,9 +45,9 @@ EDITS = {
         r"input 'text' is not known: must be prompt",
     ),
     "input_missing": (
-        "bls",
-        lambda text: re.sub(r'  \{\n    name: "seed"  #[^}]*?TYPE_INT64.*?\n  \},\n', "", text, 1, re.S),
-        r"input 'seed' is missing",
+        "dit_transformer",
+        lambda text: re.sub(r'  \{\n    name: "timestep"  #.*?\n  \},\n', "", text, count=1, flags=re.S),
+        r"input 'timestep' is missing",
     ),
     "input_type": (
         "t5_encoder",

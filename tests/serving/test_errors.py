@@ -38,7 +38,7 @@ LONG = "x" * 65537
         ({"prompt": "a", "num_images_per_prompt": 0}, "num_images_per_prompt is 0"),
         ({"prompt": "a", "num_images_per_prompt": 17}, "num_images_per_prompt is 17"),
         ({"prompt": "a", "max_sequence_length": 513}, "max_sequence_length is 513"),
-        ({"prompt": "a", "output_format": "jpeg"}, "output_format is 'jpeg': must be raw, png"),
+        ({"prompt": "a", "output_format": "gif"}, "output_format is 'gif': must be raw, png, jpeg, webp, png_base64"),
         ({"prompt": ["a", "b"], "height": [16, 32]}, "rows disagree"),
         ({"prompt": ["a", "b"], "num_images_per_prompt": [1, 2]}, "rows disagree"),
     ],

@@ -69,7 +69,7 @@ def test_defaults(reader):
         "prompt": "a", "prompt_2": "a", "negative_prompt": None, "true_cfg_scale": 1.0,
         "num_inference_steps": 28, "guidance_scale": 3.5, "height": 32, "width": 48,
         "num_images_per_prompt": 1, "max_sequence_length": 512, "format": "raw", "steps": 28,
-        "microseconds": 0,
+        "microseconds": 0, "quality": 95,
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-#include "pipeline/png.h"
+#include "image/png.h"
 
 #include <png.h>
 
@@ -7,7 +7,6 @@
 #include <optional>
 
 #include "support/error.h"
-#include "tensor/format.h"
 
 namespace flux {
 namespace {
@@ -68,11 +67,11 @@ void on_write(png_structp png, png_bytep data, size_t size) {
 void on_flush(png_structp) {}
 
 /// Text entries in libpng's form; they point into `values`.
-std::vector<png_text> make_chunks(const std::vector<PngText>& texts,
+std::vector<png_text> make_chunks(const std::vector<ImageText>& texts,
                                   std::vector<std::string>& values) {
   std::vector<png_text> chunks;
   values.reserve(texts.size());
-  for (const PngText& entry : texts) {
+  for (const ImageText& entry : texts) {
     const std::optional<std::string> latin1 = to_latin1(entry.text);
     values.push_back(latin1.value_or(entry.text));
     png_text chunk{};
@@ -108,10 +107,7 @@ bool write_image(Writer& writer, const ConstTensor& pixels, png_text* texts, int
 
 }  // namespace
 
-std::string encode_png(const ConstTensor& pixels, const std::vector<PngText>& texts) {
-  check(pixels.rank() == 3 && pixels.size(2) == 3 && pixels.dtype() == DType::kU8 &&
-            pixels.is_contiguous(),
-        ErrorCode::kInternal, "PNG: pixels are {}, u8[height, width, 3] is expected", pixels);
+std::string encode_png(const ConstTensor& pixels, const std::vector<ImageText>& texts) {
   Writer writer;
   writer.png = png_create_write_struct(PNG_LIBPNG_VER_STRING, &writer, on_error, on_warning);
   if (writer.png != nullptr) writer.info = png_create_info_struct(writer.png);
