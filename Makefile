@@ -2,11 +2,13 @@
 SHELL := /bin/bash
 JOBS ?= $(shell nproc)
 
-.PHONY: help demo build test test-python bench bench-serving bench-python quality fuzz format lint clean
+.PHONY: help demo build wheel deb test test-python bench bench-serving bench-python quality fuzz format lint clean
 
 help:
 	@echo 'make demo    build, generate images with the demo model, in process and through Triton: out/'
 	@echo 'make build   build flux-triton, the Triton backend and, with nvcc, what computes on GPUs: build/'
+	@echo 'make wheel   a wheel for any Python from 3.10 on: dist/'
+	@echo 'make deb     Debian packages: dist/'
 	@echo 'make test    style, build, unit and golden tests, sanitizers, clang-tidy, command line'
 	@echo 'make test-python  the models in Python, alone and mixed with native ones (installs torch)'
 	@echo 'make bench   compare with diffusers on this CPU (installs torch under build/)'
@@ -26,6 +28,13 @@ build:
 	@scripts/setup.sh build
 	@scripts/configure.sh default
 	@cmake --build --preset default -j $(JOBS) --target product
+
+wheel:
+	@scripts/setup.sh build serve
+	@scripts/make_wheel.sh
+
+deb: build
+	@cd build && cpack -B ../dist
 
 test:
 	@scripts/setup.sh build test
@@ -70,4 +79,4 @@ lint:
 	@python3 scripts/lint.py --build build --jobs $(JOBS)
 
 clean:
-	rm -rf build build-asan build-tsan build-fuzz
+	rm -rf build build-asan build-tsan build-fuzz build-wheel dist

@@ -150,6 +150,7 @@ def steps(jobs: int) -> list:
         ("command line", "build", lambda: command_line_tests("build")),
         ("serving", "build", lambda: pytest_tests("build", "serving")),
         ("deploy", "build", lambda: pytest_tests("build", "deploy")),
+        ("packages", "build", lambda: pytest_tests("build", "packages")),
         ("demo model", "build", lambda: pytest_tests("build", "demo")),
         ("clang-tidy", "build", lambda: one(run(lint))),
         ("build with sanitizers", None, lambda: build("asan", jobs)),

@@ -18,7 +18,7 @@ packages_of() {
       # Version 14 by name: other versions format and warn differently.
       # The serving tests use curl, too; the server's Python backend loads libpython; the
       # microbenchmarks are built.
-      echo clang-format-14 clang-tidy-14 curl libpython3-dev libbenchmark-dev "$(packages_of serve)"
+      echo clang-format-14 clang-tidy-14 dpkg-dev curl libpython3-dev libbenchmark-dev "$(packages_of serve)"
       ;;
     fuzz) echo clang-14 libclang-rt-14-dev ;;
     # perf_analyzer, from the wheel of tritonclient, needs libb64.
