@@ -114,7 +114,7 @@ def _invalid() -> list:
         ("seed", {"prompt": "a", "seed": -1}, "seed is -1"),
         ("images", {"prompt": "a", "num_images_per_prompt": 17}, "num_images_per_prompt is 17"),
         ("tokens", {"prompt": "a", "max_sequence_length": 513}, "max_sequence_length is 513"),
-        ("format", {"prompt": "a", "output_format": "jpeg"}, "output_format is 'jpeg'"),
+        ("format", {"prompt": "a", "output_format": "gif"}, "output_format is 'gif'"),
     ]
     made = [(name, columns(**given), {}, says, every, {}) for name, given, says in values]
     tensors = ("grpc", "infer")

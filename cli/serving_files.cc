@@ -122,7 +122,8 @@ fs::path find_backend_directory(const std::string& given) {
   }
   const fs::path here = directory_of_program();
   for (const fs::path& place :
-       {here / FLUX_PRIVATE_FROM_PROGRAM / "backends", here, here / "backends", here.parent_path() / "backends", here.parent_path() / "lib",
+       {here / FLUX_PRIVATE_FROM_PROGRAM / "backends", here, here / "backends",
+        here.parent_path() / "backends", here.parent_path() / "lib",
         here.parent_path() / "lib" / "backends", here / "build" / "backends",
         fs::path("/opt/tritonserver/backends")}) {
     if (fs::exists(place / kBackendFile)) return fs::canonical(place);

@@ -28,10 +28,9 @@ std::vector<std::string> candidates() {
     if (directory.empty()) return {kName};
     // As built: beside the module, or in lib. As installed: where the program finds its libraries,
     // two folders above the module that a server loads.
-    for (const auto& place : {directory, directory.parent_path() / "lib",
-                              directory.parent_path().parent_path() / "lib",
-                              directory / FLUX_PRIVATE_FROM_PROGRAM,
-                              directory.parent_path().parent_path()}) {
+    for (const auto& place :
+         {directory, directory.parent_path() / "lib", directory.parent_path().parent_path() / "lib",
+          directory / FLUX_PRIVATE_FROM_PROGRAM, directory.parent_path().parent_path()}) {
       if (std::filesystem::exists(place / kName, ignored)) paths.push_back(place / kName);
     }
   }
