@@ -60,7 +60,7 @@ void add_compute_options(CLI::App& command, ComputeOptions& options) {
           "--gpu-memory", options.gpu_memory,
           "cap on GPU memory, for example 20GiB: models that do not fit together are evicted "
           "and reloaded as needed, and large images are decoded in tiles")
-      ->transform(CLI::AsSizeValue(false))
+      ->transform(CLI::AsSizeValue(false).description(""))  // its own lists every unit
       ->type_name("SIZE");
   command
       .add_option("--threads", options.threads,

@@ -27,20 +27,23 @@ Drain::Drain(const Endpoints& endpoints) : endpoints_(endpoints) {
   for (int seconds = 0; taken && connection_->receive(1).empty(); ++seconds) {
     taken = seconds < kMostSeconds;
   }
+  held_ = taken;
   if (!taken) connection_.reset();
 }
 
-void Drain::poll() {
+void Drain::poll(const std::function<bool()>& gave_up) {
   constexpr std::chrono::milliseconds kPause(100);
   if (!connection_ || steady_clock::now() < next_) return;
-  done_ = idle();
-  if (done_) connection_.reset();
+  const bool seen_idle = idle();
+  const bool over = gave_up();
+  done_ = seen_idle && !over;
+  if (done_ || over) connection_.reset();
   next_ = steady_clock::now() + kPause;
 }
 
 bool Drain::idle() const {
   const auto answer = http_get(endpoints_.address, *endpoints_.metrics, "/metrics");
-  if (!answer) return !Connection(endpoints_.address, *endpoints_.metrics).is_open();
+  if (!answer) return false;
   double count = 0;
   std::istringstream lines(answer->body);
   for (std::string line; std::getline(lines, line);) {

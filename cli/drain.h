@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <optional>
 
 #include "cli/endpoints.h"
@@ -16,20 +17,24 @@ class Drain {
   /// Begins to hold. Does nothing where HTTP or the metrics, which tell what is in flight, are off.
   explicit Drain(const Endpoints& endpoints);
 
-  /// Lets go once nothing is in flight. Asks the server at most every tenth of a second.
-  void poll();
-  /// Whether everything that had begun has been answered.
+  /// Lets go once nothing is in flight. Asks the server at most every tenth of a second. `gave_up`
+  /// says whether the server, meanwhile, no longer waits: what is in flight then fails, and having
+  /// nothing in flight means nothing.
+  void poll(const std::function<bool()>& gave_up);
+  /// Whether everything that had begun has been answered, as far as was seen.
   bool done() const { return done_; }
-  /// Whether it holds the server. One that ends meanwhile has given up, and loses requests.
-  bool holds() const { return connection_.has_value(); }
+  /// Whether the server ended although it was held, and not everything was seen to be answered: it
+  /// has given up, and requests are lost.
+  bool lost() const { return held_ && !done_; }
 
  private:
-  /// Whether nothing waits or is being answered. A server that is too busy to tell is not idle; one
-  /// that takes no connection is.
+  /// Whether nothing waits or is being answered. A server that is too busy to tell is not idle, and
+  /// one that tells nothing any more has given up.
   bool idle() const;
 
   const Endpoints& endpoints_;
   std::optional<Connection> connection_;
+  bool held_ = false;
   bool done_ = false;
   std::chrono::steady_clock::time_point next_ = {};
 };

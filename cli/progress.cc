@@ -7,6 +7,8 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "support/log.h"
+
 namespace flux::cli {
 namespace {
 
@@ -34,8 +36,10 @@ std::string progress_line(int done, int total, double seconds) {
 }
 
 Progress::Progress(Mode mode)
-    : active_(mode == Mode::kAutomatic && is_terminal()),
-      start_(std::chrono::steady_clock::now()) {}
+    : wanted_(mode == Mode::kAutomatic),
+      active_(wanted_ && is_terminal()),
+      logged_(std::chrono::steady_clock::now()),
+      start_(logged_) {}
 
 Progress::~Progress() {
   if (active_) show("");
@@ -49,8 +53,16 @@ void Progress::step(int done, int total) {
   show(progress_line(done, total, std::chrono::duration<double>(now - start_).count()));
 }
 
+void Progress::log_line(const std::string& line) {
+  constexpr std::chrono::seconds kSilence(15);
+  const auto now = std::chrono::steady_clock::now();
+  if (!wanted_ || now - logged_ < kSilence) return;
+  logged_ = now;
+  log(LogLevel::kInfo, line);
+}
+
 void Progress::show(const std::string& line) {
-  if (!active_) return;
+  if (!active_) return log_line(line);
   std::fputs((kEraseLine + line).c_str(), stderr);
   std::fflush(stderr);
 }

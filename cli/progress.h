@@ -5,7 +5,8 @@
 
 namespace flux::cli {
 
-/// A progress bar on standard error for the denoising steps; absent when that is not a terminal.
+/// A progress bar on standard error for the denoising steps. Where that is not a terminal, a line
+/// now and then instead, for logs: none of what takes seconds.
 class Progress {
  public:
   enum class Mode { kAutomatic, kOff };
@@ -23,7 +24,12 @@ class Progress {
  private:
   void show(const std::string& line);
 
+  /// Writes a line when the last one is long ago.
+  void log_line(const std::string& line);
+
+  bool wanted_;
   bool active_;
+  std::chrono::steady_clock::time_point logged_;
   std::chrono::steady_clock::time_point start_;
 };
 

@@ -143,7 +143,12 @@ class Serving {
       read_output(waits ? kReadyWait : kPollWait);
       writer_.flush();
       forward_signals();
-      if (drain_) drain_->poll();
+      if (drain_) {
+        drain_->poll([this] {
+          read_output(milliseconds(0));
+          return log_.stops_models();
+        });
+      }
       if (log_.exit_timed_out()) end_late_server();
       status = server_.ended();
       if (!status && !ready_ && stops_ == 0) look_whether_ready();
@@ -193,8 +198,8 @@ class Serving {
       fail(ErrorCode::kUnavailable, "{}: {} before it was ready{}{}", program_.string(),
            describe_end(status), reason.empty() ? "" : ": ", reason);
     }
-    if (drain_ && (drain_->holds() || log_.exit_timed_out())) {
-      const bool done = drain_->done();
+    if (drain_ && (drain_->lost() || log_.exit_timed_out())) {
+      const bool done = !drain_->lost() && drain_->done();
       log(done ? LogLevel::kInfo : LogLevel::kError,
           fmt::format("{}: waited until its --exit-timeout-secs for {}", program_.string(),
                       done ? "open HTTP connections; all requests were answered"

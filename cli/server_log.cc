@@ -45,6 +45,7 @@ void ServerLog::add_line(std::string_view line) {
   while (!line.empty() && (line.back() == '\r' || line.back() == ' ')) line.remove_suffix(1);
   if (line.empty()) return;
   last_ = line;
+  if (line.find("Waiting for in-flight requests") != line.npos) stops_models_ = true;
   if (line.find("Exit timeout expired") != line.npos) exit_timed_out_ = true;
   if (is_logged_error(line)) {
     const std::string_view message = message_of(line);

@@ -10,6 +10,8 @@ class ServerLog {
  public:
   /// Takes the next bytes of the log, cut anywhere.
   void add(std::string_view bytes);
+  /// Whether the server, told to stop, no longer waits for HTTP connections but stops its models.
+  bool stops_models() const { return stops_models_; }
   /// Whether the server gave up waiting for connections and requests at its end.
   bool exit_timed_out() const { return exit_timed_out_; }
   /// Returns the reason in one line: a model that could not be loaded, else the last error, else
@@ -25,6 +27,7 @@ class ServerLog {
   std::string error_;          // the last error that the program itself wrote
   std::string logged_error_;   // the last error of the log
   std::string last_;
+  bool stops_models_ = false;
   bool exit_timed_out_ = false;
 };
 

@@ -107,15 +107,15 @@ int64_t bytes_to_copy(const std::vector<Transfer>& transfers, Weights weights) {
 }
 
 /// Better now than after an hour of copying.
-void check_room(const fs::path& directory, int64_t wanted) {
+void check_room(const fs::path& directory, int64_t wanted, Weights weights) {
   struct statvfs status {};
   if (::statvfs(directory.c_str(), &status) != 0) return;  // writing will tell
   const auto free_bytes =
       static_cast<int64_t>(status.f_bavail) * static_cast<int64_t>(status.f_frsize);
   check(wanted <= free_bytes, ErrorCode::kUnavailable,
-        "{}: {} bytes are to be copied there and {} are free; make room, or use --weights link or "
-        "reference",
-        directory.string(), wanted, free_bytes);
+        "{}: {} bytes are to be copied there and {} are free; make room{}", directory.string(),
+        wanted, free_bytes,
+        weights == Weights::kCopy ? ", or use --weights link or reference" : "");
 }
 
 /// Fills the staging directory.
@@ -134,7 +134,7 @@ class Writer {
     ++result_.files;
     const std::vector<Transfer> transfers = plan_transfers(checkpoint_, layout, options_.weights);
     const int64_t bytes = bytes_to_copy(transfers, options_.weights);
-    check_room(root, bytes);
+    check_room(root, bytes, options_.weights);
     total_ = result_.copied_bytes + bytes;
     for (const ModelFile& file : make_model_files(checkpoint_.config(), options_.serving)) {
       fs::create_directories(root / file.model / "1");

@@ -135,10 +135,11 @@ void BlsModel::generate(Context& ctx, Request& request) const {
     write_bls_outputs(request, asked, result, origin_);
     request.finish_outputs();
     log(LogLevel::kInfo,
-        fmt::format(
-            "bls: request '{}': {} images; seconds: encode {:.3f}, denoise {:.3f}, decode {:.3f}",
-            request.id(), result.images.size(), result.seconds.encode, result.seconds.denoise,
-            result.seconds.decode));
+        fmt::format("{}: request '{}': {} images, the first of {}x{}, {} steps, seed {}; seconds: "
+                    "encode {:.3f}, denoise {:.3f}, decode {:.3f}",
+                    settings().name, request.id(), result.images.size(), asked.rows[0].width,
+                    asked.rows[0].height, asked.rows[0].num_inference_steps, asked.rows[0].seed,
+                    result.seconds.encode, result.seconds.denoise, result.seconds.decode));
   } catch (const Error& error) {
     if (error.code() == ErrorCode::kCancelled) {
       metrics().add(Measure::kStepsCancelled, total - done_before);

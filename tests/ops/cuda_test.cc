@@ -255,7 +255,7 @@ TEST_P(CudaOps, TransposeAndEmbedding) {
   expect_same(picked, "embedding");
 }
 
-/// What a picture is made of between the stages must not differ by a bit.
+/// What an image is made of between the stages must not differ by a bit.
 TEST_P(CudaOps, LatentsAreTheSameBytes) {
   const auto expect_equal = [&](const Twin& twin, const char* what) {
     const ConstTensor found = to_host(*gpu_, twin.gpu);

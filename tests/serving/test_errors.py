@@ -118,7 +118,7 @@ def test_errors_are_short_utf8(server, client):
     with pytest.raises(InferenceServerException) as error:
         serving.generate(client, prompt="a", output_format="x" * 20000)
     assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
-    assert "must be raw, png or png_base64" in error.value.message()
+    assert "must be raw, png, jpeg, webp, png_base64" in error.value.message()
     assert len(error.value.message()) < 3000
     for body in (b'{"prompt":"a","output_format":"\xff"}', b'{"prompt":"a","timeout":"\xff"}'):
         request = urllib.request.Request(

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import threading
 import time
+import urllib.request
 
 import pytest
 import server as serving
@@ -62,18 +63,26 @@ class Serve:
         time.sleep(0.1)  # the lines come at once
         return "".join(self.said)
 
+    def begun(self, count: int) -> bool:
+        """Whether `count` requests are being answered and the first steps are done."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        values = dict(line.rsplit(" ", 1) for line in lines if line.startswith("flux_"))
+        in_flight = float(values['flux_requests_in_flight{model="bls"}'])
+        return in_flight >= count and float(values['flux_steps_total{model="bls"}']) > 0
+
     def client(self):
         return serving.grpcclient.InferenceServerClient(f"127.0.0.1:{self.grpc}")
 
 
 def test_what_has_begun_is_answered(repository):
     """gRPC requests alone: the server itself would fail them at their next step."""
-    wish = {"prompt": "a boat", "num_inference_steps": 60, "height": 64, "width": 64}
+    wish = {"prompt": "a boat", "num_inference_steps": 200, "height": 64, "width": 64}
     with Serve(repository) as serve:
         serve.announced()
         with serve.client() as client:
             started = [serving.start(client, seed=seed, **wish)[1] for seed in range(6)]
-            time.sleep(0.5)
+            assert serving.wait_until(lambda: serve.begun(len(started)))
             assert all(answers.empty() for answers in started)
             serve.process.send_signal(signal.SIGTERM)
             for answers in started:
@@ -188,7 +197,7 @@ def test_what_takes_longer_than_the_exit_timeout_is_lost(repository):
             _, answers = serving.start(
                 client, prompt="a boat", num_inference_steps=1000, height=128, width=128
             )
-            time.sleep(0.5)
+            assert serving.wait_until(lambda: serve.begun(1))
             serve.process.send_signal(signal.SIGTERM)
             assert serve.process.wait(PATIENCE) == 1
             _, error = answers.get(timeout=PATIENCE)
