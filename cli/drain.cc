@@ -17,6 +17,8 @@ using std::chrono::steady_clock;
 
 Drain::Drain(const Endpoints& endpoints) : endpoints_(endpoints) {
   if (!endpoints.http || !endpoints.metrics) return;
+  // Without metrics nothing tells what is in flight.
+  if (!Connection(endpoints.address, *endpoints.metrics).is_open()) return;
   done_ = idle();
   if (done_) return;
   connection_.emplace(endpoints.address, *endpoints.http);
