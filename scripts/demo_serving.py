@@ -102,12 +102,14 @@ def print_statistics(served: Served) -> None:
 
 def demo(program: pathlib.Path, output: pathlib.Path, steps: int) -> None:
     repository = output / "models"
-    run_program(
-        program, "convert", ROOT / "demo/shapes", repository, "--dtype", "f32", "--device", "cpu",
-        "--default-size", "128x128", "--force",
-    )  # fmt: skip
+    # On a GPU where there is one that this build computes on: convert says where.
+    said = run_program(
+        program, "convert", ROOT / "demo/shapes", repository, "--dtype", "f32", "--force"
+    )
+    computes = next(line for line in said.splitlines() if line.startswith("computes in "))
     with Served(program, repository, output / "server.log") as served:
         print(f"serving {repository} at {served.http}, ready after {served.start_seconds:.1f} s")
+        print(computes.split(";")[0])
         for name, what, generate in (
             ("single", "one image over HTTP", one_image),
             ("batch", "four prompts in one request", a_batch),
