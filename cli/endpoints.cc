@@ -1,19 +1,18 @@
 #include "cli/endpoints.h"
 
 #include <algorithm>
-#include <cctype>
 
 #include "cli/ports.h"
 #include "support/error.h"
+#include "support/utf8.h"
 
 namespace flux::cli {
 namespace {
 
 /// Whether the server takes `text` for false.
-bool is_false(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return text == "false" || text == "0" || text == "off";
+bool is_false(const std::string& text) {
+  const std::string lower = lower_case(text);
+  return lower == "false" || lower == "0" || lower == "off";
 }
 
 }  // namespace
@@ -33,7 +32,7 @@ void Endpoints::heed(const std::vector<std::string>& arguments) {
 }
 
 bool Endpoints::ready() const {
-  if (!http) return Connection(address, grpc.value_or(metrics.value_or(0))).is_open();
+  if (!http) return Connection(address, grpc.value()).is_open();
   const auto answer = http_get(address, *http, "/v2/health/ready");
   return answer && (answer->status == 200 || answer->status == 403);
 }

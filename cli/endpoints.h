@@ -6,7 +6,8 @@
 
 namespace flux::cli {
 
-/// Where a server listens on this machine. An endpoint that is switched off has no port.
+/// Where a server listens on this machine. An endpoint that is switched off has no port; one of
+/// HTTP and gRPC has one.
 struct Endpoints {
   std::string address;  // IPv4
   std::optional<int> http;

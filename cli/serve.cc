@@ -199,7 +199,7 @@ class Serving {
            describe_end(status), reason.empty() ? "" : ": ", reason);
     }
     if (drain_ && (drain_->lost() || log_.exit_timed_out())) {
-      const bool done = !drain_->lost() && drain_->done();
+      const bool done = drain_->done();
       log(done ? LogLevel::kInfo : LogLevel::kError,
           fmt::format("{}: waited until its --exit-timeout-secs for {}", program_.string(),
                       done ? "open HTTP connections; all requests were answered"

@@ -1,12 +1,10 @@
 #include "image/image_format.h"
 
-#include <algorithm>
-#include <cctype>
-
 #include "image/jpeg.h"
 #include "image/png.h"
 #include "image/webp.h"
 #include "support/error.h"
+#include "support/utf8.h"
 #include "tensor/format.h"
 
 namespace flux {
@@ -19,9 +17,7 @@ std::optional<ImageFormat> parse_image_format(std::string_view name) {
 }
 
 std::optional<ImageFormat> format_of_file(const std::filesystem::path& file) {
-  std::string extension = file.extension().string();
-  std::transform(extension.begin(), extension.end(), extension.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  const std::string extension = lower_case(file.extension().string());
   for (const ImageFormatInfo& info : kImageFormats) {
     for (const std::string_view known : info.extensions) {
       if (!extension.empty() && extension == known) return info.format;

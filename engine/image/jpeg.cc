@@ -4,18 +4,18 @@
 // jpeglib.h needs what cstdio declares.
 #include <jpeglib.h>
 
-#include <algorithm>
 #include <csetjmp>
 #include <cstdlib>
 
 #include "image/exif.h"
 #include "support/error.h"
+#include "support/utf8.h"
 
 namespace flux {
 namespace {
 
 constexpr int kFullColourQuality = 90;
-constexpr size_t kMostComment = 30'000;  // characters: a marker of JPEG holds 65,533 bytes
+constexpr size_t kMostComment = 30'000;  // bytes; a marker of JPEG holds 65,533, two for each
 
 struct Writer {
   jpeg_compress_struct jpeg{};
@@ -79,20 +79,12 @@ bool write_image(Writer& writer, const ConstTensor& pixels, int quality, const s
   return true;
 }
 
-/// The first characters of a text in UTF-8, of which each takes one or two units of UTF-16.
-std::string_view cut(std::string_view text) {
-  size_t end = std::min(text.size(), kMostComment);
-  while (end < text.size() && end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0u) == 0x80u) {
-    --end;
-  }
-  return text.substr(0, end);
-}
-
 }  // namespace
 
 std::string encode_jpeg(const ConstTensor& pixels, int quality, std::string_view comment) {
   std::string exif;
-  if (!comment.empty()) exif = std::string("Exif\0\0", 6) + exif_with_comment(cut(comment));
+  if (!comment.empty())
+    exif = std::string("Exif\0\0", 6) + exif_with_comment(first_bytes(comment, kMostComment));
   Writer writer;
   const bool written = write_image(writer, pixels, quality, exif);
   check(written, ErrorCode::kInternal, "JPEG: libjpeg refuses the image: {}",

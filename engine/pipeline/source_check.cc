@@ -11,6 +11,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr const char* kWanted =
+    "give the directory of a diffusers FLUX.1 checkpoint or of a model repository made from one";
+
 bool is_weight_file(const fs::path& file) {
   const std::string extension = file.extension().string();
   return extension == ".safetensors" || extension == ".gguf" || extension == ".ckpt" ||
@@ -53,15 +56,12 @@ std::string what_directory_is(const fs::path& source) {
         "directory that has model_index.json, transformer/, vae/ and the others",
         single);
   }
-  return "give the directory of a diffusers FLUX.1 checkpoint, or of a model repository made from "
-         "one";
+  return kWanted;
 }
 
 }  // namespace
 
 void check_source(const fs::path& source, const fs::path& model_index) {
-  constexpr const char* kWanted =
-      "give the directory of a diffusers FLUX.1 checkpoint or of a model repository made from one";
   check(fs::exists(source), ErrorCode::kNotFound, "{}: no such directory; {}", source, kWanted);
   check(fs::is_directory(source), ErrorCode::kNotFound, "{}: is a {}, not a directory; {}", source,
         is_weight_file(source) ? "single file of weights" : "file", kWanted);

@@ -1,17 +1,16 @@
 #include "support/foreign_content.h"
 
 #include <algorithm>
-#include <cctype>
 #include <string>
+
+#include "support/utf8.h"
 
 namespace flux {
 
 std::string_view foreign_content(std::string_view content) {
   constexpr size_t kLooked = 512;
-  std::string start(content.substr(0, kLooked));
+  std::string start = lower_case(content.substr(0, kLooked));
   start.erase(0, std::min(start.size(), start.find_first_not_of(" \t\r\n")));
-  std::transform(start.begin(), start.end(), start.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   if (start.starts_with("version https://git-lfs")) {
     return "is a git LFS pointer, not the file itself: run `git lfs pull` where it was cloned, or "
            "download the file";

@@ -32,6 +32,11 @@ size_t sequence_length(std::string_view text, size_t position) {
   return 0;
 }
 
+/// Whether the byte at `position` goes on with the character before it.
+bool is_inside(std::string_view text, size_t position) {
+  return (static_cast<unsigned char>(text[position]) & 0xc0) == 0x80;
+}
+
 }  // namespace
 
 std::optional<size_t> find_invalid_utf8(std::string_view text) {
@@ -41,6 +46,20 @@ std::optional<size_t> find_invalid_utf8(std::string_view text) {
     position += length;
   }
   return std::nullopt;
+}
+
+std::string_view first_bytes(std::string_view text, size_t most) {
+  if (text.size() <= most) return text;
+  while (most > 0 && is_inside(text, most)) --most;
+  return text.substr(0, most);
+}
+
+std::string lower_case(std::string_view text) {
+  std::string lower(text);
+  for (char& c : lower) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  }
+  return lower;
 }
 
 std::string readable_message(std::string_view message) {
@@ -54,15 +73,11 @@ std::string readable_message(std::string_view message) {
   if (text.size() <= kMaxMessageBytes) return text;
   constexpr size_t kEnd = kMaxMessageBytes / 4;
   constexpr size_t kBeginning = kMaxMessageBytes - kEnd - 64;  // the note between has room, too
-  const auto is_inside = [&](size_t i) {                       // of a character
-    return (static_cast<unsigned char>(text[i]) & 0xc0) == 0x80;
-  };
-  size_t end_of_head = kBeginning;
-  while (is_inside(end_of_head)) --end_of_head;
+  const std::string_view head = first_bytes(text, kBeginning);
   size_t begin_of_tail = text.size() - kEnd;
-  while (is_inside(begin_of_tail)) ++begin_of_tail;
-  return fmt::format("{} [... {} bytes ...] {}", text.substr(0, end_of_head),
-                     begin_of_tail - end_of_head, text.substr(begin_of_tail));
+  while (is_inside(text, begin_of_tail)) ++begin_of_tail;
+  return fmt::format("{} [... {} bytes ...] {}", head, begin_of_tail - head.size(),
+                     text.substr(begin_of_tail));
 }
 
 }  // namespace flux

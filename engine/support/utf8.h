@@ -11,6 +11,12 @@ namespace flux {
 /// and values above U+10FFFF are not), or nothing.
 std::optional<size_t> find_invalid_utf8(std::string_view text);
 
+/// The first bytes of a text in UTF-8, at most `most`, that end with a whole character.
+std::string_view first_bytes(std::string_view text, size_t most);
+
+/// A text with the letters A to Z in lower case.
+std::string lower_case(std::string_view text);
+
 /// A message as it may leave the program, whatever it quotes: well-formed UTF-8, bytes that are
 /// none as \xff, and of at most kMaxMessageBytes: of a longer one the middle is left out, because
 /// the beginning names the thing and the end says what to do.
