@@ -5,6 +5,8 @@
 #include "cli/made_inputs.h"
 #include "cli/progress.h"
 #include "cli/request_options.h"
+#include "cli/session.h"
+#include "pipeline/request_fields.h"
 #include "pipeline/text_to_image.h"
 #include "support/error.h"
 
@@ -15,7 +17,7 @@ constexpr int kMaxRuns = 10000;
 
 struct BenchOptions {
   ComputeOptions compute;
-  ImageRequest request;
+  Request request;
   int runs = 5;
   int warmup = 1;
   bool json = false;
@@ -223,14 +225,14 @@ void add_bench(CLI::App& app, Action& run) {
   add_compute_options(*command, options->compute);
   command->add_option("--prompt", options->request.prompt, "what to generate")
       ->default_str(*options->request.prompt);
-  ImageRequest& request = options->request;
-  add_integer_option(*command, field_of(&ImageRequest::height), request.height);
-  add_integer_option(*command, field_of(&ImageRequest::width), request.width);
-  add_integer_option(*command, field_of(&ImageRequest::num_inference_steps),
+  Request& request = options->request;
+  add_integer_option(*command, field_of(&Request::height), request.height);
+  add_integer_option(*command, field_of(&Request::width), request.width);
+  add_integer_option(*command, field_of(&Request::num_inference_steps),
                      request.num_inference_steps);
-  add_integer_option(*command, field_of(&ImageRequest::max_sequence_length),
+  add_integer_option(*command, field_of(&Request::max_sequence_length),
                      request.max_sequence_length);
-  add_integer_option(*command, field_of(&ImageRequest::num_images_per_prompt),
+  add_integer_option(*command, field_of(&Request::num_images_per_prompt),
                      request.num_images_per_prompt)
       ->description("images that are generated at once; whole image then means all [default: 1]");
   command->add_option("--runs", options->runs, "timed runs")

@@ -1,5 +1,6 @@
 #include "cli/common.h"
 #include "cli/made_inputs.h"
+#include "cli/session.h"
 #include "pipeline/latents.h"
 #include "support/error.h"
 #include "tensor/format.h"

@@ -9,21 +9,14 @@
 #include <csignal>
 #include <cstring>
 #include <fstream>
-#include <limits>
 #include <sstream>
 
-#include "ops/registry.h"
-#include "pipeline/request.h"
-#include "runtime/context.h"
-#include "support/default_threads.h"
 #include "support/error.h"
 #include "support/stopwatch.h"
 #include "support/utf8.h"
 
 namespace flux::cli {
 namespace {
-
-constexpr int kMaxThreads = 1024;
 
 volatile std::sig_atomic_t interruption = 0;
 
@@ -49,21 +42,21 @@ void add_source(CLI::App& command, std::string& source) {
 
 void add_compute_options(CLI::App& command, ComputeOptions& options) {
   add_source(command, options.source);
-  command.add_option("--dtype", options.dtype, "f32 or bf16 to compute in")
+  command.add_option("--dtype", options.model.dtype, "f32 or bf16 to compute in")
       ->type_name("DTYPE")
       ->capture_default_str();
-  command.add_option("--device", options.device, "auto, cpu or cuda[:N]")
+  command.add_option("--device", options.model.device, "auto, cpu or cuda[:N]")
       ->type_name("DEVICE")
       ->capture_default_str();
   command
       .add_option(
-          "--gpu-memory", options.gpu_memory,
+          "--gpu-memory", options.model.gpu_memory,
           "cap on GPU memory, for example 20GiB: models that do not fit together are evicted "
           "and reloaded as needed, and large images are decoded in tiles")
       ->transform(CLI::AsSizeValue(false).description(""))  // its own lists every unit
       ->type_name("SIZE");
   command
-      .add_option("--threads", options.threads,
+      .add_option("--threads", options.model.threads,
                   "CPU threads; 0: one for each physical core. The result does not depend on it")
       ->type_name("N")
       ->transform(whole_number())
@@ -81,38 +74,6 @@ CLI::Validator whole_number() {
     return {};
   };
   return CLI::Validator(normalize, "", "whole_number");
-}
-
-Session open_session(const ComputeOptions& options) {
-  if (options.threads < 0 || options.threads > kMaxThreads) {
-    throw UsageError(
-        fmt::format("--threads {}: must be 0 (all cores) to {}", options.threads, kMaxThreads));
-  }
-  Session session;
-  const bool as_stored = options.dtype == "as stored" || options.dtype == "stored";
-  as_usage([&] {
-    session.options.device = parse_device(options.device);
-    if (!as_stored) session.options.dtype = parse_compute_dtype(options.dtype);
-  });
-  if (options.gpu_memory != 0) {
-    if (session.options.device.is_cpu()) {
-      throw UsageError("--gpu-memory is for a GPU: the device is cpu; leave it out");
-    }
-    session.options.memory_limit = static_cast<int64_t>(
-        std::min(options.gpu_memory, uint64_t{std::numeric_limits<int64_t>::max()}));
-  }
-  session.options.threads = options.threads > 0 ? options.threads : default_threads();
-  session.checkpoint = open_source(options.source);
-  if (as_stored) session.options.dtype = session.checkpoint->stored_dtype();
-  session.stages = std::make_unique<LocalStages>(session.checkpoint, session.options);
-  session.stages->context().set_cancel_check(interrupted);
-  return session;
-}
-
-int sequence_length(const std::optional<int64_t>& given, const FluxConfig& config) {
-  int length = 0;
-  as_usage([&] { length = checked_sequence_length(given, config); });
-  return length;
 }
 
 void watch_for_interruption() {
@@ -134,6 +95,12 @@ bool interrupted() { return interruption != 0; }
 
 void stop_if_interrupted() {
   check(!interrupted(), ErrorCode::kCancelled, "cancelled by signal {}", int{interruption});
+}
+
+void report(LogLevel level, std::string_view message) {
+  constexpr const char* kKinds[] = {"info", "warning", "error"};
+  fmt::print(stderr, "flux-triton: {}: {}\n", kKinds[static_cast<size_t>(level)],
+             one_line(message));
 }
 
 void guard_standard_streams() {
@@ -189,12 +156,6 @@ std::string format_bytes(int64_t bytes) {
 
 std::string counted(int64_t count, std::string_view noun) {
   return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
-}
-
-nlohmann::json to_json(const Shape& shape) {
-  auto sizes = nlohmann::json::array();
-  for (int i = 0; i < shape.rank(); ++i) sizes.push_back(shape[i]);
-  return sizes;
 }
 
 std::string one_line(std::string_view text) {

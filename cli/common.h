@@ -10,8 +10,7 @@
 #include <string>
 #include <string_view>
 
-#include "convert/repository_layout.h"
-#include "pipeline/local_stages.h"
+#include "flux/flux.h"
 
 /// Common parts of the subcommands: options, exit codes, output, interruption.
 namespace flux::cli {
@@ -31,10 +30,7 @@ void as_usage(const std::function<void()>& parse);
 /// Options of every command that computes.
 struct ComputeOptions {
   std::string source;
-  std::string dtype = "as stored";
-  std::string device = "auto";
-  int threads = 0;          // 0: default_threads()
-  uint64_t gpu_memory = 0;  // bytes; 0: no cap
+  ModelOptions model;
 };
 
 /// Adds SOURCE to a command.
@@ -46,20 +42,6 @@ void add_compute_options(CLI::App& command, ComputeOptions& options);
 /// and cuts what is too large.)
 CLI::Validator whole_number();
 
-/// An open checkpoint with the stages that compute.
-struct Session {
-  std::shared_ptr<const Checkpoint> checkpoint;
-  LocalOptions options;
-  std::unique_ptr<LocalStages> stages;  // polls interrupted() while it works
-};
-
-/// Opens SOURCE. Throws UsageError for options that are not allowed, Error for a bad checkpoint.
-Session open_session(const ComputeOptions& options);
-
-/// Returns the given max_sequence_length, or the default of the model's kind. Throws UsageError for
-/// a number that is not allowed.
-int sequence_length(const std::optional<int64_t>& given, const FluxConfig& config);
-
 /// Makes SIGINT and SIGTERM set interrupted(); a second signal ends the process.
 void watch_for_interruption();
 bool interrupted();
@@ -68,6 +50,8 @@ void stop_if_interrupted();
 
 /// Makes closed standard streams safe: no file that is opened later takes their place.
 void guard_standard_streams();
+/// Writes one line to standard error: "flux-triton: warning: ...".
+void report(LogLevel level, std::string_view message);
 /// Writes text to standard output at once. Throws kUnavailable when it cannot be written.
 void print_out(std::string_view text);
 /// Writes an object and a newline to standard output.
@@ -81,8 +65,6 @@ int64_t peak_memory_bytes();
 std::string format_bytes(int64_t bytes);
 /// Formats a count with its noun, e.g. "1 step" or "4 steps".
 std::string counted(int64_t count, std::string_view noun);
-/// Converts a shape to a JSON array.
-nlohmann::json to_json(const Shape& shape);
 /// Puts a text on one line by escaping control characters.
 std::string one_line(std::string_view text);
 

@@ -5,6 +5,7 @@
 #include "cli/common.h"
 #include "cli/progress.h"
 #include "convert/repository.h"
+#include "convert/repository_layout.h"
 #include "ops/registry.h"
 #include "pipeline/request.h"
 #include "support/error.h"

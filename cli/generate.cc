@@ -1,17 +1,13 @@
+#include <fmt/format.h>
+
 #include <limits>
 
 #include "cli/common.h"
 #include "cli/progress.h"
 #include "cli/request_options.h"
-#include "pipeline/image_texts.h"
-#include "pipeline/latents.h"
-#include "pipeline/text_to_image.h"
-#include "support/error.h"
-#include "support/file.h"
-#include "support/log.h"
-#include "tensor/format.h"
-#include "weights/safetensors.h"
+#include "flux/flux.h"
 
+/// Of the project's own headers it takes flux/flux.h alone: the library is enough for a program.
 namespace flux::cli {
 namespace {
 
@@ -26,57 +22,32 @@ struct GenerateOptions {
   bool json = false;
 };
 
-/// Seconds of the whole command, in the order of its parts.
+/// Seconds of the parts that the library does not tell.
 struct Timing {
   double load = 0;
-  StageSeconds stages;
   double write = 0;
 };
 
-/// One validated request a prompt; row r is generated from seeds seed + r * images and up.
-std::vector<ImageParams> make_rows(const RequestOptions& options, const FluxConfig& config) {
-  const RequestLimits limits = limits_for(config);
-  const int64_t seed = options.shared.seed.value_or(random_seed());
-  std::vector<ImageParams> rows;
+/// One request a prompt, without gaps; row r is generated from seeds seed + r * images and up.
+std::vector<Request> make_rows(const RequestOptions& options, const Model& model) {
+  std::vector<Request> rows;
   as_usage([&] {
-    for (ImageRequest& request : make_requests(options)) {
+    std::optional<int64_t> seed = options.shared.seed;
+    int64_t images = 0;
+    for (Request& request : make_requests(options)) {
       request.seed = seed;
-      const auto row = static_cast<int64_t>(rows.size());
-      rows.push_back(validate(request, config, limits));
-      const int64_t before = row * rows.back().num_images_per_prompt;
-      const int64_t last = before + rows.back().num_images_per_prompt - 1;
-      check(seed <= std::numeric_limits<int64_t>::max() - last, ErrorCode::kInvalidArgument,
-            "seed {}: too large for {} images, which count up from it", seed, last + 1);
-      rows.back().seed = seed + before;
+      rows.push_back(model.resolve(request));
+      seed = rows.front().seed;
+      const int64_t first = images;
+      images += *rows.back().num_images_per_prompt;
+      if (*seed > std::numeric_limits<int64_t>::max() - (images - 1)) {
+        throw UsageError(
+            fmt::format("seed {}: too large for {} images, which count up from it", *seed, images));
+      }
+      rows.back().seed = *seed + first;
     }
   });
   return rows;
-}
-
-/// Gives each row its part of the file's latents.
-void read_latents(const std::string& file, const Session& session, std::vector<ImageParams>& rows) {
-  const auto opened = SafetensorsFile::open(file);
-  const ImageParams& first = rows.front();
-  const LatentSize size = latent_size(session.checkpoint->config(), first.height, first.width);
-  const int64_t images = first.num_images_per_prompt;
-  const Shape expected = {static_cast<int64_t>(rows.size()) * images, size.tokens(),
-                          4 * size.channels};
-  const ConstTensor* found = opened->find("latents");
-  check(found != nullptr, ErrorCode::kNotFound,
-        "--latents {}: tensor 'latents' is missing; {} is expected", file, expected);
-  const ConstTensor& stored = *found;
-  check(is_floating_point(stored.dtype()) && stored.shape() == expected,
-        ErrorCode::kInvalidArgument,
-        "--latents {}: tensor 'latents' is {}; a floating point dtype and {} are expected, "
-        "images x image tokens x channels",
-        file, stored, expected);
-  const Tensor all = to_dtype(stored, session.options.dtype);
-  check(all_finite(all), ErrorCode::kInvalidArgument,
-        "--latents {}: tensor 'latents' holds values that are not finite", file);
-  for (size_t row = 0; row < rows.size(); ++row) {
-    const auto begin = static_cast<int64_t>(row) * images;
-    rows[row].latents = all.slice(0, begin, begin + images);
-  }
 }
 
 /// FILE.png for one image, FILE_0.png, FILE_1.png, ... for more, of any format. Checks what can be
@@ -109,144 +80,125 @@ std::vector<fs::path> output_files(const std::string& output, size_t images) {
 
 void check_directory_of(const char* option, const fs::path& file) {
   const fs::path directory = file.has_parent_path() ? file.parent_path() : fs::path(".");
-  check(fs::is_directory(directory), ErrorCode::kNotFound,
-        "{} {}: the directory {} does not exist; make it first", option, file.string(),
-        directory.string());
+  if (fs::is_directory(directory)) return;
+  throw Error(ErrorCode::kNotFound,
+              fmt::format("{} {}: the directory {} does not exist; make it first", option,
+                          file.string(), directory.string()));
 }
 
-void save_latents(const std::string& file, const std::vector<GeneratedImage>& images) {
-  const ConstTensor& first = images.front().latents;
-  const Tensor all = Tensor::allocate(
-      {static_cast<int64_t>(images.size()), first.size(0), first.size(1)}, first.dtype());
-  for (size_t i = 0; i < images.size(); ++i) {
-    copy_convert(images[i].latents, all[static_cast<int64_t>(i)]);
-  }
-  write_safetensors(file, {{"latents", all}});
-}
-
-void write_images(const std::vector<fs::path>& files, const GenerateResult& result,
-                  const std::vector<ImageParams>& rows, const Session& session) {
-  const ImageOrigin origin{session.options.dtype, session.checkpoint->name(),
-                           "flux-triton " FLUX_VERSION};
-  for (size_t i = 0; i < files.size(); ++i) {
-    const GeneratedImage& image = result.images[i];
-    const ImageParams& row = rows[image.row];
-    // A device such as /dev/stdout has no ending.
-    const ImageFormat format = format_of_file(files[i]).value_or(ImageFormat::kPng);
-    const std::string bytes =
-        encode_image(format, image.pixels, row.quality, describe_image(row, image, origin));
-    AtomicFile file(files[i]);
-    file.write(bytes.data(), bytes.size());
-    file.commit();
-  }
-}
-
-nlohmann::json seconds_json(const Timing& timing) {
-  const StageSeconds& stages = timing.stages;
-  return {{"load", timing.load},
-          {"encode", stages.encode},
-          {"denoise", stages.denoise},
-          {"decode", stages.decode},
-          {"write", timing.write},
-          {"total", timing.load + stages.encode + stages.denoise + stages.decode + timing.write}};
-}
-
-nlohmann::json report_json(const std::vector<fs::path>& files, const GenerateResult& result,
-                           const std::vector<ImageParams>& rows, const Session& session,
-                           const Timing& timing) {
+nlohmann::json report_json(const std::vector<fs::path>& files, const Result& result,
+                           const Model& model, const Timing& timing) {
   auto images = nlohmann::json::array();
   auto seeds = nlohmann::json::array();
   auto names = nlohmann::json::array();
   for (size_t i = 0; i < files.size(); ++i) {
-    const GeneratedImage& image = result.images[i];
+    const Image& image = result.images[i];
     names.push_back(files[i].string());
     images.push_back({{"file", files[i].string()},
-                      {"prompt", rows[image.row].prompt},
+                      {"prompt", *image.request.prompt},
                       {"row", image.row},
                       {"truncated", image.truncated}});
-    if (rows[image.row].latents.defined()) continue;  // no seed had a part in it
-    seeds.push_back(image.seed);
-    images.back()["seed"] = image.seed;
+    if (!image.request.seed) continue;  // no seed had a part in it
+    seeds.push_back(*image.request.seed);
+    images.back()["seed"] = *image.request.seed;
   }
-  const ImageParams& row = rows.front();
+  const Request& request = result.images.front().request;
+  const double total = timing.load + result.encode_seconds + result.denoise_seconds +
+                       result.decode_seconds + timing.write;
   return {{"files", names},
           {"seeds", seeds},
           {"images", images},
-          {"height", row.height},
-          {"width", row.width},
-          {"steps", row.num_inference_steps},
-          {"guidance", row.guidance_scale},
-          {"dtype", name_of(session.options.dtype)},
-          {"device", to_string(session.options.device)},
-          {"threads", session.options.threads},
-          {"seconds", seconds_json(timing)},
+          {"height", *request.height},
+          {"width", *request.width},
+          {"steps", *request.num_inference_steps},
+          {"guidance", *request.guidance_scale},
+          {"dtype", model.dtype()},
+          {"device", model.device()},
+          {"threads", model.threads()},
+          {"seconds",
+           {{"load", timing.load},
+            {"encode", result.encode_seconds},
+            {"denoise", result.denoise_seconds},
+            {"decode", result.decode_seconds},
+            {"write", timing.write},
+            {"total", total}}},
           {"peak_memory_bytes", peak_memory_bytes()}};
 }
 
-std::string report_text(const std::vector<fs::path>& files, const GenerateResult& result,
-                        const std::vector<ImageParams>& rows, const Timing& timing) {
+std::string report_text(const std::vector<fs::path>& files, const Result& result,
+                        const Model& model, const Timing& timing) {
   std::string text;
   for (size_t i = 0; i < files.size(); ++i) {
-    const GeneratedImage& image = result.images[i];
-    const ImageParams& row = rows[image.row];
+    const Image& image = result.images[i];
+    const Request& request = image.request;
     const std::string start =
-        row.latents.defined() ? "given latents" : fmt::format("seed {}", image.seed);
-    text += fmt::format("prompt: {}\nfile: {}  {}, {}x{}, {} steps\n", one_line(row.prompt),
-                        files[i].string(), start, row.width, row.height, row.num_inference_steps);
+        request.seed ? fmt::format("seed {}", *request.seed) : "given latents";
+    text += fmt::format("prompt: {}\nfile: {}  {}, {}x{}, {}\n", one_line(*request.prompt),
+                        files[i].string(), start, image.width, image.height,
+                        counted(*request.num_inference_steps, "step"));
   }
   text += fmt::format(
+      "device: {}, {}\n"
       "seconds: load {:.2f}, encode {:.2f}, denoise {:.2f}, decode {:.2f}, write {:.2f}\n"
       "peak memory: {}\n",
-      timing.load, timing.stages.encode, timing.stages.denoise, timing.stages.decode, timing.write,
-      format_bytes(peak_memory_bytes()));
+      model.device(), model.dtype(), timing.load, result.encode_seconds, result.denoise_seconds,
+      result.decode_seconds, timing.write, format_bytes(peak_memory_bytes()));
   return text;
 }
 
-GenerateResult generate_images(Session& session, const std::vector<ImageParams>& rows,
-                               Timing& timing) {
+/// Loads the model and generates; writes each image when it is decoded.
+Result generate_images(Model& model, const std::vector<Request>& rows,
+                       const std::vector<Latents>& latents, const std::vector<fs::path>& files,
+                       Timing& timing) {
   Progress progress(Progress::Mode::kAutomatic);
-  timing.load = seconds_of([&] {
-    for (const StageKind stage : session.checkpoint->family().stages) {
-      progress.phase(fmt::format("loading {}", name_of(stage)));
-      stop_if_interrupted();
-      session.stages->load(stage);
-    }
-  });
-  progress.phase("encoding the prompt");
-  GenerateObserver observer;
+  Observer observer;
+  observer.on_phase = [&](std::string_view phase) { progress.phase(std::string(phase)); };
   observer.on_step = [&](int done, int total) { progress.step(done, total); };
   observer.cancelled = interrupted;
-  GenerateResult result = generate(*session.stages, session.checkpoint->config(),
-                                   session.options.dtype, rows, observer);
-  timing.stages = result.seconds;
+  size_t written = 0;
+  observer.on_image = [&](const Image& image) {
+    timing.write += seconds_of([&] { image.write(files[written++]); });
+  };
+  timing.load = seconds_of([&] { model.load(observer); });
+  Result result = model.generate(rows, observer, latents);
+  result.decode_seconds -= timing.write;
   stop_if_interrupted();
   return result;
 }
 
+void save_latents(const std::string& file, const Result& result) {
+  std::vector<Latents> all;
+  for (const Image& image : result.images) all.push_back(image.latents);
+  Latents::write(file, all);
+}
+
 void run_generate(const GenerateOptions& options) {
-  Session session = open_session(options.compute);
-  std::vector<ImageParams> rows = make_rows(options.request, session.checkpoint->config());
-  const auto images_per_row = static_cast<size_t>(rows.front().num_images_per_prompt);
+  as_usage([&] { check_options(options.compute.model); });
+  Model model = Model::open(options.compute.source, options.compute.model);
+  const std::vector<Request> rows = make_rows(options.request, model);
+  const auto images_per_row = static_cast<size_t>(*rows.front().num_images_per_prompt);
   const std::vector<fs::path> files = output_files(options.output, rows.size() * images_per_row);
   check_directory_of("--output", files.front());
   if (!options.save_latents.empty()) check_directory_of("--save-latents", options.save_latents);
-  if (!options.latents.empty()) read_latents(options.latents, session, rows);
+  std::vector<Latents> latents;
+  if (!options.latents.empty()) latents = Latents::read(options.latents);
 
   Timing timing;
-  const GenerateResult result = generate_images(session, rows, timing);
-  for (const GeneratedImage& image : result.images) {
+  const Result result = generate_images(model, rows, latents, files, timing);
+  for (const Image& image : result.images) {
     if (!image.truncated) continue;
-    log_warning("prompt {}, or its negative prompt, is longer than an encoder takes and was cut",
-                image.row);
+    report(LogLevel::kWarning,
+           fmt::format(
+               "prompt {}, or its negative prompt, is longer than an encoder takes and was cut",
+               image.row));
   }
-  timing.write = seconds_of([&] {
-    if (!options.save_latents.empty()) save_latents(options.save_latents, result.images);
-    write_images(files, result, rows, session);
-  });
+  if (!options.save_latents.empty()) {
+    timing.write += seconds_of([&] { save_latents(options.save_latents, result); });
+  }
   if (options.json) {
-    print_json(report_json(files, result, rows, session, timing));
+    print_json(report_json(files, result, model, timing));
   } else {
-    print_out(report_text(files, result, rows, timing));
+    print_out(report_text(files, result, model, timing));
   }
 }
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "cli/common.h"
+#include "cli/session.h"
+#include "convert/repository_layout.h"
 #include "pipeline/request.h"
 #include "support/json_file.h"
 

@@ -7,20 +7,9 @@
 
 #include "cli/common.h"
 #include "support/error.h"
-#include "support/log.h"
 
 namespace flux::cli {
 namespace {
-
-void report(std::string_view message) {
-  fmt::print(stderr, "flux-triton: error: {}\n", one_line(message));
-}
-
-void log_to_stderr(LogLevel level, std::string_view message) {
-  constexpr const char* kKinds[] = {"info", "warning", "error"};
-  fmt::print(stderr, "flux-triton: {}: {}\n", kKinds[static_cast<size_t>(level)],
-             one_line(message));
-}
 
 int end_parsing(const CLI::App& app, const CLI::ParseError& error) {
   if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) {
@@ -39,7 +28,7 @@ int end_parsing(const CLI::App& app, const CLI::ParseError& error) {
                           unknown.front().starts_with("-") ? "option of flux-triton" : "command",
                           unknown.front().starts_with("-") ? " --help --version" : commands);
   }
-  report(message + "; see --help");
+  report(LogLevel::kError, message + "; see --help");
   return kWrongUsage;
 }
 
@@ -100,15 +89,15 @@ int guarded_main(int argc, char** argv) {
   try {
     return parse_and_run(argc, argv);
   } catch (const UsageError& error) {
-    report(error.what());
+    report(LogLevel::kError, error.what());
     return kWrongUsage;
   } catch (const Error& error) {
-    report(error.report());
+    report(LogLevel::kError, report_of(error));
     return error.code() == ErrorCode::kCancelled ? kInterrupted : kFailed;
   } catch (const std::bad_alloc&) {
-    report("out of memory: use a smaller size, fewer images or --dtype bf16");
+    report(LogLevel::kError, "out of memory: use a smaller size, fewer images or --dtype bf16");
   } catch (const std::exception& error) {
-    report(error.what());
+    report(LogLevel::kError, error.what());
   }
   return kFailed;
 }
@@ -119,6 +108,6 @@ int guarded_main(int argc, char** argv) {
 int main(int argc, char** argv) {
   flux::cli::guard_standard_streams();
   flux::cli::watch_for_interruption();
-  flux::set_log_sink(flux::cli::log_to_stderr);
+  flux::set_log_sink(flux::cli::report);
   return flux::cli::guarded_main(argc, argv);
 }

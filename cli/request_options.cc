@@ -1,6 +1,7 @@
 #include "cli/request_options.h"
 
 #include "cli/common.h"
+#include "pipeline/request_fields.h"
 #include "support/error.h"
 
 namespace flux::cli {
@@ -59,9 +60,9 @@ void add_request_options(CLI::App& command, RequestOptions& options) {
   }
 }
 
-std::vector<ImageRequest> make_requests(const RequestOptions& options) {
+std::vector<Request> make_requests(const RequestOptions& options) {
   const size_t prompts = options.texts.at("prompt").size();
-  std::vector<ImageRequest> requests(prompts, options.shared);
+  std::vector<Request> requests(prompts, options.shared);
   for (const RequestField& field : request_fields()) {
     const auto* text = std::get_if<TextField>(&field.kind);
     if (text == nullptr) continue;

@@ -7,13 +7,17 @@
 #include <string_view>
 #include <vector>
 
-#include "pipeline/request_fields.h"
+#include "flux/request.h"
+
+namespace flux {
+struct RequestField;
+}
 
 namespace flux::cli {
 
 /// What the options of a command say about its requests.
 struct RequestOptions {
-  ImageRequest shared;  // the numbers: the same in all rows
+  Request shared;  // the numbers: the same in all rows
   /// The texts, by the name of their field: none, one for all rows, or one for each row.
   std::map<std::string_view, std::vector<std::string>> texts;
 };
@@ -26,6 +30,6 @@ CLI::Option* add_integer_option(CLI::App& command, const RequestField& field,
                                 std::optional<int64_t>& value);
 
 /// One request for each prompt. Throws UsageError when the numbers of texts do not match.
-std::vector<ImageRequest> make_requests(const RequestOptions& options);
+std::vector<Request> make_requests(const RequestOptions& options);
 
 }  // namespace flux::cli

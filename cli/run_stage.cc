@@ -3,7 +3,9 @@
 
 #include "cli/common.h"
 #include "cli/request_options.h"
+#include "cli/session.h"
 #include "pipeline/latents.h"
+#include "pipeline/request_fields.h"
 #include "support/error.h"
 #include "support/log.h"
 #include "tensor/format.h"
@@ -261,7 +263,7 @@ void add_run_stage(CLI::App& app, Action& run) {
                    "the input of a text encoder; repeat it for more rows")
       ->allow_extra_args(false)
       ->type_name("TEXT");
-  add_integer_option(*command, field_of(&ImageRequest::max_sequence_length),
+  add_integer_option(*command, field_of(&Request::max_sequence_length),
                      options->max_sequence_length);
   command->callback([options, &run] { run = [options] { run_run_stage(*options); }; });
 }

@@ -15,6 +15,7 @@
 #include "cli/python_serving.h"
 #include "cli/server_log.h"
 #include "cli/serving_files.h"
+#include "convert/repository_layout.h"
 #include "support/error.h"
 #include "support/log.h"
 

@@ -1,5 +1,8 @@
 #include "cli/common.h"
 #include "cli/request_options.h"
+#include "cli/session.h"
+#include "convert/repository_layout.h"
+#include "pipeline/request_fields.h"
 #include "support/log.h"
 #include "tokenizer/clip_bpe.h"
 #include "tokenizer/t5_sentencepiece.h"
@@ -43,7 +46,7 @@ void add_tokenize(CLI::App& app, Action& run) {
       app.add_subcommand("tokenize", "prints the token ids of a prompt as one JSON object");
   add_source(*command, options->source);
   command->add_option("--prompt", options->prompt, "the text")->required()->type_name("TEXT");
-  add_integer_option(*command, field_of(&ImageRequest::max_sequence_length),
+  add_integer_option(*command, field_of(&Request::max_sequence_length),
                      options->max_sequence_length);
   command->callback([options, &run] { run = [options] { run_tokenize(*options); }; });
 }

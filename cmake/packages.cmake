@@ -1,5 +1,5 @@
-# Debian packages, by `cpack` in a build directory: flux-triton, and flux-triton-cuda with what computes
-# on GPUs where that was built.
+# Debian packages, by `cpack` in a build directory: flux-triton, libflux-dev to build programs with, and
+# flux-triton-cuda with what computes on GPUs where that was built.
 install(TARGETS flux-triton RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT core)
 install(TARGETS triton_flux LIBRARY DESTINATION ${FLUX_PRIVATE_DIR}/backends/flux COMPONENT core)
 if(TARGET flux_cuda)
@@ -18,10 +18,12 @@ set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
 set(CPACK_STRIP_FILES ON)
 set(CPACK_DEB_COMPONENT_INSTALL ON)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
-set(CPACK_COMPONENTS_ALL core)
+set(CPACK_COMPONENTS_ALL core library)
 set(CPACK_DEBIAN_CORE_PACKAGE_NAME flux-triton)
 set(CPACK_DEBIAN_CORE_PACKAGE_SHLIBDEPS ON)
 set(CPACK_DEBIAN_CORE_PACKAGE_RECOMMENDS "python3")
+set(CPACK_DEBIAN_LIBRARY_PACKAGE_NAME libflux-dev)
+set(CPACK_DEBIAN_LIBRARY_PACKAGE_SHLIBDEPS ON)
 if(TARGET flux_cuda)
   list(APPEND CPACK_COMPONENTS_ALL cuda)
   set(CPACK_DEBIAN_CUDA_PACKAGE_NAME flux-triton-cuda)

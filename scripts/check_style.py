@@ -32,6 +32,11 @@ ENGINE_LAYERS = {
         "models", "layers", "ops", "weights", "runtime", "tensor", "support", "tokenizer", "image",
     ],
 }
+# What is written against the library's headers alone, and what `generate` shares with commands.
+PUBLIC_HEADER_USERS = [
+    ROOT / "cli" / name
+    for name in ("generate.cc", "common.h", "progress.h", "request_options.h")
+]
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
 
@@ -131,6 +136,8 @@ def engine_breaches(path: pathlib.Path, text: str):
         line = text.count("\n", 0, match.start()) + 1
         included = match.group(1)
         target = included.split("/")[0]
+        if target == "flux" and (ROOT / "include" / included).is_file():
+            continue
         if not (ROOT / "engine" / included).is_file():
             yield line, f'include "{included}" is not relative to engine/'
         elif target != folder and target not in ENGINE_LAYERS.get(folder, []):
@@ -142,6 +149,15 @@ def engine_breaches(path: pathlib.Path, text: str):
         yield text.count("\n", 0, match.start()) + 1, "the engine must not name Triton"
 
 
+def public_breaches(path: pathlib.Path, text: str):
+    """The library is enough for a program: what is written against its headers takes no others."""
+    own = ("flux/", "cli/") if path.is_relative_to(ROOT / "cli") else ("flux/",)
+    for match in INCLUDE.finditer(text):
+        if not match.group(1).startswith(own):
+            line = text.count("\n", 0, match.start()) + 1
+            yield line, f'only the library\'s headers are allowed, not "{match.group(1)}"'
+
+
 def breaches(path: pathlib.Path):
     text = path.read_text(encoding="utf-8")
     lines = text.count("\n")
@@ -150,6 +166,8 @@ def breaches(path: pathlib.Path):
     yield from function_breaches(path, text)
     if path.suffix in CXX_SUFFIXES and path.is_relative_to(ROOT / "engine"):
         yield from engine_breaches(path, text)
+    if path in PUBLIC_HEADER_USERS or path.is_relative_to(ROOT / "include"):
+        yield from public_breaches(path, text)
     if path.suffix == ".sh":
         checked = subprocess.run(["bash", "-n", path], capture_output=True, text=True)
         if checked.returncode != 0:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-FOLDERS = ("engine", "cli", "convert", "triton", "bench")
+FOLDERS = ("engine", "library", "cli", "convert", "triton", "bench")
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
 
@@ -25,7 +25,7 @@ def reached_files(path: pathlib.Path, seen: set) -> set:
         return seen
     seen.add(path)
     for name in INCLUDE.findall(path.read_text(encoding="utf-8")):
-        for base in (ROOT / "engine", ROOT, path.parent):
+        for base in (ROOT / "engine", ROOT / "include", ROOT, path.parent):
             if (base / name).is_file():
                 reached_files((base / name).resolve(), seen)
                 break

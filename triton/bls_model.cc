@@ -57,7 +57,7 @@ ModelIo BlsModel::io() const {
 }
 
 void BlsModel::check_defaults() const {
-  ImageRequest request;
+  flux::Request request;
   request.prompt = "anything";
   try {
     validate(request, config_, limits_);

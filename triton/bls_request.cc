@@ -94,7 +94,7 @@ class RowValues {
 /// Reads one field of all rows.
 template <typename Value>
 void read_field(const RowValues& values, const RequestField& field,
-                std::optional<Value> ImageRequest::*given, std::vector<ImageRequest>& rows) {
+                std::optional<Value> flux::Request::*given, std::vector<flux::Request>& rows) {
   const auto column = values.column<Value>(std::string(field.name), alias_of(field));
   for (size_t row = 0; row < rows.size(); ++row) rows[row].*given = column[row];
 }
@@ -165,14 +165,14 @@ BlsRequest read_bls_request(const Request& request, const FluxConfig& config,
                             const RequestLimits& limits) {
   check_parameters(request);
   const RowValues values(request);
-  std::vector<ImageRequest> rows(static_cast<size_t>(request.rows()));
+  std::vector<flux::Request> rows(static_cast<size_t>(request.rows()));
   for (const RequestField& field : request_fields()) {
     std::visit([&](const auto& kind) { read_field(values, field, kind.given, rows); }, field.kind);
   }
   BlsRequest asked;
   asked.format = read_format(values);
   check_outputs(request, asked.format);
-  for (const ImageRequest& row : rows) asked.rows.push_back(validate(row, config, limits));
+  for (const flux::Request& row : rows) asked.rows.push_back(validate(row, config, limits));
   check_rows_agree(asked);
   return asked;
 }

@@ -37,7 +37,7 @@ ServerError* guard_load(Work&& work) noexcept {
     try {
       work();
     } catch (const Error& error) {
-      if (error.code() == ErrorCode::kInternal) log(LogLevel::kError, error.report());
+      if (error.code() == ErrorCode::kInternal) log(LogLevel::kError, report_of(error));
       throw;
     }
   });

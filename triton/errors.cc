@@ -74,7 +74,7 @@ void check_ok(ServerError* error, SourceLocation where) {
 
 std::string report_of(const std::exception& exception) {
   const auto* error = dynamic_cast<const Error*>(&exception);
-  return readable_message(error == nullptr ? exception.what() : error->report());
+  return readable_message(error == nullptr ? exception.what() : report_of(*error));
 }
 
 void log_and_drop(ServerError* error, const char* doing) {

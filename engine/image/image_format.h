@@ -1,17 +1,14 @@
 #pragma once
 
-#include <filesystem>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "flux/image_format.h"
 #include "tensor/tensor.h"
 
 namespace flux {
-
-/// The kinds of image files that are written.
-enum class ImageFormat { kPng, kJpeg, kWebp };
 
 /// What is known of a kind, in the order of ImageFormat.
 struct ImageFormatInfo {
@@ -27,8 +24,6 @@ inline constexpr ImageFormatInfo kImageFormats[] = {
 
 /// The format of a name as requests have it; nothing for another name.
 std::optional<ImageFormat> parse_image_format(std::string_view name);
-/// The format of a file by its name's ending, in capitals or not; nothing for another ending.
-std::optional<ImageFormat> format_of_file(const std::filesystem::path& file);
 
 /// One setting of an image. `key`: 1 to 79 characters of ASCII; `text`: UTF-8.
 struct ImageText {

@@ -26,11 +26,12 @@ std::vector<std::string> candidates() {
     if (module.is_relative()) module = "/proc/self/exe";
     const auto directory = std::filesystem::canonical(module, ignored).parent_path();
     if (directory.empty()) return {kName};
-    // As built: beside the module, or in lib. As installed: where the program finds its libraries,
+    // As built: beside the module, or in lib. As installed: where programs and libflux.so find it,
     // two folders above the module that a server loads.
     for (const auto& place :
          {directory, directory.parent_path() / "lib", directory.parent_path().parent_path() / "lib",
-          directory / FLUX_PRIVATE_FROM_PROGRAM, directory.parent_path().parent_path()}) {
+          directory / FLUX_PRIVATE_FROM_PROGRAM, directory / FLUX_PRIVATE_FROM_LIBRARY,
+          directory.parent_path().parent_path()}) {
       if (std::filesystem::exists(place / kName, ignored)) paths.push_back(place / kName);
     }
   }

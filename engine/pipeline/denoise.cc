@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "runtime/transfer.h"
+
 namespace flux {
 namespace {
 
@@ -28,18 +30,28 @@ TransformerInput make_input(const DenoiseImage& image, const StepClock& clock,
           .clock = clock};
 }
 
-void advance(Context& ctx, const DenoiseImage& image, const Predictions& predictions, int step) {
-  const auto at = static_cast<size_t>(step);
-  euler_step(ctx, image.latents,
-             {.delta = image.schedule.sigmas[at + 1] - image.schedule.sigmas[at],
+/// Moves latents from one noise level to another along the prediction.
+void euler_to(Context& ctx, const Tensor& latents, const DenoiseImage& image,
+              const Predictions& predictions, float sigma, float next) {
+  euler_step(ctx, latents,
+             {.delta = next - sigma,
               .prediction = predictions.positive,
               .negative = predictions.negative,
               .cfg_scale = image.true_cfg_scale});
 }
 
+/// The latents without noise as the last prediction has them.
+Tensor predict_clean(Context& ctx, const DenoiseImage& image, const Predictions& predictions,
+                     float sigma) {
+  const Tensor clean = pooled_tensor(ctx, image.latents.shape(), image.latents.dtype());
+  copy(ctx, image.latents, clean);
+  euler_to(ctx, clean, image, predictions, sigma, 0);
+  return clean;
+}
+
 }  // namespace
 
-void denoise(Stages& stages, std::span<DenoiseImage> images, const StepWatcher& watch) {
+void denoise(Stages& stages, std::span<DenoiseImage> images, const DenoiseObserver& observer) {
   Context& ctx = stages.context();
   int total = 0;
   std::vector<Predictions> predictions;
@@ -56,9 +68,12 @@ void denoise(Stages& stages, std::span<DenoiseImage> images, const StepWatcher& 
     if (image.negative != nullptr) own.negative = like_latents();
     predictions.push_back(own);
   }
+  const auto report = [&](int done) {
+    if (observer.on_step) observer.on_step(done, total);
+  };
+  report(0);
   std::vector<TransformerInput> inputs;
   for (int step = 0; step < total; ++step) {
-    watch(step, total);
     inputs.clear();
     for (size_t i = 0; i < images.size(); ++i) {
       const DenoiseImage& image = images[i];
@@ -70,13 +85,21 @@ void denoise(Stages& stages, std::span<DenoiseImage> images, const StepWatcher& 
       }
     }
     stages.transformer(inputs);
+    const int done = step + 1;
+    const auto at = static_cast<size_t>(step);
     for (size_t i = 0; i < images.size(); ++i) {
-      const DenoiseImage& image = images[i];
-      if (step >= image.schedule.steps()) continue;
-      advance(ctx, image, predictions[i], step);
+      const std::vector<float>& sigmas = images[i].schedule.sigmas;
+      if (step >= images[i].schedule.steps()) continue;
+      euler_to(ctx, images[i].latents, images[i], predictions[i], sigmas[at], sigmas[at + 1]);
+    }
+    report(done);
+    if (observer.predict_every == 0 || done % observer.predict_every != 0) continue;
+    for (size_t i = 0; i < images.size(); ++i) {
+      if (done >= images[i].schedule.steps()) continue;
+      const float sigma = images[i].schedule.sigmas[at + 1];
+      observer.on_predicted(i, predict_clean(ctx, images[i], predictions[i], sigma));
     }
   }
-  watch(total, total);
 }
 
 }  // namespace flux

@@ -157,6 +157,22 @@ Tensor unpack_latents(Context& ctx, const ConstTensor& packed, const LatentSize&
   return latents;
 }
 
+Tensor unpack_half(Context& ctx, const ConstTensor& packed, const LatentSize& size,
+                   const VaeConfig& config) {
+  const Tensor values = to_dtype(to_host(ctx, packed), DType::kF32);
+  Tensor half =
+      Tensor::allocate({size.channels, size.token_rows(), size.token_columns()}, DType::kF32);
+  const auto* four = values.data<float>();  // the latents of one token and channel
+  for (int64_t token = 0; token < size.tokens(); ++token) {
+    for (int64_t channel = 0; channel < size.channels; ++channel, four += 4) {
+      const float mean = (four[0] + four[1] + four[2] + four[3]) / 4;
+      half.data<float>()[channel * size.tokens() + token] =
+          mean / config.scaling_factor + config.shift_factor;
+    }
+  }
+  return to_device(ctx, to_dtype(half, packed.dtype()));
+}
+
 Tensor make_image_ids(const LatentSize& size) {
   Tensor ids = Tensor::allocate({size.tokens(), 3}, DType::kF32);
   auto* id = ids.data<float>();

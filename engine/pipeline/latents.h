@@ -35,6 +35,11 @@ Tensor pack_latents(const ConstTensor& latents);
 Tensor unpack_latents(Context& ctx, const ConstTensor& packed, const LatentSize& size,
                       const VaeConfig& config);
 
+/// The latents of the same image at half its height and width, as unpack_latents() gives them: the
+/// mean of each token's 2 x 2 latents. [channels, size.height / 2, size.width / 2].
+Tensor unpack_half(Context& ctx, const ConstTensor& packed, const LatentSize& size,
+                   const VaeConfig& config);
+
 /// [tokens, 3], f32: (0, row, column). Source: FluxPipeline._prepare_latent_image_ids.
 Tensor make_image_ids(const LatentSize& size);
 

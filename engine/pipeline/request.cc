@@ -48,7 +48,7 @@ int64_t checked_integer(const RequestField& field, const std::optional<int64_t>&
 /// Checks the fields of a request, and stores their values or defaults in `params`.
 class FieldChecks {
  public:
-  FieldChecks(const ImageRequest& request, const FluxConfig& config, const RequestLimits& limits)
+  FieldChecks(const Request& request, const FluxConfig& config, const RequestLimits& limits)
       : request_(request), config_(config), limits_(limits) {}
 
   void store(const RequestField& field, const TextField& kind) {
@@ -89,7 +89,7 @@ class FieldChecks {
   ImageParams params;
 
  private:
-  const ImageRequest& request_;
+  const Request& request_;
   const FluxConfig& config_;
   const RequestLimits& limits_;
 };
@@ -97,8 +97,13 @@ class FieldChecks {
 }  // namespace
 
 int checked_sequence_length(const std::optional<int64_t>& given, const FluxConfig& config) {
-  const RequestField& field = field_of(&ImageRequest::max_sequence_length);
+  const RequestField& field = field_of(&Request::max_sequence_length);
   return static_cast<int>(checked_integer(field, given, config, limits_for(config)));
+}
+
+int checked_quality(const std::optional<int64_t>& given) {
+  const RequestField& field = field_of(&Request::quality);
+  return static_cast<int>(checked_integer(field, given, FluxConfig{}, RequestLimits{}));
 }
 
 int64_t random_seed() {
@@ -116,7 +121,7 @@ RequestLimits limits_for(const FluxConfig& config) {
   return limits;
 }
 
-ImageParams validate(const ImageRequest& request, const FluxConfig& config,
+ImageParams validate(const Request& request, const FluxConfig& config,
                      const RequestLimits& limits) {
   FieldChecks checks(request, config, limits);
   for (const RequestField& field : request_fields()) {
@@ -130,6 +135,19 @@ ImageParams validate(const ImageRequest& request, const FluxConfig& config,
     params.negative_prompt.reset();
   }
   return params;
+}
+
+Request to_request(const ImageParams& params) {
+  Request request;
+  const auto store = [&](const auto& kind) {
+    if constexpr (requires { std::visit([](auto) {}, kind.checked); }) {
+      std::visit([&](const auto member) { request.*kind.given = params.*member; }, kind.checked);
+    } else {
+      request.*kind.given = params.*kind.checked;
+    }
+  };
+  for (const RequestField& field : request_fields()) std::visit(store, field.kind);
+  return request;
 }
 
 }  // namespace flux

@@ -4,27 +4,11 @@
 #include <optional>
 #include <string>
 
+#include "flux/request.h"
 #include "pipeline/flux_config.h"
 #include "tensor/tensor.h"
 
 namespace flux {
-
-/// One prompt as a user gives it: an absent value takes its default. request_fields.h says for each
-/// member what it means, what is allowed and what the default is.
-struct ImageRequest {
-  std::optional<std::string> prompt;
-  std::optional<std::string> prompt_2;
-  std::optional<std::string> negative_prompt;
-  std::optional<double> true_cfg_scale;
-  std::optional<int64_t> num_inference_steps;
-  std::optional<double> guidance_scale;
-  std::optional<int64_t> height;
-  std::optional<int64_t> width;
-  std::optional<int64_t> seed;
-  std::optional<int64_t> num_images_per_prompt;
-  std::optional<int64_t> max_sequence_length;
-  std::optional<int64_t> quality;
-};
 
 /// T5 tokens of a prompt at most.
 inline constexpr int64_t kMaxSequenceLength = 512;
@@ -44,6 +28,9 @@ RequestLimits limits_for(const FluxConfig& config);
 
 /// T5 tokens: the number given, or the default of the model's kind. Throws as validate() does.
 int checked_sequence_length(const std::optional<int64_t>& given, const FluxConfig& config);
+
+/// The quality of a JPEG or WebP file: the number given, or the default. Throws as validate() does.
+int checked_quality(const std::optional<int64_t>& given);
 
 /// A seed for a request without one.
 int64_t random_seed();
@@ -69,7 +56,9 @@ struct ImageParams {
 
 /// Checks a request and fills its gaps. Throws kInvalidArgument naming the input, the value found
 /// and the allowed range.
-ImageParams validate(const ImageRequest& request, const FluxConfig& config,
-                     const RequestLimits& limits);
+ImageParams validate(const Request& request, const FluxConfig& config, const RequestLimits& limits);
+
+/// The request that validate() makes `params` of, with nothing left to a default.
+Request to_request(const ImageParams& params);
 
 }  // namespace flux

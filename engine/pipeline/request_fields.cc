@@ -12,7 +12,7 @@
 namespace flux {
 namespace {
 
-using Given = ImageRequest;
+using Given = Request;
 using Checked = ImageParams;
 
 constexpr RequestField kFields[] = {
@@ -142,14 +142,14 @@ std::string as_option(std::string_view name) {
 
 std::span<const RequestField> request_fields() { return kFields; }
 
-const RequestField& field_of(std::optional<int64_t> ImageRequest::*member) {
+const RequestField& field_of(std::optional<int64_t> Request::*member) {
   for (const RequestField& field : kFields) {
     const auto* integer = std::get_if<IntegerField>(&field.kind);
     const auto* side = std::get_if<SideField>(&field.kind);
     if (integer != nullptr && integer->given == member) return field;
     if (side != nullptr && side->given == member) return field;
   }
-  fail(ErrorCode::kInternal, "the table of request fields lacks a member of ImageRequest");
+  fail(ErrorCode::kInternal, "the table of request fields lacks a member of Request");
 }
 
 int64_t high_of(const IntegerField& field, const RequestLimits& limits) {

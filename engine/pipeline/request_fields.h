@@ -13,7 +13,7 @@ namespace flux {
 
 /// A text: UTF-8 without NUL, of at most kMaxPromptBytes bytes.
 struct TextField {
-  std::optional<std::string> ImageRequest::*given;
+  std::optional<std::string> Request::*given;
   std::variant<std::string ImageParams::*, std::optional<std::string> ImageParams::*> checked;
   bool may_be_blank;
   std::string_view fallback;  // the default in words; empty: the text is required
@@ -27,7 +27,7 @@ struct IntegerDefault {
 
 /// An integer. It has 32 bits on the wire where the checked value is an int, else 64.
 struct IntegerField {
-  std::optional<int64_t> ImageRequest::*given;
+  std::optional<int64_t> Request::*given;
   std::variant<int ImageParams::*, int64_t ImageParams::*> checked;
   int64_t low;
   std::variant<int64_t, int64_t RequestLimits::*> high;
@@ -37,14 +37,14 @@ struct IntegerField {
 /// A side of the image in pixels: a multiple of FluxConfig::size_multiple(), at most
 /// RequestLimits::max_pixels_per_side.
 struct SideField {
-  std::optional<int64_t> ImageRequest::*given;
+  std::optional<int64_t> Request::*given;
   int ImageParams::*checked;
   int64_t RequestLimits::*fallback;
 };
 
 /// A finite number.
 struct NumberField {
-  std::optional<double> ImageRequest::*given;
+  std::optional<double> Request::*given;
   float ImageParams::*checked;
   double low;
   double high;
@@ -62,8 +62,8 @@ struct RequestField {
 /// All fields. Checks, command line, server and configuration templates follow this table.
 std::span<const RequestField> request_fields();
 
-/// The field that fills a member of ImageRequest.
-const RequestField& field_of(std::optional<int64_t> ImageRequest::*member);
+/// The field that fills a member of Request.
+const RequestField& field_of(std::optional<int64_t> Request::*member);
 
 /// The largest value that a deployment allows.
 int64_t high_of(const IntegerField& field, const RequestLimits& limits);

@@ -74,6 +74,15 @@ std::vector<DenoiseImage> prepare_images(Context& ctx, const FluxConfig& config,
   return images;
 }
 
+/// The row that an image of a call belongs to.
+size_t row_of(std::span<const ImageParams> rows, size_t image) {
+  size_t row = 0;
+  while (image >= static_cast<size_t>(rows[row].num_images_per_prompt)) {
+    image -= static_cast<size_t>(rows[row++].num_images_per_prompt);
+  }
+  return row;
+}
+
 /// A black image is no success. Weights that are damaged, or overflow in a small dtype, give one.
 void check_finite(std::span<const ConstTensor> tensors, const char* name) {
   check(std::all_of(tensors.begin(), tensors.end(), all_finite), ErrorCode::kInternal,
@@ -100,11 +109,19 @@ GenerateResult generate(Stages& stages, const FluxConfig& config, DType dtype,
   std::vector<ConstTensor> latents;  // the results, in host memory
   int steps_done = 0;
   int steps_total = 0;
-  const auto watch = [&](int done, int total) {
+  DenoiseObserver watch;
+  watch.on_step = [&](int done, int total) {
     steps_done = done;
     steps_total = total;
     if (observer.on_step) observer.on_step(done, total);
     stop_if_cancelled(done, total);
+  };
+  watch.predict_every = observer.on_preview ? observer.preview_every : 0;
+  watch.on_predicted = [&](size_t image, const Tensor& predicted) {
+    const ImageParams& row = rows[row_of(rows, image)];
+    const LatentSize size = latent_size(config, row.height, row.width);
+    const Tensor half = unpack_half(ctx, predicted, size, config.vae);
+    observer.on_preview(image, to_pixels(ctx, stages.decode(half)));
   };
   try {
     denoise(stages, images, watch);
@@ -131,6 +148,7 @@ GenerateResult generate(Stages& stages, const FluxConfig& config, DType dtype,
       if (decoded.device().is_cpu()) check_finite({&decoded, 1}, "decoded pixels");
       result.images.push_back(
           {to_pixels(ctx, decoded), latents[next++], seed_of(row, j), r, embeddings.truncated(r)});
+      if (observer.on_image) observer.on_image(result.images.back());
     }
   }
   result.seconds.decode = stopwatch.lap();

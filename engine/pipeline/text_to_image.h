@@ -31,10 +31,17 @@ struct GenerateResult {
   StageSeconds seconds;
 };
 
-/// The listener of a generate() call. Both functions may be empty.
+/// The listener of a generate() call. Every function may be empty; images are counted row by row.
 struct GenerateObserver {
-  /// After each denoising step: steps done and steps in all.
+  /// Before the first denoising step and after each: steps done and steps in all.
   std::function<void(int done, int total)> on_step;
+  /// After every `preview_every` steps (0: never), for each image that has steps to go: how it
+  /// would look if it were finished now, at half its size. pixels: [height / 2, width / 2, 3], u8,
+  /// RGB.
+  std::function<void(size_t image, const ConstTensor& pixels)> on_preview;
+  int preview_every = 0;
+  /// Each image when it is decoded.
+  std::function<void(const GeneratedImage& image)> on_image;
   /// Asked between stages and steps; true makes generate() throw kCancelled
   /// ("cancelled after step 7 of 28").
   std::function<bool()> cancelled;

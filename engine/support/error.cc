@@ -20,10 +20,10 @@ const char* to_string(ErrorCode code) {
   return "unknown";
 }
 
-std::string Error::report() const {
-  if (code_ != ErrorCode::kInternal) return what();
-  return fmt::format("{} ({} at {}:{}; please report it)", what(), to_string(code_), where_.file,
-                     where_.line);
+std::string report_of(const Error& error) {
+  if (error.code() != ErrorCode::kInternal) return error.what();
+  return fmt::format("{} ({} at {}:{}; please report it)", error.what(), to_string(error.code()),
+                     error.where().file, error.where().line);
 }
 
 }  // namespace flux

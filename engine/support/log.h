@@ -2,20 +2,14 @@
 
 #include <fmt/format.h>
 
-#include <functional>
 #include <string>
 #include <string_view>
 #include <utility>
 
+#include "flux/log.h"
+
 namespace flux {
 
-enum class LogLevel { kInfo, kWarning, kError };
-
-using LogSink = std::function<void(LogLevel level, std::string_view message)>;
-
-/// Sets where messages go; by default warnings and errors go to stderr. Call it once, before
-/// threads start: a server puts its own log here.
-void set_log_sink(LogSink sink);
 /// Passes one line to the sink. Thread-safe.
 void log(LogLevel level, std::string_view message);
 

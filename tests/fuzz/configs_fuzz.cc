@@ -13,7 +13,7 @@ namespace {
 void use_vae(const flux::VaeConfig& vae) {
   flux::FluxConfig config;
   config.vae = vae;
-  flux::ImageRequest request;
+  flux::Request request;
   request.prompt = "a star";
   request.seed = 0;
   flux::fuzz::allow_errors([&] {

@@ -18,7 +18,7 @@ std::vector<ImageParams> golden_rows(const GoldenCase& golden) {
   const FluxConfig& config = open_golden(golden.checkpoint)->config();
   std::vector<ImageParams> rows;
   for (size_t i = 0; i < recipe["prompt"].size(); ++i) {
-    ImageRequest request;
+    Request request;
     request.prompt = recipe["prompt"][i];
     if (recipe.contains("prompt_2")) request.prompt_2 = recipe["prompt_2"][i];
     if (recipe.contains("negative_prompt")) request.negative_prompt = recipe["negative_prompt"][i];

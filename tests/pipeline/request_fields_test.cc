@@ -56,8 +56,8 @@ TEST(RequestFields, SayTheirDefault) {
 }
 
 TEST(RequestFields, AreFoundByTheirMember) {
-  EXPECT_EQ(field_of(&ImageRequest::width).name, "width");
-  EXPECT_EQ(field_of(&ImageRequest::seed).name, "seed");
+  EXPECT_EQ(field_of(&Request::width).name, "width");
+  EXPECT_EQ(field_of(&Request::seed).name, "seed");
 }
 
 TEST(RequestFields, KnowTheNameThatIsNearest) {
@@ -76,17 +76,16 @@ TEST(RequestFields, KnowTheNameThatIsNearest) {
 }
 
 TEST(RequestFields, HaveTheWordsOfCommandLineAndServer) {
-  EXPECT_EQ(alias_of(field_of(&ImageRequest::num_inference_steps)), "steps");
-  EXPECT_EQ(alias_of(field_of(&ImageRequest::height)), "height");
-  EXPECT_EQ(options_of(field_of(&ImageRequest::num_inference_steps)),
-            "--steps,--num-inference-steps");
-  EXPECT_EQ(options_of(field_of(&ImageRequest::height)), "--height");
+  EXPECT_EQ(alias_of(field_of(&Request::num_inference_steps)), "steps");
+  EXPECT_EQ(alias_of(field_of(&Request::height)), "height");
+  EXPECT_EQ(options_of(field_of(&Request::num_inference_steps)), "--steps,--num-inference-steps");
+  EXPECT_EQ(options_of(field_of(&Request::height)), "--height");
 }
 
 TEST(RequestFields, ADefaultBeyondADeploymentsLimitIsTheLimit) {
   RequestLimits limits;
   limits.max_steps = 10;
-  const RequestField& steps = field_of(&ImageRequest::num_inference_steps);
+  const RequestField& steps = field_of(&Request::num_inference_steps);
   FluxConfig config;
   config.transformer.guidance_embeds = true;
   EXPECT_EQ(default_of(std::get<IntegerField>(steps.kind), config, limits), 10);

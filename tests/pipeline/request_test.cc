@@ -17,15 +17,15 @@ FluxConfig make_config(bool guided) {
   return config;
 }
 
-ImageParams validate_with(const std::function<void(ImageRequest&)>& change, bool guided = true) {
+ImageParams validate_with(const std::function<void(Request&)>& change, bool guided = true) {
   const FluxConfig config = make_config(guided);
-  ImageRequest request;
+  Request request;
   request.prompt = "a cat";
   change(request);
   return validate(request, config, limits_for(config));
 }
 
-std::string refusal(const std::function<void(ImageRequest&)>& change) {
+std::string refusal(const std::function<void(Request&)>& change) {
   try {
     validate_with(change);
   } catch (const Error& e) {
@@ -36,14 +36,14 @@ std::string refusal(const std::function<void(ImageRequest&)>& change) {
 }
 
 TEST(Request, DefaultsAreThoseOfTheModelsKind) {
-  const ImageParams dev = validate_with([](ImageRequest&) {}, true);
+  const ImageParams dev = validate_with([](Request&) {}, true);
   EXPECT_EQ(dev.num_inference_steps, 28);
   EXPECT_EQ(dev.max_sequence_length, 512);
   EXPECT_EQ(dev.height, 1024);
   EXPECT_EQ(dev.width, 1024);
   EXPECT_EQ(dev.prompt_2, "a cat");
   EXPECT_FLOAT_EQ(dev.guidance_scale, 3.5f);
-  const ImageParams schnell = validate_with([](ImageRequest&) {}, false);
+  const ImageParams schnell = validate_with([](Request&) {}, false);
   EXPECT_EQ(schnell.num_inference_steps, 4);
   EXPECT_EQ(schnell.max_sequence_length, 256);
 }
@@ -54,12 +54,12 @@ TEST(Request, LimitsOfADeploymentHold) {
   limits.max_steps = 30;
   limits.max_images_per_prompt = 2;
   limits.max_pixels_per_side = 1024;
-  ImageRequest request;
+  Request request;
   request.prompt = "a cat";
   request.num_inference_steps = 30;
   request.num_images_per_prompt = 2;
   EXPECT_EQ(validate(request, config, limits).num_inference_steps, 30);
-  const auto refused = [&](const ImageRequest& changed) -> std::string {
+  const auto refused = [&](const Request& changed) -> std::string {
     try {
       validate(changed, config, limits);
       return "accepted";
@@ -67,7 +67,7 @@ TEST(Request, LimitsOfADeploymentHold) {
       return e.what();
     }
   };
-  ImageRequest many = request;
+  Request many = request;
   many.num_inference_steps = 31;
   EXPECT_EQ(refused(many), "num_inference_steps is 31: must be from 1 to 30");
   many = request;
@@ -80,7 +80,7 @@ TEST(Request, LimitsOfADeploymentHold) {
 
 TEST(Request, NegativePromptCountsOnlyWithTrueCfg) {
   const auto with_scale = [](double scale) {
-    return validate_with([scale](ImageRequest& r) {
+    return validate_with([scale](Request& r) {
       r.negative_prompt = "";
       r.true_cfg_scale = scale;
     });
@@ -90,13 +90,13 @@ TEST(Request, NegativePromptCountsOnlyWithTrueCfg) {
 }
 
 TEST(Request, RandomSeedsDiffer) {
-  const auto seed = [] { return validate_with([](ImageRequest&) {}).seed; };
+  const auto seed = [] { return validate_with([](Request&) {}).seed; };
   EXPECT_NE(seed(), seed());
 }
 
 struct Refused {
   const char* name;
-  std::function<void(ImageRequest&)> change;
+  std::function<void(Request&)> change;
   const char* message;
 };
 

@@ -33,7 +33,7 @@ TEST(Truncated, IsSetWhenEitherPromptWasCut) {
   LocalStages stages(checkpoint, {.dtype = DType::kF32, .device = {}, .threads = 1});
   std::vector<ImageParams> rows;
   for (const Prompts& prompts : kCases) {
-    ImageRequest request;
+    Request request;
     request.prompt = prompts.prompt;
     request.negative_prompt = prompts.negative;
     request.true_cfg_scale = prompts.true_cfg_scale;

@@ -12,7 +12,7 @@ TEST(Error, ReportsWhereABugWasFound) {
     FAIL();
   } catch (const Error& error) {
     EXPECT_STREQ(error.what(), "the sum is 2");
-    EXPECT_EQ(error.report(),
+    EXPECT_EQ(report_of(error),
               fmt::format("the sum is 2 (internal error at tests/support/error_test.cc:{}; please "
                           "report it)",
                           line));
@@ -20,8 +20,8 @@ TEST(Error, ReportsWhereABugWasFound) {
 }
 
 TEST(Error, ReportsAnyOtherFailureAsItIs) {
-  EXPECT_EQ(Error(ErrorCode::kNotFound, "no file x").report(), "no file x");
-  EXPECT_EQ(Error(ErrorCode::kUnavailable, "the disk is full").report(), "the disk is full");
+  EXPECT_EQ(report_of(Error(ErrorCode::kNotFound, "no file x")), "no file x");
+  EXPECT_EQ(report_of(Error(ErrorCode::kUnavailable, "the disk is full")), "the disk is full");
 }
 
 }  // namespace
