@@ -14,6 +14,18 @@ from reference import DTYPES
 from tiny_tokenizers import write_clip_tokenizer, write_json, write_t5_tokenizer
 
 
+# Peaked attention and strong values: what the text stream holds must reach the image.
+TRANSFORMER_SCALES = [
+    ("norm_out.linear", 0.5),
+    ("linear", 0.7),
+    ("proj_out", 0.8),
+    ("attn.norm_", 1.7),
+    ("_v", 1.8),
+    ("to_out", 1.4),
+    ("to_add_out", 1.8),
+]
+
+
 @dataclass
 class Spec:
     """Description of a checkpoint. The dictionaries are the components' config keys; sizes that must agree between
@@ -60,6 +72,11 @@ def randomise(model, seed, scales=()):
             value = noise * factor / math.sqrt(fan_in)
         parameter.data.copy_(value)
     return model.eval()
+
+
+def t5_scales(config):
+    """T5 does not scale q.k, so its query weights are small instead."""
+    return [("SelfAttention.q", 0.4 / math.sqrt(config.d_kv))]
 
 
 def save_model(model, folder, spec, component, rename=None):
@@ -124,12 +141,7 @@ def write_text_encoders(out, spec):
     )
     save_model(clip, out / "text_encoder", spec, "text_encoder", prefix)
     t5_config = T5Config(**spec.t5, vocab_size=t5_size + spec.t5_spare_rows, dropout_rate=0.0)
-    # T5 does not scale q.k, so its query weights are small instead.
-    t5 = randomise(
-        T5EncoderModel(t5_config),
-        spec.seed + 2,
-        [("SelfAttention.q", 0.4 / math.sqrt(t5_config.d_kv))],
-    )
+    t5 = randomise(T5EncoderModel(t5_config), spec.seed + 2, t5_scales(t5_config))
     save_model(
         t5, out / "text_encoder_2", spec, "text_encoder_2", t5_embedding_names(spec.t5_embedding)
     )
@@ -148,18 +160,8 @@ def write_checkpoint(out, spec):
         joint_attention_dim=spec.t5["d_model"],
         pooled_projection_dim=spec.clip["hidden_size"],
     )
-    # Peaked attention and strong values: what the text stream holds must reach the image.
-    scales = [
-        ("norm_out.linear", 0.5),
-        ("linear", 0.7),
-        ("proj_out", 0.8),
-        ("attn.norm_", 1.7),
-        ("_v", 1.8),
-    ]
-    scales += [("to_out", 1.4), ("to_add_out", 1.8)]
-    save_model(
-        randomise(transformer, spec.seed + 3, scales), out / "transformer", spec, "transformer"
-    )
+    transformer = randomise(transformer, spec.seed + 3, TRANSFORMER_SCALES)
+    save_model(transformer, out / "transformer", spec, "transformer")
     levels = len(spec.vae["block_out_channels"])
     vae = AutoencoderKL(
         **spec.vae,
