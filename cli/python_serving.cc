@@ -2,7 +2,9 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -19,19 +21,24 @@ namespace fs = std::filesystem;
 
 constexpr const char* kPythonBackend = "python/libtriton_python.so";
 constexpr const char* kStub = "triton_python_backend_stub";
-constexpr size_t kMaxConfigBytes = size_t{1} << 20;
+constexpr size_t kMaxStubBytes = size_t{64} << 20;
 /// Exit code of the stub without arguments, after it has printed its usage.
 constexpr int kStubUsageExit = 1;
 
-/// This script prints the members of PythonInfo, one in a line; package directories come last.
+/// This script takes names of packages and prints the members of PythonInfo, one in a line; package
+/// directories come last.
 constexpr const char* kAsk = R"(import importlib.util, os, sys, sysconfig
-names = ["numpy", "torch", "diffusers", "transformers", "PIL"]
 print("%d.%d" % sys.version_info[:2])
-print(", ".join(name for name in names if importlib.util.find_spec(name) is None))
+print(", ".join(name for name in sys.argv[1:] if importlib.util.find_spec(name) is None))
 directory = sysconfig.get_config_var("LIBDIR") or ""
 library = os.path.join(directory, sysconfig.get_config_var("INSTSONAME") or "none")
 print(directory if ".so" in library and os.path.exists(library) else "")
 print(sys.base_prefix)
+try:
+    import numpy
+    print(numpy.__version__)
+except Exception:
+    print("")
 for path in sys.path:
     if os.path.basename(path) in ("site-packages", "dist-packages"):
         print(path)
@@ -40,9 +47,10 @@ for path in sys.path:
 struct PythonInfo {
   fs::path program;
   std::string version;          // "3.11"
-  std::string missing;          // missing packages
+  std::string missing;          // of the packages that were asked for
   fs::path libraries;           // directory of its shared library; empty: it has none
   fs::path prefix;              // directory above its standard library
+  std::string numpy;            // "1.26.4"; empty: none that can be imported
   std::vector<fs::path> sites;  // directories of its packages
 };
 
@@ -67,8 +75,23 @@ fs::path find_python(const std::string& given) {
   return *python;
 }
 
-PythonInfo ask_python(const fs::path& program) {
-  const auto result = run_program(program, {"-c", kAsk});
+/// Every package that one of the models needs, once.
+std::vector<std::string> packages_of(const std::vector<PythonModel>& models) {
+  std::vector<std::string> packages;
+  for (const PythonModel& model : models) {
+    for (const std::string& name : model.packages) {
+      if (std::find(packages.begin(), packages.end(), name) == packages.end()) {
+        packages.push_back(name);
+      }
+    }
+  }
+  return packages;
+}
+
+PythonInfo ask_python(const fs::path& program, const std::vector<std::string>& packages) {
+  std::vector<std::string> arguments = {"-c", kAsk};
+  arguments.insert(arguments.end(), packages.begin(), packages.end());
+  const auto result = run_program(program, arguments);
   std::vector<std::string> lines;
   if (result && result->exit_code == 0) {
     std::string_view rest = result->output;
@@ -78,17 +101,44 @@ PythonInfo ask_python(const fs::path& program) {
       rest.remove_prefix(std::min(end + 1, rest.size()));
     }
   }
-  constexpr size_t kLinesBeforeSites = 4;
+  constexpr size_t kLinesBeforeSites = 5;
   check(lines.size() >= kLinesBeforeSites, ErrorCode::kNotFound,
         "{}: is no Python 3 that can be asked for its packages; name another with --python",
         program.string());
-  PythonInfo info{program, lines[0], lines[1], lines[2], lines[3], {}};
+  PythonInfo info{program, lines[0], lines[1], lines[2], lines[3], lines[4], {}};
   info.sites.assign(lines.begin() + kLinesBeforeSites, lines.end());
-  check(info.missing.empty(), ErrorCode::kNotFound,
+  return info;
+}
+
+/// Whether a stub knows numpy 1 only, as those of Triton up to 24.10 do. The pybind11 in it is then
+/// older than 2.12 and imports the module by this name, which numpy 2 moved; its answers are empty.
+bool needs_numpy_1(const fs::path& stub) {
+  std::error_code error;
+  if (const auto bytes = fs::file_size(stub, error); error || bytes > kMaxStubBytes) return false;
+  return read_text_file(stub, kMaxStubBytes).find("numpy.core.multiarray") != std::string::npos;
+}
+
+void check_packages(const PythonInfo& python, const std::vector<std::string>& packages,
+                    const fs::path& stub) {
+  if (packages.empty()) return;
+  const bool old = needs_numpy_1(stub);
+  if (python.missing == "numpy") {
+    fail(ErrorCode::kNotFound,
+         "models run in Python, and {} (version {}) has no numpy, which Triton's Python backend "
+         "needs; install {} there, or name another Python with --python",
+         python.program.string(), python.version, old ? "'numpy<2'" : "numpy");
+  }
+  check(python.missing.empty(), ErrorCode::kNotFound,
         "models run in Python, and {} (version {}) has no {}; install what is in "
         "convert/python/requirements.txt there, or name another Python with --python",
-        program.string(), info.version, info.missing);
-  return info;
+        python.program.string(), python.version, python.missing);
+  int major = 0;
+  std::from_chars(python.numpy.data(), python.numpy.data() + python.numpy.size(), major);
+  check(!old || major < 2, ErrorCode::kNotFound,
+        "models run in Python, and {} (version {}) has numpy {}; this server's Python backend, of "
+        "Triton 24.10 or older, needs numpy 1 and would answer nothing but empty tensors: install "
+        "'numpy<2' there, name another Python with --python, or use a newer server",
+        python.program.string(), python.version, python.numpy);
 }
 
 /// Returns the directory of the server's Python backend.
@@ -178,23 +228,13 @@ fs::path make_temporary_directory() {
 
 }  // namespace
 
-std::vector<std::string> models_in_python(const fs::path& repository) {
-  std::vector<std::string> models;
-  for (const fs::directory_entry& entry : fs::directory_iterator(repository)) {
-    const fs::path config = entry.path() / "config.pbtxt";
-    if (!fs::is_regular_file(config)) continue;
-    const std::string text = read_text_file(config, kMaxConfigBytes);
-    if (text.find("backend: \"python\"") == text.npos) continue;
-    models.push_back(entry.path().filename().string());
-  }
-  return models;
-}
-
 PythonServing::PythonServing(const fs::path& backends, const ServerProgram& server,
-                             const std::string& python) {
+                             const std::string& python, const std::vector<PythonModel>& models) {
   const fs::path backend = find_python_backend(backends, server);
-  const PythonInfo info = ask_python(find_python(python));
+  const std::vector<std::string> packages = packages_of(models);
+  const PythonInfo info = ask_python(find_python(python), packages);
   const fs::path stub = find_stub(backend, info);
+  check_packages(info, packages, stub);
   libraries_ = info.libraries;
   check_stub(stub, info, library_path({server.libraries, libraries_}));
   root_ = make_temporary_directory();

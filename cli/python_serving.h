@@ -4,12 +4,10 @@
 #include <string>
 #include <vector>
 
+#include "cli/python_models.h"
 #include "cli/serving_files.h"
 
 namespace flux::cli {
-
-/// Returns the models of a repository that Triton's Python backend runs.
-std::vector<std::string> models_in_python(const std::filesystem::path& repository);
 
 /// A temporary directory with the files that a server needs in order to run models in Python:
 ///   backends/  the given backends and the server's Python backend, by symbolic links, with the
@@ -20,10 +18,11 @@ class PythonServing {
  public:
   /// `python` is the program, or empty for $FLUX_PYTHON, that of $VIRTUAL_ENV or python3 on PATH.
   /// `backends` holds this project's backend, and the Python backend unless that is beside the
-  /// server. Throws kNotFound when something is missing (packages, stub, library of Python) and
-  /// kUnavailable when the directory cannot be made.
+  /// server. Throws kNotFound when something that the models need is missing (packages, stub,
+  /// library of Python) or does not fit (numpy 2 and a server that knows numpy 1), and kUnavailable
+  /// when the directory cannot be made.
   PythonServing(const std::filesystem::path& backends, const ServerProgram& server,
-                const std::string& python);
+                const std::string& python, const std::vector<PythonModel>& models);
   ~PythonServing();
   PythonServing(const PythonServing&) = delete;
   PythonServing& operator=(const PythonServing&) = delete;

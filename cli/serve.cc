@@ -242,7 +242,8 @@ int serve(ServeOptions options) {
   const ServerProgram server = find_server(options.tritonserver);
   const fs::path backends = find_backend_directory(options.backend_directory);
   std::optional<PythonServing> python;
-  if (!models_in_python(repository).empty()) python.emplace(backends, server, options.python);
+  const std::vector<PythonModel> models = models_in_python(repository);
+  if (!models.empty()) python.emplace(backends, server, options.python, models);
   const Command command =
       server_command(options, repository, server, backends, python ? &*python : nullptr);
   check_port_is_free(options.address, options.http_port, "--http-port");
@@ -285,9 +286,10 @@ void add_serve(CLI::App& app, Action& run) {
                    "package nvidia-pytriton of $FLUX_TRITON_VENV, .venv-serving or python3]")
       ->type_name("FILE");
   command
-      ->add_option("--python", options->python,
-                   "the Python whose packages (torch, diffusers) model.py files use [default: "
-                   "$FLUX_PYTHON, $VIRTUAL_ENV, or python3 on PATH]")
+      ->add_option(
+          "--python", options->python,
+          "the Python whose packages (numpy, torch, diffusers) model.py files use [default: "
+          "$FLUX_PYTHON, $VIRTUAL_ENV, or python3 on PATH]")
       ->type_name("FILE");
   command->add_option("ARGUMENTS", options->more, "after --: more arguments for tritonserver");
   command->callback([options, &run] {

@@ -5,6 +5,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 import unittest
 
 import pbtxt
@@ -183,6 +184,29 @@ class ProgramTest(ConvertTest):
                 missing = r"failed: numpy, torch, (transformers|diffusers)(, PIL)? missing"
                 self.assertRegex(done.stderr, f"^{model}: {missing}")
                 self.assertNotIn("Traceback", done.stderr)
+
+    def test_numpy_2_is_refused_by_old_servers_alone(self):
+        """By those that import numpy 1's module by its name."""
+        for model in MODELS:
+            for program, version, refused in [
+                (b"..numpy.core.multiarray..", "2.1.3", True),
+                (b"..numpy.core.multiarray..", "1.26.4", False),
+                (b"..numpy._core..numpy.core..multiarray..", "2.1.3", False),
+            ]:
+                stub = types.SimpleNamespace(read_bytes=lambda program=program: program)
+                known = {
+                    "MISSING": [],
+                    "NAME": model,
+                    "np": types.SimpleNamespace(__version__=version),
+                    "pathlib": types.SimpleNamespace(Path={"/proc/self/exe": stub}.get),
+                }
+                exec(functions_of(f"{model}.py")["require_packages"], known)
+                arguments = ["CPU"] if model != "bls" else []
+                if refused:
+                    with self.assertRaisesRegex(RuntimeError, "numpy 2.1.3: .* needs numpy 1"):
+                        known["require_packages"](*arguments)
+                else:
+                    known["require_packages"](*arguments)
 
     def test_say_which_part_is_not_there(self):
         for model in MODELS:

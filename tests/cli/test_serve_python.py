@@ -20,9 +20,7 @@ class PythonTest(test_serve.ServeTest):
     def setUp(self):
         super().setUp()
         shutil.rmtree(self.repository)
-        options = ["--weights", "reference", "--stage", "bls=python"]
-        made = run("convert", DEV, self.repository, *options)
-        self.assertEqual(made.code, 0, made.err)
+        self.convert("--stage", "bls=python")
         self.server = self.make_server(self.directory / "server" / "bin")
         self.python_backend = self.directory / "server" / "backends" / "python"
         self.python_backend.mkdir(parents=True)
@@ -38,9 +36,31 @@ class PythonTest(test_serve.ServeTest):
         file.chmod(0o755)
         return file
 
-    def make_python(self, version="3.11", missing="", libraries="/opt/a", sites=("/a/site-packages",)):
-        said = [version, missing, libraries, "/opt/prefix", *sites]
-        return self.script("python3", *(f'echo "{line}"' for line in said))
+    def make_python(
+        self, version="3.11", lacks="", libraries="/opt/a", numpy="1.26.4", sites=("/a/site-packages",)
+    ):
+        """A Python without the packages in `lacks`, of those that it is asked for."""
+        said = [libraries, "/opt/prefix", numpy, *sites]
+        return self.script(
+            "python3",
+            "shift 2; missing=",
+            f'for name; do case " {lacks} " in *" $name "*)',
+            '  missing="$missing${missing:+, }$name" ;; esac; done',
+            f'echo "{version}"; echo "$missing"',
+            *(f'echo "{line}"' for line in said),
+        )
+
+    def add_model(self, name, program, config='backend: "python"\n', version="1"):
+        """A model of a user's own."""
+        directory = self.repository / name
+        (directory / version).mkdir(parents=True, exist_ok=True)
+        (directory / "config.pbtxt").write_text(config)
+        (directory / version / "model.py").write_text(program)
+
+    def convert(self, *options):
+        options = ["--weights", "reference", "--force", *options]
+        made = run("convert", DEV, self.repository, *options)
+        self.assertEqual(made.code, 0, made.err)
 
     def arguments(self, *more):
         return super().arguments("--python", self.python, *more)
@@ -131,14 +151,59 @@ class PutTogetherTest(PythonTest):
             self.server_file("process").unlink()
 
     def test_nothing_of_it_for_native_models(self):
-        made = run("convert", DEV, self.repository, "--weights", "reference", "--force")
-        self.assertEqual(made.code, 0, made.err)
+        self.convert()
         self.python = self.directory / "none"
         process = self.start()
         self.read_announcement(process)
         words = self.server_file("arguments").read_text().splitlines()
         self.assertIn(f"--backend-directory={self.backends}", words)
         self.assertNotIn("--disable-auto-complete-config", words)
+        self.stop(process)
+
+
+class OwnModelTest(PythonTest):
+    """Of models that convert did not write only the need of the backend itself is known."""
+
+    def setUp(self):
+        super().setUp()
+        self.convert()
+        self.python = self.make_python(lacks="torch diffusers transformers PIL")
+
+    def assert_starts(self):
+        process, _ = self.started()
+        self.stop(process)
+        self.server_file("process").unlink()
+
+    def test_numpy_is_enough(self):
+        self.add_model("own", "import numpy as np\nimport what_only_its_author_knows\n")
+        self.assert_starts()
+
+    def test_names_that_convert_uses_too(self):
+        self.add_model("own", 'import numpy\nPACKAGES = ("torch", "boxes", "bottles")\n')
+        self.assert_starts()
+
+    def test_a_version_that_replaces_one_of_convert(self):
+        self.convert("--stage", "vae_decoder=python")
+        config = (self.repository / "vae_decoder/config.pbtxt").read_text()
+        self.add_model("vae_decoder", "import numpy\n", config, version="12")
+        self.assert_starts()
+
+    def test_an_environment_of_its_own(self):
+        self.python = self.make_python(lacks="numpy", numpy="")
+        packed = 'parameters { key: "EXECUTION_ENV_PATH" value: { string_value: "env.tar.gz" } }\n'
+        self.add_model("own", "import numpy\n", f"backend : 'python'\n{packed}")
+        self.assert_starts()
+
+    def test_numpy_2_for_a_server_that_knows_it(self):
+        self.add_model("own", "import numpy\n")
+        self.python = self.make_python(numpy="2.1.3")
+        self.assert_starts()
+
+    def test_a_comment_is_no_backend(self):
+        self.add_model("own", "import numpy\n", '# backend: "python"\nbackend: "other"\n')
+        self.python = self.directory / "none"
+        process = self.start()
+        self.read_announcement(process)
         self.stop(process)
 
 
@@ -150,10 +215,44 @@ class RefusalTest(PythonTest):
         self.assertEqual(set(pathlib.Path("/tmp").glob("flux-triton-serve-*")) - left, set())
 
     def test_missing_packages(self):
-        self.python = self.make_python(missing="torch, diffusers")
+        self.python = self.make_python(lacks="torch diffusers transformers PIL")
         self.refused(
-            r"python3 \(version 3.11\) has no torch, diffusers; install .*requirements.txt.*--python"
+            r"python3 \(version 3.11\) has no torch, diffusers, PIL; install .*requirements.txt.*--python"
         )
+
+    def test_each_model_needs_its_own(self):
+        self.python = self.make_python(lacks="torch diffusers transformers PIL")
+        for name, needs in [
+            ("clip_encoder", "torch, transformers"),
+            ("t5_encoder", "torch, transformers"),
+            ("dit_transformer", "torch, diffusers"),
+            ("vae_decoder", "torch, diffusers"),
+        ]:
+            self.convert("--stage", f"{name}=python")
+            self.refused(f"has no {needs}; install")
+            # Also when it was changed, and under a name of its own.
+            program = self.repository / name / "1/model.py"
+            program.write_text(program.read_text().replace("import time", "import ast, time"))
+            self.refused(f"has no {needs}; install")
+        self.convert("--backend", "python", "--name", "mine")
+        self.python = self.make_python(lacks="diffusers PIL")
+        self.refused("has no diffusers, PIL; install")
+
+    def test_numpy_2_for_an_old_server(self):
+        self.stub.write_text(f"{self.stub.read_text()}# numpy.core.multiarray\n")
+        self.python = self.make_python(numpy="2.1.3")
+        self.refused(
+            r"/python3 \(version 3.11\) has numpy 2.1.3; .*24.10 or older, needs numpy 1 .*"
+            "install 'numpy<2' there, name another Python with --python, or use a newer server$"
+        )
+
+    def test_no_numpy(self):
+        self.convert()
+        self.add_model("own", "import numpy\n")
+        self.python = self.make_python(lacks="numpy torch", numpy="")
+        self.refused(r"has no numpy, which Triton's Python backend needs; install numpy there, or")
+        self.stub.write_text(f"{self.stub.read_text()}# numpy.core.multiarray\n")
+        self.refused(r"has no numpy, .* needs; install 'numpy<2' there")
 
     def test_no_python_backend(self):
         shutil.rmtree(self.python_backend)

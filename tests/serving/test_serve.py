@@ -3,6 +3,7 @@
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -151,6 +152,23 @@ SPOILED = {
         "max_sequence_length.*must be TYPE_INT32",
     ),
 }
+
+
+def test_numpy_2_is_refused_before_this_server_answers_nothing(repository, tmp_path):
+    """The stubs of Triton 24.10 know numpy 1; with numpy 2 they answer tensors of 0 bytes."""
+    copy = tmp_path / "models"
+    shutil.copytree(repository, copy)
+    (copy / "own/1").mkdir(parents=True)
+    (copy / "own/config.pbtxt").write_text('backend: "python"\n')
+    (copy / "own/1/model.py").write_text("import numpy\n")
+    said = ["{}.{}".format(*sys.version_info), "", "", sys.base_prefix, "2.1.3"]
+    python = tmp_path / "python3"
+    python.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in said))
+    python.chmod(0o755)
+    with Serve(copy, "--python", python) as serve:
+        assert serve.process.wait(PATIENCE) == 1
+    assert len(serve.log) == 1, serve.log
+    assert "has numpy 2.1.3; this server's Python backend" in serve.log[0]
 
 
 @pytest.mark.parametrize("how", SPOILED)
