@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <csignal>
 
 #include "cli/common.h"
@@ -17,6 +18,9 @@ namespace fs = std::filesystem;
 
 constexpr int kMaxBatchSize = 1024;
 constexpr int kMaxInstances = 64;
+constexpr int kMaxQueueSize = 1'000'000;
+constexpr std::chrono::microseconds kShortestQueueTimeout = std::chrono::milliseconds(1);
+constexpr std::chrono::microseconds kLongestQueueTimeout = std::chrono::hours(7 * 24);
 
 struct ConvertCommand {
   std::string checkpoint;
@@ -30,12 +34,39 @@ struct ConvertCommand {
   std::string name;
   int max_batch_size = 8;
   int instances = 1;
+  int max_queue_size = ServingOptions().max_queue_size;
+  std::string queue_timeout = "10m";
   bool force = false;
 };
 
-void check_range(const char* option, int value, int largest) {
-  if (value >= 1 && value <= largest) return;
-  throw UsageError(fmt::format("{} {}: must be 1 to {}", option, value, largest));
+void check_range(const char* option, int value, int smallest, int largest) {
+  if (value >= smallest && value <= largest) return;
+  throw UsageError(fmt::format("{} {}: must be {} to {}", option, value, smallest, largest));
+}
+
+/// Reads a whole number with a unit. Triton counts microseconds, people seldom do: without a unit
+/// 30 would be a timeout that refuses all requests that wait.
+std::chrono::microseconds parse_queue_timeout(const std::string& text) {
+  constexpr std::pair<std::string_view, std::chrono::microseconds> kUnits[] = {
+      {"us", std::chrono::microseconds(1)}, {"ms", std::chrono::milliseconds(1)},
+      {"s", std::chrono::seconds(1)},       {"m", std::chrono::minutes(1)},
+      {"h", std::chrono::hours(1)},
+  };
+  int64_t number = 0;
+  const char* last = text.data() + text.size();
+  const auto [end, error] = std::from_chars(text.data(), last, number);
+  const std::string_view unit(end, static_cast<size_t>(last - end));
+  for (const auto& [name, length] : kUnits) {
+    if (error != std::errc() || unit != name) continue;
+    // Divided, because the product may not fit.
+    if (number >= 0 && number <= kLongestQueueTimeout / length &&
+        number * length >= kShortestQueueTimeout) {
+      return number * length;
+    }
+  }
+  throw UsageError(fmt::format(
+      "--queue-timeout {}: give a whole number with its unit, us, ms, s, m or h: 1ms to 168h",
+      text));
 }
 
 void set_sizes(const std::string& default_size, const FluxConfig& config, ServingOptions& serving) {
@@ -93,12 +124,15 @@ std::string parse_name(const std::string& name) {
 }
 
 ConvertOptions parse_options(const ConvertCommand& command) {
-  check_range("--max-batch-size", command.max_batch_size, kMaxBatchSize);
-  check_range("--instances", command.instances, kMaxInstances);
+  check_range("--max-batch-size", command.max_batch_size, 1, kMaxBatchSize);
+  check_range("--instances", command.instances, 1, kMaxInstances);
+  check_range("--max-queue-size", command.max_queue_size, 0, kMaxQueueSize);
   if (command.repository.empty()) throw UsageError("REPOSITORY is empty: name a directory");
   ConvertOptions options;
   options.serving.max_batch_size = command.max_batch_size;
   options.serving.instances = command.instances;
+  options.serving.max_queue_size = command.max_queue_size;
+  options.serving.queue_timeout = parse_queue_timeout(command.queue_timeout);
   options.serving.in_python = parse_backends(command);
   options.serving.prefix = parse_name(command.name);
   options.replace = command.force;
@@ -216,6 +250,20 @@ void add_options(CLI::App& command, ConvertCommand& options) {
           "four times)")
       ->transform(whole_number())
       ->type_name("N")
+      ->capture_default_str();
+  command
+      .add_option(
+          "--max-queue-size", options.max_queue_size,
+          "requests that may wait for an execution of the pipeline; further ones are refused "
+          "at once (503). 0: any number")
+      ->transform(whole_number())
+      ->type_name("N")
+      ->capture_default_str();
+  command
+      .add_option("--queue-timeout", options.queue_timeout,
+                  "how long a request may wait before it is refused (503), for example 500ms, 30s, "
+                  "10m or 1h; a shorter timeout of its own wins")
+      ->type_name("TIME")
       ->capture_default_str();
   command
       .add_option("--weights", options.weights,

@@ -52,6 +52,8 @@ TemplateValues values_of(std::string_view model, const FluxConfig& config,
         options.in_python.contains(model) ? kPythonPipelinesPerInstance : kPipelinesPerInstance;
     values["REQUEST_INPUTS"] = request_inputs(config);
     values["INSTANCES"] = std::to_string(pipelines * options.instances);
+    values["MAX_QUEUE_SIZE"] = std::to_string(options.max_queue_size);
+    values["QUEUE_TIMEOUT"] = std::to_string(options.queue_timeout.count());
     values["DEFAULT_HEIGHT"] = std::to_string(options.default_size.height);
     values["DEFAULT_WIDTH"] = std::to_string(options.default_size.width);
     values["MAX_SIDE"] = std::to_string(options.max_side);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <set>
 #include <string>
 #include <vector>
@@ -18,6 +19,10 @@ struct ServingOptions {
   bool every_gpu = true;   // stages have instances on every GPU, not on `device` alone
   int max_batch_size = 8;  // rows of one execution, >= 1
   int instances = 1;       // of each stage, >= 1
+  /// Of "bls", the only model with a bound: requests that may wait (0: any number), and for how
+  /// long.
+  int max_queue_size = 256;
+  std::chrono::microseconds queue_timeout = std::chrono::minutes(10);  // > 0
   ImageSize default_size;
   int64_t max_side = 0;  // pixels
   std::string prefix;    // of the models' names: empty, or a name and "_"

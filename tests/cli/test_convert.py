@@ -26,6 +26,7 @@ QUEUE = {
     "timeout_action": "REJECT",
     "default_timeout_microseconds": 600000000,
     "allow_timeout_override": True,
+    "max_queue_size": 256,
 }
 
 
@@ -187,7 +188,6 @@ class ConfigTest(ConvertTest):
         self.assertEqual(batching.pop("max_queue_delay_microseconds"), 0)
         if model == "bls":
             policy = dict(batching.pop("default_queue_policy"))
-            self.assertGreater(policy.pop("max_queue_size"), 0)
             self.assertEqual(policy, QUEUE)
         self.assertEqual(batching, {})
         self.assertNotIn("response_cache", config)
@@ -357,6 +357,21 @@ class ConfigTest(ConvertTest):
         del index["flux_triton"]
         self.assertEqual(written, index)
 
+    def test_queue(self):
+        for backend in ("native", "python"):
+            for size, text, microseconds in [
+                (0, "1ms", 1000), (1, "1500us", 1500), (7, "30s", 30_000_000),
+                (1_000_000, "2h", 7_200_000_000), (256, "10m", 600_000_000),
+            ]:  # fmt: skip
+                options = ["--max-queue-size", size, "--queue-timeout", text, "--backend", backend]
+                self.convert(DEV, "--force", *options)
+                configs = {model: config_of(self.repository, model) for model in MODELS}
+                batching = configs.pop("bls")["dynamic_batching"]
+                wanted = {"max_queue_size": size, "default_timeout_microseconds": microseconds}
+                self.assertEqual(batching["default_queue_policy"], QUEUE | wanted)
+                for config in configs.values():
+                    self.assertNotIn("default_queue_policy", config["dynamic_batching"])
+
     def test_every_setting_is_explained(self):
         self.convert(DEV)
         for model in MODELS:
@@ -394,6 +409,15 @@ OPTION_CASES = [
     ("batch_zero", ["--max-batch-size", "0"], 2, "--max-batch-size 0: must be 1 to 1024"),
     ("batch_text", ["--max-batch-size", "many"], 2, "'many' is no whole number"),
     ("instances", ["--instances", "65"], 2, "--instances 65: must be 1 to 64"),
+    ("queue_negative", ["--max-queue-size", "-1"], 2, "--max-queue-size -1: must be 0 to 1000000"),
+    ("queue_large", ["--max-queue-size", "1000001"], 2, "1000001: must be 0 to 1000000"),
+    ("queue_text", ["--max-queue-size", "all"], 2, "'all' is no whole number"),
+    *(
+        (f"queue_timeout_{i}", [f"--queue-timeout={text}"], 2, f"--queue-timeout {text}: give a whole "
+         "number with its unit, us, ms, s, m or h: 1ms to 168h")
+        for i, text in enumerate(("30", "0s", "999us", "169h", "-1s", "1.5s", "s", "2 m", "1d",
+                                  "9223372036854775807h", "9" * 30 + "s"))
+    ),
     ("size_text", ["--default-size", "big"], 2, "--default-size big: give height and width"),
     ("size_one", ["--default-size", "512"], 2, "--default-size 512: give height and width"),
     ("size_three", ["--default-size", "16x16x16"], 2, "give height and width"),

@@ -1,4 +1,7 @@
-"""--backend-config=flux,...: what can be set, and what is refused before anything is served."""
+"""--backend-config=flux,...: what can be set, and what is refused before anything is served; and the
+options of convert about the queue."""
+
+import time
 
 import pytest
 import server as serving
@@ -59,3 +62,68 @@ def test_bad_values_are_refused(repository, tmp_path, setting, says):
     with start(repository, tmp_path, setting, ready=False) as own:
         assert own.process.wait(30) != 0
         assert says in own.log()
+
+
+def one_at_a_time(checkpoint, path, *options):
+    """A repository whose pipeline has one instance, so that a second request waits."""
+    repository = serving.convert(checkpoint, path, "--max-batch-size", "1", *options)
+    config = repository / "bls/config.pbtxt"
+    text = config.read_text()
+    count = 4 if "bls" in serving.IN_PYTHON else 8
+    assert f"count: {count} " in text
+    config.write_text(text.replace(f"count: {count} ", "count: 1 "))
+    return repository
+
+
+def waiting(server):
+    return server.metric("nv_inference_pending_request_count", "bls")
+
+
+LONG = {"num_inference_steps": 1000, "height": 128, "width": 128, "seed": 1}
+TINY = {"num_inference_steps": 1, "height": 16, "width": 16, "max_sequence_length": 8, "seed": 1}
+
+
+def test_a_request_beyond_the_queue_is_refused_at_once(checkpoint, tmp_path):
+    repository = one_at_a_time(checkpoint, tmp_path / "models", "--max-queue-size", "2")
+    with start(repository, tmp_path) as own, own.grpc_client() as client:
+        expected = serving.generate(client, prompt="a", **TINY).as_numpy("images")
+        context, long = serving.start(client, prompt="a", **LONG)
+        assert serving.wait_until(lambda: own.steps() > 1)
+        answers = [serving.start(client, prompt="a", **TINY)[1] for _ in range(2)]
+        assert serving.wait_until(lambda: waiting(own) == 2)
+        began = time.monotonic()
+        with pytest.raises(InferenceServerException) as error:
+            serving.generate(client, prompt="a", **TINY)
+        assert error.value.status() == "StatusCode.UNAVAILABLE"
+        assert "Exceeds maximum queue size" in error.value.message()
+        body = {"prompt": "a", "output_format": "png_base64"}
+        status, answer = serving.generate_json(own, body)
+        assert status == 503 and "Exceeds maximum queue size" in answer["error"]
+        assert time.monotonic() - began < 1
+        assert long.empty() and all(queue.empty() for queue in answers)
+        context.cancel()
+        assert "cancelled" in long.get(timeout=20)[1].message().lower()
+        for queue in answers:
+            result, failed = queue.get(timeout=20)
+            assert failed is None
+            assert serving.same(result.as_numpy("images"), expected)
+
+
+def test_a_request_that_waits_too_long_is_refused(checkpoint, tmp_path):
+    """Those that are computed go on, and a shorter timeout of a request wins."""
+    options = ("--max-queue-size", "0", "--queue-timeout", "1500ms")
+    repository = one_at_a_time(checkpoint, tmp_path / "models", *options)
+    with start(repository, tmp_path) as own, own.grpc_client() as client:
+        context, long = serving.start(client, prompt="a", **LONG)
+        assert serving.wait_until(lambda: (own.steps() or 0) > 0)
+        for given, shortest, longest in [({}, 1.5, 2.5), ({"timeout": 200_000}, 0.2, 1.2)]:
+            began = time.monotonic()
+            with pytest.raises(InferenceServerException) as error:
+                serving.generate(client, options=given, prompt="a", **TINY)
+            assert error.value.status() == "StatusCode.UNAVAILABLE"
+            assert "Request timeout expired" in error.value.message()
+            assert shortest <= time.monotonic() - began < longest
+        assert long.empty()
+        context.cancel()
+        long.get(timeout=20)
+        assert serving.generate(client, prompt="a", **TINY).as_numpy("images").shape[2:] == (16, 16, 3)
