@@ -131,6 +131,7 @@ void BlsModel::generate(Context& ctx, Request& request) const {
     if (std::any_of(result.images.begin(), result.images.end(),
                     [](const GeneratedImage& image) { return image.truncated; })) {
       request.set_flag("truncated");
+      request.set_parameter("truncated_by", stages.truncated_by());
     }
     write_bls_outputs(request, asked, result, origin_);
     request.finish_outputs();

@@ -167,6 +167,8 @@ using ResponseFn = void (*)(NestedResponse*, uint32_t flags, void* user);
     (BackendResponse*, Output**, const char*, DataType, const int64_t*, uint32_t))                 \
   F(ServerError*, TRITONBACKEND_OutputBuffer, (Output*, void**, uint64_t, MemoryType*, int64_t*))  \
   F(ServerError*, TRITONBACKEND_ResponseSetBoolParameter, (BackendResponse*, const char*, bool))   \
+  F(ServerError*, TRITONBACKEND_ResponseSetStringParameter,                                        \
+    (BackendResponse*, const char*, const char*))                                                  \
   F(ServerError*, TRITONBACKEND_ResponseSend, (BackendResponse*, uint32_t, ServerError*))          \
   F(ServerError*, TRITONBACKEND_ModelInstanceReportStatistics,                                     \
     (Instance*, BackendRequest*, bool, uint64_t, uint64_t, uint64_t, uint64_t))                    \

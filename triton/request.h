@@ -67,6 +67,9 @@ class Request {
     response_.strings(name, texts, rows);
   }
   void set_flag(const char* name) { response_.set_flag(name); }
+  void set_parameter(const char* name, const std::string& value) {
+    response_.set_parameter(name, value);
+  }
   void finish_outputs() { response_.finish(); }
   bool can_hand_over() const { return response_.can_hand_over(); }
   void hand_over(std::shared_ptr<const Fence> done) { response_.hand_over(std::move(done)); }

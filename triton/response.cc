@@ -85,6 +85,10 @@ void Response::set_flag(const char* name) {
   check_ok(api().TRITONBACKEND_ResponseSetBoolParameter(handle(), name, true));
 }
 
+void Response::set_parameter(const char* name, const std::string& value) {
+  check_ok(api().TRITONBACKEND_ResponseSetStringParameter(handle(), name, value.c_str()));
+}
+
 bool Response::send() noexcept {
   // A request that wants no output is answered all the same.
   ServerError* error = guard([&] { handle(); });

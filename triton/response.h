@@ -13,8 +13,9 @@
 
 namespace flux::triton {
 
-/// The response to one request: its outputs in the memory that the server gives for them, flags,
-/// and how it is sent. It is made when the first output or flag is, and sent once.
+/// The response to one request: its outputs in the memory that the server gives for them, its
+/// parameters (flags and texts), and how it is sent. It is made with the first of these, and sent
+/// once.
 class Response {
  public:
   explicit Response(BackendRequest* request) : request_(request) {}
@@ -33,6 +34,7 @@ class Response {
   /// A STRING output of shape [rows, texts per row].
   void strings(std::string_view name, const std::vector<std::string>& texts, int64_t rows);
   void set_flag(const char* name);
+  void set_parameter(const char* name, const std::string& value);
   /// After the last output was written, by ops of the context or by the CPU: brings all outputs to
   /// where the server wants them and waits until they are there.
   void finish();

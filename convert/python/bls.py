@@ -157,7 +157,8 @@ class TritonPythonModel:
             gone = "is not loaded: " if not pb_utils.is_model_ready(stage) else ""
             raise Refused(f"stage '{stage}' {gone}failed: {said}", "UNAVAILABLE")
         if hasattr(response, "parameters"):  # from Triton 25.02 on
-            job.truncated |= json.loads(response.parameters() or "{}").get("truncated", False)
+            if json.loads(response.parameters() or "{}").get("truncated", False):
+                job.truncated_by.add(stage.removesuffix("_encoder"))
         tensor = pb_utils.get_output_tensor_by_name(response, output)
         return to_torch(tensor)
 
@@ -251,8 +252,9 @@ def respond(job, images, output_format):
         outputs.append(pb_utils.Tensor("encoded_images", np.array(files, object)))
     if "seed" in wanted:
         outputs.append(pb_utils.Tensor("seed", np.array([[row.seed] for row in job.rows], "int64")))
-    if job.truncated:
-        return pb_utils.InferenceResponse(outputs, parameters={"truncated": True})
+    if job.truncated_by:
+        said = {"truncated": True, "truncated_by": ",".join(sorted(job.truncated_by))}
+        return pb_utils.InferenceResponse(outputs, parameters=said)
     return pb_utils.InferenceResponse(outputs)
 
 

@@ -56,7 +56,7 @@ class Job:
     def __init__(self, request, rows):
         self.request, self.rows = request, rows
         self.steps = max(row.num_inference_steps for row in rows)
-        self.done, self.truncated = 0, False
+        self.done, self.truncated_by = 0, set()
         self.laps = [time.monotonic()]
         microseconds = timeout_of(request)
         self.deadline = time.monotonic() + (microseconds or math.inf) * 1e-6

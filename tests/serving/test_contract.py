@@ -12,6 +12,7 @@ import tritonclient.http as httpclient
 from PIL import Image
 
 SMALL = {"num_inference_steps": 2, "max_sequence_length": 64, "seed": 7}
+LONG = "a red cat " * 40  # more than CLIP's 77 tokens, and less than 512 of T5
 
 
 def generated(checkpoint, directory, *options):
@@ -150,7 +151,31 @@ def test_a_long_prompt_is_cut_and_says_so(server, client):
     assert "truncated" not in short.get_response().parameters
     # The Python backend of 2.51 knows no response parameters.
     if "bls" not in serving.IN_PYTHON and not {"clip_encoder", "t5_encoder"} <= set(serving.IN_PYTHON):
-        assert long.get_response().parameters["truncated"].bool_param
+        parameters = long.get_response().parameters
+        assert parameters["truncated"].bool_param
+        assert parameters["truncated_by"].string_param == "clip,t5"
+
+
+@pytest.mark.skipif(bool(serving.IN_PYTHON), reason="the Python backend of 2.51 knows no parameters")
+@pytest.mark.parametrize(
+    "values, by",
+    [
+        ({"prompt": LONG, "max_sequence_length": 512}, "clip"),
+        ({"prompt": "a cat", "prompt_2": LONG, "max_sequence_length": 64}, "t5"),
+        ({"prompt": ["a cat", LONG], "prompt_2": ["a cat", "a cat"]}, "clip"),
+        ({"prompt": [LONG, "a cat"], "prompt_2": ["a cat", LONG]}, "clip,t5"),
+        ({"prompt": "a cat", "negative_prompt": LONG, "max_sequence_length": 512}, None),
+        ({"prompt": "a cat", "negative_prompt": LONG, "true_cfg_scale": 2.0}, "clip,t5"),
+        ({"prompt": "a cat", "negative_prompt": LONG, "true_cfg_scale": 2.0,
+          "max_sequence_length": 512}, "clip"),
+    ],
+)  # fmt: skip
+def test_a_cut_prompt_names_the_encoder(client, values, by):
+    parameters = serving.generate(client, **(SMALL | values)).get_response().parameters
+    assert ("truncated" in parameters) == ("truncated_by" in parameters) == (by is not None)
+    if by is not None:
+        assert parameters["truncated"].bool_param
+        assert parameters["truncated_by"].string_param == by
 
 
 def test_statistics_and_metrics_count(server, client):

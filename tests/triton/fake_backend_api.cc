@@ -222,6 +222,11 @@ ServerError* TRITONBACKEND_ResponseSetBoolParameter(BackendResponse* response, c
   if (value) response->flags.emplace_back(name);
   return nullptr;
 }
+ServerError* TRITONBACKEND_ResponseSetStringParameter(BackendResponse* response, const char* name,
+                                                      const char* value) {
+  response->texts[name] = value;
+  return nullptr;
+}
 ServerError* TRITONBACKEND_ResponseSend(BackendResponse* response, uint32_t flags,
                                         ServerError* error) {
   const std::unique_ptr<BackendResponse> taken(response);  // also when sending fails
@@ -233,6 +238,7 @@ ServerError* TRITONBACKEND_ResponseSend(BackendResponse* response, uint32_t flag
   }
   answer.outputs = std::move(response->outputs);
   answer.flags = std::move(response->flags);
+  answer.texts = std::move(response->texts);
   answer.final = flags == kResponseFinal;
   if (error != nullptr) {
     answer.error = error->text;

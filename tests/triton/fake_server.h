@@ -67,6 +67,7 @@ struct BackendResponse : Counted {
   BackendRequest* request = nullptr;
   std::list<Output> outputs;
   std::vector<std::string> flags;
+  std::map<std::string, std::string> texts;
 };
 
 /// A request from a client to a model of the backend, and what became of it.
@@ -84,6 +85,7 @@ struct BackendRequest {
   struct Answer {
     std::list<Output> outputs;
     std::vector<std::string> flags;
+    std::map<std::string, std::string> texts;
     std::string error;  // empty: none
     ServerErrorCode code = ServerErrorCode::kUnknown;
     bool final = false;

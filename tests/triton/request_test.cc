@@ -231,6 +231,7 @@ TEST_F(RequestTest, WritesOutputsWhereTheServerWantsThem) {
   request.host_output("seed", DType::kI64, {1, 1}).data<int64_t>()[0] = 42;
   request.output_strings("files", {"png", ""}, 1);
   request.set_flag("truncated");
+  request.set_parameter("truncated_by", "clip");
   request.finish_outputs();
   EXPECT_FALSE(request.can_hand_over());
   answer(request);
@@ -239,6 +240,7 @@ TEST_F(RequestTest, WritesOutputsWhereTheServerWantsThem) {
   EXPECT_EQ(got.error, "");
   EXPECT_TRUE(got.final);
   EXPECT_EQ(got.flags, std::vector<std::string>{"truncated"});
+  EXPECT_EQ(got.texts, (std::map<std::string, std::string>{{"truncated_by", "clip"}}));
   ASSERT_EQ(got.outputs.size(), 3U);
   const Output& first = got.outputs.front();
   EXPECT_EQ(first.name, "image");
