@@ -54,6 +54,34 @@ void check_version_policy(const fs::path& model) {
   }
 }
 
+/// What stands for the checkpoint of these models on the command line.
+fs::path source_of(const fs::path& repository, const std::string& prefix) {
+  if (prefixes_of(repository).size() == 1) return repository;
+  return repository / (prefix.empty() ? kPipeline : prefix.substr(0, prefix.size() - 1));
+}
+
+/// A model of a repository, or what is in it, is no source, though "bls" has a model_index.json.
+void refuse_part_of_repository(const fs::path& path) {
+  constexpr int kLevels = 4;  // REPOSITORY/MODEL/VERSION/COMPONENT/FILE
+  fs::path part = path;
+  for (int i = 0; i < kLevels && fs::exists(path); ++i, part = part.parent_path()) {
+    const auto model = parse_model_name(part.filename().string());
+    if (!model || prefixes_of(part.parent_path()).empty()) continue;
+    fail(ErrorCode::kNotFound, "{}: is a part of a model repository: give {}", path,
+         source_of(part.parent_path(), model->prefix).string());
+  }
+}
+
+void refuse_directory_around_repository(const fs::path& path) {
+  if (fs::exists(fs::symlink_status(path / "model_index.json"))) return;
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(path, error)) {
+    const std::vector<std::string> prefixes = prefixes_of(entry.path());
+    check(prefixes.empty(), ErrorCode::kNotFound, "{}: holds a model repository: give {}", path,
+          prefixes.empty() ? "" : source_of(entry.path(), prefixes[0]).string());
+  }
+}
+
 }  // namespace
 
 RepositoryLayout::RepositoryLayout(fs::path root, std::string prefix)
@@ -97,8 +125,7 @@ std::shared_ptr<const Checkpoint> open_source(const fs::path& source) {
   if (prefixes.size() == 1) return open(path, prefixes[0]);
   std::vector<std::string> names;
   for (const std::string& prefix : prefixes) {
-    const std::string name = prefix.empty() ? kPipeline : prefix.substr(0, prefix.size() - 1);
-    names.push_back((path / name).string());
+    names.push_back(source_of(path, prefix).string());
   }
   check(names.empty(), ErrorCode::kInvalidArgument,
         "{}: holds the models of several checkpoints: give one of them: {}", source,
@@ -113,6 +140,8 @@ std::shared_ptr<const Checkpoint> open_source(const fs::path& source) {
       return open(path.parent_path(), prefix);
     }
   }
+  refuse_part_of_repository(path);
+  refuse_directory_around_repository(path);
   return Checkpoint::open(source);
 }
 

@@ -20,15 +20,23 @@ bool is_weight_file(const fs::path& file) {
          extension == ".sft";
 }
 
-/// The first entry of a directory, in alphabetical order, that fits; empty when none does.
+/// The entries of a directory that fit, in alphabetical order.
 template <typename Fits>
-std::string first_entry(const fs::path& directory, Fits fits) {
+std::vector<std::string> entries(const fs::path& directory, Fits fits) {
   std::vector<std::string> names;
   std::error_code error;
   for (const fs::directory_entry& entry : fs::directory_iterator(directory, error)) {
     if (fits(entry)) names.push_back(entry.path().filename().string());
   }
-  return names.empty() ? "" : *std::min_element(names.begin(), names.end());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+/// The first of them; empty when none fits.
+template <typename Fits>
+std::string first_entry(const fs::path& directory, Fits fits) {
+  const std::vector<std::string> names = entries(directory, fits);
+  return names.empty() ? "" : names.front();
 }
 
 /// Words about a directory without model_index.json.
@@ -38,6 +46,17 @@ std::string what_directory_is(const fs::path& source) {
   if (fs::exists(above / "model_index.json")) {
     return fmt::format("it is a component of the checkpoint {}: give that directory",
                        (above.has_filename() ? above : above.parent_path()).string());
+  }
+  const std::vector<std::string> inside = entries(source, [](const auto& entry) {
+    std::error_code error;  // of a directory that must not be read
+    return fs::exists(entry.path() / "model_index.json", error);
+  });
+  if (inside.size() == 1) {
+    return fmt::format("it holds a checkpoint: give {}", (source / inside[0]).string());
+  }
+  if (!inside.empty()) {
+    return fmt::format("it holds {} checkpoints: give one of them, such as {}", inside.size(),
+                       (source / inside[0]).string());
   }
   const fs::path snapshots = source / "snapshots";
   const std::string snapshot =

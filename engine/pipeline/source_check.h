@@ -6,7 +6,7 @@ namespace flux {
 
 /// Throws kNotFound unless `model_index` (model_index.json of the checkpoint `source`) is there.
 /// The message says what `source` is instead, where that can be seen: a single file, a component, a
-/// cache of downloads, files of other programs.
+/// cache of downloads, files of other programs, a directory around checkpoints.
 void check_source(const std::filesystem::path& source, const std::filesystem::path& model_index);
 
 }  // namespace flux

@@ -384,6 +384,40 @@ class BadCheckpointTest(CliTest):
     def test_source_is_a_component(self):
         self.assert_error(run("inspect", DEV / "vae/"), 1, f"component of the checkpoint {DEV}: give")
 
+    def test_source_is_around_checkpoints(self):
+        around = self.directory / "around"
+        (around / "notes").mkdir(parents=True)
+        (around / "notes/model.ckpt").touch()
+        (around / "b").symlink_to(DEV)
+        (around / "flux1-dev.safetensors").touch()
+        self.assert_error(run("inspect", around), 1, f"it holds a checkpoint: give {around}/b$")
+        (around / "a").symlink_to(SCHNELL)
+        self.assert_error(
+            run("inspect", around), 1, f"it holds 2 checkpoints: give one of them, such as {around}/a$"
+        )
+
+    def test_source_is_a_part_of_a_repository(self):
+        repository = self.directory / "repository"
+        for name, models, given in [
+            ("", "", repository),
+            ("one", "one_", repository / "one"),
+            ("two", "", repository / "bls"),
+        ]:
+            options = ["--name", name] if name else []
+            self.assertEqual(run("convert", DEV, repository, *options).code, 0)
+            for part in ("bls/1", "bls/1/transformer", "dit_transformer", "dit_transformer/1",
+                         "vae_decoder/1/vae", "vae_decoder/1/vae/config.json"):  # fmt: skip
+                source = repository / f"{models}{part}"
+                says = f"{source}: is a part of a model repository: give {given}$"
+                self.assert_error(run("inspect", source), 1, says)
+                self.assertEqual(run("inspect", given).code, 0)
+        self.assert_error(run("inspect", repository / "vae_decoder/2"), 1, "no such directory")
+
+    def test_source_is_around_a_repository(self):
+        self.assertEqual(run("convert", DEV, self.directory / "models").code, 0)
+        says = f"{self.directory}: holds a model repository: give {self.directory}/models$"
+        self.assert_error(run("inspect", self.directory), 1, says)
+
     def test_source_is_a_cache_of_downloads(self):
         cache = self.directory / "models--black-forest-labs--FLUX.1-dev"
         (cache / "blobs").mkdir(parents=True)
