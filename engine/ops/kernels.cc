@@ -11,7 +11,10 @@ void Kernels::refuse(const char* op) {
 
 void Backend::require(DType dtype) const {
   check(supports(dtype), ErrorCode::kUnsupported,
-        "dtype {} cannot be computed on {}: use f32 or bf16", dtype, device());
+        "dtype {0} cannot be computed on {1}: use --dtype f32 or --dtype bf16; a checkpoint stored "
+        "in "
+        "{0} needs one of them",
+        dtype, device());
 }
 
 Kernels& kernels_of(const Context& ctx) {

@@ -401,7 +401,7 @@ add_cases(
 # (name, options, exit code, what the error says)
 OPTION_CASES = [
     ("backend", ["--backend", "torch"], 2, "--backend"),
-    ("f16", ["--dtype", "f16"], 1, "f16 cannot be computed on cpu: use f32 or bf16"),
+    ("f16", ["--dtype", "f16"], 1, "f16 cannot be computed on cpu: use --dtype f32 or --dtype bf16"),
     ("dtype", ["--dtype", "int8"], 2, "dtype 'int8' is not known"),
     ("cuda", ["--device", "cuda:64"], 1, "'cuda:64': a machine has at most 64 GPUs"),
     ("device", ["--device", "tpu"], 2, "device 'tpu' is not known"),

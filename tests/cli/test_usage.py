@@ -3,7 +3,7 @@
 import re
 import unittest
 
-from harness import DEV, SCHNELL, SMALL, CliTest, add_cases, run
+from harness import DEV, F16, SCHNELL, SMALL, CliTest, add_cases, run
 
 PROMPT = ["--prompt", "a star"]
 LONG = "word " * 14000
@@ -113,6 +113,25 @@ class UsageTest(CliTest):
         self.assert_error(result, code, pattern)
         self.assertEqual(result.out, "")
         self.assert_no_files(self.directory)
+
+    def test_a_checkpoint_in_f16_asks_for_a_dtype(self):
+        output = self.directory / "o.safetensors"
+        says = "dtype f16 cannot be computed on cpu: use --dtype f32 or --dtype bf16; a checkpoint "
+        for arguments in (
+            ["generate", F16, *PROMPT, *SMALL],
+            ["check", F16],
+            ["bench", F16],
+            ["run-stage", F16, "clip_encoder", *PROMPT, "--output", output],
+            ["convert", F16, self.directory / "models"],
+        ):
+            device = ["--device", "cpu"]
+            result = run(*arguments, *device, cwd=self.directory)
+            self.assert_error(result, 1, says)
+            self.assert_no_files(self.directory)
+        for dtype in ("f32", "bf16"):
+            options = ["--dtype", dtype, "--output", output, "--device", "cpu"]
+            result = run("run-stage", F16, "clip_encoder", *PROMPT, *options)
+            self.assertEqual(result.code, 0, result.err)
 
     def test_help_names_every_option_and_default(self):
         for command in ("generate", "run-stage", "check", "tokenize", "inspect", "bench"):
