@@ -2,6 +2,7 @@
 #include <optional>
 
 #include "cli/common.h"
+#include "cli/help.h"
 #include "cli/made_inputs.h"
 #include "cli/progress.h"
 #include "cli/request_options.h"
@@ -244,6 +245,10 @@ void add_bench(CLI::App& app, Action& run) {
       ->type_name("N")
       ->capture_default_str();
   command->add_flag("--json", options->json, "print one JSON object, times in seconds");
+  group_compute_options(*command);
+  group_options(*command, kOutputGroup, {"--json"});
+  add_examples(*command, {"bench FLUX.1-dev --height 512 --width 512 --steps 4 --runs 3",
+                          "bench models --dtype bf16 --json"});
   command->callback([options, &run] { run = [options] { run_bench(*options); }; });
 }
 

@@ -1,4 +1,5 @@
 #include "cli/common.h"
+#include "cli/help.h"
 #include "cli/made_inputs.h"
 #include "cli/session.h"
 #include "pipeline/latents.h"
@@ -120,6 +121,8 @@ void add_check(CLI::App& app, Action& run) {
   CLI::App* command = app.add_subcommand(
       "check", "runs every stage on inputs it makes itself and says whether it works");
   add_compute_options(*command, *options);
+  group_compute_options(*command);
+  add_examples(*command, {"check FLUX.1-dev", "check models --device cuda --dtype bf16"});
   command->callback([options, &run] { run = [options] { run_check(*options); }; });
 }
 

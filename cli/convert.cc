@@ -4,6 +4,7 @@
 #include <csignal>
 
 #include "cli/common.h"
+#include "cli/help.h"
 #include "cli/progress.h"
 #include "convert/repository.h"
 #include "convert/repository_layout.h"
@@ -229,7 +230,14 @@ void add_options(CLI::App& command, ConvertCommand& options) {
                   "put NAME_ before the models' names, so that one server can hold the models of "
                   "several checkpoints; REPOSITORY may hold others already [default: none]")
       ->type_name("NAME");
-  command.add_option("--dtype", options.dtype, "f32, bf16 or f16 to compute in")
+  command
+      .add_option("--default-size", options.default_size,
+                  "pixels of an image whose size is not given [default: the checkpoint's, FLUX: "
+                  "1024x1024]")
+      ->type_name("HEIGHTxWIDTH");
+  command
+      .add_option("--dtype", options.dtype,
+                  "f32, bf16 or, where all models run in Python, f16 to compute in")
       ->type_name("DTYPE")
       ->capture_default_str();
   command
@@ -271,11 +279,6 @@ void add_options(CLI::App& command, ConvertCommand& options) {
                   "symbolic links to the checkpoint, which then must stay")
       ->check(CLI::IsMember({"link", "copy", "reference"}))
       ->capture_default_str();
-  command
-      .add_option("--default-size", options.default_size,
-                  "pixels of an image whose size is not given [default: the checkpoint's, FLUX: "
-                  "1024x1024]")
-      ->type_name("HEIGHTxWIDTH");
   command.add_flag("--force", options.force, "replace an existing repository");
 }
 
@@ -286,6 +289,13 @@ void add_convert(CLI::App& app, Action& run) {
   CLI::App* command =
       app.add_subcommand("convert", "writes a Triton model repository made from a checkpoint");
   add_options(*command, *options);
+  group_options(*command, kComputeGroup, {"--dtype", "--device"});
+  group_options(*command, "Serving",
+                {"--max-batch-size", "--instances", "--max-queue-size", "--queue-timeout"});
+  group_options(*command, kOutputGroup, {"--weights", "--force"});
+  add_examples(*command,
+               {"convert FLUX.1-dev models",
+                "convert FLUX.1-schnell models --name schnell --dtype bf16 --weights copy"});
   command->callback([options, &run] { run = [options] { run_convert(*options); }; });
 }
 

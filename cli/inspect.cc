@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cli/common.h"
+#include "cli/help.h"
 #include "cli/session.h"
 #include "convert/repository_layout.h"
 #include "pipeline/request.h"
@@ -169,6 +170,7 @@ void add_inspect(CLI::App& app, Action& run) {
       "inspect", "shows components, classes, sizes, dtypes and the memory that serving needs");
   add_source(*command, options->source);
   command->add_flag("--json", options->json, "print one JSON object, with all configurations");
+  add_examples(*command, {"inspect FLUX.1-dev", "inspect models --json"});
   command->callback([options, &run] {
     run = [options] {
       const auto checkpoint = open_source(options->source);

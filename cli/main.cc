@@ -11,12 +11,18 @@
 namespace flux::cli {
 namespace {
 
+/// CLI11 leaves two empty lines between groups of options.
+std::string single_spaced(std::string text) {
+  for (size_t at = 0; (at = text.find("\n\n\n", at)) != text.npos;) text.erase(at, 1);
+  return text;
+}
+
 int end_parsing(const CLI::App& app, const CLI::ParseError& error) {
   if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) {
     // --help and --version arrive as exceptions too; app.exit() prints them.
     std::ostringstream out;
     app.exit(error, out, out);
-    print_out(out.str());
+    print_out(single_spaced(out.str()));
     return kDone;
   }
   std::string message = error.what();

@@ -2,6 +2,7 @@
 #include <map>
 
 #include "cli/common.h"
+#include "cli/help.h"
 #include "cli/request_options.h"
 #include "cli/session.h"
 #include "pipeline/latents.h"
@@ -265,6 +266,12 @@ void add_run_stage(CLI::App& app, Action& run) {
       ->type_name("TEXT");
   add_integer_option(*command, field_of(&Request::max_sequence_length),
                      options->max_sequence_length);
+  group_compute_options(*command);
+  group_options(*command, kOutputGroup, {"--output"});
+  add_examples(
+      *command,
+      {"run-stage FLUX.1-dev t5_encoder --prompt \"a red fox\" --output embeds.safetensors",
+       "run-stage models dit_transformer --input step.safetensors --output noise.safetensors"});
   command->callback([options, &run] { run = [options] { run_run_stage(*options); }; });
 }
 

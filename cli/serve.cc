@@ -10,6 +10,7 @@
 #include "cli/common.h"
 #include "cli/drain.h"
 #include "cli/endpoints.h"
+#include "cli/help.h"
 #include "cli/log_writer.h"
 #include "cli/ports.h"
 #include "cli/python_serving.h"
@@ -291,6 +292,9 @@ void add_serve(CLI::App& app, Action& run) {
           "the Python whose packages (numpy, torch, diffusers) model.py files use [default: "
           "$FLUX_PYTHON, $VIRTUAL_ENV, or python3 on PATH]")
       ->type_name("FILE");
+  group_options(*command, "Programs", {"--backend-directory", "--tritonserver", "--python"});
+  add_examples(*command,
+               {"serve models", "serve models --address 0.0.0.0 -- --exit-timeout-secs=60"});
   command->add_option("ARGUMENTS", options->more, "after --: more arguments for tritonserver");
   command->callback([options, &run] {
     run = [options] {

@@ -1,4 +1,5 @@
 #include "cli/common.h"
+#include "cli/help.h"
 #include "cli/request_options.h"
 #include "cli/session.h"
 #include "convert/repository_layout.h"
@@ -48,6 +49,7 @@ void add_tokenize(CLI::App& app, Action& run) {
   command->add_option("--prompt", options->prompt, "the text")->required()->type_name("TEXT");
   add_integer_option(*command, field_of(&Request::max_sequence_length),
                      options->max_sequence_length);
+  add_examples(*command, {"tokenize FLUX.1-dev --prompt \"a red fox\" --max-sequence-length 64"});
   command->callback([options, &run] { run = [options] { run_tokenize(*options); }; });
 }
 

@@ -1,6 +1,8 @@
 """Wrong command lines: exit code 2, one line that says what is allowed, no file."""
 
 import re
+import shlex
+import tempfile
 import unittest
 
 from harness import DEV, F16, SCHNELL, SMALL, CliTest, add_cases, run
@@ -100,6 +102,9 @@ USAGE_CASES = [
     ("bench_warmup", ["bench", DEV, "--warmup", "-1"], "--warmup -1: must be 0 to"),
 ]
 
+# The commands whose help has examples.
+EXPLAINED = ("run-stage", "check", "tokenize", "inspect", "bench", "convert", "serve")
+
 # Understood, but not possible: exit code 1.
 IMPOSSIBLE_CASES = [
     ("f16", generate(*PROMPT, "--dtype", "f16"), "f16"),
@@ -142,6 +147,62 @@ class UsageTest(CliTest):
         result = run("generate", "--help")
         for text in ("--negative-prompt", "28 with guidance", "as stored", "[3.5]", "[out.png]"):
             self.assertIn(text.strip("[]"), result.out)
+
+    def test_help_has_examples(self):
+        """Command lines that are understood: in an empty directory only their files are missing."""
+        for command in EXPLAINED:
+            text, examples = re.split(r"\nExamples?:\n", run(command, "--help").out)
+            lines = examples.strip().splitlines()
+            self.assertIn(len(lines), (1, 2), command)
+            for line in lines:
+                program, *arguments = shlex.split(line)
+                self.assertEqual((program, arguments[0]), ("flux-triton", command))
+                end = arguments.index("--") if "--" in arguments else len(arguments)
+                for option in (word for word in arguments[:end] if word.startswith("-")):
+                    self.assertRegex(text, rf"(?m)^  (\S+,)?{re.escape(option)}[, ]", line)
+                with tempfile.TemporaryDirectory(dir=self.directory) as empty:
+                    result = run(*arguments, cwd=empty)
+                    self.assert_error(result, 1, "no such directory|device 'cuda'")
+                    self.assert_no_files(empty)
+
+    def test_help_has_groups_in_order(self):
+        """What is asked comes first, then what computes it, then what becomes of the result."""
+        compute = ["--dtype", "--device", "--gpu-memory", "--threads"]
+        for command, groups in {
+            "check": {"Options": [], "Compute": compute},
+            "run-stage": {
+                "Options": ["--input", "--prompt", "--max-sequence-length"],
+                "Compute": compute,
+                "Output": ["--output"],
+            },
+            "bench": {
+                "Options": ["--prompt", "--height", "--width", "--steps", "--max-sequence-length",
+                            "--images", "--runs", "--warmup"],
+                "Compute": compute,
+                "Output": ["--json"],
+            },
+            "convert": {
+                "Options": ["--backend", "--stage", "--name", "--default-size"],
+                "Compute": ["--dtype", "--device"],
+                "Serving": ["--max-batch-size", "--instances", "--max-queue-size", "--queue-timeout"],
+                "Output": ["--weights", "--force"],
+            },
+            "serve": {
+                "Options": ["--http-port", "--grpc-port", "--metrics-port", "--address"],
+                "Programs": ["--backend-directory", "--tritonserver", "--python"],
+            },
+        }.items():  # fmt: skip
+            found, group = {}, None
+            text = run(command, "--help").out
+            self.assertNotIn("\n\n\n", text)
+            for line in text.splitlines():
+                if heading := re.fullmatch(r"(\w+):", line):
+                    group = found.setdefault(heading[1], [])
+                elif option := re.match(r"  (-\w,)?(--[\w-]+)", line):
+                    group.append(option[2])
+            found = {name: options for name, options in found.items() if options}
+            wanted = groups | {"Options": ["--help", *groups["Options"]]}
+            self.assertEqual(list(found.items()), list(wanted.items()), command)
 
     def test_version(self):
         result = run("--version")
