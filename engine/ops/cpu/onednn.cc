@@ -78,12 +78,23 @@ dnnl::primitive_attr user_scratchpad() {
   return attributes;
 }
 
+/// `Primitive::primitive_desc` of what describes one operation. oneDNN 2 (Debian 12, Ubuntu 22.04)
+/// has a descriptor of its own for that, oneDNN 3 (Ubuntu 24.04, Debian 13) has not.
+template <typename Primitive, typename... Operation>
+typename Primitive::primitive_desc describe_primitive(const Operation&... operation) {
+#if DNNL_VERSION_MAJOR >= 3
+  return {cpu_engine(), operation..., user_scratchpad()};
+#else
+  return {typename Primitive::desc(operation...), user_scratchpad(), cpu_engine()};
+#endif
+}
+
 /// `weights` may have the format "any": then the library picks the layout.
 dnnl::matmul::primitive_desc compile(const ProductShape& shape, const memory::desc& weights) {
   const memory::desc x({shape.rows, shape.depth}, memory::data_type::bf16, memory::format_tag::ab);
   const memory::desc sums({shape.rows, shape.columns}, memory::data_type::f32,
                           memory::format_tag::ab);
-  return {dnnl::matmul::desc(x, weights, sums), user_scratchpad(), cpu_engine()};
+  return describe_primitive<dnnl::matmul>(x, weights, sums);
 }
 
 dnnl::convolution_forward::primitive_desc compile(const ConvolutionShape& shape,
@@ -93,10 +104,11 @@ dnnl::convolution_forward::primitive_desc compile(const ConvolutionShape& shape,
                        type_of(shape.dtype), memory::format_tag::nhwc);
   const memory::desc sums({1, shape.out, shape.height, shape.width}, memory::data_type::f32,
                           memory::format_tag::nhwc);
-  const dnnl::convolution_forward::desc description(dnnl::prop_kind::forward_inference,
-                                                    dnnl::algorithm::convolution_direct, x, weights,
-                                                    sums, {1, 1}, {0, 0}, {0, 0});
-  return {description, user_scratchpad(), cpu_engine()};
+  const memory::dims strides = {1, 1};
+  const memory::dims padding = {0, 0};
+  return describe_primitive<dnnl::convolution_forward>(dnnl::prop_kind::forward_inference,
+                                                       dnnl::algorithm::convolution_direct, x,
+                                                       weights, sums, strides, padding, padding);
 }
 
 memory::desc weights_as(const ProductShape& shape, memory::format_tag tag) {
@@ -257,14 +269,12 @@ class ReorderPacker final : public WeightPacker {
   dnnl::reorder pack_;
 };
 
+/// The values of cpu_isa are sets of bits, so newer instruction sets hold those of
+/// avx512_core_bf16.
 Bf16Path processor_path() {
-  switch (dnnl::get_effective_cpu_isa()) {
-    case dnnl::cpu_isa::avx512_core_bf16:
-    case dnnl::cpu_isa::avx512_core_amx:
-      return Bf16Path::kNative;
-    default:
-      return Bf16Path::kThroughF32;
-  }
+  constexpr auto bf16 = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_bf16);
+  const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
+  return (isa & bf16) == bf16 ? Bf16Path::kNative : Bf16Path::kThroughF32;
 }
 
 std::atomic<Bf16Path>& chosen_path() {
