@@ -33,15 +33,30 @@ void as_usage(const std::function<void()>& parse) {
   }
 }
 
-void add_source(CLI::App& command, std::string& source) {
+void add_part_options(CLI::App& command, PartOptions& parts) {
+  const auto add = [&](const char* name, std::filesystem::path& part, const char* what) {
+    command.add_option(name, part, fmt::format("{} [default: of SOURCE, or beside it]", what))
+        ->type_name("PATH")
+        ->group("Parts");
+  };
+  add("--transformer", parts.transformer, "file or directory of the transformer");
+  add("--vae", parts.vae, "file or directory of the autoencoder");
+  add("--clip", parts.clip, "file or directory of the CLIP text encoder");
+  add("--t5", parts.t5, "file or directory of the T5 text encoder");
+  add("--tokenizers", parts.tokenizers, "directory of tokenizer/ and tokenizer_2/");
+}
+
+void add_source(CLI::App& command, std::string& source, PartOptions& parts) {
   command
       .add_option("SOURCE", source,
-                  "diffusers FLUX checkpoint, or model repository made by convert")
+                  "diffusers FLUX checkpoint, model repository made by convert, or file of weights "
+                  "(.safetensors, .gguf)")
       ->required();
+  add_part_options(command, parts);
 }
 
 void add_compute_options(CLI::App& command, ComputeOptions& options) {
-  add_source(command, options.source);
+  add_source(command, options.source, options.model.parts);
   command.add_option("--dtype", options.model.dtype, "f32 or bf16 to compute in")
       ->type_name("DTYPE")
       ->capture_default_str();

@@ -33,8 +33,11 @@ struct ComputeOptions {
   ModelOptions model;
 };
 
-/// Adds SOURCE to a command.
-void add_source(CLI::App& command, std::string& source);
+/// Adds the options that give parts of a checkpoint: --transformer, --vae, --clip, --t5 and
+/// --tokenizers.
+void add_part_options(CLI::App& command, PartOptions& parts);
+/// Adds SOURCE to a command, and add_part_options().
+void add_source(CLI::App& command, std::string& source, PartOptions& parts);
 /// Adds SOURCE, --dtype, --device, --gpu-memory and --threads.
 void add_compute_options(CLI::App& command, ComputeOptions& options);
 

@@ -25,6 +25,7 @@ constexpr std::chrono::microseconds kLongestQueueTimeout = std::chrono::hours(7 
 
 struct ConvertCommand {
   std::string checkpoint;
+  PartOptions parts;
   std::string repository;
   std::string backend = "native";
   std::vector<std::string> stages;  // NAME=BACKEND
@@ -196,7 +197,7 @@ void run_convert(const ConvertCommand& command) {
   ConvertOptions options = parse_options(command);
   // SIGHUP counts too: a terminal that closes must not leave a half-written copy.
   std::signal(SIGHUP, [](int) { std::raise(SIGTERM); });
-  const auto checkpoint = open_source(command.checkpoint);
+  const auto checkpoint = open_source(command.checkpoint, command.parts);
   if (command.dtype == "as stored") options.serving.dtype = checkpoint->stored_dtype();
   set_sizes(command.default_size, checkpoint->config(), options.serving);
   ConvertResult result;
@@ -211,9 +212,12 @@ void run_convert(const ConvertCommand& command) {
 }
 
 void add_options(CLI::App& command, ConvertCommand& options) {
-  command.add_option("CHECKPOINT", options.checkpoint, "directory of a diffusers FLUX checkpoint")
+  command
+      .add_option("CHECKPOINT", options.checkpoint,
+                  "diffusers FLUX checkpoint, or file of weights (.safetensors, .gguf)")
       ->required();
   command.add_option("REPOSITORY", options.repository, "the directory to write")->required();
+  add_part_options(command, options.parts);
   command
       .add_option("--backend", options.backend,
                   "native: this program's engine; python: model.py files over "

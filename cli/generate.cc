@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "cli/common.h"
+#include "cli/help.h"
 #include "cli/progress.h"
 #include "cli/request_options.h"
 #include "flux/flux.h"
@@ -210,22 +211,27 @@ void add_generate(CLI::App& app, Action& run) {
   add_compute_options(*command, options->compute);
   add_request_options(*command, options->request);
   command
-      ->add_option("-o,--output", options->output,
-                   "the file to write: PNG, JPEG or WebP by its ending (.png, .jpg, .jpeg, .webp); "
-                   "more than one image: FILE_0.png, FILE_1.png, ...")
-      ->type_name("FILE")
-      ->capture_default_str();
-  command
       ->add_option("--latents", options->latents,
                    "start from these packed latents [images, tokens, channels], in tensor "
                    "'latents', not from a seed's noise")
       ->type_name("FILE.safetensors")
       ->excludes("--seed");
   command
+      ->add_option("-o,--output", options->output,
+                   "the file to write: PNG, JPEG or WebP by its ending (.png, .jpg, .jpeg, .webp); "
+                   "more than one image: FILE_0.png, FILE_1.png, ...")
+      ->type_name("FILE")
+      ->capture_default_str();
+  command
       ->add_option("--save-latents", options->save_latents,
                    "also write the packed latents at the end of the loop [default: no]")
       ->type_name("FILE.safetensors");
   command->add_flag("--json", options->json, "print one JSON object");
+  group_compute_options(*command);
+  group_options(*command, kOutputGroup, {"--output", "--quality", "--save-latents", "--json"});
+  add_examples(*command,
+               {"generate FLUX.1-dev --prompt \"a red fox\" --seed 7 -o fox.png",
+                "generate models --prompt \"a red fox\" --images 4 --height 512 --width 768"});
   command->callback([options, &run] { run = [options] { run_generate(*options); }; });
 }
 

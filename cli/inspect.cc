@@ -64,20 +64,36 @@ nlohmann::json memory_json(const Checkpoint& checkpoint, DType dtype) {
           {"total_bytes", need.weights + need.activations}};
 }
 
-nlohmann::json config_of(const Checkpoint& checkpoint, const std::string& component) {
-  const std::filesystem::path directory = checkpoint.layout().configs() / component;
-  for (const char* name : {"config.json", "scheduler_config.json"}) {
-    if (std::filesystem::exists(directory / name)) return read_json_file(directory / name);
+/// The config of a component that has one, else null.
+nlohmann::json config_of(const Checkpoint& checkpoint, Component component) {
+  if (info_of(component).config_file.empty()) return nullptr;
+  return checkpoint.config_json(component);
+}
+
+/// The component of an entry of model_index.json; nothing for one that is not known.
+std::optional<Component> component_of(const ModelIndex::Entry& entry) {
+  for (const ComponentInfo& info : kComponents) {
+    if (entry.name == info.name) return info.component;
   }
-  return nullptr;
+  return std::nullopt;
+}
+
+/// The types that weights are stored in, those of most parameters first: "Q4_K, Q6_K, f32".
+std::string types_in_words(const TensorStore& weights) {
+  std::vector<std::string> names;
+  for (const auto& [name, count] : weights.types()) names.push_back(name);
+  return fmt::format("{}", fmt::join(names, ", "));
 }
 
 nlohmann::json inspect_json(const Checkpoint& checkpoint) {
   auto components = nlohmann::json::object();
-  for (const ModelIndex::Entry& component : checkpoint.index().components) {
-    components[component.name] = {{"library", component.library},
-                                  {"class", component.class_name},
-                                  {"config", config_of(checkpoint, component.name)}};
+  for (const ModelIndex::Entry& entry : checkpoint.index().components) {
+    const std::optional<Component> component = component_of(entry);
+    components[entry.name] = {
+        {"library", entry.library},
+        {"class", entry.class_name},
+        {"config", component ? config_of(checkpoint, *component) : nlohmann::json()}};
+    if (component) components[entry.name]["place"] = checkpoint.layout().place(*component).string();
   }
   int64_t parameters = 0;
   int64_t bytes = 0;
@@ -85,6 +101,8 @@ nlohmann::json inspect_json(const Checkpoint& checkpoint) {
     const TensorStore& weights = checkpoint.weights(component);
     nlohmann::json& object = components[name_of(component)];
     object["dtype"] = name_of(weights.dtype());
+    object["layout"] = checkpoint.weight_layout(component);
+    for (const auto& [name, count] : weights.types()) object["types"][name] = count;
     object["tensors"] = weights.names().size();
     object["parameters"] = weights.parameter_count();
     object["bytes"] = weights.bytes();
@@ -93,7 +111,7 @@ nlohmann::json inspect_json(const Checkpoint& checkpoint) {
   }
   const RequestLimits limits = limits_for(checkpoint.config());
   return {{"checkpoint", checkpoint.name()},
-          {"directory", checkpoint.directory().string()},
+          {"directory", checkpoint.source().string()},
           {"dtype", name_of(checkpoint.stored_dtype())},
           {"parameters", parameters},
           {"bytes", bytes},
@@ -146,6 +164,13 @@ std::string inspect_text(const Checkpoint& checkpoint) {
     }
     text += "\n";
   }
+  text += "\n";
+  for (const Component component : components) {
+    text += fmt::format("{:<15} {} names, {} in {}\n", name_of(component),
+                        checkpoint.weight_layout(component),
+                        types_in_words(checkpoint.weights(component)),
+                        one_line(checkpoint.layout().place(component).string()));
+  }
   const RequestLimits limits = limits_for(checkpoint.config());
   text += "\n" + describe_config(checkpoint.config());
   text += fmt::format("\ndefault size {}x{}; serving one image of it needs about\n",
@@ -163,17 +188,18 @@ std::string inspect_text(const Checkpoint& checkpoint) {
 void add_inspect(CLI::App& app, Action& run) {
   struct Options {
     std::string source;
+    PartOptions parts;
     bool json = false;
   };
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand(
       "inspect", "shows components, classes, sizes, dtypes and the memory that serving needs");
-  add_source(*command, options->source);
+  add_source(*command, options->source, options->parts);
   command->add_flag("--json", options->json, "print one JSON object, with all configurations");
   add_examples(*command, {"inspect FLUX.1-dev", "inspect models --json"});
   command->callback([options, &run] {
     run = [options] {
-      const auto checkpoint = open_source(options->source);
+      const auto checkpoint = open_source(options->source, options->parts);
       if (options->json) {
         print_json(inspect_json(*checkpoint));
       } else {

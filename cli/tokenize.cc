@@ -4,15 +4,15 @@
 #include "cli/session.h"
 #include "convert/repository_layout.h"
 #include "pipeline/request_fields.h"
+#include "pipeline/text_stages.h"
 #include "support/log.h"
-#include "tokenizer/clip_bpe.h"
-#include "tokenizer/t5_sentencepiece.h"
 
 namespace flux::cli {
 namespace {
 
 struct TokenizeOptions {
   std::string source;
+  PartOptions parts;
   std::string prompt;
   std::optional<int64_t> max_sequence_length;
 };
@@ -23,11 +23,11 @@ void warn_if_cut(const TokenIds& tokens, const char* encoder) {
 }
 
 void run_tokenize(const TokenizeOptions& options) {
-  const auto checkpoint = open_source(options.source);
+  const auto checkpoint = open_source(options.source, options.parts);
   const FluxConfig& config = checkpoint->config();
   const int length = sequence_length(options.max_sequence_length, config);
-  const auto clip = ClipTokenizer::load(checkpoint->layout().directory(Component::kTokenizer));
-  const auto t5 = T5Tokenizer::load(checkpoint->layout().directory(Component::kTokenizer2));
+  const auto clip = load_clip_tokenizer(checkpoint->layout().place(Component::kTokenizer));
+  const auto t5 = load_t5_tokenizer(checkpoint->layout().place(Component::kTokenizer2));
   TokenIds clip_ids{};
   TokenIds t5_ids{};
   as_usage([&] {
@@ -45,7 +45,7 @@ void add_tokenize(CLI::App& app, Action& run) {
   auto options = std::make_shared<TokenizeOptions>();
   CLI::App* command =
       app.add_subcommand("tokenize", "prints the token ids of a prompt as one JSON object");
-  add_source(*command, options->source);
+  add_source(*command, options->source, options->parts);
   command->add_option("--prompt", options->prompt, "the text")->required()->type_name("TEXT");
   add_integer_option(*command, field_of(&Request::max_sequence_length),
                      options->max_sequence_length);

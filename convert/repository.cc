@@ -3,6 +3,7 @@
 #include <sys/statvfs.h>
 
 #include <array>
+#include <map>
 #include <set>
 
 #include "convert/file_transfer.h"
@@ -28,29 +29,36 @@ constexpr std::array<const char*, 7> kTokenizerFiles = {"tokenizer.json",
 
 /// One file or directory to bring over.
 struct Transfer {
-  enum class Kind { kSmallFile, kWeightFile, kDirectory };
+  enum class Kind { kText, kSmallFile, kWeightFile, kDirectory };
 
   Kind kind;
   fs::path source;
   fs::path target;
+  std::string text = {};  // of kText, which has no source
 };
+
+/// The config of a component as a file; one that no file holds is written.
+Transfer config_transfer(const Checkpoint& checkpoint, Component component,
+                         const fs::path& target) {
+  const fs::path file = checkpoint.layout().config(component);
+  if (!file.empty()) return {Transfer::Kind::kSmallFile, file, target};
+  return {Transfer::Kind::kText, {}, target, checkpoint.config_json(component).dump(2) + "\n"};
+}
 
 /// The configurations, which "bls" and whoever opens a repository read.
 void add_configs(const Checkpoint& checkpoint, const Layout& to, std::vector<Transfer>& transfers) {
   for (const Component component : checkpoint.family().components) {
     if (info_of(component).config_file.empty()) continue;
-    transfers.push_back(
-        {Transfer::Kind::kSmallFile, checkpoint.layout().config(component), to.config(component)});
+    transfers.push_back(config_transfer(checkpoint, component, to.config(component)));
   }
 }
 
 void add_weights(const Checkpoint& checkpoint, Component component, const Layout& to,
                  std::vector<Transfer>& transfers) {
   const ComponentInfo& info = info_of(component);
-  const fs::path target = to.directory(component);
-  const fs::path source = checkpoint.layout().directory(component);
-  transfers.push_back({Transfer::Kind::kSmallFile, checkpoint.layout().config(component),
-                       target / info.config_file});
+  const fs::path target = to.place(component);
+  const fs::path source = checkpoint.layout().place(component);
+  transfers.push_back(config_transfer(checkpoint, component, target / info.config_file));
   const TensorStore& weights = checkpoint.weights(component);
   std::set<fs::path> files;
   for (const std::string& name : weights.names()) files.insert(weights.file_of(name));
@@ -67,10 +75,20 @@ void add_weights(const Checkpoint& checkpoint, Component component, const Layout
 
 void add_tokenizer(const fs::path& source, const fs::path& target,
                    std::vector<Transfer>& transfers) {
+  if (fs::is_regular_file(source)) {  // in the metadata of a file of weights
+    transfers.push_back({Transfer::Kind::kWeightFile, source, target / source.filename()});
+    return;
+  }
   for (const char* file : kTokenizerFiles) {
     if (!fs::exists(source / file)) continue;
     transfers.push_back({Transfer::Kind::kSmallFile, source / file, target / file});
   }
+}
+
+/// Whether a component is a directory that a repository may refer to as it is.
+bool is_complete(const Checkpoint& checkpoint, Component component) {
+  if (!fs::is_directory(checkpoint.layout().place(component))) return false;
+  return info_of(component).config_file.empty() || !checkpoint.layout().config(component).empty();
 }
 
 std::vector<Transfer> plan_transfers(const Checkpoint& checkpoint, const Layout& to,
@@ -81,11 +99,11 @@ std::vector<Transfer> plan_transfers(const Checkpoint& checkpoint, const Layout&
   for (const Component component : checkpoint.family().components) {
     const ComponentInfo& info = info_of(component);
     if (!info.stage) continue;  // the configurations are all of it
-    if (weights == Weights::kReference) {
-      transfers.push_back({Transfer::Kind::kDirectory, fs::canonical(from.directory(component)),
-                           to.directory(component)});
+    if (weights == Weights::kReference && is_complete(checkpoint, component)) {
+      transfers.push_back(
+          {Transfer::Kind::kDirectory, fs::canonical(from.place(component)), to.place(component)});
     } else if (info.weights_stem.empty()) {
-      add_tokenizer(from.directory(component), to.directory(component), transfers);
+      add_tokenizer(from.place(component), to.place(component), transfers);
     } else {
       add_weights(checkpoint, component, to, transfers);
     }
@@ -100,8 +118,12 @@ bool is_copied(const Transfer& transfer, Weights weights) {
 
 int64_t bytes_to_copy(const std::vector<Transfer>& transfers, Weights weights) {
   int64_t bytes = 0;
+  std::set<fs::path> seen;  // a file of several components is copied once
   for (const Transfer& transfer : transfers) {
-    if (is_copied(transfer, weights)) bytes += static_cast<int64_t>(fs::file_size(transfer.source));
+    if (!is_copied(transfer, weights)) continue;
+    const bool again =
+        transfer.kind == Transfer::Kind::kWeightFile && !seen.insert(transfer.source).second;
+    if (!again) bytes += static_cast<int64_t>(fs::file_size(transfer.source));
   }
   return bytes;
 }
@@ -127,10 +149,9 @@ class Writer {
 
   void fill(const fs::path& root) {
     const RepositoryLayout layout(root, options_.serving.prefix);
-    fs::create_directories(layout.configs());
+    fs::create_directories(layout.model_index().parent_path());
     write_new_file(layout.model_index(),
-                   model_index_for_repository(checkpoint_.layout().model_index(),
-                                              options_.serving.default_size));
+                   model_index_for_repository(checkpoint_.index(), options_.serving.default_size));
     ++result_.files;
     const std::vector<Transfer> transfers = plan_transfers(checkpoint_, layout, options_.weights);
     const int64_t bytes = bytes_to_copy(transfers, options_.weights);
@@ -150,12 +171,30 @@ class Writer {
     fs::create_directories(transfer.target.parent_path());
     if (transfer.kind == Transfer::Kind::kDirectory) {
       fs::create_directory_symlink(transfer.source, transfer.target);
-    } else if (is_copied(transfer, options_.weights)) {
+      return;
+    }
+    if (transfer.kind == Transfer::Kind::kText) {
+      write_new_file(transfer.target, transfer.text);
+      ++result_.files;
+    } else if (transfer.kind == Transfer::Kind::kSmallFile) {
       copy(transfer.source, transfer.target);
     } else {
-      hard_link_file(transfer.source, transfer.target);
+      bring_weights(transfer.source, transfer.target);
+    }
+  }
+
+  void bring_weights(const fs::path& source, const fs::path& target) {
+    fs::path& first = brought_[source];
+    if (options_.weights == Weights::kReference) {
+      fs::create_symlink(fs::canonical(source), target);
+      ++result_.files;
+    } else if (options_.weights == Weights::kCopy && first.empty()) {
+      copy(source, target);
+    } else {
+      hard_link_file(options_.weights == Weights::kCopy ? first : source, target);
       ++result_.files;
     }
+    first = target;
   }
 
   void copy(const fs::path& source, const fs::path& target) {
@@ -172,6 +211,7 @@ class Writer {
   const ConvertObserver& observer_;
   ConvertResult& result_;
   int64_t total_ = 0;
+  std::map<fs::path, fs::path> brought_;  // files of weights, and where they are now
 };
 
 int64_t weight_bytes_of(const Checkpoint& checkpoint) {
@@ -180,6 +220,21 @@ int64_t weight_bytes_of(const Checkpoint& checkpoint) {
     bytes += checkpoint.weights(component).bytes();
   }
   return bytes;
+}
+
+/// The models in Python load diffusers' own files.
+void check_for_python(const Checkpoint& checkpoint, const ServingOptions& serving) {
+  if (serving.in_python.empty()) return;
+  for (const Component component : checkpoint.weight_components()) {
+    const fs::path file = checkpoint.layout().config(component);
+    const std::string_view layout = checkpoint.weight_layout(component);
+    check(!file.empty() && (layout == "diffusers" || layout == "transformers"),
+          ErrorCode::kInvalidArgument,
+          "{}: a model in Python needs a diffusers checkpoint; '{}' has {} names and {}; use "
+          "--backend native",
+          checkpoint.layout().place(component), name_of(component), layout,
+          file.empty() ? "no config.json" : "a config.json");
+  }
 }
 
 /// Weights are bound as the engine would. Where all models run in Python, the engine's dtypes and
@@ -199,6 +254,7 @@ ConvertResult convert_checkpoint(const Checkpoint& checkpoint, const fs::path& n
       resolve_repository(checkpoint, name, options.serving.prefix, options.replace);
   result.repository = target.path;
   result.weight_bytes = weight_bytes_of(checkpoint);
+  check_for_python(checkpoint, options.serving);
   check_weights_for(checkpoint, options.serving);
   observer.poll();
   try {

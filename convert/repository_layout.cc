@@ -6,6 +6,8 @@
 #include <charconv>
 
 #include "pipeline/model_names.h"
+#include "pipeline/part_search.h"
+#include "pipeline/source_check.h"
 #include "support/error.h"
 #include "support/file.h"
 
@@ -95,12 +97,16 @@ fs::path RepositoryLayout::model(std::string_view kind) const {
   return version_directory(root_ / fmt::format("{}{}", prefix_, kind));
 }
 
-fs::path RepositoryLayout::directory(Component component) const {
+fs::path RepositoryLayout::place(Component component) const {
   const std::optional<StageKind> stage = info_of(component).stage;
   return model(stage ? name_of(*stage) : kPipeline) / name_of(component);
 }
 
-fs::path RepositoryLayout::configs() const { return model(kPipeline); }
+fs::path RepositoryLayout::model_index() const { return model(kPipeline) / "model_index.json"; }
+
+fs::path RepositoryLayout::config(Component component) const {
+  return model(kPipeline) / name_of(component) / info_of(component).config_file;
+}
 
 std::vector<std::string> prefixes_of(const fs::path& directory) {
   std::vector<std::string> prefixes;
@@ -115,13 +121,14 @@ std::vector<std::string> prefixes_of(const fs::path& directory) {
   return prefixes;
 }
 
-std::shared_ptr<const Checkpoint> open_source(const fs::path& source) {
+std::shared_ptr<const Checkpoint> open_source(const fs::path& source, const PartOptions& parts) {
   const fs::path absolute = fs::absolute(source).lexically_normal();
   const fs::path path = absolute.has_filename() ? absolute : absolute.parent_path();
-  const std::vector<std::string> prefixes = prefixes_of(path);
-  const auto open = [](const fs::path& root, const std::string& prefix) {
-    return Checkpoint::open(root, std::make_unique<RepositoryLayout>(root, prefix));
+  const auto open = [&](const fs::path& root, const std::string& prefix) {
+    return Checkpoint::open(root,
+                            with_parts(std::make_unique<RepositoryLayout>(root, prefix), parts));
   };
+  const std::vector<std::string> prefixes = prefixes_of(path);
   if (prefixes.size() == 1) return open(path, prefixes[0]);
   std::vector<std::string> names;
   for (const std::string& prefix : prefixes) {
@@ -141,8 +148,12 @@ std::shared_ptr<const Checkpoint> open_source(const fs::path& source) {
     }
   }
   refuse_part_of_repository(path);
+  if (fs::is_regular_file(path) && is_weight_file(path)) {
+    return Checkpoint::open(path, find_parts(path, parts));
+  }
   refuse_directory_around_repository(path);
-  return Checkpoint::open(source);
+  return Checkpoint::open(
+      source, with_parts(std::make_unique<DiffusersLayout>(fs::absolute(source)), parts));
 }
 
 }  // namespace flux

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "flux/parts.h"
 #include "pipeline/checkpoint.h"
 
 namespace flux {
@@ -18,8 +19,9 @@ class RepositoryLayout final : public Layout {
   /// config.pbtxt has another version_policy.
   RepositoryLayout(std::filesystem::path root, std::string prefix);
 
-  std::filesystem::path directory(Component component) const override;
-  std::filesystem::path configs() const override;
+  std::filesystem::path place(Component component) const override;
+  std::filesystem::path model_index() const override;
+  std::filesystem::path config(Component component) const override;
 
  private:
   std::filesystem::path model(std::string_view kind) const;
@@ -32,9 +34,11 @@ class RepositoryLayout final : public Layout {
 /// empty for a directory that is none.
 std::vector<std::string> prefixes_of(const std::filesystem::path& directory);
 
-/// Opens a SOURCE of the command line: a diffusers checkpoint, a model repository, or
-/// REPOSITORY/NAME for one of several checkpoints in it. Throws as Checkpoint::open(), and
-/// kInvalidArgument for a repository of several checkpoints without a name.
-std::shared_ptr<const Checkpoint> open_source(const std::filesystem::path& source);
+/// Opens a SOURCE of the command line: a diffusers checkpoint, a model repository, REPOSITORY/NAME
+/// for one of several checkpoints in it, or a file of weights. Parts that are given win over what
+/// it holds. Throws as Checkpoint::open() and find_parts(), and kInvalidArgument for a repository
+/// of several checkpoints without a name.
+std::shared_ptr<const Checkpoint> open_source(const std::filesystem::path& source,
+                                              const PartOptions& parts = {});
 
 }  // namespace flux

@@ -41,7 +41,7 @@ fs::path canonical_target(const fs::path& name) {
 
 /// Replacing a repository must not take away what it is to be made from.
 void check_apart(const Checkpoint& checkpoint, const fs::path& target) {
-  const fs::path source = fs::canonical(checkpoint.directory());
+  const fs::path source = fs::canonical(checkpoint.source());
   check(!is_within(target, source), ErrorCode::kInvalidArgument,
         "{}: lies in the checkpoint {}; choose a place outside of it", target.string(),
         source.string());
@@ -52,8 +52,10 @@ void check_apart(const Checkpoint& checkpoint, const fs::path& target) {
   };
   check_source(source);
   for (const Component component : checkpoint.family().components) {
-    const fs::path directory = checkpoint.layout().directory(component);
+    const fs::path directory = checkpoint.layout().place(component);
+    if (directory.empty()) continue;
     check_source(directory);
+    if (!fs::is_directory(directory)) continue;
     for (const fs::directory_entry& entry : fs::directory_iterator(directory)) {
       if (entry.exists()) check_source(entry.path());
     }

@@ -55,9 +55,8 @@ void check_weights(const Checkpoint& checkpoint, DType dtype, const Device& devi
   };
   const Layout& layout = checkpoint.layout();
   const ClipStage clip(load(Component::kTextEncoder), config.clip,
-                       layout.directory(Component::kTokenizer));
-  const T5Stage t5(load(Component::kTextEncoder2), config.t5,
-                   layout.directory(Component::kTokenizer2));
+                       layout.place(Component::kTokenizer));
+  const T5Stage t5(load(Component::kTextEncoder2), config.t5, layout.place(Component::kTokenizer2));
   const FluxTransformer transformer(load(Component::kTransformer), config.transformer);
   const VaeDecoder vae(load(Component::kVae), config.vae);
 }

@@ -39,7 +39,7 @@ void check_options(const ModelOptions& options) { parse(options); }
 Session open_session(const std::filesystem::path& source, const ModelOptions& options) {
   Session session;
   session.options = parse(options);
-  session.checkpoint = open_source(source);
+  session.checkpoint = open_source(source, options.parts);
   if (is_as_stored(options.dtype)) session.options.dtype = session.checkpoint->stored_dtype();
   session.stages = std::make_unique<LocalStages>(session.checkpoint, session.options);
   return session;

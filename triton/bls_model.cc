@@ -20,7 +20,7 @@ namespace flux::triton {
 BlsModel::BlsModel(const ModelSettings& settings)
     : ServedModel(settings),
       family_(family_of(read_model_index(DiffusersLayout(settings.directory).model_index()))),
-      config_(family_.load_config(DiffusersLayout(settings.directory))) {
+      config_(family_.load_config(config_files(DiffusersLayout(settings.directory)))) {
   accept_config(io());
   limits_.default_height = settings.integer_parameter("default_height");
   limits_.default_width = settings.integer_parameter("default_width");

@@ -4,11 +4,11 @@
 #include <optional>
 
 #include "ops/registry.h"
+#include "pipeline/weight_layouts.h"
 #include "support/error.h"
 #include "support/log.h"
 #include "triton/cancel_scope.h"
 #include "triton/options.h"
-#include "weights/weight_files.h"
 
 namespace flux::triton {
 namespace {
@@ -142,9 +142,9 @@ DiffusersLayout layout_of(const ModelSettings& settings) {
 void load_weights(const ModelSettings& settings, Component component,
                   const std::function<void(const Loader&)>& make) {
   Context ctx = loading_context(settings);
-  const auto files =
-      WeightFiles::open(layout_of(settings).directory(component), info_of(component).weights_stem);
-  make(Loader(ctx, *files, {settings.dtype}));
+  const NamedWeights weights =
+      named_weights(component, open_place(component, layout_of(settings).place(component)), true);
+  make(Loader(ctx, *weights.store, {settings.dtype}));
 }
 
 }  // namespace flux::triton

@@ -19,7 +19,7 @@ class TextModel : public StageModel {
       : StageModel(settings), config_(config), output_(io.outputs[0].name) {
     accept_config(io);
     load_weights(settings, encoder, [&](const Loader& load) {
-      stage_ = std::make_unique<Stage>(load, config_, layout_of(settings).directory(tokenizer));
+      stage_ = std::make_unique<Stage>(load, config_, layout_of(settings).place(tokenizer));
     });
   }
 

@@ -7,7 +7,7 @@ Conv2d::Conv2d(const Loader& load, int64_t in, int64_t out, int64_t kernel, Size
   const ConstTensor weight = scope.take("weight", {out, in, kernel, kernel});
   weights_ = pack_conv2d(load.context(), weight, scope.take("bias", {out}), load.dtype(),
                          size == Size::kDoubled);
-  scope.drop_pages(weight);
+  scope.drop_pages("weight");
 }
 
 }  // namespace flux

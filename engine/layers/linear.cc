@@ -15,7 +15,9 @@ Linear::Linear(const Loader& load, const std::vector<std::string_view>& names, i
     if (bias == Bias::kYes) biases.push_back(scope.take("bias", {out}));
   }
   weights_ = pack_linear(load.context(), weights, biases, load.dtype());
-  for (const ConstTensor& weight : weights) load.weights().drop_pages(weight);
+  for (const std::string_view name : names) {
+    (name.empty() ? load.weights() : load.weights() / name).drop_pages("weight");
+  }
 }
 
 }  // namespace flux

@@ -33,7 +33,7 @@ class Loader {
   ConstTensor table(std::string_view name, const Shape& shape) const {
     const ConstTensor stored = scope_.take(name, shape);
     const ConstTensor copy = to_dtype(stored, stored.dtype());
-    scope_.drop_pages(stored);
+    scope_.drop_pages(name);
     return copy;
   }
 

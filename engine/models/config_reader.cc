@@ -84,8 +84,7 @@ std::vector<int64_t> ConfigReader::sizes(const char* key,
   }
   std::vector<int64_t> result;
   for (const Json& entry : *value) {
-    const bool fits = entry.is_number_unsigned() && entry.get<uint64_t>() >= 1 &&
-                      entry.get<uint64_t>() <= static_cast<uint64_t>(kMaxSize);
+    const bool fits = entry.is_number_integer() && entry >= 1 && entry <= kMaxSize;
     if (!fits) refuse(key, *value, wanted);
     result.push_back(entry.get<int64_t>());
   }

@@ -22,7 +22,14 @@ class ConfigReader {
 
   /// Throws kNotFound or kInvalidArgument for a file that holds no JSON object, and for weights
   /// that a library quantised.
-  explicit ConfigReader(const std::filesystem::path& file);
+  ConfigReader(const std::filesystem::path& file);  // NOLINT(google-explicit-constructor)
+  /// The same of an object that is in no file; `name` stands for the file in messages.
+  ConfigReader(std::string name, Json object) : file_(std::move(name)), json_(std::move(object)) {}
+
+  /// The file, or what stands for it.
+  const std::string& name() const { return file_; }
+  /// All of it.
+  const Json& json() const { return json_; }
   /// The object under `key`, with the same file in messages; *this where there is none.
   ConfigReader part(const char* key) const;
 
@@ -46,7 +53,6 @@ class ConfigReader {
   [[noreturn]] void refuse(const std::string& why) const;
 
  private:
-  ConfigReader(std::string file, Json json) : file_(std::move(file)), json_(std::move(json)) {}
   const Json* find(const char* key) const;
 
   std::string file_;

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
+#include "models/flux1/names.h"
 #include "pipeline/source_check.h"
 #include "support/error.h"
-#include "weights/weight_files.h"
 
 namespace flux {
 namespace {
@@ -22,9 +22,10 @@ void check_component(const Layout& layout, const ModelIndex& index, const Compon
   check(found->class_name == info.classes[0] || found->class_name == info.classes[1],
         ErrorCode::kInvalidArgument, "{}: component '{}' has class '{}', expected {}", index.file,
         info.name, found->class_name, expected);
-  const fs::path directory = layout.directory(info.component);
-  check(fs::is_directory(directory), ErrorCode::kNotFound,
-        "{}: directory of component '{}' is missing", directory, info.name);
+  const fs::path place = layout.place(info.component);
+  if (place.empty()) return;  // the scheduler of a checkpoint without files for it
+  check(fs::exists(place), ErrorCode::kNotFound, "{}: directory of component '{}' is missing",
+        place, info.name);
 }
 
 }  // namespace
@@ -33,40 +34,80 @@ std::shared_ptr<const Checkpoint> Checkpoint::open(const fs::path& directory) {
   return open(directory, std::make_unique<DiffusersLayout>(fs::absolute(directory)));
 }
 
-std::shared_ptr<const Checkpoint> Checkpoint::open(const fs::path& directory,
+std::shared_ptr<const Checkpoint> Checkpoint::open(const fs::path& source,
                                                    std::unique_ptr<const Layout> layout) {
-  check_source(directory, layout->model_index());
   const auto checkpoint = std::make_shared<Checkpoint>();
+  const fs::path index = layout->model_index();
+  if (!index.empty()) check_source(source, index);
   // It is kept absolute, and without a trailing slash so that name() is its last part.
-  const fs::path absolute = fs::absolute(directory).lexically_normal();
-  checkpoint->directory_ = absolute.has_filename() ? absolute : absolute.parent_path();
+  const fs::path absolute = fs::absolute(source).lexically_normal();
+  checkpoint->source_ = absolute.has_filename() ? absolute : absolute.parent_path();
   checkpoint->layout_ = std::move(layout);
-  const Layout& from = *checkpoint->layout_;
-  checkpoint->index_ = read_model_index(from.model_index());
+  checkpoint->index_ = index.empty() ? default_model_index(source) : read_model_index(index);
   checkpoint->family_ = &family_of(checkpoint->index_);
   for (const Component component : checkpoint->family_->components) {
-    check_component(from, checkpoint->index_, info_of(component));
+    check_component(*checkpoint->layout_, checkpoint->index_, info_of(component));
   }
-  checkpoint->config_ = checkpoint->family_->load_config(from);
+  checkpoint->config_ = checkpoint->family_->load_config(
+      [&](Component component) { return checkpoint->read_config(component); });
   if (const auto& size = checkpoint->index_.default_size) {
     check_image_size(fmt::format("{}: default_size", checkpoint->index_.file), *size,
                      checkpoint->config_);
     checkpoint->config_.default_size = size;
   }
   for (const Component component : checkpoint->weight_components()) {
-    checkpoint->weights_[static_cast<size_t>(component)] =
-        WeightFiles::open(from.directory(component), info_of(component).weights_stem);
+    checkpoint->open_weights(component);
   }
+  checkpoint->files_.clear();
   return checkpoint;
 }
 
-std::string Checkpoint::name() const { return directory_.filename().string(); }
+ConfigReader Checkpoint::read_config(Component component) {
+  std::optional<ConfigReader>& config = configs_[static_cast<size_t>(component)];
+  if (config) return *config;
+  const fs::path file = layout_->config(component);
+  if (!file.empty()) {
+    config.emplace(file);
+  } else if (component == Component::kScheduler) {
+    const ConfigReader transformer = read_config(Component::kTransformer);
+    config.emplace(transformer.name(),
+                   scheduler_config_for(transformer.boolean("guidance_embeds", false)));
+  } else {
+    open_weights(component);
+    config.emplace(layout_->place(component).string(), infer_config(component, weights(component)));
+  }
+  return *config;
+}
+
+void Checkpoint::open_weights(Component component) {
+  NamedWeights& weights = weights_[static_cast<size_t>(component)];
+  if (weights.store != nullptr) return;
+  const fs::path place = layout_->place(component);
+  std::shared_ptr<const TensorStore>& stored = files_[place];
+  if (stored == nullptr) stored = open_place(component, place);
+  weights = named_weights(component, stored, !layout_->config(component).empty());
+}
+
+std::string Checkpoint::name() const {
+  return fs::is_directory(source_) ? source_.filename().string() : source_.stem().string();
+}
 
 const TensorStore& Checkpoint::weights(Component component) const {
-  const auto& store = weights_[static_cast<size_t>(component)];
-  check(store != nullptr, ErrorCode::kInternal, "component '{}' has no weights here",
+  const NamedWeights& found = weights_[static_cast<size_t>(component)];
+  check(found.store != nullptr, ErrorCode::kInternal, "component '{}' has no weights here",
         name_of(component));
-  return *store;
+  return *found.store;
+}
+
+std::string_view Checkpoint::weight_layout(Component component) const {
+  return weights_[static_cast<size_t>(component)].layout;
+}
+
+const nlohmann::json& Checkpoint::config_json(Component component) const {
+  const auto& config = configs_[static_cast<size_t>(component)];
+  check(config.has_value(), ErrorCode::kInternal, "component '{}' has no config here",
+        name_of(component));
+  return config->json();
 }
 
 std::vector<Component> Checkpoint::weight_components() const {

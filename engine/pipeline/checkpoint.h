@@ -2,13 +2,16 @@
 
 #include <array>
 #include <filesystem>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "pipeline/family.h"
 #include "pipeline/layout.h"
 #include "pipeline/model_index.h"
+#include "pipeline/weight_layouts.h"
 #include "weights/tensor_store.h"
 
 namespace flux {
@@ -21,12 +24,12 @@ class Checkpoint {
   /// that cannot be used: another pipeline or component class, a bad config, a damaged weight file,
   /// sizes that do not fit.
   static std::shared_ptr<const Checkpoint> open(const std::filesystem::path& directory);
-  /// The same for another layout of the files in `directory`, which only names the checkpoint.
-  static std::shared_ptr<const Checkpoint> open(const std::filesystem::path& directory,
+  /// The same of parts in other places; `source`, a directory or file, only names the checkpoint.
+  static std::shared_ptr<const Checkpoint> open(const std::filesystem::path& source,
                                                 std::unique_ptr<const Layout> layout);
 
-  const std::filesystem::path& directory() const { return directory_; }
-  /// The directory's name, for people.
+  const std::filesystem::path& source() const { return source_; }
+  /// The name of the directory, or of the file without its ending, for people.
   std::string name() const;
   const Layout& layout() const { return *layout_; }
   const Family& family() const { return *family_; }
@@ -35,6 +38,10 @@ class Checkpoint {
 
   /// The tensors of a component that has weights.
   const TensorStore& weights(Component component) const;
+  /// How the tensors are named in their files: "diffusers", "Black Forest Labs", ...
+  std::string_view weight_layout(Component component) const;
+  /// The config of a component that has one, as it was read or inferred.
+  const nlohmann::json& config_json(Component component) const;
   /// The components that have weights, in the order of the table.
   std::vector<Component> weight_components() const;
 
@@ -42,12 +49,18 @@ class Checkpoint {
   DType stored_dtype() const;
 
  private:
-  std::filesystem::path directory_;
+  ConfigReader read_config(Component component);
+  void open_weights(Component component);
+
+  std::filesystem::path source_;
   std::unique_ptr<const Layout> layout_;
   const Family* family_ = nullptr;
   ModelIndex index_;
   FluxConfig config_;
-  std::array<std::unique_ptr<const TensorStore>, std::size(kComponents)> weights_;
+  std::array<NamedWeights, std::size(kComponents)> weights_;
+  std::array<std::optional<ConfigReader>, std::size(kComponents)> configs_;
+  /// While it is opened: what several parts may be in.
+  std::map<std::filesystem::path, std::shared_ptr<const TensorStore>> files_;
 };
 
 }  // namespace flux

@@ -18,11 +18,11 @@ constexpr StageKind kFlux1Stages[] = {StageKind::kClipEncoder, StageKind::kT5Enc
                                       StageKind::kDitTransformer, StageKind::kVaeDecoder};
 
 /// The parts must fit one another before any weight is bound.
-void check_fit(const Layout& layout, const FluxConfig& config) {
+void check_fit(const Configs& configs, const FluxConfig& config) {
   const auto expect = [&](const char* key, int64_t found, int64_t wanted, const char* because) {
     check(found == wanted, ErrorCode::kInvalidArgument,
           "{}: '{}' is {}, expected {}, which is {}; the parts are of different models",
-          layout.config(Component::kTransformer), key, found, wanted, because);
+          configs(Component::kTransformer).name(), key, found, wanted, because);
   };
   expect("pooled_projection_dim", config.transformer.pooled_projection_dim, config.clip.hidden_size,
          "text_encoder's hidden_size");
@@ -32,14 +32,14 @@ void check_fit(const Layout& layout, const FluxConfig& config) {
          "4 x vae's latent_channels");
 }
 
-FluxConfig load_flux1_config(const Layout& layout) {
+FluxConfig load_flux1_config(const Configs& configs) {
   FluxConfig config;
-  config.clip = load_clip_config(layout.config(Component::kTextEncoder));
-  config.t5 = load_t5_config(layout.config(Component::kTextEncoder2));
-  config.transformer = load_flux_transformer_config(layout.config(Component::kTransformer));
-  config.vae = load_vae_config(layout.config(Component::kVae));
-  config.scheduler = load_scheduler_config(layout.config(Component::kScheduler));
-  check_fit(layout, config);
+  config.clip = load_clip_config(configs(Component::kTextEncoder));
+  config.t5 = load_t5_config(configs(Component::kTextEncoder2));
+  config.transformer = load_flux_transformer_config(configs(Component::kTransformer));
+  config.vae = load_vae_config(configs(Component::kVae));
+  config.scheduler = load_scheduler_config(configs(Component::kScheduler));
+  check_fit(configs, config);
   return config;
 }
 
@@ -50,6 +50,10 @@ std::span<const Family* const> families() {
 }
 
 }  // namespace
+
+Configs config_files(const Layout& layout) {
+  return [&layout](Component component) { return ConfigReader(layout.config(component)); };
+}
 
 const Family& flux1_family() {
   static const Family family{.class_name = "FluxPipeline",

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <functional>
 #include <span>
 #include <string_view>
 
+#include "models/config_reader.h"
 #include "pipeline/components.h"
 #include "pipeline/flux_config.h"
 #include "pipeline/layout.h"
@@ -12,6 +14,11 @@
 
 namespace flux {
 
+/// Gives the configuration of a component.
+using Configs = std::function<ConfigReader(Component component)>;
+/// The config files of a layout that has them all.
+Configs config_files(const Layout& layout);
+
 /// A kind of pipeline that can be run: the parts of its checkpoints and how it generates.
 struct Family {
   std::string_view class_name;            // the pipeline's, of model_index.json
@@ -20,7 +27,7 @@ struct Family {
   std::span<const StageKind> stages;      // in the order in which an image passes them
   /// Reads the configurations of all parts and checks that they fit one another. Throws
   /// kInvalidArgument naming file, key, found and expected.
-  FluxConfig (*load_config)(const Layout& layout);
+  FluxConfig (*load_config)(const Configs& configs);
   /// Generates images. See generate() of pipeline/text_to_image.h.
   GenerateResult (*generate)(Stages& stages, const FluxConfig& config, DType dtype,
                              std::span<const ImageParams> rows, const GenerateObserver& observer);

@@ -79,13 +79,13 @@ std::array<Slot, std::size(kStages)> LocalStages::Loaded::make_slots() {
       make_slot(
           Component::kTextEncoder,
           [&](const Loader& load) {
-            clip.emplace(load, config.clip, layout.directory(Component::kTokenizer));
+            clip.emplace(load, config.clip, layout.place(Component::kTokenizer));
           },
           [&] { clip.reset(); }, [&] { return bytes_of(clip); }),
       make_slot(
           Component::kTextEncoder2,
           [&](const Loader& load) {
-            t5.emplace(load, config.t5, layout.directory(Component::kTokenizer2));
+            t5.emplace(load, config.t5, layout.place(Component::kTokenizer2));
           },
           [&] { t5.reset(); }, [&] { return bytes_of(t5); }),
       make_slot(

@@ -2,6 +2,7 @@
 
 #include <charconv>
 
+#include "pipeline/components.h"
 #include "pipeline/request.h"
 #include "support/error.h"
 #include "support/json_file.h"
@@ -42,7 +43,8 @@ void read_own_key(const nlohmann::json& own, ModelIndex& index) {
 ModelIndex read_model_index(const std::filesystem::path& file) {
   ModelIndex index;
   index.file = file;
-  const nlohmann::json json = read_json_file(file);
+  index.json = read_json_file(file);
+  const nlohmann::json& json = index.json;
   const auto name = json.is_object() ? json.find("_class_name") : json.end();
   check(name != json.end() && name->is_string(), ErrorCode::kInvalidArgument,
         "{}: no '_class_name'; a diffusers checkpoint of FluxPipeline is expected", file);
@@ -58,8 +60,24 @@ ModelIndex read_model_index(const std::filesystem::path& file) {
   return index;
 }
 
-std::string model_index_for_repository(const std::filesystem::path& file, ImageSize default_size) {
-  nlohmann::json index = read_json_file(file);
+ModelIndex default_model_index(const std::filesystem::path& name) {
+  ModelIndex index;
+  index.file = name;
+  index.class_name = "FluxPipeline";
+  index.json = {{"_class_name", index.class_name}};
+  for (const ComponentInfo& info : kComponents) {
+    const std::string class_name(info.classes[0]);
+    const bool of_transformers =
+        info.stage == StageKind::kClipEncoder || info.stage == StageKind::kT5Encoder;
+    const std::string library = of_transformers ? "transformers" : "diffusers";
+    index.components.push_back({std::string(info.name), library, class_name});
+    index.json[std::string(info.name)] = {library, class_name};
+  }
+  return index;
+}
+
+std::string model_index_for_repository(const ModelIndex& from, ImageSize default_size) {
+  nlohmann::json index = from.json;
   index[kOwnKey] = {{"default_size", fmt::format("{}x{}", default_size.height, default_size.width)},
                     {"format", kRepositoryFormat}};
   return index.dump(2) + "\n";

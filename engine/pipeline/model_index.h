@@ -26,6 +26,7 @@ struct ModelIndex {
   std::string class_name;  // the pipeline's
   std::vector<Entry> components;
   std::optional<ImageSize> default_size;  // of an image where a request is silent
+  nlohmann::json json;                    // all of it
 };
 
 /// The version of what `convert` writes. It grows when an older program would misread a repository.
@@ -35,8 +36,12 @@ inline constexpr int kRepositoryFormat = 1;
 /// when it is no index, or one of a newer format than kRepositoryFormat.
 ModelIndex read_model_index(const std::filesystem::path& file);
 
-/// The text of an index like that of `file`, with this project's key as `convert` writes it.
-std::string model_index_for_repository(const std::filesystem::path& file, ImageSize default_size);
+/// The index of a FluxPipeline with the usual parts: for checkpoints without one. `name` stands for
+/// its file in messages.
+ModelIndex default_model_index(const std::filesystem::path& name);
+
+/// The text of an index like that of `index`, with this project's key as `convert` writes it.
+std::string model_index_for_repository(const ModelIndex& index, ImageSize default_size);
 
 /// Parses "HEIGHTxWIDTH", in pixels; nothing for another text.
 std::optional<ImageSize> parse_image_size(std::string_view text);

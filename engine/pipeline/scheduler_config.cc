@@ -1,11 +1,8 @@
 #include "pipeline/scheduler_config.h"
 
-#include "models/config_reader.h"
-
 namespace flux {
 
-SchedulerConfig load_scheduler_config(const std::filesystem::path& file) {
-  const ConfigReader reader(file);
+SchedulerConfig load_scheduler_config(const ConfigReader& reader) {
   SchedulerConfig config;
   for (const char* key : {"invert_sigmas", "use_karras_sigmas", "use_exponential_sigmas",
                           "use_beta_sigmas", "stochastic_sampling"}) {

@@ -1,8 +1,9 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <optional>
+
+#include "models/config_reader.h"
 
 namespace flux {
 
@@ -22,6 +23,6 @@ struct SchedulerConfig {
 /// Loads and checks a config: types, ranges and how values fit together. Missing keys take the
 /// defaults of the class named above. Throws kInvalidArgument naming the file, the key, the value
 /// and what is allowed.
-SchedulerConfig load_scheduler_config(const std::filesystem::path& file);
+SchedulerConfig load_scheduler_config(const ConfigReader& reader);
 
 }  // namespace flux

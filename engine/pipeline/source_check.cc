@@ -12,13 +12,9 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kWanted =
-    "give the directory of a diffusers FLUX.1 checkpoint or of a model repository made from one";
-
-bool is_weight_file(const fs::path& file) {
-  const std::string extension = file.extension().string();
-  return extension == ".safetensors" || extension == ".gguf" || extension == ".ckpt" ||
-         extension == ".sft";
-}
+    "give the directory of a diffusers FLUX.1 checkpoint or of a model repository made from one, "
+    "or "
+    "a transformer's .safetensors or .gguf file";
 
 /// The entries of a directory that fit, in alphabetical order.
 template <typename Fits>
@@ -70,20 +66,26 @@ std::string what_directory_is(const fs::path& source) {
   const std::string single = first_entry(
       source, [](const auto& entry) { return is_weight_file(entry.path().filename()); });
   if (!single.empty()) {
-    return fmt::format(
-        "it holds {}, weights without a diffusers checkpoint around them; give the "
-        "directory that has model_index.json, transformer/, vae/ and the others",
-        single);
+    return fmt::format("it holds files of weights: give the transformer's, such as {}",
+                       (source / single).string());
   }
   return kWanted;
 }
 
 }  // namespace
 
+bool is_weight_file(const fs::path& file) {
+  static constexpr std::string_view kEndings[] = {".safetensors", ".sft", ".gguf", ".ckpt",
+                                                  ".pt",          ".pth", ".bin"};
+  const std::string ending = file.extension().string();
+  return std::find(std::begin(kEndings), std::end(kEndings), ending) != std::end(kEndings);
+}
+
 void check_source(const fs::path& source, const fs::path& model_index) {
-  check(fs::exists(source), ErrorCode::kNotFound, "{}: no such directory; {}", source, kWanted);
-  check(fs::is_directory(source), ErrorCode::kNotFound, "{}: is a {}, not a directory; {}", source,
-        is_weight_file(source) ? "single file of weights" : "file", kWanted);
+  check(fs::exists(source), ErrorCode::kNotFound, "{}: no such file or directory; {}", source,
+        kWanted);
+  check(fs::is_directory(source), ErrorCode::kNotFound,
+        "{}: is a file, but none of weights by its name; {}", source, kWanted);
   // A link that leads nowhere is reported by who opens it.
   check(fs::exists(fs::symlink_status(model_index)), ErrorCode::kNotFound,
         "{}: there is no model_index.json; {}", source, what_directory_is(source));

@@ -80,11 +80,11 @@ Vocabulary from_json(TokenizerJson& json, const TokenizerConfig& config, const s
   return out;
 }
 
-Vocabulary from_sentencepiece(const fs::path& path, const TokenizerConfig& config) {
+Vocabulary from_sentencepiece(SentencePieceModel model, const std::string& source,
+                              const TokenizerConfig& config) {
   using Kind = SentencePieceModel::Kind;
-  SentencePieceModel model = read_sentencepiece_model(path);
   Vocabulary out;
-  out.source = path.string();
+  out.source = source;
   if (!model.precompiled_charsmap.empty()) {
     out.charsmap = Charsmap(model.precompiled_charsmap, out.source);
   }
@@ -98,6 +98,12 @@ Vocabulary from_sentencepiece(const fs::path& path, const TokenizerConfig& confi
   for (int i = config.extra_ids - 1; i >= 0; --i) out.pieces.emplace_back(extra_id(i), 0.0);
   out.extra = with_extra_ids(std::move(special), config.extra_ids);
   return out;
+}
+
+void set_defaults(TokenizerConfig& config) {
+  config.set_default("eos_token", "</s>");
+  config.set_default("unk_token", "<unk>");
+  config.set_default("pad_token", "<pad>");
 }
 
 // Splits normalised text at white space and before each U+2581; every word starts with one.
@@ -126,6 +132,10 @@ void for_each_word(std::string_view text, const Word& word) {
 }  // namespace
 
 struct T5Tokenizer::State {
+  /// `settings` names the place of `config` in messages.
+  static std::shared_ptr<const State> make(Vocabulary vocabulary, const TokenizerConfig& config,
+                                           const std::string& settings);
+
   UnigramModel model;
   Charsmap charsmap;
   AddedTokens added;
@@ -146,12 +156,24 @@ T5Tokenizer T5Tokenizer::load(const fs::path& directory) {
   TokenizerJson json;
   if (has_json) json = read_tokenizer_json(json_path);
   TokenizerConfig config = TokenizerConfig::read(directory, has_json ? &json.rest : nullptr);
-  config.set_default("eos_token", "</s>");
-  config.set_default("unk_token", "<unk>");
-  config.set_default("pad_token", "<pad>");
-  Vocabulary vocabulary = has_json ? from_json(json, config, json_path.string())
-                                   : from_sentencepiece(spiece_path, config);
+  set_defaults(config);
+  return T5Tokenizer(State::make(
+      has_json
+          ? from_json(json, config, json_path.string())
+          : from_sentencepiece(read_sentencepiece_model(spiece_path), spiece_path.string(), config),
+      config, (directory / "tokenizer_config.json").string()));
+}
 
+T5Tokenizer T5Tokenizer::from_model(SentencePieceModel model, const std::string& source) {
+  TokenizerConfig config;
+  set_defaults(config);
+  Vocabulary vocabulary = from_sentencepiece(std::move(model), source, config);
+  return T5Tokenizer(State::make(std::move(vocabulary), config, source));
+}
+
+std::shared_ptr<const T5Tokenizer::State> T5Tokenizer::State::make(Vocabulary vocabulary,
+                                                                   const TokenizerConfig& config,
+                                                                   const std::string& settings) {
   UnigramModel model(vocabulary.pieces, kUnknownId, vocabulary.source);
   const Charsmap& charsmap = vocabulary.charsmap;
   AddedTokens added(
@@ -163,8 +185,7 @@ T5Tokenizer T5Tokenizer::load(const fs::path& directory) {
   const auto id_of = [&](const char* name) {
     const std::optional<std::string> content = config.named(name);
     check(content.has_value(), ErrorCode::kInvalidArgument,
-          "{}: {} is null; the T5 tokenizer needs one: repair the file",
-          directory / "tokenizer_config.json", name);
+          "{}: {} is null; the T5 tokenizer needs one: repair the file", settings, name);
     const int32_t id = added.find(*content);
     return id >= 0 ? id : model.find(*content);
   };
@@ -174,9 +195,8 @@ T5Tokenizer T5Tokenizer::load(const fs::path& directory) {
   format.truncation_side = config.truncation_side;
   format.padding_side = config.padding_side;
   const int32_t max_id = std::max(model.size() - 1, added.max_id());
-  return T5Tokenizer(
-      std::make_shared<const State>(State{std::move(model), std::move(vocabulary.charsmap),
-                                          std::move(added), std::move(format), max_id}));
+  return std::make_shared<const State>(State{std::move(model), std::move(vocabulary.charsmap),
+                                             std::move(added), std::move(format), max_id});
 }
 
 TokenIds T5Tokenizer::encode(std::string_view text, int max_length) const {

@@ -2,8 +2,10 @@
 
 #include <filesystem>
 #include <memory>
+#include <string>
 #include <string_view>
 
+#include "tokenizer/sentencepiece_model.h"
 #include "tokenizer/token_ids.h"
 
 namespace flux {
@@ -22,6 +24,10 @@ class T5Tokenizer {
   /// special_tokens_map.json and added_tokens.json say where they exist. Errors name the file:
   /// kNotFound when neither is there, kInvalidArgument when one cannot be used.
   static T5Tokenizer load(const std::filesystem::path& directory);
+
+  /// The tokenizer of a sentencepiece model without any of those files; `source` names it in
+  /// errors.
+  static T5Tokenizer from_model(SentencePieceModel model, const std::string& source);
 
   /// Ids of a prompt: exactly `max_length` (1 to 65536) of them, padded, with the end token kept
   /// when the text is cut. Error kInvalidArgument when the text is not UTF-8 or has more than

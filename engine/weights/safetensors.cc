@@ -10,7 +10,6 @@
 #include <set>
 
 #include "support/error.h"
-#include "support/file.h"
 #include "support/foreign_content.h"
 #include "support/json_file.h"
 #include "tensor/format.h"
@@ -76,8 +75,9 @@ std::optional<uint64_t> bits_of_other(std::string_view name) {
 
 /// What a header says of its tensors.
 struct HeaderTensors {
-  std::map<std::string, ConstTensor, std::less<>> readable;
+  std::map<std::string, StoredTensor, std::less<>> readable;
   std::map<std::string, std::string, std::less<>> unreadable;  // with the reason
+  std::map<std::string, std::string, std::less<>> metadata;
 };
 
 /// A tensor's place in the data section.
@@ -97,7 +97,11 @@ class HeaderReader {
     const Json header = parse(text, length);
     if (!header.is_object()) refuse("the header is not a JSON object");
     for (const auto& [name, entry] : header.items()) {
-      if (name != "__metadata__") read_tensor(name, entry, owner);
+      if (name == "__metadata__") {
+        read_metadata(entry);
+      } else {
+        read_tensor(name, entry, owner);
+      }
     }
     check_extents();
     return std::move(tensors_);
@@ -128,6 +132,13 @@ class HeaderReader {
     }
   }
 
+  void read_metadata(const Json& entry) {
+    if (!entry.is_object()) return;
+    for (const auto& [key, value] : entry.items()) {
+      if (value.is_string()) tensors_.metadata[key] = value.get<std::string>();
+    }
+  }
+
   uint64_t read_integer(const std::string& name, const Json& value, const char* what) const {
     if (!value.is_number_unsigned()) {
       refuse("tensor '{}': {} {} is not a non-negative integer", name, what, quoted(value));
@@ -144,7 +155,8 @@ class HeaderReader {
     const Json& type = entry["dtype"];
     if (!type.is_string()) refuse("tensor '{}': dtype {} is not a text", name, quoted(type));
     const auto type_name = type.get<std::string>();
-    const auto dtype = parse_dtype(type_name);
+    const bool e4m3 = type_name == info_of(Encoding::kF8E4M3).name;
+    const auto dtype = e4m3 ? std::optional(DType::kU8) : parse_dtype(type_name);
     const std::vector<int64_t> sizes = read_sizes(name, entry["shape"]);
     const Extent extent = read_extent(name, entry["data_offsets"]);
     const auto bits = dtype ? 8 * size_of(*dtype) : bits_of_other(type_name);
@@ -152,14 +164,23 @@ class HeaderReader {
     extents_.push_back(extent);
     if (!dtype) {
       tensors_.unreadable[name] = fmt::format(
-          "is stored as {}, expected F32, BF16, F16 or F64; convert it to BF16", type_name);
+          "is stored as {}, expected F32, BF16, F16, F64 or F8_E4M3; convert it to BF16",
+          type_name);
     } else if (sizes.size() > Shape::kMaxRank) {
       tensors_.unreadable[name] =
           fmt::format("has {} dimensions, expected at most {}", sizes.size(), Shape::kMaxRank);
     } else {
       const Shape shape(sizes.data(), static_cast<int>(sizes.size()));
-      tensors_.readable.emplace(name, view(extent.begin, *dtype, shape, owner));
+      const ConstTensor data = view(extent.begin, *dtype, shape, owner);
+      tensors_.readable.emplace(name, e4m3 ? as_e4m3(data) : StoredTensor(data));
     }
+  }
+
+  static StoredTensor as_e4m3(const ConstTensor& bytes) {
+    const Shape& shape = bytes.shape();
+    const int64_t columns = shape.rank() == 0 ? 1 : shape[shape.rank() - 1];
+    const int64_t rows = columns == 0 ? 0 : shape.numel() / columns;
+    return {Encoding::kF8E4M3, shape, bytes.reshape({rows, columns})};
   }
 
   Extent read_extent(const std::string& name, const Json& offsets) const {
@@ -267,12 +288,17 @@ HeaderTensors read_tensors(const std::string& file, const void* bytes, uint64_t 
 }  // namespace
 
 std::unique_ptr<const SafetensorsFile> SafetensorsFile::open(const std::filesystem::path& file) {
-  const MappedFile mapped = map_file(file);
+  return open(file, map_file(file));
+}
+
+std::unique_ptr<const SafetensorsFile> SafetensorsFile::open(const std::filesystem::path& file,
+                                                             const MappedFile& mapped) {
   auto result = std::make_unique<SafetensorsFile>();
   result->path_ = file;
   HeaderTensors tensors = read_tensors(file.string(), mapped.data.get(), mapped.size, mapped.data);
   result->tensors_ = std::move(tensors.readable);
   result->unreadable_ = std::move(tensors.unreadable);
+  result->metadata_ = std::move(tensors.metadata);
   result->mapping_ = mapped.data;
   result->mapped_size_ = mapped.size;
   return result;
@@ -285,6 +311,7 @@ std::unique_ptr<const SafetensorsFile> SafetensorsFile::parse(const void* data, 
   HeaderTensors tensors = read_tensors(name, data, size, nullptr);
   result->tensors_ = std::move(tensors.readable);
   result->unreadable_ = std::move(tensors.unreadable);
+  result->metadata_ = std::move(tensors.metadata);
   return result;
 }
 
@@ -293,13 +320,11 @@ const ConstTensor* SafetensorsFile::find(std::string_view name) const {
   check(unreadable == unreadable_.end(), ErrorCode::kInvalidArgument, "{}: tensor '{}' {}", path_,
         name, unreadable == unreadable_.end() ? "" : unreadable->second);
   const auto found = tensors_.find(name);
-  return found == tensors_.end() ? nullptr : &found->second;
-}
-
-bool SafetensorsFile::maps(const ConstTensor& tensor) const {
-  const auto* begin = static_cast<const char*>(mapping_.get());
-  const auto* data = static_cast<const char*>(tensor.raw());
-  return begin != nullptr && data >= begin && data < begin + mapped_size_;
+  if (found == tensors_.end()) return nullptr;
+  check(found->second.is_plain(), ErrorCode::kInvalidArgument,
+        "{}: tensor '{}' is stored as {}, expected F32, BF16, F16 or F64", path_, name,
+        found->second.type_name());
+  return &found->second.data;
 }
 
 void write_safetensors(const std::filesystem::path& file,

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "tensor/tensor.h"
+#include "tensor/encoding.h"
 
 namespace flux {
 
@@ -16,10 +16,13 @@ class TensorStore {
   virtual ~TensorStore() = default;
 
   /// The named tensor, or null.
-  virtual const ConstTensor* find(std::string_view name) const = 0;
+  virtual const StoredTensor* find(std::string_view name) const = 0;
   /// Why the named tensor, which is there, cannot be read: "is stored as F8_E4M3, ...". It matters
   /// only to who wants it. Empty: it can be read, or is not there.
   virtual std::string_view why_unreadable(std::string_view name) const = 0;
+  /// The name that the tensor has in its file, for messages: `name` but for stores of other
+  /// layouts.
+  virtual std::string stored_name(std::string_view name) const { return std::string(name); }
   /// The file that holds the tensor, for messages; a place that all tensors share when the store
   /// has none of that name.
   virtual std::filesystem::path file_of(std::string_view name) const = 0;
@@ -27,16 +30,19 @@ class TensorStore {
   virtual std::vector<std::string> names() const = 0;
   /// Those of the ones that cannot.
   virtual std::vector<std::string> unreadable_names() const = 0;
-  /// Tells the system that the pages of `tensor` are not needed for now (they can be read again),
+  /// Tells the system that the pages of a tensor are not needed for now (they can be read again),
   /// so that packed weights and their source do not both count as resident.
-  virtual void drop_pages(const ConstTensor& tensor) const = 0;
+  virtual void drop_pages(std::string_view name) const = 0;
 
   /// Elements of all floating point tensors.
   int64_t parameter_count() const;
   /// Bytes of all tensors.
   int64_t bytes() const;
-  /// The floating point dtype that most parameters are stored in.
+  /// The floating point dtype that most parameters are stored in; bf16 stands for every encoding.
   DType dtype() const;
+  /// The types that values are stored in, those of most parameters first, with their counts:
+  /// {"Q4_K", 1000}, {"f32", 20}.
+  std::vector<std::pair<std::string, int64_t>> types() const;
 };
 
 }  // namespace flux

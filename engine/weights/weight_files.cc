@@ -1,14 +1,11 @@
 #include "weights/weight_files.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "support/error.h"
-#include "support/integer.h"
 #include "support/json_file.h"
+#include "weights/safetensors.h"
 
 namespace flux {
 namespace {
@@ -85,14 +82,8 @@ std::unique_ptr<const WeightFiles> WeightFiles::open(const std::filesystem::path
   }
   for (const auto& [shard, expected] : shards) {
     const auto path = directory / shard;
-    result->files_.push_back(SafetensorsFile::open(path));
+    result->add_file(WeightFile::open(path));
     const size_t file = result->files_.size() - 1;
-    for (const auto& [name, tensor] : result->files_[file]->tensors()) {
-      result->add(name, {tensor, file, {}});
-    }
-    for (const auto& [name, why] : result->files_[file]->unreadable()) {
-      result->add(name, {{}, file, why});
-    }
     for (const std::string& name : expected) {
       const auto found = result->tensors_.find(name);
       check(found != result->tensors_.end() && found->second.file == file, ErrorCode::kNotFound,
@@ -100,17 +91,44 @@ std::unique_ptr<const WeightFiles> WeightFiles::open(const std::filesystem::path
             index.filename());
     }
   }
+  result->finish();
   return result;
 }
 
-void WeightFiles::add(const std::string& name, Entry entry) {
+std::unique_ptr<const WeightFiles> WeightFiles::open_file(const std::filesystem::path& file) {
+  auto result = std::make_unique<WeightFiles>();
+  result->directory_ = file.parent_path();
+  result->add_file(WeightFile::open(file));
+  result->finish();
+  return result;
+}
+
+void WeightFiles::add_file(std::unique_ptr<const WeightFile> file) {
+  files_.push_back(std::move(file));
+  const size_t index = files_.size() - 1;
+  for (const auto& [name, tensor] : files_[index]->tensors()) add(name, {tensor, index, {}});
+  for (const auto& [name, why] : files_[index]->unreadable()) add(name, {{}, index, why});
+}
+
+void WeightFiles::finish() {
+  constexpr std::string_view kFormats = "_quantization_metadata";
+  for (const auto& file : files_) {
+    const auto* safetensors = dynamic_cast<const SafetensorsFile*>(file.get());
+    if (safetensors == nullptr) continue;
+    const auto found = safetensors->metadata().find(kFormats);
+    if (found != safetensors->metadata().end()) mark_other_formats(tensors_, found->second);
+  }
+  attach_scales(tensors_);
+}
+
+void WeightFiles::add(const std::string& name, WeightEntry entry) {
   const size_t file = entry.file;
   const bool added = tensors_.emplace(name, std::move(entry)).second;
   check(added, ErrorCode::kInvalidArgument, "{}: tensor '{}' is in {} too", files_[file]->path(),
         name, file_of(name).filename());
 }
 
-const ConstTensor* WeightFiles::find(std::string_view name) const {
+const StoredTensor* WeightFiles::find(std::string_view name) const {
   const auto entry = tensors_.find(name);
   const bool readable = entry != tensors_.end() && entry->second.why_unreadable.empty();
   return readable ? &entry->second.tensor : nullptr;
@@ -144,17 +162,10 @@ std::vector<std::string> WeightFiles::unreadable_names() const {
   return names;
 }
 
-void WeightFiles::drop_pages(const ConstTensor& tensor) const {
-  const bool mapped = std::any_of(files_.begin(), files_.end(),
-                                  [&](const auto& file) { return file->maps(tensor); });
-  if (!mapped) return;
-  static const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<uintptr_t>(tensor.raw());
-  const auto first = round_up(begin, page);
-  const auto last = (begin + static_cast<uintptr_t>(tensor.bytes())) / page * page;
-  // Only whole pages: the rest belongs to neighbours. Private and never written, so that the pages
-  // come back from the file when they are read again; a failure only costs memory.
-  if (first < last) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+void WeightFiles::drop_pages(std::string_view name) const {
+  const StoredTensor* stored = find(name);
+  if (stored == nullptr) return;
+  for (const auto& file : files_) file->drop_pages(stored->data);
 }
 
 }  // namespace flux

@@ -7,13 +7,14 @@
 #include <string_view>
 #include <vector>
 
-#include "weights/safetensors.h"
+#include "weights/scaled_weights.h"
 #include "weights/tensor_store.h"
+#include "weights/weight_file.h"
 
 namespace flux {
 
-/// All tensors of one component: a single safetensors file, or the shards of an index json.
-/// Immutable; the files stay mapped while it lives.
+/// All tensors of a file, or of the shards of an index json. Immutable; the files stay mapped while
+/// it lives.
 class WeightFiles final : public TensorStore {
  public:
   WeightFiles() = default;
@@ -24,25 +25,26 @@ class WeightFiles final : public TensorStore {
   /// the directory.
   static std::unique_ptr<const WeightFiles> open(const std::filesystem::path& directory,
                                                  std::string_view stem);
+  /// Opens one safetensors or GGUF file. Throws as WeightFile::open().
+  static std::unique_ptr<const WeightFiles> open_file(const std::filesystem::path& file);
 
-  const ConstTensor* find(std::string_view name) const override;
+  const std::vector<std::unique_ptr<const WeightFile>>& files() const { return files_; }
+  const StoredTensor* find(std::string_view name) const override;
   std::string_view why_unreadable(std::string_view name) const override;
   std::filesystem::path file_of(std::string_view name) const override;
   std::vector<std::string> names() const override;
   std::vector<std::string> unreadable_names() const override;
-  void drop_pages(const ConstTensor& tensor) const override;
+  void drop_pages(std::string_view name) const override;
 
  private:
-  struct Entry {
-    ConstTensor tensor;
-    size_t file = 0;
-    std::string why_unreadable;  // then there is no tensor
-  };
-  void add(const std::string& name, Entry entry);
+  void add_file(std::unique_ptr<const WeightFile> file);
+  void add(const std::string& name, WeightEntry entry);
+  /// Applies what files say of their tensors beside them.
+  void finish();
 
   std::filesystem::path directory_;
-  std::vector<std::unique_ptr<const SafetensorsFile>> files_;
-  std::map<std::string, Entry, std::less<>> tensors_;
+  std::vector<std::unique_ptr<const WeightFile>> files_;
+  WeightEntries tensors_;
 };
 
 }  // namespace flux

@@ -31,20 +31,20 @@ ConstTensor WeightScope::take(std::string_view name, const Shape& expected) cons
   const std::string full = full_name(name);
   const std::string_view unreadable = store_->why_unreadable(full);
   check(unreadable.empty(), ErrorCode::kInvalidArgument, "{}: tensor '{}' {}",
-        store_->file_of(full), full, unreadable);
-  const ConstTensor* tensor = store_->find(full);
+        store_->file_of(full), store_->stored_name(full), unreadable);
+  const StoredTensor* tensor = store_->find(full);
   check(tensor != nullptr, ErrorCode::kNotFound,
         "{}: tensor '{}' is missing, expected with shape {}; the weights do not belong to this "
         "config.json",
-        store_->file_of(full), full, expected);
-  check(tensor->shape() == expected, ErrorCode::kInvalidArgument,
+        store_->file_of(full), store_->stored_name(full), expected);
+  check(tensor->shape == expected, ErrorCode::kInvalidArgument,
         "{}: tensor '{}' has shape {}, expected {}; the weights do not belong to this config.json",
-        store_->file_of(full), full, tensor->shape(), expected);
-  check(is_floating_point(tensor->dtype()), ErrorCode::kInvalidArgument,
+        store_->file_of(full), store_->stored_name(full), tensor->shape, expected);
+  check(!tensor->is_plain() || is_floating_point(tensor->data.dtype()), ErrorCode::kInvalidArgument,
         "{}: tensor '{}' is stored as {}, expected f32, bf16, f16 or f64", store_->file_of(full),
-        full, tensor->dtype());
+        store_->stored_name(full), tensor->type_name());
   taken_->insert(full);
-  return *tensor;
+  return tensor->is_plain() ? tensor->data : decode(*tensor, DType::kF32);
 }
 
 ConstTensor WeightScope::take_f32(std::string_view name, const Shape& expected) const {

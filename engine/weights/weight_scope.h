@@ -22,16 +22,16 @@ class WeightScope {
   WeightScope operator/(std::string_view name) const;
   WeightScope operator/(int64_t index) const;
 
-  /// The tensor `prefix`.`name` (just `prefix` for an empty name), of a floating point dtype.
-  /// Throws kNotFound when it is missing and kInvalidArgument for another shape or dtype, naming
-  /// file, tensor, found and expected.
+  /// The tensor `prefix`.`name` (just `prefix` for an empty name), of a floating point dtype:
+  /// encoded values are decoded into f32. Throws kNotFound when it is missing and kInvalidArgument
+  /// for another shape or dtype, naming file, tensor, found and expected.
   ConstTensor take(std::string_view name, const Shape& expected) const;
   /// A new f32 host tensor with the values: for biases, norm weights and other vectors.
   ConstTensor take_f32(std::string_view name, const Shape& expected) const;
   bool contains(std::string_view name) const;
 
   /// See TensorStore::drop_pages().
-  void drop_pages(const ConstTensor& tensor) const { store_->drop_pages(tensor); }
+  void drop_pages(std::string_view name) const { store_->drop_pages(full_name(name)); }
 
   /// The tensors of the component that nothing took, but for those under the `ignored` prefixes.
   std::vector<std::string> unused(std::initializer_list<std::string_view> ignored) const;

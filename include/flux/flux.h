@@ -13,6 +13,7 @@
 #include "flux/error.h"
 #include "flux/image_format.h"
 #include "flux/log.h"
+#include "flux/parts.h"
 #include "flux/request.h"
 
 /// Images of FLUX checkpoints, generated in this process: those of diffusers' pipelines. Functions
@@ -28,6 +29,7 @@ struct ModelOptions {
   /// Cap on GPU memory in bytes, 0: none. Parts that do not fit together are evicted and loaded
   /// again as needed, and large images are decoded in tiles.
   uint64_t gpu_memory = 0;
+  PartOptions parts;  // that are elsewhere than in the source
 };
 
 /// Refuses what Model::open() refuses for any checkpoint: throws kInvalidArgument, and kUnsupported
@@ -118,9 +120,9 @@ struct Result {
 /// A checkpoint that generates. It can be moved, not copied. Calls from several threads take turns.
 class Model {
  public:
-  /// Opens `source`: a diffusers FLUX checkpoint, or a model repository made from one. Reads
-  /// headers only. Throws what check_options() throws, kNotFound for a missing part and
-  /// kInvalidArgument for one that cannot be used.
+  /// Opens `source`: a diffusers FLUX checkpoint, a model repository made from one, or a file of
+  /// weights (safetensors, GGUF). Reads headers only. Throws what check_options() throws, kNotFound
+  /// for a missing part and kInvalidArgument for one that cannot be used.
   static Model open(const std::filesystem::path& source, const ModelOptions& options = {});
 
   Model(Model&&) noexcept;

@@ -177,7 +177,7 @@ class BadCheckpointTest(ConvertTest):
 
     def test_no_checkpoint(self):
         result = run("convert", self.directory / "none", self.repository)
-        self.assert_error(result, 1, "none: no such directory")
+        self.assert_error(result, 1, "none: no such file or directory")
 
 
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"

@@ -1,6 +1,7 @@
 """Tests what the commands print and write when all is well."""
 
 import json
+import pathlib
 import struct
 import unittest
 import zlib
@@ -326,6 +327,9 @@ class ReportTest(CliTest):
         repository = self.directory / "models"
         self.assertEqual(run("convert", DEV, repository).code, 0)
         shown = [json.loads(run("inspect", path, "--json").out) for path in (DEV, repository)]
+        for report in shown:
+            for component in report["components"].values():
+                self.assertTrue(pathlib.Path(component.pop("place")).is_dir())
         self.assertEqual(shown[0]["components"], shown[1]["components"])
 
     def test_bench(self):

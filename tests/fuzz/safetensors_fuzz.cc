@@ -26,7 +26,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     volatile unsigned sum = 0;
     for (const auto& [name, tensor] : file->tensors()) {
       total += tensor.bytes();
-      sum = sum + sum_bytes(tensor);
+      sum = sum + sum_bytes(tensor.data);
     }
     // Tensors do not overlap, so they cannot hold more than the file.
     if (total > static_cast<int64_t>(size)) std::abort();

@@ -78,11 +78,12 @@ def test_debian_packages(tmp_path):
     run("cpack", "-B", tmp_path / "packages", cwd=BUILD)
     root = tmp_path / "root"
     packages = sorted((tmp_path / "packages").glob("*.deb"))
-    assert packages[-1].name.startswith("flux-triton_")
+    (core,) = [package for package in packages if package.name.startswith("flux-triton_")]
+    assert any(package.name.startswith("libflux-dev_") for package in packages)
     for package in packages:
         run("dpkg-deb", "-x", package, root)
         print(package.name, package.stat().st_size)
-    depends = run("dpkg-deb", "-f", packages[-1], "Depends")
+    depends = run("dpkg-deb", "-f", core, "Depends")
     assert "libdnnl" in depends and "libwebp" in depends
     check_program(root / "usr/bin/flux-triton", tmp_path, server_environment(tmp_path))
 

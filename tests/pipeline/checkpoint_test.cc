@@ -168,7 +168,7 @@ TEST_F(CheckpointTest, Opens) {
 }
 
 TEST_F(CheckpointTest, RefusesWhatIsNoFluxCheckpoint) {
-  EXPECT_NE(refusal([&] { Checkpoint::open(directory_ / "x"); }).find("no such directory"),
+  EXPECT_NE(refusal([&] { Checkpoint::open(directory_ / "x"); }).find("no such file or directory"),
             std::string::npos);
   edit("model_index.json", "\"FluxPipeline\"", "\"FluxKontextPipeline\"");
   EXPECT_NE(open_refusal().find("class is \"FluxKontextPipeline\", expected FluxPipeline"),

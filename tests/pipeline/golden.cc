@@ -6,6 +6,7 @@
 #include <map>
 
 #include "ops/cuda_library.h"
+#include "pipeline/part_search.h"
 #include "support/error.h"
 #include "support/json_file.h"
 #include "tensor/format.h"
@@ -15,11 +16,32 @@ namespace {
 
 std::filesystem::path golden_directory() { return FLUX_TEST_DATA; }
 
+std::filesystem::path single_files() { return golden_directory() / "single_files"; }
+
+/// The parts of the checkpoint around a transformer in a single file; null for other checkpoints.
+nlohmann::json parts_of(const std::string& checkpoint) {
+  const nlohmann::json index = read_json_file(single_files() / "index.json");
+  for (const auto& entry : index["cases"]) {
+    if (entry["name"] == "image_" + checkpoint) return entry["parts"];
+  }
+  return nullptr;
+}
+
+/// Whether a case is of files that are among the parts.
+bool is_of(const nlohmann::json& entry, const nlohmann::json& parts) {
+  if (parts.is_null()) return true;
+  const auto& own = entry["parts"].items();
+  return std::all_of(own.begin(), own.end(),
+                     [&](const auto& part) { return parts[part.key()] == part.value(); });
+}
+
 std::vector<GoldenCase> read_cases(const std::string& checkpoint) {
-  const auto directory = golden_directory() / checkpoint;
+  const nlohmann::json parts = parts_of(checkpoint);
+  const auto directory = parts.is_null() ? golden_directory() / checkpoint : single_files();
   std::vector<GoldenCase> cases;
   const nlohmann::json index = read_json_file(directory / "index.json");
   for (const auto& entry : index["cases"]) {
+    if (!is_of(entry, parts)) continue;
     GoldenCase golden;
     golden.checkpoint = checkpoint;
     golden.name = entry["name"];
@@ -39,7 +61,7 @@ ConstTensor GoldenCase::tensor(const std::string& key) const {
   const auto found = file->tensors().find(key);
   check(found != file->tensors().end(), ErrorCode::kNotFound, "{}: no tensor '{}'",
         file->path().string(), key);
-  return found->second;
+  return found->second.data;
 }
 
 bool GoldenCase::has(const std::string& key) const { return file->tensors().contains(key); }
@@ -49,6 +71,17 @@ std::vector<GoldenSetting> golden_settings() {
   for (const Device& device : {Device{}, Device{Device::Kind::kCuda, 0}}) {
     for (const char* checkpoint : {"tiny-dev", "tiny-schnell", "tiny-f16"}) {
       settings.push_back({checkpoint, device});
+    }
+  }
+  return settings;
+}
+
+std::vector<GoldenSetting> single_file_settings() {
+  std::vector<GoldenSetting> settings;
+  for (const Device& device : {Device{}, Device{Device::Kind::kCuda, 0}}) {
+    for (const char* name :
+         {"flux1-dev-fp8", "flux1-dev-Q2_K", "flux1-dev-fp8-scaled", "flux1-schnell-fp8-scaled"}) {
+      settings.push_back({name, device});
     }
   }
   return settings;
@@ -80,7 +113,21 @@ GoldenCase golden_trace(const std::string& checkpoint, const std::string& stage)
 std::shared_ptr<const Checkpoint> open_golden(const std::string& checkpoint) {
   static std::map<std::string, std::shared_ptr<const Checkpoint>> opened;
   auto& slot = opened[checkpoint];
-  if (!slot) slot = Checkpoint::open(golden_directory() / "checkpoints" / checkpoint);
+  if (slot) return slot;
+  const nlohmann::json parts = parts_of(checkpoint);
+  if (parts.is_null()) {
+    slot = Checkpoint::open(golden_directory() / "checkpoints" / checkpoint);
+  } else {
+    const auto file = [&](const char* part) {
+      return single_files() / parts[part].get<std::string>();
+    };
+    PartOptions options;
+    options.vae = file("vae");
+    options.clip = file("clip");
+    options.t5 = file("t5");
+    options.tokenizers = golden_directory() / "checkpoints" / "tiny-dev";
+    slot = Checkpoint::open(file("transformer"), find_parts(file("transformer"), options));
+  }
   return slot;
 }
 

@@ -34,6 +34,8 @@ struct GoldenSetting {
 };
 /// All of them on all devices; tests skip those that are not there.
 std::vector<GoldenSetting> golden_settings();
+/// The same for transformers in single files (tests/golden/single_files): their names.
+std::vector<GoldenSetting> single_file_settings();
 /// "tiny_dev_cpu", for names of tests.
 std::string name_of(const GoldenSetting& setting);
 

@@ -61,6 +61,8 @@ double share_within_one(const ConstTensor& found, const ConstTensor& expected) {
 }
 
 class ImagesGolden : public GoldenTest {};
+/// In bfloat16: of checkpoints in diffusers' layout alone.
+class RoundedImagesGolden : public GoldenTest {};
 
 TEST_P(ImagesGolden, Float32EqualsDiffusers) {
   int cases = 0;
@@ -80,10 +82,10 @@ TEST_P(ImagesGolden, Float32EqualsDiffusers) {
     }
     ++cases;
   }
-  EXPECT_GE(cases, 2);
+  EXPECT_GE(cases, 1);
 }
 
-TEST_P(ImagesGolden, BFloat16IsAsCloseAsDiffusers) {
+TEST_P(RoundedImagesGolden, BFloat16IsAsCloseAsDiffusers) {
   int cases = 0;
   for (const GoldenCase& golden : golden_cases(checkpoint(), "bls")) {
     if (golden.dtype != DType::kBF16) continue;
@@ -133,7 +135,9 @@ TEST_P(ImagesGolden, SameBytesInEveryRun) {
 
 TEST_P(ImagesGolden, SameBytesWithAnyNumberOfThreads) {
   for (const GoldenCase& golden : golden_cases(checkpoint(), "bls")) {
-    if (golden.name.find("basic") == golden.name.npos) continue;
+    const bool small =
+        golden.name.find("basic") != golden.name.npos || golden.recipe.contains("parts");
+    if (!small) continue;
     const std::vector<ImageParams> rows = golden_rows(golden);
     const GenerateResult one = draw(golden, device(), rows, 1);
     for (const int threads : {2, 3, 5}) {
@@ -183,6 +187,10 @@ TEST(Generate, CancelInsideAForwardNamesTheStep) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Settings, ImagesGolden, ::testing::ValuesIn(golden_settings()),
+                         [](const auto& test) { return name_of(test.param); });
+INSTANTIATE_TEST_SUITE_P(SingleFiles, ImagesGolden, ::testing::ValuesIn(single_file_settings()),
+                         [](const auto& test) { return name_of(test.param); });
+INSTANTIATE_TEST_SUITE_P(Settings, RoundedImagesGolden, ::testing::ValuesIn(golden_settings()),
                          [](const auto& test) { return name_of(test.param); });
 
 }  // namespace

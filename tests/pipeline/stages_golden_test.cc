@@ -5,8 +5,7 @@
 
 #include "golden.h"
 #include "pipeline/local_stages.h"
-#include "tokenizer/clip_bpe.h"
-#include "tokenizer/t5_sentencepiece.h"
+#include "pipeline/text_stages.h"
 
 namespace flux::testing {
 namespace {
@@ -25,10 +24,13 @@ class StagesGolden : public GoldenTest {
   }
 };
 
+/// What is traced inside of the models: of checkpoints in diffusers' layout alone.
+class LayersGolden : public StagesGolden {};
+
 TEST_P(StagesGolden, TokenIdsAreTransformers) {
   const auto opened = open_golden(checkpoint());
-  const auto clip = ClipTokenizer::load(opened->layout().directory(Component::kTokenizer));
-  const auto t5 = T5Tokenizer::load(opened->layout().directory(Component::kTokenizer2));
+  const auto clip = load_clip_tokenizer(opened->layout().place(Component::kTokenizer));
+  const auto t5 = load_t5_tokenizer(opened->layout().place(Component::kTokenizer2));
   for (const char* stage : {"clip_encoder", "t5_encoder"}) {
     for (const GoldenCase& golden : golden_cases(checkpoint(), stage)) {
       const ConstTensor expected = golden.tensor("input_ids");
@@ -168,7 +170,7 @@ class Recorder {
   std::map<std::string, Tensor> values_;
 };
 
-TEST_P(StagesGolden, LayersOfTheTransformer) {
+TEST_P(LayersGolden, LayersOfTheTransformer) {
   const GoldenCase golden = golden_trace(checkpoint(), "dit_transformer");
   LocalStages stages = make_stages(DType::kF32);
   const Recorder recorder(stages.context());
@@ -179,7 +181,7 @@ TEST_P(StagesGolden, LayersOfTheTransformer) {
   recorder.expect_equal(golden, static_cast<size_t>(2 * blocks + 3));
 }
 
-TEST_P(StagesGolden, LayersOfTheVae) {
+TEST_P(LayersGolden, LayersOfTheVae) {
   const GoldenCase golden = golden_trace(checkpoint(), "vae_decoder");
   LocalStages stages = make_stages(DType::kF32);
   const Recorder recorder(stages.context());
@@ -188,7 +190,7 @@ TEST_P(StagesGolden, LayersOfTheVae) {
   recorder.expect_equal(golden, blocks + 3);
 }
 
-TEST_P(StagesGolden, LayersOfTheTextEncoders) {
+TEST_P(LayersGolden, LayersOfTheTextEncoders) {
   LocalStages stages = make_stages(DType::kF32);
   const FluxConfig& config = open_golden(checkpoint())->config();
   {
@@ -201,6 +203,10 @@ TEST_P(StagesGolden, LayersOfTheTextEncoders) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Settings, StagesGolden, ::testing::ValuesIn(golden_settings()),
+                         [](const auto& test) { return name_of(test.param); });
+INSTANTIATE_TEST_SUITE_P(SingleFiles, StagesGolden, ::testing::ValuesIn(single_file_settings()),
+                         [](const auto& test) { return name_of(test.param); });
+INSTANTIATE_TEST_SUITE_P(Settings, LayersGolden, ::testing::ValuesIn(golden_settings()),
                          [](const auto& test) { return name_of(test.param); });
 
 }  // namespace

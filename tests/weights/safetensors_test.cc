@@ -46,14 +46,14 @@ TEST(Safetensors, ReadsTensorsWhereTheyAre) {
       std::string("\0\0\x80\x3f\0\0\0\x40\x80\x3f\x40\xc0\0\0\x40\x40", 16));
   const auto file = SafetensorsFile::parse(bytes.data(), bytes.size(), "f");
   ASSERT_EQ(file->tensors().size(), 4u);
-  const ConstTensor& a = file->tensors().at("a");
+  const ConstTensor& a = file->tensors().at("a").data;
   EXPECT_EQ(a.shape(), (Shape{2}));
   EXPECT_EQ(a.data<float>()[1], 2.0f);
-  const Tensor b = to_dtype(file->tensors().at("b"), DType::kF32);
+  const Tensor b = to_dtype(file->tensors().at("b").data, DType::kF32);
   EXPECT_EQ(b.data<float>()[0], 1.0f);
   EXPECT_EQ(b.data<float>()[1], -3.0f);
   EXPECT_EQ(file->tensors().at("e").numel(), 0);
-  EXPECT_EQ(file->tensors().at("s").data<float>()[0], 3.0f);
+  EXPECT_EQ(file->tensors().at("s").data.data<float>()[0], 3.0f);
 }
 
 TEST(Safetensors, CopiesUnalignedTensors) {
@@ -61,7 +61,7 @@ TEST(Safetensors, CopiesUnalignedTensors) {
   const std::string header = std::string(kOne) + (std::strlen(kOne) % 2 == 0 ? " " : "");
   const std::string bytes = file_bytes(header, std::string("\0\0\x80\x3f\0\0\0\x40", 8));
   const auto file = SafetensorsFile::parse(bytes.data(), bytes.size(), "f");
-  EXPECT_EQ(file->tensors().at("a").data<float>()[1], 2.0f);
+  EXPECT_EQ(file->tensors().at("a").data.data<float>()[1], 2.0f);
 }
 
 struct Damaged {
@@ -144,7 +144,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(SafetensorsTest, KeepsWhatItCannotReadApart) {
   const std::string bytes =
-      file_bytes(R"({"a":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]},)"
+      file_bytes(R"({"a":{"dtype":"F8_E5M2","shape":[4],"data_offsets":[0,4]},)"
                  R"("b":{"dtype":"U8","shape":[1,1,1,1,1,4],"data_offsets":[4,8]},)"
                  R"("c":{"dtype":"F4","shape":[2,4],"data_offsets":[8,12]},)"
                  R"("d":{"dtype":"NEW","shape":[3],"data_offsets":[12,13]},)"
@@ -155,7 +155,7 @@ TEST(SafetensorsTest, KeepsWhatItCannotReadApart) {
   EXPECT_TRUE(file->tensors().contains("e"));
   ASSERT_EQ(file->unreadable().size(), 4u);
   EXPECT_EQ(file->unreadable().at("a"),
-            "is stored as F8_E4M3, expected F32, BF16, F16 or F64; convert it to BF16");
+            "is stored as F8_E5M2, expected F32, BF16, F16, F64 or F8_E4M3; convert it to BF16");
   EXPECT_EQ(file->unreadable().at("b"), "has 6 dimensions, expected at most 5");
 }
 
@@ -191,7 +191,7 @@ TEST_F(WeightFilesTest, WritesWhatItReads) {
   write_tensor("model.safetensors", "a");
   const auto files = WeightFiles::open(directory_, "model");
   ASSERT_NE(files->find("a"), nullptr);
-  EXPECT_EQ(files->find("a")->data<float>()[1], 2.0f);
+  EXPECT_EQ(files->find("a")->data.data<float>()[1], 2.0f);
   EXPECT_EQ(files->parameter_count(), 2);
   EXPECT_EQ(files->bytes(), 8);
   EXPECT_EQ(files->dtype(), DType::kF32);
@@ -275,9 +275,9 @@ TEST_F(WeightFilesTest, DroppedPagesComeBack) {
   write_safetensors(directory_ / "model.safetensors",
                     {{"a", Tensor(values.data(), DType::kF32, {1 << 16})}});
   const auto files = WeightFiles::open(directory_, "model");
-  const ConstTensor& a = *files->find("a");
+  const ConstTensor& a = files->find("a")->data;
   EXPECT_EQ(a.data<float>()[40000], 3.0f);
-  files->drop_pages(a);
+  files->drop_pages("a");
   EXPECT_EQ(a.data<float>()[40000], 3.0f);
 }
 

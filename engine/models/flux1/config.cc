@@ -2,12 +2,9 @@
 
 #include <fmt/format.h>
 
-#include "models/config_reader.h"
-
 namespace flux {
 
-FluxTransformerConfig load_flux_transformer_config(const std::filesystem::path& file) {
-  const ConfigReader reader(file);
+FluxTransformerConfig load_flux_transformer_config(const ConfigReader& reader) {
   FluxTransformerConfig config;
   reader.require("patch_size", 1);
   config.in_channels = reader.size("in_channels", config.in_channels);

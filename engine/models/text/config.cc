@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include "models/config_reader.h"
-
 namespace flux {
 namespace {
 
@@ -26,9 +24,9 @@ Activation t5_activation(const ConfigReader& reader, const std::string& name) {
 
 }  // namespace
 
-ClipConfig load_clip_config(const std::filesystem::path& file) {
+ClipConfig load_clip_config(const ConfigReader& whole) {
   // The config of a whole CLIPModel has its text model's under text_config.
-  const ConfigReader reader = ConfigReader(file).part("text_config");
+  const ConfigReader reader = whole.part("text_config");
   ClipConfig config;
   config.vocab_size = reader.size("vocab_size", config.vocab_size);
   config.hidden_size = reader.size("hidden_size", config.hidden_size);
@@ -47,8 +45,7 @@ ClipConfig load_clip_config(const std::filesystem::path& file) {
   return config;
 }
 
-T5Config load_t5_config(const std::filesystem::path& file) {
-  const ConfigReader reader(file);
+T5Config load_t5_config(const ConfigReader& reader) {
   T5Config config;
   config.vocab_size = reader.size("vocab_size", config.vocab_size);
   config.d_model = reader.size("d_model", config.d_model);

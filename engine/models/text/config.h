@@ -1,8 +1,8 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 
+#include "models/config_reader.h"
 #include "ops/ops.h"
 
 namespace flux {
@@ -38,7 +38,7 @@ struct T5Config {
 /// Loads and checks a config: types, ranges and how values fit together. Missing keys take the
 /// defaults of the class named above. Throws kInvalidArgument naming the file, the key, the value
 /// and what is allowed.
-ClipConfig load_clip_config(const std::filesystem::path& file);
-T5Config load_t5_config(const std::filesystem::path& file);
+ClipConfig load_clip_config(const ConfigReader& reader);
+T5Config load_t5_config(const ConfigReader& reader);
 
 }  // namespace flux

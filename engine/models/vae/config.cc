@@ -2,12 +2,9 @@
 
 #include <fmt/format.h>
 
-#include "models/config_reader.h"
-
 namespace flux {
 
-VaeConfig load_vae_config(const std::filesystem::path& file) {
-  const ConfigReader reader(file);
+VaeConfig load_vae_config(const ConfigReader& reader) {
   VaeConfig config;
   reader.require("act_fn", "silu");
   reader.require("out_channels", 3);

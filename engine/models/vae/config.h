@@ -1,8 +1,9 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <vector>
+
+#include "models/config_reader.h"
 
 namespace flux {
 
@@ -26,6 +27,6 @@ struct VaeConfig {
 /// Loads and checks a config: types, ranges and how values fit together. Missing keys take the
 /// defaults of the class named above. Throws kInvalidArgument naming the file, the key, the value
 /// and what is allowed.
-VaeConfig load_vae_config(const std::filesystem::path& file);
+VaeConfig load_vae_config(const ConfigReader& reader);
 
 }  // namespace flux
