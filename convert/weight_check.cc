@@ -26,7 +26,7 @@ class BindingBackend final : public Backend {
   std::shared_ptr<std::byte> allocate(size_t bytes) const override { return host_.allocate(bytes); }
   bool supports(DType dtype) const override { return host_.supports(dtype); }
 
-  std::shared_ptr<const PackedWeights> pack_linear(Context&, std::span<const ConstTensor>,
+  std::shared_ptr<const PackedWeights> pack_linear(Context&, std::span<const StoredTensor>,
                                                    std::span<const ConstTensor>, DType) override {
     return std::make_shared<NoWeights>();
   }

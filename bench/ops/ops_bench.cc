@@ -71,7 +71,7 @@ struct LinearShape {
 
 void bench_linear(benchmark::State& state, const LinearShape& shape, DType dtype, int threads) {
   Context ctx(backend_for(Device{}), threads);
-  const ConstTensor weight = random_tensor({shape.out, shape.in}, dtype);
+  const StoredTensor weight = random_tensor({shape.out, shape.in}, dtype);
   const ConstTensor bias = random_tensor({shape.out}, DType::kF32);
   const LinearWeights weights = pack_linear(ctx, {&weight, 1}, {&bias, 1}, dtype);
   const Tensor x = random_tensor({shape.rows, shape.in}, dtype);
@@ -110,7 +110,7 @@ void bench_conv(benchmark::State& state, const ConvShape& shape, DType dtype, in
 
 void bench_pack(benchmark::State& state, DType dtype, int threads) {
   Context ctx(backend_for(Device{}), threads);
-  const ConstTensor weight = random_tensor({3072, 768}, dtype);
+  const StoredTensor weight = random_tensor({3072, 768}, dtype);
   measure(state, 0.0, weight.bytes(), [&] {
     benchmark::DoNotOptimize(pack_linear(ctx, {&weight, 1}, {}, dtype));
   });

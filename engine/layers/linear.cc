@@ -7,11 +7,11 @@ Linear::Linear(const Loader& load, int64_t in, int64_t out, Bias bias)
 
 Linear::Linear(const Loader& load, const std::vector<std::string_view>& names, int64_t in,
                int64_t out, Bias bias) {
-  std::vector<ConstTensor> weights;
+  std::vector<StoredTensor> weights;
   std::vector<ConstTensor> biases;
   for (const std::string_view name : names) {
     const WeightScope scope = name.empty() ? load.weights() : load.weights() / name;
-    weights.push_back(scope.take("weight", {out, in}));
+    weights.push_back(scope.take_stored("weight", {out, in}));
     if (bias == Bias::kYes) biases.push_back(scope.take("bias", {out}));
   }
   weights_ = pack_linear(load.context(), weights, biases, load.dtype());

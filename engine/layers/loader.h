@@ -30,9 +30,8 @@ class Loader {
 
   /// The rows that an embedding picks from, in host memory, as they are stored: a copy, so that a
   /// loaded model does not depend on its files. Throws as WeightScope::take().
-  ConstTensor table(std::string_view name, const Shape& shape) const {
-    const ConstTensor stored = scope_.take(name, shape);
-    const ConstTensor copy = to_dtype(stored, stored.dtype());
+  StoredTensor table(std::string_view name, const Shape& shape) const {
+    const StoredTensor copy = copy_of(scope_.take_stored(name, shape));
     scope_.drop_pages(name);
     return copy;
   }

@@ -11,7 +11,7 @@ namespace flux {
 // clang-format off
 #define FLUX_OPS(OP)                                                                               \
   OP(std::shared_ptr<const PackedWeights>, pack_linear,                                            \
-     (Context&, std::span<const ConstTensor>, std::span<const ConstTensor>, DType))                          \
+     (Context&, std::span<const StoredTensor>, std::span<const ConstTensor>, DType))                         \
   OP(std::shared_ptr<const PackedWeights>, pack_conv2d,                                            \
      (Context&, const ConstTensor&, const ConstTensor&, DType, bool))                                        \
   OP(void, linear, (Context&, std::span<const LinearPart>))                                        \
@@ -31,7 +31,7 @@ namespace flux {
   OP(void, euler_step, (Context&, const Tensor&, const EulerStep&))                                \
   OP(void, unpack_tokens, (Context&, const ConstTensor&, float, float, const Tensor&))                  \
   OP(void, to_bytes, (Context&, const ConstTensor&, const Tensor&))                                     \
-  OP(void, embedding, (Context&, const ConstTensor&, std::span<const int32_t>, const Tensor&))
+  OP(void, embedding, (Context&, const StoredTensor&, std::span<const int32_t>, const Tensor&))
 // clang-format on
 
 /// Declares an op of FLUX_OPS in a backend that implements it.
@@ -70,7 +70,7 @@ Kernels& kernels_of(const Context& ctx);
 
 /// Stacks the biases of stacked weights, both as pack_linear() takes them, into one f32 bias [n] in
 /// host memory; absent ones count as zero. The result is undefined when there are none.
-Tensor stack_biases(std::span<const ConstTensor> weights, std::span<const ConstTensor> biases);
+Tensor stack_biases(std::span<const StoredTensor> weights, std::span<const ConstTensor> biases);
 
 /// `norm` of a linear's result in passes of their own, for a backend that has nothing better.
 void norm_heads(Context& ctx, const HeadNorm& norm, const Tensor& out);

@@ -9,31 +9,33 @@ namespace {
 /// Packing and the library's kernels use 32-bit sizes in places; no model comes near.
 constexpr int64_t kMaxFeatures = int64_t{1} << 24;
 
-int64_t check_weights(std::span<const ConstTensor> weights) {
+int64_t check_weights(std::span<const StoredTensor> weights) {
   check(!weights.empty(), ErrorCode::kInternal, "pack_linear: no weights given");
   int64_t out_features = 0;
-  for (const ConstTensor& weight : weights) {
-    check_rank("pack_linear", "weight", weight, 2);
-    check(weight.defined() && is_floating_point(weight.dtype()) &&
-              weight.size(1) == weights[0].size(1) && weight.size(0) >= 1 && weight.size(1) >= 1,
-          ErrorCode::kInternal, "pack_linear: weight is {}, but floats [n, {}] are needed", weight,
-          weights[0].size(1));
-    out_features += weight.size(0);
+  for (const StoredTensor& weight : weights) {
+    if (weight.is_plain()) check_rank("pack_linear", "weight", weight.data, 2);
+    check(weight.defined() && weight.shape.rank() == 2 &&
+              (!weight.is_plain() || is_floating_point(weight.data.dtype())) &&
+              weight.shape[1] == weights[0].shape[1] && weight.shape[0] >= 1 &&
+              weight.shape[1] >= 1,
+          ErrorCode::kInternal, "pack_linear: weight is {}{}, but floats [n, {}] are needed",
+          weight.type_name(), weight.shape, weights[0].shape[1]);
+    out_features += weight.shape[0];
   }
-  check(out_features <= kMaxFeatures && weights[0].size(1) <= kMaxFeatures, ErrorCode::kInternal,
+  check(out_features <= kMaxFeatures && weights[0].shape[1] <= kMaxFeatures, ErrorCode::kInternal,
         "pack_linear: {} outputs of {} inputs, but at most {} are supported", out_features,
-        weights[0].size(1), kMaxFeatures);
+        weights[0].shape[1], kMaxFeatures);
   return out_features;
 }
 
-void check_biases(std::span<const ConstTensor> weights, std::span<const ConstTensor> biases) {
+void check_biases(std::span<const StoredTensor> weights, std::span<const ConstTensor> biases) {
   check(biases.empty() || biases.size() == weights.size(), ErrorCode::kInternal,
         "pack_linear: {} biases for {} weights", biases.size(), weights.size());
   for (size_t i = 0; i < biases.size(); ++i) {
     check(!biases[i].defined() || (is_floating_point(biases[i].dtype()) &&
-                                   biases[i].shape() == Shape{weights[i].size(0)}),
+                                   biases[i].shape() == Shape{weights[i].shape[0]}),
           ErrorCode::kInternal, "pack_linear: bias is {}, but floats [{}] are needed", biases[i],
-          weights[i].size(0));
+          weights[i].shape[0]);
   }
 }
 
@@ -93,13 +95,13 @@ void check_alike(const LinearPart& a, const LinearPart& b) {
 
 }  // namespace
 
-LinearWeights pack_linear(Context& ctx, std::span<const ConstTensor> weights,
+LinearWeights pack_linear(Context& ctx, std::span<const StoredTensor> weights,
                           std::span<const ConstTensor> biases, DType dtype) {
   const int64_t out_features = check_weights(weights);
   check_biases(weights, biases);
   check(dtype == DType::kF32 || dtype == DType::kBF16, ErrorCode::kInternal,
         "pack_linear: dtype {}, but f32 or bf16 is needed", dtype);
-  return {weights[0].size(1), out_features, dtype,
+  return {weights[0].shape[1], out_features, dtype,
           kernels_of(ctx).pack_linear(ctx, weights, biases, dtype)};
 }
 
@@ -120,24 +122,24 @@ void linear(Context& ctx, std::span<const LinearPart> parts) {
   if (any) kernels_of(ctx).linear(ctx, parts);
 }
 
-Tensor stack_biases(std::span<const ConstTensor> weights, std::span<const ConstTensor> biases) {
+Tensor stack_biases(std::span<const StoredTensor> weights, std::span<const ConstTensor> biases) {
   int64_t total = 0;
   bool any = false;
   for (size_t i = 0; i < weights.size(); ++i) {
-    total += weights[i].size(0);
+    total += weights[i].shape[0];
     any = any || (i < biases.size() && biases[i].defined());
   }
   if (!any) return {};
   const Tensor stacked = Tensor::allocate({total}, DType::kF32);
   int64_t begin = 0;
   for (size_t i = 0; i < weights.size(); ++i) {
-    const Tensor part = stacked.slice(0, begin, begin + weights[i].size(0));
+    const Tensor part = stacked.slice(0, begin, begin + weights[i].shape[0]);
     if (biases[i].defined()) {
       copy_convert(biases[i], part);
     } else {
       std::memset(part.raw(), 0, static_cast<size_t>(part.bytes()));
     }
-    begin += weights[i].size(0);
+    begin += weights[i].shape[0];
   }
   return stacked;
 }

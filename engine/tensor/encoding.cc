@@ -206,23 +206,34 @@ StoredTensor slice(const StoredTensor& tensor, int64_t begin, int64_t end) {
   return part;
 }
 
-Tensor decode(const StoredTensor& tensor, DType dtype) {
-  if (tensor.is_plain()) return to_dtype(tensor.data, dtype);
-  const EncodingInfo& info = info_of(tensor.encoding);
-  const Tensor result = Tensor::allocate(tensor.shape, dtype);
-  const int64_t rows = tensor.rows();
-  const int64_t columns = rows == 0 ? 0 : tensor.numel() / rows;
-  const Tensor flat = result.reshape({rows, columns});
+StoredTensor copy_of(const StoredTensor& tensor) {
+  StoredTensor copy = tensor;
+  copy.data = to_dtype(tensor.data, tensor.data.dtype());
+  return copy;
+}
+
+void decode_rows(const StoredTensor& tensor, int64_t begin, int64_t end, const Tensor& out) {
+  if (tensor.is_plain()) return copy_convert(tensor.data.slice(0, begin, end), out);
+  const int64_t columns = out.size(1);
+  const int64_t blocks = columns / info_of(tensor.encoding).block_values;
   std::vector<float> values(static_cast<size_t>(columns));
-  for (int64_t row = 0; row < rows; ++row) {
-    decode_blocks(tensor.encoding, tensor.data[row].data<uint8_t>(), columns / info.block_values,
-                  values.data());
+  for (int64_t row = begin; row < end; ++row) {
+    decode_blocks(tensor.encoding, tensor.data[row].data<uint8_t>(), blocks, values.data());
     if (tensor.scales.defined()) {
       const float scale = tensor.scales.data<float>()[tensor.scales.numel() > 1 ? row : 0];
       for (float& value : values) value *= scale;
     }
-    copy_convert(Tensor(values.data(), DType::kF32, {columns}), flat[row]);
+    copy_convert(Tensor(values.data(), DType::kF32, {columns}), out[row - begin]);
   }
+}
+
+Tensor decode(const StoredTensor& tensor, DType dtype) {
+  if (tensor.is_plain()) return to_dtype(tensor.data, dtype);
+  const Tensor result = Tensor::allocate(tensor.shape, dtype);
+  const int64_t rows = tensor.rows();
+  StoredTensor matrix = tensor;
+  matrix.shape = {rows, rows == 0 ? 0 : tensor.numel() / rows};
+  decode_rows(matrix, 0, rows, result.reshape(matrix.shape));
   return result;
 }
 

@@ -52,8 +52,11 @@ void decode_blocks(Encoding encoding, const uint8_t* source, int64_t blocks, flo
 /// A tensor as a file stores it.
 struct StoredTensor {
   StoredTensor() = default;
-  /// A plain tensor.
-  explicit StoredTensor(ConstTensor tensor) : shape(tensor.shape()), data(std::move(tensor)) {}
+  /// A plain tensor stands for itself.
+  StoredTensor(ConstTensor tensor)  // NOLINT(google-explicit-constructor)
+      : shape(tensor.shape()), data(std::move(tensor)) {}
+  StoredTensor(const Tensor& tensor)  // NOLINT(google-explicit-constructor)
+      : StoredTensor(ConstTensor(tensor)) {}
   /// Blocks of an encoding: `bytes` is u8 [rows, bytes of a row], rows being all dimensions of
   /// `values` but the last.
   StoredTensor(Encoding stored_as, const Shape& values, ConstTensor bytes)
@@ -75,8 +78,15 @@ struct StoredTensor {
   ConstTensor scales;
 };
 
+/// A copy of its own in host memory.
+StoredTensor copy_of(const StoredTensor& tensor);
+
 /// Rows [begin, end) along the first dimension; shares the data.
 StoredTensor slice(const StoredTensor& tensor, int64_t begin, int64_t end);
+
+/// Decodes rows [begin, end) of a tensor of two dimensions into `out`, [end - begin, columns] of a
+/// floating point dtype, in host memory; rows may be strided. As decode().
+void decode_rows(const StoredTensor& tensor, int64_t begin, int64_t end, const Tensor& out);
 
 /// The values in `dtype`, rounded once from float32 (a plain tensor: from its own dtype).
 /// Contiguous host memory. Throws kInvalidArgument for a dtype that values cannot be converted to.

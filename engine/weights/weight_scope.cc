@@ -27,7 +27,7 @@ std::string WeightScope::full_name(std::string_view name) const {
   return name.empty() ? prefix_ : fmt::format("{}.{}", prefix_, name);
 }
 
-ConstTensor WeightScope::take(std::string_view name, const Shape& expected) const {
+StoredTensor WeightScope::take_stored(std::string_view name, const Shape& expected) const {
   const std::string full = full_name(name);
   const std::string_view unreadable = store_->why_unreadable(full);
   check(unreadable.empty(), ErrorCode::kInvalidArgument, "{}: tensor '{}' {}",
@@ -44,7 +44,12 @@ ConstTensor WeightScope::take(std::string_view name, const Shape& expected) cons
         "{}: tensor '{}' is stored as {}, expected f32, bf16, f16 or f64", store_->file_of(full),
         store_->stored_name(full), tensor->type_name());
   taken_->insert(full);
-  return tensor->is_plain() ? tensor->data : decode(*tensor, DType::kF32);
+  return *tensor;
+}
+
+ConstTensor WeightScope::take(std::string_view name, const Shape& expected) const {
+  const StoredTensor tensor = take_stored(name, expected);
+  return tensor.is_plain() ? tensor.data : decode(tensor, DType::kF32);
 }
 
 ConstTensor WeightScope::take_f32(std::string_view name, const Shape& expected) const {

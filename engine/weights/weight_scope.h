@@ -26,6 +26,8 @@ class WeightScope {
   /// encoded values are decoded into f32. Throws kNotFound when it is missing and kInvalidArgument
   /// for another shape or dtype, naming file, tensor, found and expected.
   ConstTensor take(std::string_view name, const Shape& expected) const;
+  /// The same as it is stored.
+  StoredTensor take_stored(std::string_view name, const Shape& expected) const;
   /// A new f32 host tensor with the values: for biases, norm weights and other vectors.
   ConstTensor take_f32(std::string_view name, const Shape& expected) const;
   bool contains(std::string_view name) const;

@@ -115,7 +115,7 @@ TEST_P(CudaOpsLinears, LinearOfStackedWeightsOfOtherTypes) {
   const Twin first = random({100, 40}, DType::kF16, 0.0f, 0.2f);
   const Twin second = random({60, 40}, DType::kBF16, 0.0f, 0.2f);
   const Twin bias = random({60}, DType::kF32);
-  const std::vector<ConstTensor> weights = {first.cpu, second.cpu};
+  const std::vector<StoredTensor> weights = {first.cpu, second.cpu};
   const std::vector<ConstTensor> biases = {ConstTensor(), bias.cpu};
   const Twin x = rows(9, 40, 0);
   const Twin out = rows(9, 160, 0);

@@ -209,9 +209,9 @@ TEST(LinearPacking, StacksWeightsOfAnyFloatType) {
   const Tensor whole = ref::random_tensor({300, 40}, DType::kBF16, 1);
   const Tensor bias = ref::random_tensor({300}, DType::kF32, 2);
   for (int64_t i = 100; i < 170; ++i) ref::set(bias, i, 0.0);
-  const std::vector<ConstTensor> weights = {to_dtype(whole.slice(0, 0, 100), DType::kF16),
-                                            whole.slice(0, 100, 170),
-                                            to_dtype(whole.slice(0, 170, 300), DType::kF64)};
+  const std::vector<StoredTensor> weights = {to_dtype(whole.slice(0, 0, 100), DType::kF16),
+                                             whole.slice(0, 100, 170),
+                                             to_dtype(whole.slice(0, 170, 300), DType::kF64)};
   const std::vector<ConstTensor> biases = {bias.slice(0, 0, 100), Tensor(),
                                            bias.slice(0, 170, 300)};
   const Tensor x = ref::random_tensor({9, 40}, DType::kF32, 3);

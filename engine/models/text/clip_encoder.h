@@ -36,8 +36,8 @@ class ClipEncoder {
 
   ClipConfig config_;
   DType dtype_;
-  ConstTensor token_embedding_;
-  ConstTensor position_embedding_;
+  StoredTensor token_embedding_;
+  StoredTensor position_embedding_;
   std::vector<Layer> layers_;
   LayerNorm final_layer_norm_;
   int64_t weight_bytes_ = 0;

@@ -3,10 +3,11 @@
 namespace flux::cpu {
 
 // A prompt has a few hundred rows, each read once: page faults take the time, not the copy.
-void CpuBackend::embedding(Context&, const ConstTensor& table, std::span<const int32_t> ids,
+void CpuBackend::embedding(Context&, const StoredTensor& table, std::span<const int32_t> ids,
                            const Tensor& out) {
   for (size_t i = 0; i < ids.size(); ++i) {
-    copy_convert(table[ids[i]], out[static_cast<int64_t>(i)]);
+    const auto row = static_cast<int64_t>(i);
+    decode_rows(table, ids[i], ids[i] + 1, out.slice(0, row, row + 1));
   }
 }
 

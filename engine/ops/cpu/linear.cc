@@ -3,37 +3,47 @@
 #include "ops/cpu/cpu_backend.h"
 #include "ops/cpu/onednn.h"
 #include "ops/cpu/packed_linear.h"
+#include "ops/cpu/weight_memory.h"
 
 namespace flux::cpu {
 
-const void* gather_rows(std::span<const ConstTensor> weights, int64_t begin, int64_t end,
+const void* gather_rows(std::span<const StoredTensor> weights, int64_t begin, int64_t end,
                         DType dtype, Tensor& buffer) {
-  const int64_t depth = weights[0].size(1);
+  const int64_t depth = weights[0].shape[1];
   int64_t first = 0;  // of the current weight in the stack
-  for (const ConstTensor& weight : weights) {
-    const int64_t last = first + weight.size(0);
+  for (const StoredTensor& weight : weights) {
+    const int64_t last = first + weight.shape[0];
     const int64_t from = std::max(begin, first);
     const int64_t to = std::min(end, last);
     if (from < to) {
-      const ConstTensor part = weight.slice(0, from - first, to - first);
-      if (from == begin && to == end && part.dtype() == dtype && part.is_contiguous()) {
-        return part.raw();
+      if (from == begin && to == end && weight.is_plain() && weight.data.dtype() == dtype &&
+          weight.data.is_contiguous()) {
+        return weight.data.slice(0, from - first, to - first).raw();
       }
       if (!buffer.defined()) buffer = Tensor::allocate({end - begin, depth}, dtype);
-      copy_convert(part, buffer.slice(0, from - begin, to - begin));
+      decode_rows(weight, from - first, to - first, buffer.slice(0, from - begin, to - begin));
     }
     first = last;
   }
   return buffer.raw();
 }
 
+std::shared_ptr<PackedLinear> pack_decoded_linear(Context& ctx,
+                                                  std::span<const StoredTensor> weights,
+                                                  DType dtype, const WeightMemory& memory) {
+  const bool native = dtype == DType::kBF16 && bf16_path() == Bf16Path::kNative;
+  return native ? pack_onednn_linear(ctx, weights, memory)
+                : pack_panel_linear(ctx, weights, dtype, memory);
+}
+
 std::shared_ptr<const PackedWeights> CpuBackend::pack_linear(Context& ctx,
-                                                             std::span<const ConstTensor> weights,
+                                                             std::span<const StoredTensor> weights,
                                                              std::span<const ConstTensor> biases,
                                                              DType dtype) {
-  const bool native = dtype == DType::kBF16 && bf16_path() == Bf16Path::kNative;
-  const auto packed =
-      native ? pack_onednn_linear(ctx, weights) : pack_panel_linear(ctx, weights, dtype);
+  const bool plain = std::all_of(weights.begin(), weights.end(),
+                                 [](const StoredTensor& weight) { return weight.is_plain(); });
+  const auto packed = plain ? pack_decoded_linear(ctx, weights, dtype, allocate_weights)
+                            : pack_encoded_linear(weights, dtype);
   packed->bias = stack_biases(weights, biases);
   return packed;
 }

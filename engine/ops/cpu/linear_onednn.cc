@@ -42,7 +42,7 @@ struct ChunkPackers {
   }
 };
 
-ChunkPackers lay_out(OneDnnLinear& packed) {
+ChunkPackers lay_out(OneDnnLinear& packed, const WeightMemory& memory) {
   const int64_t rest = packed.columns % packed.chunk;
   ChunkPackers packers;
   int64_t last_bytes = 0;
@@ -55,12 +55,12 @@ ChunkPackers lay_out(OneDnnLinear& packed) {
     packers.last = weight_packer(ProductShape{0, packed.depth, rest});
     last_bytes = packers.last->packed_bytes();
   }
-  packed.memory = allocate_weights((packed.chunks() - 1) * packed.chunk_bytes + last_bytes);
+  packed.memory = memory((packed.chunks() - 1) * packed.chunk_bytes + last_bytes);
   return packers;
 }
 
 void pack_chunk(const OneDnnLinear& packed, const WeightPacker& packer,
-                std::span<const ConstTensor> weights, int64_t i) {
+                std::span<const StoredTensor> weights, int64_t i) {
   const int64_t begin = i * packed.chunk;
   Tensor buffer;
   packer.pack(gather_rows(weights, begin, begin + packed.width(i), DType::kBF16, buffer),
@@ -157,12 +157,13 @@ void OneDnnLinear::run(Context& ctx, const ConstTensor& x, const Epilogue& epilo
 }
 
 std::shared_ptr<PackedLinear> pack_onednn_linear(Context& ctx,
-                                                 std::span<const ConstTensor> weights) {
+                                                 std::span<const StoredTensor> weights,
+                                                 const WeightMemory& memory) {
   auto packed = std::make_shared<OneDnnLinear>();
-  packed->depth = weights[0].size(1);
-  for (const ConstTensor& weight : weights) packed->columns += weight.size(0);
+  packed->depth = weights[0].shape[1];
+  for (const StoredTensor& weight : weights) packed->columns += weight.shape[0];
   packed->chunk = chunk_columns(packed->columns);
-  const ChunkPackers packers = lay_out(*packed);
+  const ChunkPackers packers = lay_out(*packed, memory);
   parallel_for(ctx.threads(), packed->chunks(),
                [&](int64_t i) { pack_chunk(*packed, packers.of(*packed, i), weights, i); });
   return packed;

@@ -34,11 +34,11 @@ constexpr bool kWiden = !std::is_same_v<T, float>;
 template <typename T>
 class PanelLinear final : public PackedLinear {
  public:
-  PanelLinear(Context& ctx, std::span<const ConstTensor> weights)
+  PanelLinear(Context& ctx, std::span<const StoredTensor> weights, const WeightMemory& allocate)
       : kernels_(cpu::kernels().products) {
-    depth = weights[0].size(1);
-    for (const ConstTensor& weight : weights) columns += weight.size(0);
-    memory = allocate_weights(strips() * strip_elements() * static_cast<int64_t>(sizeof(T)));
+    depth = weights[0].shape[1];
+    for (const StoredTensor& weight : weights) columns += weight.shape[0];
+    memory = allocate(strips() * strip_elements() * static_cast<int64_t>(sizeof(T)));
     parallel_for(ctx.threads(), strips(), [&](int64_t i) {
       const int64_t begin = i * kernels_.strip_columns;
       Tensor buffer;
@@ -213,10 +213,10 @@ void PanelLinear<T>::run(Context& ctx, const ConstTensor& x, const Epilogue& epi
 
 }  // namespace
 
-std::shared_ptr<PackedLinear> pack_panel_linear(Context& ctx, std::span<const ConstTensor> weights,
-                                                DType dtype) {
-  if (dtype == DType::kF32) return std::make_shared<PanelLinear<float>>(ctx, weights);
-  return std::make_shared<PanelLinear<BFloat16>>(ctx, weights);
+std::shared_ptr<PackedLinear> pack_panel_linear(Context& ctx, std::span<const StoredTensor> weights,
+                                                DType dtype, const WeightMemory& memory) {
+  if (dtype == DType::kF32) return std::make_shared<PanelLinear<float>>(ctx, weights, memory);
+  return std::make_shared<PanelLinear<BFloat16>>(ctx, weights, memory);
 }
 
 }  // namespace flux::cpu

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 
@@ -40,17 +41,28 @@ TileEpilogue<T> tile_epilogue(const PackedLinear& packed, const Epilogue& epilog
   return tile;
 }
 
+/// Gives memory for packed weights: u8[bytes], aligned to 64 bytes.
+using WeightMemory = std::function<Tensor(int64_t bytes)>;
+
 /// Packs a layer for our own kernels (kernels/product_kernels.cc), which compute in f32 with fewer
 /// multiplications than plain products. `dtype` is that of weights and activations.
-std::shared_ptr<PackedLinear> pack_panel_linear(Context& ctx, std::span<const ConstTensor> weights,
-                                                DType dtype);
+std::shared_ptr<PackedLinear> pack_panel_linear(Context& ctx, std::span<const StoredTensor> weights,
+                                                DType dtype, const WeightMemory& memory);
 /// Packs a layer for oneDNN's bf16 products, on a processor that has them.
 std::shared_ptr<PackedLinear> pack_onednn_linear(Context& ctx,
-                                                 std::span<const ConstTensor> weights);
+                                                 std::span<const StoredTensor> weights,
+                                                 const WeightMemory& memory);
+/// Packs a layer by the one of them that this processor is to use.
+std::shared_ptr<PackedLinear> pack_decoded_linear(Context& ctx,
+                                                  std::span<const StoredTensor> weights,
+                                                  DType dtype, const WeightMemory& memory);
+/// Keeps a layer of encoded weights as it is stored: it is decoded and packed for each product.
+std::shared_ptr<PackedLinear> pack_encoded_linear(std::span<const StoredTensor> weights,
+                                                  DType dtype);
 
 /// Returns rows [begin, end) of the stacked weights as contiguous `dtype`: in place if possible,
 /// else copied to `buffer`.
-const void* gather_rows(std::span<const ConstTensor> weights, int64_t begin, int64_t end,
+const void* gather_rows(std::span<const StoredTensor> weights, int64_t begin, int64_t end,
                         DType dtype, Tensor& buffer);
 
 }  // namespace flux::cpu

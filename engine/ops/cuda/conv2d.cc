@@ -121,7 +121,8 @@ std::shared_ptr<const PackedWeights> CudaBackend::pack_conv2d(Context& ctx,
                              state.stream()),
              "reorder_filters");
   const ConstTensor filters = weight.reshape({out, weight.numel() / out});
-  set_bias(ctx, {&filters, 1}, {&bias, 1}, packed->taps);
+  const StoredTensor stored = filters;
+  set_bias(ctx, {&stored, 1}, {&bias, 1}, dtype, packed->taps);
   Tensor exact;
   if (upsample && suits_hopper(state, {in, out, kernel, dtype, upsample, nullptr}, 0)) {
     exact = on_gpu(DType::kF32);

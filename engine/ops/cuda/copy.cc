@@ -32,11 +32,12 @@ void CudaBackend::transpose(Context& ctx, const ConstTensor& x, const Tensor& ou
 }
 
 // The table stays in host memory: a few hundred rows are picked there and brought over.
-void CudaBackend::embedding(Context& ctx, const ConstTensor& table, std::span<const int32_t> ids,
+void CudaBackend::embedding(Context& ctx, const StoredTensor& table, std::span<const int32_t> ids,
                             const Tensor& out) {
   const Tensor rows = Tensor::allocate(out.shape(), out.dtype());
   for (size_t i = 0; i < ids.size(); ++i) {
-    copy_convert(table[ids[i]], rows[static_cast<int64_t>(i)]);
+    const auto row = static_cast<int64_t>(i);
+    decode_rows(table, ids[i], ids[i] + 1, rows.slice(0, row, row + 1));
   }
   copy(ctx, rows, out);
 }

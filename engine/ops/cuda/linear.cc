@@ -1,24 +1,40 @@
+#include <algorithm>
+
 #include "ops/cuda/cuda_backend.h"
 #include "ops/cuda/dense.h"
 
 namespace flux::cuda {
 
 std::shared_ptr<const PackedWeights> CudaBackend::pack_linear(Context& ctx,
-                                                              std::span<const ConstTensor> weights,
+                                                              std::span<const StoredTensor> weights,
                                                               std::span<const ConstTensor> biases,
                                                               DType dtype) {
   auto packed = std::make_shared<DenseWeights>();
-  int64_t columns = 0;
-  for (const ConstTensor& weight : weights) columns += weight.size(0);
-  packed->weight = new_tensor(ctx, {columns, weights[0].size(1)}, dtype);
+  packed->depth = weights[0].shape[1];
+  for (const StoredTensor& weight : weights) packed->columns += weight.shape[0];
+  const bool plain = std::all_of(weights.begin(), weights.end(),
+                                 [](const StoredTensor& weight) { return weight.is_plain(); });
+  if (plain) packed->weight = new_tensor(ctx, {packed->columns, packed->depth}, dtype);
   int64_t begin = 0;
-  for (const ConstTensor& weight : weights) {
-    const int64_t end = begin + weight.size(0);
-    const ConstTensor source = weight.is_contiguous() ? weight : to_dtype(weight, weight.dtype());
-    uploader_.upload(source, packed->weight.slice(0, begin, end), ctx.threads());
+  for (const StoredTensor& weight : weights) {
+    const int64_t end = begin + weight.shape[0];
+    const ConstTensor& data = weight.data;
+    const ConstTensor source = data.is_contiguous() ? data : to_dtype(data, data.dtype());
+    if (plain) {
+      uploader_.upload(source, packed->weight.slice(0, begin, end), ctx.threads());
+    } else {
+      EncodedRows rows{
+          .encoding = weight.encoding,
+          .rows = weight.shape[0],
+          .bytes = new_tensor(ctx, data.shape(), weight.is_plain() ? dtype : DType::kU8),
+          .scales = {}};
+      uploader_.upload(source, rows.bytes, ctx.threads());
+      if (weight.scales.defined()) rows.scales = to_device(ctx, weight.scales);
+      packed->encoded.push_back(std::move(rows));
+    }
     begin = end;
   }
-  set_bias(ctx, weights, biases, *packed);
+  set_bias(ctx, weights, biases, dtype, *packed);
   return packed;
 }
 

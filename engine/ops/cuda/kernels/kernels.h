@@ -9,6 +9,7 @@
 #include "ops/cuda/kernels/gpu_traits.h"
 #include "ops/ops.h"
 #include "tensor/dtype.h"
+#include "tensor/encoding.h"
 
 /// The kernels as plain functions: device addresses, sizes and strides in elements. Each puts work
 /// on a stream and returns; an error is that of the launch. T is the dtype that a function is
@@ -165,6 +166,19 @@ struct CopyRows {
 };
 /// Converts between f32, bf16 and f16 sources and f32 or bf16 results.
 cudaError_t cast_rows(const CopyRows& args, DType from, DType to, cudaStream_t stream);
+/// Rows of an encoding (tensor/encoding.h), contiguous -> out: [rows, columns], T, contiguous. The
+/// values are those of decode_blocks(), rounded once; columns are whole blocks and a multiple of 8.
+struct DecodeRows {
+  Encoding encoding;
+  const uint8_t* bytes;
+  int64_t row_bytes;
+  const float* scales;  // of kF8E4M3: null, one, or one for each row
+  bool scale_each_row;
+  int64_t rows;
+  int64_t columns;
+  void* out;
+};
+cudaError_t decode_rows(const DecodeRows& args, DType dtype, cudaStream_t stream);
 /// x: [rows, columns] of `from` -> out: [columns, rows] of `to`; contiguous.
 cudaError_t transpose(const void* x, int64_t rows, int64_t columns, DType from, void* out, DType to,
                       cudaStream_t stream);

@@ -1,0 +1,138 @@
+// Linears whose weights stay encoded have the bits of the same linears decoded beforehand.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <random>
+
+#include "ops/cuda_library.h"
+#include "ops/ops.h"
+#include "ops/registry.h"
+#include "tensor/encoding.h"
+
+namespace flux {
+namespace {
+
+constexpr int64_t kDepth = 512;
+
+/// Rows of random blocks with finite scales.
+StoredTensor random_weight(Encoding encoding, int64_t rows, unsigned seed) {
+  const EncodingInfo& info = info_of(encoding);
+  std::mt19937 generator(seed);
+  const int64_t row_bytes = kDepth / info.block_values * info.block_bytes;
+  const Tensor bytes = Tensor::allocate({rows, row_bytes}, DType::kU8);
+  auto* data = bytes.data<uint8_t>();
+  for (int64_t i = 0; i < bytes.numel(); ++i) data[i] = static_cast<uint8_t>(generator());
+  // The two bytes of a half: no exponent of all ones, and none so large that sums overflow.
+  const auto small_half = [&](uint8_t* at) { at[1] = static_cast<uint8_t>((at[1] & 0x83) | 0x20); };
+  for (int64_t block = 0; block < bytes.numel() / info.block_bytes; ++block) {
+    uint8_t* at = data + block * info.block_bytes;
+    switch (encoding) {
+      case Encoding::kF8E4M3:
+        if ((*at & 0x7f) == 0x7f) *at = 0;
+        break;
+      case Encoding::kQ2K:
+        small_half(at + 80);
+        small_half(at + 82);
+        break;
+      case Encoding::kQ3K:
+        small_half(at + 108);
+        break;
+      case Encoding::kQ6K:
+        small_half(at + 208);
+        break;
+      case Encoding::kQ4_1:
+      case Encoding::kQ5_1:
+      case Encoding::kQ4K:
+      case Encoding::kQ5K:
+        small_half(at);
+        small_half(at + 2);
+        break;
+      default:
+        small_half(at);
+    }
+  }
+  StoredTensor weight(encoding, {rows, kDepth}, bytes);
+  if (encoding != Encoding::kF8E4M3) return weight;
+  const bool each_row = seed % 2 == 0;
+  const Tensor scales = Tensor::allocate({each_row ? rows : 1}, DType::kF32);
+  for (int64_t i = 0; i < scales.numel(); ++i) {
+    scales.data<float>()[i] = 0.01f + 0.001f * static_cast<float>(i);
+  }
+  weight.scales = scales;
+  return weight;
+}
+
+Tensor random_rows(int64_t rows, DType dtype) {
+  std::mt19937 generator(7);
+  std::normal_distribution<float> normal;
+  const Tensor values = Tensor::allocate({rows, kDepth}, DType::kF32);
+  for (int64_t i = 0; i < values.numel(); ++i) values.data<float>()[i] = normal(generator);
+  return to_dtype(values, dtype);
+}
+
+struct Setting {
+  Encoding encoding;
+  DType dtype;
+  bool on_gpu;
+};
+
+class EncodedLinear : public ::testing::TestWithParam<Setting> {};
+
+TEST_P(EncodedLinear, HasTheBitsOfTheDecodedOne) {
+  const auto& [encoding, dtype, on_gpu] = GetParam();
+  if (on_gpu && !has_cuda()) GTEST_SKIP() << "there is no GPU";
+  Context ctx(backend_for(on_gpu ? Device{Device::Kind::kCuda, 0} : Device{}), 2);
+  // Two stacked, and a plain one beside them, as a checkpoint may have them.
+  const Tensor plain = Tensor::allocate({24, kDepth}, DType::kF32);
+  for (int64_t i = 0; i < plain.numel(); ++i) {
+    plain.data<float>()[i] = 0.001f * static_cast<float>(i % 97);
+  }
+  const std::vector<StoredTensor> stored = {random_weight(encoding, 136, 1),
+                                            random_weight(encoding, 96, 2), plain};
+  std::vector<StoredTensor> decoded;
+  for (const StoredTensor& weight : stored) decoded.emplace_back(decode(weight, dtype));
+  const Tensor bias = Tensor::allocate({136}, DType::kF32);
+  for (int64_t i = 0; i < 136; ++i) bias.data<float>()[i] = 0.5f;
+  const std::vector<ConstTensor> biases = {bias, {}, {}};
+  const LinearWeights kept = pack_linear(ctx, stored, biases, dtype);
+  const LinearWeights whole = pack_linear(ctx, decoded, biases, dtype);
+  Epilogue epilogue;
+  epilogue.activation = Activation::kGeluTanh;
+  for (const int64_t rows : {1, 5, 100, 700}) {
+    const Tensor x = to_device(ctx, random_rows(rows, dtype));
+    std::vector<ConstTensor> results;
+    for (const LinearWeights* weights : {&kept, &whole}) {
+      const Tensor out = new_tensor(ctx, {rows, 256}, dtype);
+      linear(ctx, x, *weights, epilogue, out);
+      results.push_back(to_host(ctx, out));
+    }
+    EXPECT_EQ(
+        std::memcmp(results[0].raw(), results[1].raw(), static_cast<size_t>(results[0].bytes())), 0)
+        << rows << " rows";
+  }
+  // It takes the room of the bytes that are stored.
+  int64_t bytes = 0;
+  for (const StoredTensor& weight : stored) bytes += weight.bytes();
+  EXPECT_LE(kept.packed->bytes(), bytes + 2 * 4 * 256);
+}
+
+std::vector<Setting> settings() {
+  std::vector<Setting> all;
+  for (const EncodingInfo& info : kEncodings) {
+    if (info.encoding == Encoding::kPlain) continue;
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      for (const bool on_gpu : {false, true}) all.push_back({info.encoding, dtype, on_gpu});
+    }
+  }
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(Encodings, EncodedLinear, ::testing::ValuesIn(settings()),
+                         [](const auto& test) {
+                           return std::string(info_of(test.param.encoding).name) + "_" +
+                                  std::string(name_of(test.param.dtype)) +
+                                  (test.param.on_gpu ? "_cuda" : "_cpu");
+                         });
+
+}  // namespace
+}  // namespace flux
