@@ -50,8 +50,9 @@ struct LinearWeights {
 
 /// Packs linear weights. `weights`: one or more [n_i, in_features] tensors of any float dtype or
 /// encoding, in host memory, stacked along the output: where one is encoded, all stay as they are
-/// stored, and are decoded into `dtype` for each product; `biases`: empty, or for each weight a [n_i] tensor or an undefined
-/// one (no bias). `dtype`: f32 or bf16. The sources are not needed afterwards.
+/// stored, and are decoded into `dtype` for each product; `biases`: empty, or for each weight a
+/// [n_i] tensor or an undefined one (no bias). `dtype`: f32 or bf16. The sources are not needed
+/// afterwards.
 LinearWeights pack_linear(Context& ctx, std::span<const StoredTensor> weights,
                           std::span<const ConstTensor> biases, DType dtype);
 
@@ -254,8 +255,8 @@ void transpose(Context& ctx, const ConstTensor& x, const Tensor& out);
 /// Copies x to out, rounding to out's dtype (f32 or bf16); same shape, rows may be strided.
 void cast(Context& ctx, const ConstTensor& x, const Tensor& out);
 
-/// Rows of `table` ([vocabulary, n], f32, bf16, f16 or encoded, in host memory) picked by `ids`; out:
-/// [ids.size(), n], T, contiguous. Ids are checked: kInternal when one is outside the table.
+/// Rows of `table` ([vocabulary, n], f32, bf16, f16 or encoded, in host memory) picked by `ids`;
+/// out: [ids.size(), n], T, contiguous. Ids are checked: kInternal when one is outside the table.
 void embedding(Context& ctx, const StoredTensor& table, std::span<const int32_t> ids,
                const Tensor& out);
 

@@ -41,7 +41,7 @@ class T5Encoder {
 
   T5Config config_;
   DType dtype_;
-  StoredTensor embedding_;                // [vocab_size, d_model]
+  StoredTensor embedding_;               // [vocab_size, d_model]
   ConstTensor relative_attention_bias_;  // [buckets, num_heads], f32
   std::vector<Block> blocks_;
   RmsNorm final_layer_norm_;

@@ -1,11 +1,35 @@
 #include <algorithm>
 
 #include "ops/cpu/cpu_backend.h"
+#include "ops/cpu/isa.h"
 #include "ops/cpu/onednn.h"
 #include "ops/cpu/packed_linear.h"
+#include "ops/cpu/rows.h"
 #include "ops/cpu/weight_memory.h"
 
 namespace flux::cpu {
+
+namespace {
+
+/// Decodes rows [begin, end) of an encoded weight into `out`, f32 or bf16.
+void decode_rows_of(const StoredTensor& weight, int64_t begin, int64_t end, const Tensor& out) {
+  const DecodeKernels& kernels = cpu::kernels().decode;
+  const int64_t depth = weight.shape[1];
+  for (int64_t i = begin; i < end; ++i) {
+    const auto* source = row<uint8_t>(weight.data, i);
+    float scale = 1;
+    if (weight.scales.defined()) {
+      scale = weight.scales.data<float>()[weight.scales.numel() > 1 ? i : 0];
+    }
+    if (out.dtype() == DType::kF32) {
+      kernels.f32(weight.encoding, source, depth, scale, row<float>(out, i - begin));
+    } else {
+      kernels.bf16(weight.encoding, source, depth, scale, row<BFloat16>(out, i - begin));
+    }
+  }
+}
+
+}  // namespace
 
 const void* gather_rows(std::span<const StoredTensor> weights, int64_t begin, int64_t end,
                         DType dtype, Tensor& buffer) {
@@ -21,7 +45,12 @@ const void* gather_rows(std::span<const StoredTensor> weights, int64_t begin, in
         return weight.data.slice(0, from - first, to - first).raw();
       }
       if (!buffer.defined()) buffer = Tensor::allocate({end - begin, depth}, dtype);
-      decode_rows(weight, from - first, to - first, buffer.slice(0, from - begin, to - begin));
+      const Tensor part = buffer.slice(0, from - begin, to - begin);
+      if (weight.is_plain()) {
+        copy_convert(weight.data.slice(0, from - first, to - first), part);
+      } else {
+        decode_rows_of(weight, from - first, to - first, part);
+      }
     }
     first = last;
   }

@@ -169,6 +169,13 @@ struct WinogradKernels {
   void (*run)(const WinogradTile& tile);
 };
 
+/// Decodes n values of a row (whole blocks) of an encoding, times `scale`: decode_blocks(), rounded
+/// once.
+struct DecodeKernels {
+  void (*f32)(Encoding encoding, const uint8_t* source, int64_t n, float scale, float* out);
+  void (*bf16)(Encoding encoding, const uint8_t* source, int64_t n, float scale, BFloat16* out);
+};
+
 struct Kernels {
   const char* name;
   RowKernels<float> rows_f32;
@@ -177,6 +184,7 @@ struct Kernels {
   AttentionKernels<BFloat16> attention_bf16;
   WinogradKernels winograd;
   ProductKernels products;
+  DecodeKernels decode;
 
   template <typename T>
   const RowKernels<T>& rows() const {

@@ -1,4 +1,5 @@
 #include "ops/cpu/kernels/attention_kernels.h"
+#include "ops/cpu/kernels/decode_kernels.h"
 #include "ops/cpu/kernels/kernels.h"
 #include "ops/cpu/kernels/product_kernels.h"
 #include "ops/cpu/kernels/row_kernels.h"
@@ -12,10 +13,14 @@ namespace flux::cpu::FLUX_ISA {
 const Kernels& kernels();
 
 const Kernels& kernels() {
-  static const Kernels table = {
-      FLUX_NAME(FLUX_ISA),        row_kernels<float>(),          row_kernels<BFloat16>(),
-      attention_kernels<float>(), attention_kernels<BFloat16>(), winograd_kernels(),
-      product_kernels()};
+  static const Kernels table = {FLUX_NAME(FLUX_ISA),
+                                row_kernels<float>(),
+                                row_kernels<BFloat16>(),
+                                attention_kernels<float>(),
+                                attention_kernels<BFloat16>(),
+                                winograd_kernels(),
+                                product_kernels(),
+                                decode_kernels()};
   return table;
 }
 
