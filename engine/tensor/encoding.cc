@@ -42,7 +42,7 @@ StoredTensor slice(const StoredTensor& tensor, int64_t begin, int64_t end) {
                                   end / info.block_values * info.block_bytes);
     return part;
   }
-  const int64_t rows = tensor.rows() / whole;  // for each of the first dimension
+  const int64_t rows = whole == 0 ? 0 : tensor.rows() / whole;  // for each of the first dimension
   part.data = tensor.data.slice(0, begin * rows, end * rows);
   if (tensor.scales.defined() && tensor.scales.numel() > 1) {
     part.scales = tensor.scales.slice(0, begin * rows, end * rows);

@@ -122,19 +122,19 @@ class GgufReader {
 
   void read(const std::shared_ptr<const void>& owner) {
     if (size_ < kMagic.size() || std::memcmp(data_, kMagic.data(), kMagic.size()) != 0) {
-      refuse("it does not begin with \"GGUF\"");
+      damaged("it does not begin with \"GGUF\"");
     }
     at_ = kMagic.size();
     const auto version = number<uint32_t>("version");
-    if (version != 2 && version != 3) {
-      refuse("its version is {}, 2 and 3 are read", version);
-    }
+    // Versions are small: the upper half of the bytes is empty, or the whole is turned around.
+    if (version != 0 && version % 0x10000 == 0) refuse("it is big-endian, little-endian is read");
+    if (version != 2 && version != 3) refuse("its version is {}, 2 and 3 are read", version);
     const auto tensors = number<uint64_t>("number of tensors");
     const auto entries = number<uint64_t>("number of metadata entries");
     if (tensors > kMaxTensors)
-      refuse("it names {} tensors, at most {} are read", tensors, kMaxTensors);
+      damaged("it names {} tensors, at most {} are read", tensors, kMaxTensors);
     if (entries > kMaxEntries) {
-      refuse("it has {} metadata entries, at most {} are read", entries, kMaxEntries);
+      damaged("it has {} metadata entries, at most {} are read", entries, kMaxEntries);
     }
     for (uint64_t i = 0; i < entries; ++i) read_entry();
     std::vector<TensorInfo> infos;
@@ -148,14 +148,21 @@ class GgufReader {
 
  private:
   template <typename... Args>
-  [[noreturn]] void refuse(fmt::format_string<Args...> format, Args&&... args) const {
+  [[noreturn]] void damaged(fmt::format_string<Args...> format, Args&&... args) const {
     fail(ErrorCode::kInvalidArgument, "{}: not a usable GGUF file: {}; download it again",
+         file_.path_.string(), fmt::format(format, std::forward<Args>(args)...));
+  }
+
+  /// Of what its writer did, which no download mends.
+  template <typename... Args>
+  [[noreturn]] void refuse(fmt::format_string<Args...> format, Args&&... args) const {
+    fail(ErrorCode::kInvalidArgument, "{}: not a usable GGUF file: {}; convert the model again",
          file_.path_.string(), fmt::format(format, std::forward<Args>(args)...));
   }
 
   const uint8_t* take(uint64_t bytes, std::string_view what) {
     if (bytes > size_ - at_) {
-      refuse("it ends at byte {}, in the {} that begins at byte {}", size_, what, at_);
+      damaged("it ends at byte {}, in the {} that begins at byte {}", size_, what, at_);
     }
     const uint8_t* taken = data_ + at_;
     at_ += bytes;
@@ -177,9 +184,9 @@ class GgufReader {
   std::string name(std::string_view what) {
     const std::string_view found = text(what);
     if (found.size() > kMaxNameBytes) {
-      refuse("a {} has {} bytes, at most {} are read", what, found.size(), kMaxNameBytes);
+      damaged("a {} has {} bytes, at most {} are read", what, found.size(), kMaxNameBytes);
     }
-    if (find_invalid_utf8(found)) refuse("a {} is not UTF-8", what);
+    if (find_invalid_utf8(found)) damaged("a {} is not UTF-8", what);
     return std::string(found);
   }
 
@@ -187,7 +194,7 @@ class GgufReader {
     const std::string key = name("metadata key");
     const auto kind = static_cast<Kind>(number<uint32_t>("metadata type"));
     if (!file_.metadata_.emplace(key, read_value(key, kind)).second) {
-      refuse("metadata key '{}' is there twice", key);
+      damaged("metadata key '{}' is there twice", key);
     }
   }
 
@@ -220,7 +227,8 @@ class GgufReader {
       case Kind::kList:
         return read_list(key);
     }
-    refuse("metadata key '{}' is of type {}, which there is not", key, static_cast<uint32_t>(kind));
+    damaged("metadata key '{}' is of type {}, which there is not", key,
+            static_cast<uint32_t>(kind));
   }
 
   GgufFile::Value read_list(const std::string& key) {
@@ -229,7 +237,7 @@ class GgufReader {
     if (kind == Kind::kText) {
       // Each takes 8 bytes at least: a wrong number is found before room is made for it.
       if (count > (size_ - at_) / sizeof(uint64_t)) {
-        refuse("metadata key '{}' has {} texts, more than the file has room for", key, count);
+        damaged("metadata key '{}' has {} texts, more than the file has room for", key, count);
       }
       std::vector<std::string_view> texts;
       texts.reserve(count);
@@ -242,7 +250,7 @@ class GgufReader {
              static_cast<uint32_t>(kind));
     }
     if (count > (size_ - at_) / width) {
-      refuse("metadata key '{}' has {} values, more than the file has room for", key, count);
+      damaged("metadata key '{}' has {} values, more than the file has room for", key, count);
     }
     return GgufFile::Bytes{
         {take(count * width, key), count * width}, width, kind == Kind::kF32 || kind == Kind::kF64};
@@ -253,16 +261,18 @@ class GgufReader {
     info.name = name("tensor name");
     const auto dimensions = number<uint32_t>("tensor's number of dimensions");
     if (dimensions > kMaxDimensions) {
-      refuse("tensor '{}' has {} dimensions, at most {} are allowed", info.name, dimensions,
-             kMaxDimensions);
+      damaged("tensor '{}' has {} dimensions, at most {} are allowed", info.name, dimensions,
+              kMaxDimensions);
     }
     int64_t sizes[kMaxDimensions];
     uint64_t count = 1;
     for (uint32_t i = 0; i < dimensions; ++i) {
       const auto size = number<uint64_t>("tensor's dimension");
-      if (size > kMaxElements || __builtin_mul_overflow(count, size, &count) ||
+      // An empty tensor's other dimensions are bounded, too: products of some of them are taken.
+      if (size > kMaxElements ||
+          __builtin_mul_overflow(count, std::max<uint64_t>(size, 1), &count) ||
           count > kMaxElements) {
-        refuse("tensor '{}' is too large: dimension {} is {}", info.name, i, size);
+        damaged("tensor '{}' is too large: dimension {} is {}", info.name, i, size);
       }
       sizes[dimensions - 1 - i] = static_cast<int64_t>(size);
     }
@@ -280,7 +290,10 @@ class GgufReader {
     const auto* number = std::get_if<int64_t>(value);
     const bool usable =
         number != nullptr && *number >= 1 && *number <= kLargest && (*number & (*number - 1)) == 0;
-    if (!usable) refuse("general.alignment is no power of two up to {}", kLargest);
+    if (!usable) {
+      refuse("general.alignment is {}, expected a power of two up to {}",
+             number == nullptr ? "no integer" : std::to_string(*number), kLargest);
+    }
     return static_cast<uint64_t>(*number);
   }
 
@@ -290,15 +303,18 @@ class GgufReader {
       refuse("tensor '{}' is named twice", info.name);
     }
     const uint64_t room = size_ - begin_;
-    if (info.offset % alignment != 0 || info.offset > room) {
-      refuse("tensor '{}' begins at byte {} of {} bytes of data, which are aligned to {}",
-             info.name, info.offset, room, alignment);
+    if (info.offset > room) {
+      damaged("tensor '{}' begins at byte {} of {} bytes of data", info.name, info.offset, room);
+    }
+    if (info.offset % alignment != 0) {
+      refuse("tensor '{}' begins at byte {} of the data, which are aligned to {}", info.name,
+             info.offset, alignment);
     }
     const auto* type = std::find_if(std::begin(kTypes), std::end(kTypes),
                                     [&](const GgmlType& known) { return known.id == info.type; });
     if (type == std::end(kTypes) || (!type->dtype && !type->encoding)) {
       file_.unreadable_[info.name] = fmt::format(
-          "is stored as {}, expected {}",
+          "is stored as {}, expected {}; use a file of these types",
           type == std::end(kTypes) ? fmt::format("type {}", info.type) : std::string(type->name),
           kReadable);
       return;
@@ -314,8 +330,8 @@ class GgufReader {
     const int64_t rows = columns == 0 ? 0 : info.shape.numel() / columns;
     const auto bytes = static_cast<uint64_t>(rows * row_bytes);
     if (bytes > room - info.offset) {
-      refuse("tensor '{}' has {} bytes at byte {}, the data end at byte {}", info.name, bytes,
-             info.offset, room);
+      damaged("tensor '{}' has {} bytes at byte {}, the data end at byte {}", info.name, bytes,
+              info.offset, room);
     }
     extents_.emplace_back(info.offset, info.offset + bytes, info.name);
     const uint8_t* data = data_ + begin_ + info.offset;

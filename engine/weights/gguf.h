@@ -37,6 +37,7 @@ class GgufFile final : public WeightFile {
 
   /// The value of a key; null when it is not there.
   const Value* find_metadata(std::string_view key) const;
+  const std::map<std::string, Value, std::less<>>& metadata() const { return metadata_; }
   /// The text, or list of texts, of a key; nothing when it is not there or of another type.
   std::optional<std::string_view> text(std::string_view key) const;
   const std::vector<std::string_view>* texts(std::string_view key) const;

@@ -13,12 +13,6 @@ namespace {
 
 constexpr size_t kMostDigits = 6;
 
-/// A name with its numbers taken out: "double_blocks.#.img_attn.qkv.weight" and {7}.
-struct NamePattern {
-  std::string text;
-  std::vector<int64_t> numbers;
-};
-
 /// The number that is a whole part of a name between dots, if it is one.
 std::optional<int64_t> number_of(std::string_view part) {
   int64_t number = 0;
@@ -29,31 +23,31 @@ std::optional<int64_t> number_of(std::string_view part) {
   return plain ? std::optional(number) : std::nullopt;
 }
 
-NamePattern pattern_of(std::string_view name, std::string_view pattern) {
-  NamePattern result;
-  while (true) {
-    const size_t dot = std::min(name.find('.'), name.size());
-    const size_t wanted = std::min(pattern.find('.'), pattern.size());
-    const auto number = number_of(name.substr(0, dot));
-    const std::string_view place = pattern.substr(0, wanted);
-    if (number && (place == "#" || place == "%")) {
-      result.numbers.push_back(*number);
-      result.text += place;
-    } else {
-      result.text += name.substr(0, dot);
-    }
-    if (dot == name.size()) return result;
-    result.text += '.';
-    name.remove_prefix(dot + 1);
-    pattern.remove_prefix(wanted == pattern.size() ? wanted : wanted + 1);
-  }
+/// What stands before the first dot, which is taken away with it.
+std::string_view cut_part(std::string_view& name) {
+  const size_t dot = std::min(name.find('.'), name.size());
+  const std::string_view part = name.substr(0, dot);
+  name.remove_prefix(std::min(dot + 1, name.size()));
+  return part;
 }
 
 /// Whether `name` is one of `pattern`; its numbers then.
 std::optional<std::vector<int64_t>> match(std::string_view name, std::string_view pattern) {
-  NamePattern found = pattern_of(name, pattern);
-  if (found.text != pattern) return std::nullopt;
-  return std::move(found.numbers);
+  if (name.ends_with('.')) return std::nullopt;
+  std::vector<int64_t> numbers;
+  while (!name.empty() && !pattern.empty()) {
+    const std::string_view part = cut_part(name);
+    const std::string_view place = cut_part(pattern);
+    if (place == "#" || place == "%") {
+      const auto number = number_of(part);
+      if (!number) return std::nullopt;
+      numbers.push_back(*number);
+    } else if (part != place) {
+      return std::nullopt;
+    }
+  }
+  if (!name.empty() || !pattern.empty()) return std::nullopt;
+  return numbers;
 }
 
 /// `pattern` with numbers at their places.
@@ -133,6 +127,10 @@ std::string why_without(const StoredTensor& stored, const StoredPart& part) {
   if (part.is_matrix && stored.encoding > Encoding::kF8E4M3) {
     return fmt::format("is stored as {}, expected a plain type", stored.type_name());
   }
+  if (part.is_matrix && stored.shape.rank() == 4 && stored.scales.defined() &&
+      stored.scales.numel() > 1) {
+    return "is a convolution with a scale for each row, expected one scale";
+  }
   return "";
 }
 
@@ -140,20 +138,18 @@ std::string why_without(const StoredTensor& stored, const StoredPart& part) {
 
 RenamedStore::RenamedStore(std::shared_ptr<const TensorStore> stored, std::string prefix,
                            std::span<const NameRow> names, int64_t levels)
-    : stored_(std::move(stored)) {
-  std::vector<std::string> texts;
-  texts.reserve(4 * names.size());  // rows view them
-  std::vector<NameRow> rows;
+    : stored_(std::move(stored)), prefix_(std::move(prefix)), levels_(levels) {
+  texts_.reserve(4 * names.size());
   for (const NameRow& row : names) {
-    for (const NameRow& one : expand(row, texts)) rows.push_back(one);
+    for (const NameRow& one : expand(row, texts_)) rows_.push_back(one);
   }
   std::vector<std::string> all = stored_->names();
   for (std::string& name : stored_->unreadable_names()) all.push_back(std::move(name));
   for (const std::string& name : all) {
-    if (!name.starts_with(prefix)) continue;
-    const std::string_view rest = std::string_view(name).substr(prefix.size());
+    if (!name.starts_with(prefix_)) continue;
+    const std::string_view rest = std::string_view(name).substr(prefix_.size());
     bool known = false;
-    for (const NameRow& row : rows) {
+    for (const NameRow& row : rows_) {
       const auto numbers = match(rest, row.stored);
       if (!numbers) continue;
       add(fill(row.ours, *numbers, levels), name, row.part);
@@ -173,8 +169,9 @@ void RenamedStore::add(const std::string& name, const std::string& stored, const
   // What has to be copied waits until it is wanted.
   if (part.halves_swapped) entry.tensor.data = {};
   const auto [at, added] = entries_.emplace(name, std::move(entry));
-  check(added, ErrorCode::kInvalidArgument, "{}: tensors '{}' and '{}' are the same one",
-        stored_->file_of(stored), at->second.stored, stored);
+  check(added, ErrorCode::kInvalidArgument,
+        "{}: tensors '{}' and '{}' are both '{}' of diffusers; use a file that has one of them",
+        stored_->file_of(stored), at->second.stored, stored, name);
 }
 
 const StoredTensor* RenamedStore::find(std::string_view name) const {
@@ -195,7 +192,13 @@ std::string_view RenamedStore::why_unreadable(std::string_view name) const {
 
 std::string RenamedStore::stored_name(std::string_view name) const {
   const auto found = entries_.find(name);
-  return found == entries_.end() ? std::string(name) : found->second.stored;
+  if (found != entries_.end()) return found->second.stored;
+  for (const NameRow& row : rows_) {
+    if (const auto numbers = match(name, row.ours)) {
+      return prefix_ + fill(row.stored, *numbers, levels_);
+    }
+  }
+  return prefix_ + std::string(name);
 }
 
 std::filesystem::path RenamedStore::file_of(std::string_view name) const {
@@ -239,12 +242,22 @@ Shape shape_of(const TensorStore& store, std::string_view name, int rank) {
 
 int64_t count_numbered(const TensorStore& store, std::string_view pattern) {
   const auto hash = pattern.find('#');
-  int64_t count = 0;
-  for (const std::string& name : store.names()) {
+  std::map<int64_t, std::string> numbers;  // with the first tensor of each
+  std::vector<std::string> names = store.names();
+  for (std::string& name : store.unreadable_names()) names.push_back(std::move(name));
+  for (std::string& name : names) {
     if (!name.starts_with(pattern.substr(0, hash))) continue;
     const std::string_view rest = std::string_view(name).substr(hash);
     const auto number = number_of(rest.substr(0, rest.find('.')));
-    if (number) count = std::max(count, *number + 1);
+    if (number) numbers.try_emplace(*number, std::move(name));
+  }
+  int64_t count = 0;
+  for (const auto& [number, name] : numbers) {
+    check(number == count, ErrorCode::kInvalidArgument,
+          "{}: tensor '{}' is there, and none with {} in place of its {}; the file lacks a part of "
+          "the model, or is of another one",
+          store.file_of(name), store.stored_name(name), count, number);
+    ++count;
   }
   return count;
 }

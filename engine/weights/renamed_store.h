@@ -58,6 +58,10 @@ class RenamedStore final : public TensorStore {
   void add(const std::string& name, const std::string& stored, const StoredPart& part);
 
   std::shared_ptr<const TensorStore> stored_;
+  std::string prefix_;
+  std::vector<std::string> texts_;  // that rows view
+  std::vector<NameRow> rows_;
+  int64_t levels_;
   mutable std::mutex mutex_;
   mutable std::map<std::string, Entry, std::less<>> entries_;
 };
@@ -66,8 +70,8 @@ class RenamedStore final : public TensorStore {
 /// when it cannot be read or has another rank.
 Shape shape_of(const TensorStore& store, std::string_view name, int rank);
 
-/// The largest number that stands at "#" in the names of a store that begin like `pattern`
-/// ("double_blocks.#."), plus one; 0 where there is none.
+/// How many numbers, from 0 on, stand at "#" in the names of a store that begin like `pattern`
+/// ("double_blocks.#."). Throws kInvalidArgument, naming a tensor, where one is left out.
 int64_t count_numbered(const TensorStore& store, std::string_view pattern);
 
 }  // namespace flux

@@ -217,7 +217,9 @@ class HeaderReader {
     uint64_t count = 1;
     for (const Json& entry : value) {
       const uint64_t size = read_integer(name, entry, "size");
-      if (size > kMaxElements || __builtin_mul_overflow(count, size, &count) ||
+      // An empty tensor's other sizes are bounded, too: products of some of them are taken.
+      if (size > kMaxElements ||
+          __builtin_mul_overflow(count, std::max<uint64_t>(size, 1), &count) ||
           count > kMaxElements) {
         refuse("tensor '{}': shape {} is too large", name, quoted(value));
       }

@@ -20,8 +20,8 @@ class TensorStore {
   /// Why the named tensor, which is there, cannot be read: "is stored as F8_E4M3, ...". It matters
   /// only to who wants it. Empty: it can be read, or is not there.
   virtual std::string_view why_unreadable(std::string_view name) const = 0;
-  /// The name that the tensor has in its file, for messages: `name` but for stores of other
-  /// layouts.
+  /// The name that the tensor has in its file, or would have, for messages: `name` but for stores
+  /// of other layouts.
   virtual std::string stored_name(std::string_view name) const { return std::string(name); }
   /// The file that holds the tensor, for messages; a place that all tensors share when the store
   /// has none of that name.

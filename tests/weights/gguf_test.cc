@@ -98,7 +98,7 @@ TEST(Gguf, RefusesWhatDoesNotFit) {
       {"GG", "does not begin with"},
       {"GGUF", "ends at byte 4, in the version"},
       {Builder(1).bytes(), "its version is 1"},
-      {Builder(0x03000000).bytes(), "its version is 50331648"},  // big-endian
+      {Builder(0x03000000).bytes(), "it is big-endian, little-endian is read"},  // big-endian
       {Builder().bytes(), "in the number of tensors"},
       {Builder().counts(uint64_t{1} << 60, 0).bytes(), "names 1152921504606846976 tensors"},
       {Builder().counts(0, uint64_t{1} << 60).bytes(), "1152921504606846976 metadata entries"},
@@ -143,12 +143,12 @@ TEST(Gguf, RefusesWhatDoesNotFit) {
            .bytes(),
        "'k' is there twice"},
       {Builder().counts(0, 1).text("general.alignment").number<uint32_t>(4).number(24U).bytes(),
-       "no power of two"},
+       "expected a power of two up to 65536"},
       {Builder().counts(0, 1).text("general.alignment").number<uint32_t>(4).number(0U).bytes(),
-       "no power of two"},
+       "expected a power of two up to 65536"},
       {one({2, 2, 2, 2, 2}, 0, 0, 128), "has 5 dimensions"},
       {one({uint64_t{1} << 40, uint64_t{1} << 40}, 0, 0, 4), "is too large"},
-      {one({8}, 0, 16, 64), "begins at byte 16 of 64 bytes"},
+      {one({8}, 0, 16, 64), "begins at byte 16 of the data, which are aligned to 32"},
       {one({8}, 0, ~uint64_t{31}, 64), "begins at byte"},
       {one({17}, 0, 0, 64), "has 68 bytes at byte 0, the data end at byte 64"},
       {one({33}, 2, 0, 64), "no whole blocks of Q4_0 (32 values)"},
@@ -171,7 +171,7 @@ TEST(Gguf, KeepsWhatItCannotDecodeApart) {
   EXPECT_TRUE(file->tensors().empty());
   EXPECT_EQ(file->unreadable().at("a"),
             "is stored as IQ4_NL, expected F32, F16, BF16, Q8_0, Q5_0, Q5_1, Q4_0, Q4_1 or Q2_K to "
-            "Q6_K");
+            "Q6_K; use a file of these types");
   EXPECT_TRUE(file->unreadable().at("b").starts_with("is stored as type 77, expected"));
 }
 
