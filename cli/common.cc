@@ -14,6 +14,7 @@
 #include "support/error.h"
 #include "support/stopwatch.h"
 #include "support/utf8.h"
+#include "weights/weight_files.h"
 
 namespace flux::cli {
 namespace {
@@ -44,6 +45,16 @@ void add_part_options(CLI::App& command, PartOptions& parts) {
   add("--clip", parts.clip, "file or directory of the CLIP text encoder");
   add("--t5", parts.t5, "file or directory of the T5 text encoder");
   add("--tokenizers", parts.tokenizers, "directory of tokenizer/ and tokenizer_2/");
+  command
+      .add_option("--variant", parts.variant,
+                  "variant of the weights' files to take where a directory has it: fp16 is "
+                  "model.fp16.safetensors [default: the plain files]")
+      ->check([](const std::string& text) -> std::string {
+        if (WeightFiles::is_variant(text)) return {};
+        return fmt::format("'{}': must be letters, digits and _, such as fp16", text);
+      })
+      ->type_name("NAME")
+      ->group("Parts");
 }
 
 void add_source(CLI::App& command, std::string& source, PartOptions& parts) {

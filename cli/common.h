@@ -33,8 +33,8 @@ struct ComputeOptions {
   ModelOptions model;
 };
 
-/// Adds the options that give parts of a checkpoint: --transformer, --vae, --clip, --t5 and
-/// --tokenizers.
+/// Adds the options that give parts of a checkpoint: --transformer, --vae, --clip, --t5,
+/// --tokenizers and --variant.
 void add_part_options(CLI::App& command, PartOptions& parts);
 /// Adds SOURCE to a command, and add_part_options().
 void add_source(CLI::App& command, std::string& source, PartOptions& parts);

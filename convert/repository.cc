@@ -12,6 +12,7 @@
 #include "convert/staging_directory.h"
 #include "convert/weight_check.h"
 #include "support/error.h"
+#include "weights/weight_files.h"
 
 namespace flux {
 namespace {
@@ -62,14 +63,15 @@ void add_weights(const Checkpoint& checkpoint, Component component, const Layout
   const TensorStore& weights = checkpoint.weights(component);
   std::set<fs::path> files;
   for (const std::string& name : weights.names()) files.insert(weights.file_of(name));
-  const std::string index = fmt::format("{}.safetensors.index.json", info.weights_stem);
-  // An index beside a single file that was loaded instead is left out.
-  const bool single = files.contains(source / fmt::format("{}.safetensors", info.weights_stem));
-  if (!single && fs::exists(source / index)) {
-    transfers.push_back({Transfer::Kind::kSmallFile, source / index, target / index});
+  // A variant gets the plain names, by which everybody finds it; an index names its shards.
+  const fs::path first = WeightFiles::first_file(source, info.weights_stem, checkpoint.variant());
+  const std::string plain = fmt::format("{}.safetensors", info.weights_stem);
+  if (first.extension() == ".json") {
+    transfers.push_back({Transfer::Kind::kSmallFile, first, target / (plain + ".index.json")});
   }
   for (const fs::path& file : files) {
-    transfers.push_back({Transfer::Kind::kWeightFile, file, target / file.filename()});
+    const fs::path name = file == first ? fs::path(plain) : file.filename();
+    transfers.push_back({Transfer::Kind::kWeightFile, file, target / name});
   }
 }
 
@@ -87,7 +89,11 @@ void add_tokenizer(const fs::path& source, const fs::path& target,
 
 /// Whether a component is a directory that a repository may refer to as it is.
 bool is_complete(const Checkpoint& checkpoint, Component component) {
-  if (!fs::is_directory(checkpoint.layout().place(component))) return false;
+  const fs::path place = checkpoint.layout().place(component);
+  if (!fs::is_directory(place)) return false;
+  const std::string_view stem = info_of(component).weights_stem;
+  const fs::path plain = WeightFiles::first_file(place, stem);
+  if (WeightFiles::first_file(place, stem, checkpoint.variant()) != plain) return false;
   return info_of(component).config_file.empty() || !checkpoint.layout().config(component).empty();
 }
 

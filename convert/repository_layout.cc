@@ -10,6 +10,7 @@
 #include "pipeline/source_check.h"
 #include "support/error.h"
 #include "support/file.h"
+#include "weights/weight_files.h"
 
 namespace flux {
 namespace {
@@ -122,11 +123,14 @@ std::vector<std::string> prefixes_of(const fs::path& directory) {
 }
 
 std::shared_ptr<const Checkpoint> open_source(const fs::path& source, const PartOptions& parts) {
+  check(parts.variant.empty() || WeightFiles::is_variant(parts.variant),
+        ErrorCode::kInvalidArgument, "variant '{}': must be letters, digits and _, such as fp16",
+        parts.variant);
   const fs::path absolute = fs::absolute(source).lexically_normal();
   const fs::path path = absolute.has_filename() ? absolute : absolute.parent_path();
   const auto open = [&](const fs::path& root, const std::string& prefix) {
-    return Checkpoint::open(root,
-                            with_parts(std::make_unique<RepositoryLayout>(root, prefix), parts));
+    return Checkpoint::open(
+        root, with_parts(std::make_unique<RepositoryLayout>(root, prefix), parts), parts.variant);
   };
   const std::vector<std::string> prefixes = prefixes_of(path);
   if (prefixes.size() == 1) return open(path, prefixes[0]);
@@ -149,11 +153,12 @@ std::shared_ptr<const Checkpoint> open_source(const fs::path& source, const Part
   }
   refuse_part_of_repository(path);
   if (fs::is_regular_file(path) && is_weight_file(path)) {
-    return Checkpoint::open(path, find_parts(path, parts));
+    return Checkpoint::open(path, find_parts(path, parts), parts.variant);
   }
   refuse_directory_around_repository(path);
   return Checkpoint::open(
-      source, with_parts(std::make_unique<DiffusersLayout>(fs::absolute(source)), parts));
+      source, with_parts(std::make_unique<DiffusersLayout>(fs::absolute(source)), parts),
+      parts.variant);
 }
 
 }  // namespace flux

@@ -1,10 +1,13 @@
 #include "pipeline/checkpoint.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 
 #include "models/flux1/names.h"
 #include "pipeline/source_check.h"
 #include "support/error.h"
+#include "weights/weight_files.h"
 
 namespace flux {
 namespace {
@@ -28,6 +31,17 @@ void check_component(const Layout& layout, const ModelIndex& index, const Compon
         place, info.name);
 }
 
+/// The first file of weights in a directory, for messages; the path itself where there is none.
+fs::path first_weights_in(const fs::path& place) {
+  fs::path first;
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(place, error)) {
+    const bool fits = is_weight_file(entry.path());
+    if (fits && (first.empty() || entry.path() < first)) first = entry.path();
+  }
+  return first.empty() ? place : first;
+}
+
 }  // namespace
 
 std::shared_ptr<const Checkpoint> Checkpoint::open(const fs::path& directory) {
@@ -35,7 +49,8 @@ std::shared_ptr<const Checkpoint> Checkpoint::open(const fs::path& directory) {
 }
 
 std::shared_ptr<const Checkpoint> Checkpoint::open(const fs::path& source,
-                                                   std::unique_ptr<const Layout> layout) {
+                                                   std::unique_ptr<const Layout> layout,
+                                                   std::string variant) {
   const auto checkpoint = std::make_shared<Checkpoint>();
   const fs::path index = layout->model_index();
   if (!index.empty()) check_source(source, index);
@@ -43,11 +58,13 @@ std::shared_ptr<const Checkpoint> Checkpoint::open(const fs::path& source,
   const fs::path absolute = fs::absolute(source).lexically_normal();
   checkpoint->source_ = absolute.has_filename() ? absolute : absolute.parent_path();
   checkpoint->layout_ = std::move(layout);
+  checkpoint->variant_ = std::move(variant);
   checkpoint->index_ = index.empty() ? default_model_index(source) : read_model_index(index);
   checkpoint->family_ = &family_of(checkpoint->index_);
   for (const Component component : checkpoint->family_->components) {
     check_component(*checkpoint->layout_, checkpoint->index_, info_of(component));
   }
+  checkpoint->check_variant();
   checkpoint->config_ = checkpoint->family_->load_config(
       [&](Component component) { return checkpoint->read_config(component); });
   if (const auto& size = checkpoint->index_.default_size) {
@@ -84,8 +101,25 @@ void Checkpoint::open_weights(Component component) {
   if (weights.store != nullptr) return;
   const fs::path place = layout_->place(component);
   std::shared_ptr<const TensorStore>& stored = files_[place];
-  if (stored == nullptr) stored = open_place(component, place);
+  if (stored == nullptr) stored = open_place(component, place, variant_);
   weights = named_weights(component, stored, !layout_->config(component).empty());
+}
+
+void Checkpoint::check_variant() const {
+  if (variant_.empty()) return;
+  std::vector<std::string> found;
+  for (const Component component : weight_components()) {
+    const fs::path place = layout_->place(component);
+    const std::string_view stem = info_of(component).weights_stem;
+    const fs::path plain = WeightFiles::first_file(place, stem);
+    if (WeightFiles::first_file(place, stem, variant_) != plain) return;
+    found.push_back((plain.empty() ? first_weights_in(place) : plain).string());
+  }
+  fail(
+      ErrorCode::kNotFound,
+      "{}: no part has weights of the variant '{}'; there are {}; leave --variant out, or give one "
+      "that is there",
+      source_, variant_, fmt::join(found, ", "));
 }
 
 std::string Checkpoint::name() const {

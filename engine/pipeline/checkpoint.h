@@ -25,13 +25,18 @@ class Checkpoint {
   /// sizes that do not fit.
   static std::shared_ptr<const Checkpoint> open(const std::filesystem::path& directory);
   /// The same of parts in other places; `source`, a directory or file, only names the checkpoint.
+  /// `variant`: of the weights' files (WeightFiles::first_file()); throws kNotFound when no part
+  /// has it.
   static std::shared_ptr<const Checkpoint> open(const std::filesystem::path& source,
-                                                std::unique_ptr<const Layout> layout);
+                                                std::unique_ptr<const Layout> layout,
+                                                std::string variant = {});
 
   const std::filesystem::path& source() const { return source_; }
   /// The name of the directory, or of the file without its ending, for people.
   std::string name() const;
   const Layout& layout() const { return *layout_; }
+  /// Empty: none was asked for.
+  const std::string& variant() const { return variant_; }
   const Family& family() const { return *family_; }
   const ModelIndex& index() const { return index_; }
   const FluxConfig& config() const { return config_; }
@@ -51,9 +56,11 @@ class Checkpoint {
  private:
   ConfigReader read_config(Component component);
   void open_weights(Component component);
+  void check_variant() const;
 
   std::filesystem::path source_;
   std::unique_ptr<const Layout> layout_;
+  std::string variant_;
   const Family* family_ = nullptr;
   ModelIndex index_;
   FluxConfig config_;

@@ -93,8 +93,8 @@ constexpr Sign kSigns[] = {
 
 /// The files of a component's directory by the names that diffusers gives them; a single file of
 /// another name where that is all there is.
-std::unique_ptr<const WeightFiles> open_directory(const fs::path& directory,
-                                                  std::string_view stem) {
+std::unique_ptr<const WeightFiles> open_directory(const fs::path& directory, std::string_view stem,
+                                                  std::string_view variant) {
   std::vector<fs::path> files;
   bool usual = false;
   for (const fs::directory_entry& entry : fs::directory_iterator(directory)) {
@@ -106,14 +106,15 @@ std::unique_ptr<const WeightFiles> open_directory(const fs::path& directory,
     usual = usual || name.starts_with(stem);
   }
   if (!usual && files.size() == 1) return WeightFiles::open_file(files[0]);
-  return WeightFiles::open(directory, stem);
+  return WeightFiles::open(directory, stem, variant);
 }
 
 }  // namespace
 
-std::unique_ptr<const TensorStore> open_place(Component component, const fs::path& place) {
+std::unique_ptr<const TensorStore> open_place(Component component, const fs::path& place,
+                                              std::string_view variant) {
   if (!fs::is_directory(place)) return WeightFiles::open_file(place);
-  return open_directory(place, info_of(component).weights_stem);
+  return open_directory(place, info_of(component).weights_stem, variant);
 }
 
 NamedWeights named_weights(Component component, const std::shared_ptr<const TensorStore>& stored,

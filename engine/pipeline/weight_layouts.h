@@ -17,10 +17,12 @@ struct NamedWeights {
   std::string_view layout;  // "diffusers", "Black Forest Labs", "transformers", "llama.cpp"
 };
 
-/// Opens the files of a component's weights: a directory of diffusers' or transformers', one that
-/// holds a single file of any name, or a file. Throws as WeightFiles::open().
+/// Opens the files of a component's weights: a directory of diffusers' or transformers' (`variant`
+/// as for WeightFiles::first_file()), one that holds a single file of any name, or a file. Throws
+/// as WeightFiles::open().
 std::unique_ptr<const TensorStore> open_place(Component component,
-                                              const std::filesystem::path& place);
+                                              const std::filesystem::path& place,
+                                              std::string_view variant = {});
 
 /// Finds the weights of a component among the tensors of a file or directory, by a tensor that each
 /// layout has and the prefixes that are written before its names. Nothing when there are none.

@@ -47,8 +47,9 @@ std::string what_is_there_instead(const std::filesystem::path& directory, std::s
   }
   if (!variants.empty()) {
     const std::string& first = *std::min_element(variants.begin(), variants.end());
-    return fmt::format(", but {}; to use that variant, link or rename it to {}.safetensors", first,
-                       stem);
+    const std::string_view rest = std::string_view(first).substr(stem.size() + 1);
+    return fmt::format(", but {}; take that variant with --variant {}", first,
+                       rest.substr(0, rest.find_first_of(".-")));
   }
   if (!pickles.empty()) {
     const std::string& first = *std::min_element(pickles.begin(), pickles.end());
@@ -62,23 +63,44 @@ std::string what_is_there_instead(const std::filesystem::path& directory, std::s
 
 }  // namespace
 
-std::unique_ptr<const WeightFiles> WeightFiles::open(const std::filesystem::path& directory,
-                                                     std::string_view stem) {
-  auto result = std::make_unique<WeightFiles>();
-  result->directory_ = directory;
-  const auto single = directory / fmt::format("{}.safetensors", stem);
-  const auto index = directory / fmt::format("{}.safetensors.index.json", stem);
+bool WeightFiles::is_variant(std::string_view text) {
+  return !text.empty() && std::all_of(text.begin(), text.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
+  });
+}
+
+std::filesystem::path WeightFiles::first_file(const std::filesystem::path& directory,
+                                              std::string_view stem, std::string_view variant) {
+  const std::string dotted = variant.empty() ? "" : fmt::format(".{}", variant);
+  const std::string single = fmt::format("{}{}.safetensors", stem, dotted);
+  std::vector<std::string> names = {
+      fmt::format("{}.safetensors.index{}.json", stem, dotted),
+      fmt::format("{}{}.safetensors.index.json", stem, dotted),  // as some name a variant's
+      single,
+  };
   // Where both are there, transformers (whose files are called model) loads the single file, and
   // diffusers the shards of the index.
-  const bool single_first = stem == "model" && std::filesystem::exists(single);
+  if (stem == "model") names.insert(names.begin(), single);
+  for (const std::string& name : names) {
+    if (std::filesystem::exists(directory / name)) return directory / name;
+  }
+  return variant.empty() ? std::filesystem::path() : first_file(directory, stem);
+}
+
+std::unique_ptr<const WeightFiles> WeightFiles::open(const std::filesystem::path& directory,
+                                                     std::string_view stem,
+                                                     std::string_view variant) {
+  auto result = std::make_unique<WeightFiles>();
+  result->directory_ = directory;
+  const std::filesystem::path first = first_file(directory, stem, variant);
+  check(!first.empty(), ErrorCode::kNotFound,
+        "{}: neither {}.safetensors nor {}.safetensors.index.json is there{}", directory, stem,
+        stem, what_is_there_instead(directory, stem));
   std::map<std::string, std::vector<std::string>> shards;
-  if (!single_first && std::filesystem::exists(index)) {
-    shards = read_index(index);
+  if (first.extension() == ".json") {
+    shards = read_index(first);
   } else {
-    check(std::filesystem::exists(single), ErrorCode::kNotFound,
-          "{}: neither {}.safetensors nor {}.safetensors.index.json is there{}", directory, stem,
-          stem, what_is_there_instead(directory, stem));
-    shards[single.filename().string()] = {};
+    shards[first.filename().string()] = {};
   }
   for (const auto& [shard, expected] : shards) {
     const auto path = directory / shard;
@@ -88,7 +110,7 @@ std::unique_ptr<const WeightFiles> WeightFiles::open(const std::filesystem::path
       const auto found = result->tensors_.find(name);
       check(found != result->tensors_.end() && found->second.file == file, ErrorCode::kNotFound,
             "{}: tensor '{}' is missing, although {} places it there", path, name,
-            index.filename());
+            first.filename());
     }
   }
   result->finish();

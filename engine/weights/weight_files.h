@@ -18,13 +18,20 @@ namespace flux {
 class WeightFiles final : public TensorStore {
  public:
   WeightFiles() = default;
-  /// Opens `directory`/`stem`.safetensors or `directory`/`stem`.safetensors.index.json with its
-  /// shards (stem: "model" or "diffusion_pytorch_model"); where both are there, the one that the
-  /// library of that stem loads. Throws kNotFound when neither is there,
+  /// Whether a text may be the name of a variant: it becomes a part of files' names.
+  static bool is_variant(std::string_view text);
+  /// The file to begin with in `directory`: `stem`.safetensors or `stem`.safetensors.index.json
+  /// (stem: "model" or "diffusion_pytorch_model"); where both are there, the one that the library
+  /// of that stem loads. With a `variant`, such as "fp16", its files where they are there:
+  /// `stem`.fp16.safetensors, `stem`.safetensors.index.fp16.json. Empty where there is none.
+  static std::filesystem::path first_file(const std::filesystem::path& directory,
+                                          std::string_view stem, std::string_view variant = {});
+  /// Opens first_file(), of an index all shards. Throws kNotFound when there is none,
   /// kInvalidArgument for a damaged file, an index that does not fit its shards, or a shard outside
   /// the directory.
   static std::unique_ptr<const WeightFiles> open(const std::filesystem::path& directory,
-                                                 std::string_view stem);
+                                                 std::string_view stem,
+                                                 std::string_view variant = {});
   /// Opens one safetensors or GGUF file. Throws as WeightFile::open().
   static std::unique_ptr<const WeightFiles> open_file(const std::filesystem::path& file);
 

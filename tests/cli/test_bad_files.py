@@ -292,7 +292,7 @@ WEIGHT_CASES = [
                           {"quant_method": "bitsandbytes", "load_in_4bit": True}),
      "transformer/config.json: 'quantization_config' is \"bitsandbytes\""),
     ("weights_variant", lambda root: (root / CLIP).rename(root / "text_encoder/model.fp16.safetensors"),
-     "but model.fp16.safetensors; to use that variant, link or rename it to model.safetensors"),
+     "but model.fp16.safetensors; take that variant with --variant fp16"),
     ("weights_pickle", lambda root: (root / CLIP).rename(root / "text_encoder/pytorch_model.bin"),
      "but pytorch_model.bin, a pickle file of torch"),
     ("weights_fp8", as_fp8, "final_layer_norm.bias' is stored as F8_E5M2, expected F32"),

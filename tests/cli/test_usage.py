@@ -168,7 +168,7 @@ class UsageTest(CliTest):
     def test_help_has_groups_in_order(self):
         """What is asked comes first, then what computes it, then what becomes of the result."""
         compute = ["--dtype", "--device", "--gpu-memory", "--threads"]
-        parts = ["--transformer", "--vae", "--clip", "--t5", "--tokenizers"]
+        parts = ["--transformer", "--vae", "--clip", "--t5", "--tokenizers", "--variant"]
         for command, groups in {
             "check": {"Options": [], "Parts": parts, "Compute": compute},
             "run-stage": {
