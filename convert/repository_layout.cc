@@ -67,7 +67,8 @@ fs::path source_of(const fs::path& repository, const std::string& prefix) {
 void refuse_part_of_repository(const fs::path& path) {
   constexpr int kLevels = 4;  // REPOSITORY/MODEL/VERSION/COMPONENT/FILE
   fs::path part = path;
-  for (int i = 0; i < kLevels && fs::exists(path); ++i, part = part.parent_path()) {
+  std::error_code error;
+  for (int i = 0; i < kLevels && fs::exists(path, error); ++i, part = part.parent_path()) {
     const auto model = parse_model_name(part.filename().string());
     if (!model || prefixes_of(part.parent_path()).empty()) continue;
     fail(ErrorCode::kNotFound, "{}: is a part of a model repository: give {}", path,
@@ -122,7 +123,10 @@ std::vector<std::string> prefixes_of(const fs::path& directory) {
   return prefixes;
 }
 
-std::shared_ptr<const Checkpoint> open_source(const fs::path& source, const PartOptions& parts) {
+namespace {
+
+std::shared_ptr<const Checkpoint> open_known_source(const fs::path& source,
+                                                    const PartOptions& parts) {
   check(parts.variant.empty() || WeightFiles::is_variant(parts.variant),
         ErrorCode::kInvalidArgument, "variant '{}': must be letters, digits and _, such as fp16",
         parts.variant);
@@ -152,13 +156,26 @@ std::shared_ptr<const Checkpoint> open_source(const fs::path& source, const Part
     }
   }
   refuse_part_of_repository(path);
-  if (fs::is_regular_file(path) && is_weight_file(path)) {
+  std::error_code error;  // what cannot be read is reported by who opens it
+  const bool there = fs::exists(fs::symlink_status(path, error));
+  if (there && is_weight_file(path) && !fs::is_directory(path, error)) {
     return Checkpoint::open(path, find_parts(path, parts), parts.variant);
   }
   refuse_directory_around_repository(path);
   return Checkpoint::open(
       source, with_parts(std::make_unique<DiffusersLayout>(fs::absolute(source)), parts),
       parts.variant);
+}
+
+}  // namespace
+
+std::shared_ptr<const Checkpoint> open_source(const fs::path& source, const PartOptions& parts) {
+  try {
+    return open_known_source(source, parts);
+  } catch (const fs::filesystem_error& error) {  // a cycle of links, a directory of another user
+    fail(ErrorCode::kInvalidArgument, "{}: cannot be opened: {}", error.path1(),
+         error.code().message());
+  }
 }
 
 }  // namespace flux

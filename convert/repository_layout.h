@@ -37,7 +37,7 @@ std::vector<std::string> prefixes_of(const std::filesystem::path& directory);
 /// Opens a SOURCE of the command line: a diffusers checkpoint, a model repository, REPOSITORY/NAME
 /// for one of several checkpoints in it, or a file of weights. Parts that are given win over what
 /// it holds. Throws as Checkpoint::open() and find_parts(), and kInvalidArgument for a repository
-/// of several checkpoints without a name.
+/// of several checkpoints without a name and for what cannot be looked into.
 std::shared_ptr<const Checkpoint> open_source(const std::filesystem::path& source,
                                               const PartOptions& parts = {});
 

@@ -158,7 +158,7 @@ def steps(jobs: int) -> list:
         (
             "bad inputs under sanitizers",
             "build with sanitizers",
-            lambda: command_line_tests("build-asan", "test_bad_files.py"),
+            lambda: command_line_tests("build-asan", "test_bad_*.py"),
         ),
         ("build with TSan", None, lambda: build("tsan", jobs, "threads_test")),
         ("unit tests under TSan", "build with TSan", lambda: unit_tests("build-tsan")),

@@ -24,11 +24,16 @@ T element(const GgufFile::Bytes& list, size_t index) {
 /// A list of `count` 4-byte values.
 const GgufFile::Bytes& values(const GgufFile& file, const char* key, size_t count, bool is_float) {
   const GgufFile::Bytes* list = file.list(key);
-  check(list != nullptr && list->width == 4 && list->is_float == is_float &&
-            list->data.size() == 4 * count,
+  const char* kind = is_float ? "float" : "integer";
+  check(list != nullptr && list->width == 4 && list->is_float == is_float,
         ErrorCode::kInvalidArgument,
-        "{}: metadata key '{}' is no list of {} numbers, one for each token; download it again",
-        file.path(), key, count);
+        "{}: metadata key '{}' is no list of {}s of 4 bytes; convert the model again, or give the "
+        "directory of a tokenizer with --tokenizers",
+        file.path(), key, kind);
+  check(list->data.size() == 4 * count, ErrorCode::kInvalidArgument,
+        "{}: metadata key '{}' has {} numbers, expected one for each of {} tokens; convert the "
+        "model again, or give the directory of a tokenizer with --tokenizers",
+        file.path(), key, list->data.size() / 4, count);
   return *list;
 }
 
@@ -52,7 +57,9 @@ SentencePieceModel sentencepiece_of(const GgufFile& file) {
   for (size_t i = 0; i < tokens.size(); ++i) {
     const auto type = element<int32_t>(types, i);
     check(type >= static_cast<int32_t>(Kind::kNormal) && type <= static_cast<int32_t>(Kind::kByte),
-          ErrorCode::kInvalidArgument, "{}: token {} is of type {}: 1 to 6 are expected",
+          ErrorCode::kInvalidArgument,
+          "{}: token {} is of type {}, 1 to 6 are expected; convert the model again, or give the "
+          "directory of a tokenizer with --tokenizers",
           file.path(), i, type);
     model.pieces.push_back(
         {std::string(tokens[i]), element<float>(scores, i), static_cast<Kind>(type)});

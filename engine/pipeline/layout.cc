@@ -16,7 +16,8 @@ fs::path PartsLayout::model_index() const {
 fs::path PartsLayout::config(Component component) const {
   if (given(component).empty()) return base_ == nullptr ? fs::path() : base_->config(component);
   const fs::path beside = given(component) / info_of(component).config_file;
-  return fs::exists(beside) ? beside : fs::path();
+  std::error_code error;
+  return fs::exists(beside, error) ? beside : fs::path();
 }
 
 }  // namespace flux

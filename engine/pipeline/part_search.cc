@@ -61,7 +61,11 @@ fs::path& at(PartsLayout::Places& places, Component component) {
 
 /// A place that an option gives, which must exist.
 fs::path checked(const char* option, const fs::path& given) {
-  check(fs::exists(given), ErrorCode::kNotFound, "{} {}: no such file or directory", option, given);
+  std::error_code error;
+  const fs::file_status status = fs::status(given, error);
+  const bool known = fs::status_known(status);  // a cycle of links is not
+  check(fs::exists(status), ErrorCode::kNotFound, "{} {}: {}", option, given,
+        known ? "no such file or directory" : "cannot be opened: " + error.message());
   return fs::absolute(given).lexically_normal();
 }
 
@@ -70,7 +74,9 @@ fs::path find_beside(const fs::path& directory, const PartNames& part) {
   for (const std::string_view folder : part.folders) {
     for (const std::string_view name : part.names) {
       const fs::path candidate = (directory / folder / name).lexically_normal();
-      if (fs::exists(candidate)) return candidate;
+      std::error_code error;
+      // A link that leads nowhere is reported by who opens it.
+      if (fs::exists(fs::symlink_status(candidate, error))) return candidate;
     }
   }
   return {};
@@ -109,7 +115,8 @@ PartsLayout::Places given_places(const PartOptions& options) {
 }
 
 bool is_gguf_with_tokenizer(const fs::path& file) {
-  return file.extension() == ".gguf" && fs::is_regular_file(file) &&
+  std::error_code error;
+  return file.extension() == ".gguf" && fs::is_regular_file(file, error) &&
          has_t5_tokenizer(*GgufFile::open(file));
 }
 
@@ -130,6 +137,22 @@ void complete_tokenizers(const fs::path& directory, PartsLayout::Places& places)
   }
 }
 
+/// Says what a file holds that has no transformer.
+[[noreturn]] void refuse_source(const fs::path& file,
+                                const std::shared_ptr<const TensorStore>& stored) {
+  for (const PartNames& part : kParts) {
+    check(find_weights(part.component, stored).store == nullptr, ErrorCode::kInvalidArgument,
+          "{}: holds no transformer of FLUX.1, but '{}'; give the transformer's file, and this one "
+          "with {}",
+          file, name_of(part.component), part.option);
+  }
+  const std::string_view what = what_weights_are(*stored);
+  fail(ErrorCode::kInvalidArgument,
+       "{}: holds no transformer of FLUX.1{}{}; give a file that does, in F32, BF16, F16, F8_E4M3 "
+       "or types of GGUF",
+       file, what.empty() ? "" : ": it seems to hold ", what);
+}
+
 }  // namespace
 
 std::unique_ptr<const Layout> find_parts(const fs::path& file, const PartOptions& options) {
@@ -144,11 +167,7 @@ std::unique_ptr<const Layout> find_parts(const fs::path& file, const PartOptions
       place = source;
       continue;
     }
-    const std::string_view what = what_weights_are(*stored);
-    check(part.component != Component::kTransformer, ErrorCode::kInvalidArgument,
-          "{}: holds no transformer of FLUX.1{}{}; give the file that does, and this one by its "
-          "option (--vae, --clip, --t5)",
-          file, what.empty() ? "" : ": it seems to hold ", what);
+    if (part.component == Component::kTransformer) refuse_source(file, stored);
     place = find_beside(directory, part);
     check(!place.empty(), ErrorCode::kNotFound,
           "{}: holds no '{}', and none of {} is beside it; give its file or directory with {}",

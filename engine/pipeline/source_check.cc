@@ -82,7 +82,11 @@ bool is_weight_file(const fs::path& file) {
 }
 
 void check_source(const fs::path& source, const fs::path& model_index) {
-  check(fs::exists(source), ErrorCode::kNotFound, "{}: no such file or directory; {}", source,
+  std::error_code error;
+  const fs::file_status status = fs::status(source, error);
+  check(fs::status_known(status), ErrorCode::kNotFound, "{}: cannot be opened: {}; {}", source,
+        error.message(), kWanted);
+  check(fs::exists(status), ErrorCode::kNotFound, "{}: no such file or directory; {}", source,
         kWanted);
   check(fs::is_directory(source), ErrorCode::kNotFound,
         "{}: is a file, but none of weights by its name; {}", source, kWanted);

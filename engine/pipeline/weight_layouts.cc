@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <span>
 #include <string>
 #include <vector>
@@ -83,9 +84,15 @@ struct Sign {
 constexpr Sign kSigns[] = {
     {".quant_state.bitsandbytes", "weights quantised by bitsandbytes"},
     {".qweight", "weights quantised by Nunchaku or another library"},
+    {".weight_packed", "weights quantised by compressed-tensors"},
     {"double_stream_modulation_img", "a transformer of FLUX.2"},
+    {"distilled_guidance_layer.", "a transformer of Chroma"},
+    {"controlnet_blocks.", "a ControlNet, not a model"},
     {"joint_blocks.", "a transformer of Stable Diffusion 3"},
+    {"pos_embed.proj.", "a transformer of Stable Diffusion 3"},
+    {"txt_norm.weight", "a transformer of Qwen-Image"},
     {"input_blocks.", "a UNet of Stable Diffusion"},
+    {"time_embedding.linear_1.", "a UNet of Stable Diffusion"},
     {"lora_A", "a LoRA, not a model"},
     {"lora_down", "a LoRA, not a model"},
     {"lora_up", "a LoRA, not a model"},
@@ -106,6 +113,14 @@ std::unique_ptr<const WeightFiles> open_directory(const fs::path& directory, std
     usual = usual || name.starts_with(stem);
   }
   if (!usual && files.size() == 1) return WeightFiles::open_file(files[0]);
+  if (!usual && files.size() > 1) {
+    std::sort(files.begin(), files.end());
+    fail(
+        ErrorCode::kNotFound,
+        "{}: holds {} files of weights, {} and {} among them, and none is {}.safetensors; give the "
+        "file that is meant",
+        directory, files.size(), files[0].filename().string(), files[1].filename().string(), stem);
+  }
   return WeightFiles::open(directory, stem, variant);
 }
 
@@ -113,7 +128,8 @@ std::unique_ptr<const WeightFiles> open_directory(const fs::path& directory, std
 
 std::unique_ptr<const TensorStore> open_place(Component component, const fs::path& place,
                                               std::string_view variant) {
-  if (!fs::is_directory(place)) return WeightFiles::open_file(place);
+  std::error_code error;  // opening says what it is
+  if (!fs::is_directory(place, error)) return WeightFiles::open_file(place);
   return open_directory(place, info_of(component).weights_stem, variant);
 }
 
@@ -121,11 +137,16 @@ NamedWeights named_weights(Component component, const std::shared_ptr<const Tens
                            bool has_config) {
   const NamedWeights found = find_weights(component, stored);
   if (found.store != nullptr) return found;
-  if (has_config) return {stored, "diffusers"};
   const std::string_view what = what_weights_are(*stored);
+  if (has_config && what.empty()) return {stored, "diffusers"};
+  for (const ComponentInfo& other : kComponents) {
+    if (!what.empty() || find_weights(other.component, stored).store == nullptr) continue;
+    fail(ErrorCode::kInvalidArgument, "{}: holds no '{}', but '{}'; give a file of '{}' there",
+         stored->file_of(""), name_of(component), other.name, name_of(component));
+  }
   fail(ErrorCode::kInvalidArgument,
-       "{}: holds no weights of component '{}' by any name that is known{}{}", stored->file_of(""),
-       name_of(component), what.empty() ? "" : "; it seems to hold ", what);
+       "{}: holds no weights of component '{}' by any name that is known{}{}; give another file",
+       stored->file_of(""), name_of(component), what.empty() ? "" : ": it seems to hold ", what);
 }
 
 NamedWeights find_weights(Component component, const std::shared_ptr<const TensorStore>& stored) {
@@ -136,9 +157,12 @@ NamedWeights find_weights(Component component, const std::shared_ptr<const Tenso
       const std::span<const NameRow> names =
           layout.names == nullptr ? std::span<const NameRow>() : layout.names();
       const int64_t levels = layout.levels == nullptr ? 0 : layout.levels(*stored, prefix);
-      if (prefix.empty() && names.empty()) return {stored, layout.name};
-      return {std::make_shared<RenamedStore>(stored, std::string(prefix), names, levels),
-              layout.name};
+      NamedWeights found{stored, layout.name};
+      if (!prefix.empty() || !names.empty()) {
+        found.store = std::make_shared<RenamedStore>(stored, std::string(prefix), names, levels);
+      }
+      // Others have tensors of the same names, too.
+      return what_weights_are(*found.store).empty() ? found : NamedWeights();
     }
   }
   return {};

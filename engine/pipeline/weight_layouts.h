@@ -25,12 +25,13 @@ std::unique_ptr<const TensorStore> open_place(Component component,
                                               std::string_view variant = {});
 
 /// Finds the weights of a component among the tensors of a file or directory, by a tensor that each
-/// layout has and the prefixes that are written before its names. Nothing when there are none.
+/// layout has and the prefixes that are written before its names. Nothing when there are none, or
+/// when what_weights_are() knows them as others.
 NamedWeights find_weights(Component component, const std::shared_ptr<const TensorStore>& stored);
 
 /// As find_weights(). Where there are none: for a component that has a config, the tensors by their
-/// own names, so that binding says what is missing; else throws kInvalidArgument saying what the
-/// tensors seem to belong to.
+/// own names, so that binding says what is missing; else, and where it is known what the tensors
+/// belong to, throws kInvalidArgument saying that.
 NamedWeights named_weights(Component component, const std::shared_ptr<const TensorStore>& stored,
                            bool has_config);
 

@@ -26,8 +26,9 @@ MappedFile map_file(const std::filesystem::path& file) {
   }
   struct stat status {};
   check(::fstat(descriptor.get(), &status) == 0 && S_ISREG(status.st_mode),
-        ErrorCode::kInvalidArgument, "{}: not a regular file", file);
-  check(status.st_size > 0, ErrorCode::kInvalidArgument, "{}: the file is empty", file);
+        ErrorCode::kInvalidArgument, "{}: not a regular file; put the file itself there", file);
+  check(status.st_size > 0, ErrorCode::kInvalidArgument, "{}: the file is empty; download it again",
+        file);
   const auto size = static_cast<size_t>(status.st_size);
   void* data = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor.get(), 0);
   check(data != MAP_FAILED, ErrorCode::kUnavailable, "{}: cannot be mapped ({} bytes): {}", file,

@@ -2,10 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <vector>
 
 #include "support/json_file.h"
+#include "tensor/format.h"
 
 namespace flux {
 namespace {
@@ -23,8 +27,10 @@ void refuse(WeightEntries& entries, const std::string& weight, std::string why) 
 }
 
 std::string other_format(const Json& format) {
-  return fmt::format("is stored in ComfyUI's format {}, expected {} or a plain type",
-                     format.is_string() ? quoted(format) : "that it does not name", kFormat);
+  return fmt::format(
+      "is stored in ComfyUI's format {}, expected {} or a plain type; use another "
+      "file of the model",
+      format.is_string() ? quoted(format) : "that it does not name", kFormat);
 }
 
 /// The scales as f32 [1] or [rows]; undefined when they do not fit the weight.
@@ -36,26 +42,46 @@ ConstTensor scales_of(const StoredTensor& scale, const StoredTensor& weight) {
   return to_dtype(scale.data.reshape({count}), DType::kF32);
 }
 
-void attach_scale(WeightEntries& entries, const std::string& weight, const WeightEntry& scale) {
+/// A tensor beside a weight.
+struct Beside {
+  const std::string& name;
+  const WeightEntry& entry;
+};
+
+void attach_scale(WeightEntries& entries, const std::string& weight, const Beside& beside) {
   const auto found = entries.find(weight);
   if (found == entries.end() || !found->second.why_unreadable.empty()) return;
+  const auto refuse_for = [&](std::string why) {
+    refuse(entries, weight,
+           fmt::format("has the scale '{}', {}; use another file of the model", beside.name, why));
+  };
   StoredTensor& tensor = found->second.tensor;
   if (tensor.encoding != Encoding::kF8E4M3) {
-    refuse(entries, weight,
-           fmt::format("is stored as {} with a scale beside it: F8_E4M3 is expected then",
-                       tensor.type_name()));
-    return;
+    return refuse_for(
+        fmt::format("and is stored as {}: F8_E4M3 is expected then", tensor.type_name()));
   }
-  const ConstTensor scales =
-      scale.why_unreadable.empty() ? scales_of(scale.tensor, tensor) : ConstTensor();
+  if (!beside.entry.why_unreadable.empty()) {
+    return refuse_for(fmt::format("which {}", beside.entry.why_unreadable));
+  }
+  const StoredTensor& scale = beside.entry.tensor;
+  const ConstTensor scales = scales_of(scale, tensor);
   if (!scales.defined()) {
-    refuse(entries, weight, "has a scale that is neither one number nor one for each of its rows");
-    return;
+    return refuse_for(
+        fmt::format("which has shape {} and is stored as {}: expected f32, bf16 or f16, one number "
+                    "or one for each of the {} rows",
+                    scale.shape, scale.type_name(), tensor.rows()));
+  }
+  const std::span<const float> values(scales.data<float>(), static_cast<size_t>(scales.numel()));
+  const auto bad =
+      std::find_if(values.begin(), values.end(), [](float value) { return !std::isfinite(value); });
+  if (bad != values.end()) {
+    return refuse_for(fmt::format("which holds {}: finite numbers are expected", *bad));
   }
   tensor.scales = scales;
 }
 
-void read_layer_format(WeightEntries& entries, const std::string& weight, const WeightEntry& note) {
+void read_layer_format(WeightEntries& entries, const std::string& weight, const Beside& beside) {
+  const WeightEntry& note = beside.entry;
   const StoredTensor& bytes = note.tensor;
   const bool text = note.why_unreadable.empty() && bytes.is_plain() &&
                     bytes.data.dtype() == DType::kU8 &&
@@ -70,7 +96,7 @@ void read_layer_format(WeightEntries& entries, const std::string& weight, const 
 }  // namespace
 
 void attach_scales(WeightEntries& entries) {
-  using Attach = void (*)(WeightEntries&, const std::string&, const WeightEntry&);
+  using Attach = void (*)(WeightEntries&, const std::string&, const Beside&);
   struct Companion {
     std::string_view ending;
     Attach attach;  // null: it is only taken out
@@ -88,7 +114,7 @@ void attach_scales(WeightEntries& entries) {
       const std::string layer = name.substr(0, name.size() - companion.ending.size());
       // Another program's name that ends so belongs to no weight, and stays.
       if (!entries.contains(layer + ".weight")) continue;
-      if (companion.attach != nullptr) companion.attach(entries, layer + ".weight", entry);
+      if (companion.attach != nullptr) companion.attach(entries, layer + ".weight", {name, entry});
       done.push_back(name);
     }
   }

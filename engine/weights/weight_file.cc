@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "support/foreign_content.h"
 #include "support/integer.h"
 #include "weights/gguf.h"
 #include "weights/safetensors.h"
@@ -12,7 +13,9 @@ namespace flux {
 std::unique_ptr<const WeightFile> WeightFile::open(const std::filesystem::path& file) {
   const MappedFile mapped = map_file(file);
   const std::string_view content(static_cast<const char*>(mapped.data.get()), mapped.size);
-  if (content.starts_with("GGUF")) return GgufFile::open(file, mapped);
+  // What bears the name and is something known instead, the other reader names.
+  const bool named_gguf = file.extension() == ".gguf" && foreign_content(content).empty();
+  if (content.starts_with("GGUF") || named_gguf) return GgufFile::open(file, mapped);
   return SafetensorsFile::open(file, mapped);
 }
 

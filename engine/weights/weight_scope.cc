@@ -3,7 +3,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <span>
 
 #include "support/error.h"
 #include "support/log.h"
@@ -34,11 +33,11 @@ StoredTensor WeightScope::take_stored(std::string_view name, const Shape& expect
         store_->file_of(full), store_->stored_name(full), unreadable);
   const StoredTensor* tensor = store_->find(full);
   check(tensor != nullptr, ErrorCode::kNotFound,
-        "{}: tensor '{}' is missing, expected with shape {}; the weights do not belong to this "
-        "config.json",
+        "{}: tensor '{}' is missing, expected with shape {}; the weights are incomplete, or not "
+        "those of their config",
         store_->file_of(full), store_->stored_name(full), expected);
   check(tensor->shape == expected, ErrorCode::kInvalidArgument,
-        "{}: tensor '{}' has shape {}, expected {}; the weights do not belong to this config.json",
+        "{}: tensor '{}' has shape {}, expected {}; the weights are not those of their config",
         store_->file_of(full), store_->stored_name(full), tensor->shape, expected);
   check(!tensor->is_plain() || is_floating_point(tensor->data.dtype()), ErrorCode::kInvalidArgument,
         "{}: tensor '{}' is stored as {}, expected f32, bf16, f16 or f64", store_->file_of(full),
@@ -80,10 +79,13 @@ std::vector<std::string> WeightScope::unused(
 void WeightScope::warn_of_unused(std::initializer_list<std::string_view> ignored) const {
   constexpr size_t kNamed = 3;
   const std::vector<std::string> names = unused(ignored);
+  std::vector<std::string> named;
+  for (size_t i = 0; i < std::min(kNamed, names.size()); ++i) {
+    named.push_back(store_->stored_name(names[i]));
+  }
   if (names.size() == 1) {
-    log_warning("{}: tensor '{}' is not used", store_->file_of(names[0]), names[0]);
+    log_warning("{}: tensor '{}' is not used", store_->file_of(names[0]), named[0]);
   } else if (!names.empty()) {
-    const std::span<const std::string> named(names.data(), std::min(kNamed, names.size()));
     log_warning("{}: {} tensors are not used: '{}'{}", store_->file_of(names[0]), names.size(),
                 fmt::join(named, "', '"), names.size() > kNamed ? ", ..." : "");
   }

@@ -71,6 +71,16 @@ def replace(name: str, make):
     return spoil
 
 
+def cyclic(name: str):
+    """A spoiler that puts a link to itself where a file or directory was."""
+
+    def spoil(root: pathlib.Path) -> None:
+        remove(name)(root)
+        (root / name).symlink_to((root / name).name)
+
+    return spoil
+
+
 def edit_header(name: str, change):
     """A spoiler that changes the header of a safetensors file through `change(header)`."""
 
@@ -194,6 +204,8 @@ INDEX_CASES = [
         "component 'vae' is missing",
     ),
     ("component_missing", remove("text_encoder_2"), "text_encoder_2: .*missing"),
+    ("component_cyclic", cyclic("text_encoder_2"), "text_encoder_2: cannot be opened: Too many levels"),
+    ("weights_cyclic", cyclic("text_encoder/model.safetensors"), "safetensors: cannot be opened: Too many levels"),
 ]
 
 CONFIG_CASES = [
@@ -379,7 +391,13 @@ class BadCheckpointTest(CliTest):
     def test_source_is_a_file(self):
         self.assert_error(run("inspect", DEV / "model_index.json"), 1, "is a file, but none of weights")
         weights = DEV / "vae/diffusion_pytorch_model.safetensors"
-        self.assert_error(run("inspect", weights), 1, "holds no transformer of FLUX.1")
+        self.assert_error(run("inspect", weights), 1, "holds no transformer of FLUX.1, but 'vae'; .*--vae$")
+
+    def test_source_is_a_link_to_itself(self):
+        (self.directory / "loop").symlink_to("loop")
+        for source in (self.directory / "loop", self.directory / "loop/flux1-dev.gguf"):
+            for command in (["inspect", source], ["generate", source, "--prompt", "x", "-o", "x.png"]):
+                self.assert_error(run(*command), 1, "loop.*: cannot be opened: Too many levels")
 
     def test_source_is_a_component(self):
         self.assert_error(run("inspect", DEV / "vae/"), 1, f"component of the checkpoint {DEV}: give")
