@@ -15,20 +15,24 @@ namespace {
 /// Memory of the program with its libraries, tokenizers and compiled kernels.
 constexpr int64_t kProgramBytes = int64_t{64} << 20;
 
-/// Counts the parameters that serving loads: only the decoder of the autoencoder.
-int64_t served_parameters(const Checkpoint& checkpoint, Component component) {
+/// Bytes of the weights that serving loads: only the decoder of the autoencoder; encoded matrices
+/// stay as they are stored.
+int64_t served_bytes(const Checkpoint& checkpoint, Component component, int64_t element) {
   const TensorStore& weights = checkpoint.weights(component);
-  int64_t count = 0;
+  int64_t bytes = 0;
   for (const std::string& name : weights.names()) {
     const bool encoder = name.starts_with("encoder.") || name.starts_with("quant_conv.");
     if (component == Component::kVae && encoder) continue;
-    count += weights.find(name)->numel();
+    const StoredTensor& tensor = *weights.find(name);
+    const bool kept = !tensor.is_plain() && tensor.shape.rank() == 2;
+    bytes += kept ? tensor.bytes() : tensor.numel() * element;
   }
-  return count;
+  return bytes;
 }
 
-/// Memory needed for serving: weights in the compute dtype, and for one image of the default size
-/// the largest activations of the two models that grow with it. The latter is an estimate.
+/// Memory needed for serving: weights in the compute dtype or as they are stored, and for one image
+/// of the default size the largest activations of the two models that grow with it. The latter is
+/// an estimate.
 struct MemoryNeed {
   int64_t weights = 0;
   int64_t activations = 0;
@@ -40,7 +44,7 @@ MemoryNeed memory_need(const Checkpoint& checkpoint, DType dtype) {
   const RequestLimits limits = limits_for(config);
   MemoryNeed need;
   for (const Component component : checkpoint.weight_components()) {
-    need.weights += served_parameters(checkpoint, component) * element;
+    need.weights += served_bytes(checkpoint, component, element);
   }
   // The single blocks hold the tokens, their projections (q, k, v, MLP) and the joined output.
   const int64_t multiple = config.size_multiple();

@@ -3,7 +3,7 @@
   make_quantized_file.py --type Q4_K --output flux1-dev-Q4_K.gguf [--schnell] [--blocks 19 38]
 
 GGUF types: Q8_0, Q5_0, Q5_1, Q4_0, Q4_1, Q2_K to Q6_K; fp8-scaled: ComfyUI's safetensors; BF16: Black
-Forest Labs' safetensors. The linears of the blocks have the type, the rest is BF16 (F32 in GGUF where it
+Forest Labs' safetensors; fp8-all-in-one: ComfyUI's, with text encoders and autoencoder. The linears of the blocks have the type, the rest is BF16 (F32 in GGUF where it
 is one-dimensional), as in published files. Values are about normal with the deviation that keeps
 activations near 1. Needs numpy alone.
 """
@@ -68,8 +68,78 @@ def tensors(double: int, single: int, guidance: bool) -> list:
     return found
 
 
+def t5_tensors() -> list:
+    width, inner, heads = 4096, 10240, 64
+    found = [("shared.weight", (32128, width)), ("encoder.final_layer_norm.weight", (width,))]
+    for i in range(24):
+        block = f"encoder.block.{i}.layer"
+        for name in "qkvo":
+            found.append((f"{block}.0.SelfAttention.{name}.weight", (width, width)))
+        if i == 0:
+            found.append((f"{block}.0.SelfAttention.relative_attention_bias.weight", (32, heads)))
+        for part in (0, 1):
+            found.append((f"{block}.{part}.layer_norm.weight", (width,)))
+        for name in ("wi_0", "wi_1"):
+            found.append((f"{block}.1.DenseReluDense.{name}.weight", (inner, width)))
+        found.append((f"{block}.1.DenseReluDense.wo.weight", (width, inner)))
+    return found
+
+
+def clip_tensors() -> list:
+    width, inner = POOLED, 3072
+    found = [
+        ("embeddings.token_embedding.weight", (49408, width)),
+        ("embeddings.position_embedding.weight", (77, width)),
+    ]
+    for i in range(12):
+        layer = f"encoder.layers.{i}"
+        for name, out, inputs in [(f"self_attn.{kind}_proj", width, width) for kind in ("q", "k", "v", "out")] + [
+            ("mlp.fc1", inner, width),
+            ("mlp.fc2", width, inner),
+        ]:  # fmt: skip
+            found += [(f"{layer}.{name}.weight", (out, inputs)), (f"{layer}.{name}.bias", (out,))]
+        for norm in ("layer_norm1", "layer_norm2"):
+            found += [(f"{layer}.{norm}.{kind}", (width,)) for kind in ("weight", "bias")]
+    found += [(f"final_layer_norm.{kind}", (width,)) for kind in ("weight", "bias")]
+    return [(f"text_model.{name}", shape) for name, shape in found]
+
+
+def vae_tensors() -> list:
+    """The decoder, by Black Forest Labs' names."""
+    found = []
+
+    def both(name: str, shape: tuple) -> None:
+        found.extend([(f"{name}.weight", shape), (f"{name}.bias", shape[:1])])
+
+    def resnet(name: str, inputs: int, out: int) -> None:
+        both(f"{name}.norm1", (inputs,))
+        both(f"{name}.conv1", (out, inputs, 3, 3))
+        both(f"{name}.norm2", (out,))
+        both(f"{name}.conv2", (out, out, 3, 3))
+        if inputs != out:
+            both(f"{name}.nin_shortcut", (out, inputs, 1, 1))
+
+    channels = [128, 256, 512, 512]
+    both("conv_in", (512, 16, 3, 3))
+    resnet("mid.block_1", 512, 512)
+    both("mid.attn_1.norm", (512,))
+    for name in ("q", "k", "v", "proj_out"):
+        both(f"mid.attn_1.{name}", (512, 512, 1, 1))
+    resnet("mid.block_2", 512, 512)
+    inputs = 512
+    for level in (3, 2, 1, 0):
+        for block in range(3):
+            resnet(f"up.{level}.block.{block}", inputs, channels[level])
+            inputs = channels[level]
+        if level > 0:
+            both(f"up.{level}.upsample.conv", (inputs, inputs, 3, 3))
+    both("norm_out", (128,))
+    both("conv_out", (3, 128, 3, 3))
+    return [(f"decoder.{name}", shape) for name, shape in found]
+
+
 def deviation(name: str, inputs: int) -> float:
-    residual = any(part in name for part in ("attn.proj", "mlp.2", "linear2"))
+    residual = any(part in name for part in ("attn.proj", "mlp.2", "linear2", ".o.", ".wo."))
     return inputs**-0.5 * (0.3 if residual else 1.0)
 
 
@@ -94,8 +164,8 @@ class Source:
         count = int(numpy.prod(shape))
         values = numpy.resize(self.normal, count)
         if len(shape) == 1:
-            return values * 0.02 + (1 if name.endswith("scale") else 0)
-        return values * deviation(name, shape[1])
+            return values * 0.02 + (0 if name.endswith("bias") else 1)
+        return values * deviation(name, count // shape[0])
 
     def encoded(self, kind: str, name: str, shape: tuple) -> bytes:
         """Random quants; the scales make the values about normal."""
@@ -142,15 +212,16 @@ class Source:
             put(208, step / 16)
             blocks[:, 192:208] = 16
 
-    def e4m3(self, shape: tuple) -> numpy.ndarray:
-        """Bytes of finite numbers that are about normal with a deviation of 1 in 64."""
-        if "e4m3" not in self.blocks:
-            values = numpy.abs(self.normal) * 64
-            exponent = numpy.floor(numpy.log2(numpy.maximum(values, 2**-6))).clip(-6, 8)
-            mantissa = numpy.round((values / 2.0**exponent - 1) * 8).clip(0, 7)
-            code = ((exponent + 7) * 8 + mantissa).clip(0, 126).astype("u1")
-            self.blocks["e4m3"] = code | ((self.normal < 0).astype("u1") << 7)
-        return numpy.resize(self.blocks["e4m3"], shape)
+    def e4m3(self, shape: tuple, deviation: float) -> numpy.ndarray:
+        """Bytes of normal numbers, rounded to e4m3."""
+        key = ("e4m3", deviation)
+        if key not in self.blocks:
+            values = numpy.abs(self.normal) * deviation
+            exponent = numpy.floor(numpy.log2(numpy.maximum(values, 2.0**-6))).clip(-6, 8)
+            normal = (exponent + 7) * 8 + numpy.round((values / 2.0**exponent - 1) * 8)
+            code = numpy.where(values < 2.0**-6, numpy.round(values * 512), normal).clip(0, 126)
+            self.blocks[key] = code.astype("u1") | ((self.normal < 0).astype("u1") << 7)
+        return numpy.resize(self.blocks[key], shape)
 
 
 def text(value: str) -> bytes:
@@ -186,6 +257,39 @@ def write_gguf(path: pathlib.Path, kind: str, wanted: list) -> None:
             file.write(data + bytes(-size % ALIGNMENT))
 
 
+def write_all_in_one(path: pathlib.Path, wanted: list) -> None:
+    """The transformer and T5 as e4m3 without scales, CLIP and the autoencoder in BF16."""
+    prefixes = [
+        ("model.diffusion_model.", wanted, True),
+        ("text_encoders.t5xxl.transformer.", t5_tensors(), True),
+        ("text_encoders.clip_l.transformer.", clip_tensors(), False),
+        ("vae.", vae_tensors(), False),
+    ]
+    entries = [(prefix + name, shape, fp8) for prefix, part, fp8 in prefixes for name, shape in part]
+    source = Source()
+    header, offset = {}, 0
+    for name, shape, fp8 in entries:
+        size = int(numpy.prod(shape)) * (1 if fp8 else 2)
+        header[name] = {
+            "dtype": "F8_E4M3" if fp8 else "BF16",
+            "shape": list(shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        for name, shape, fp8 in entries:
+            if not fp8:
+                file.write(to_bf16(source.floats(name, shape)).tobytes())
+            elif len(shape) == 1:  # norms about 1, biases about 0
+                code = 0 if name.endswith("bias") else 0x38
+                file.write(bytes([code]) * shape[0])
+            else:
+                file.write(source.e4m3(shape, deviation(name, shape[1])).tobytes())
+
+
 def write_safetensors(path: pathlib.Path, scaled_fp8: bool, wanted: list) -> None:
     source = Source()
     header, offset = {}, 0
@@ -209,7 +313,7 @@ def write_safetensors(path: pathlib.Path, scaled_fp8: bool, wanted: list) -> Non
     for name, shape in wanted:
         count = int(numpy.prod(shape))
         if scaled_fp8 and is_block_linear(name, shape):
-            add(name, "F8_E4M3", shape, count, lambda shape=shape: source.e4m3(shape).tobytes())
+            add(name, "F8_E4M3", shape, count, lambda shape=shape: source.e4m3(shape, 64).tobytes())
         else:
             add(name, "BF16", shape, 2 * count,
                 lambda name=name, shape=shape: to_bf16(source.floats(name, shape)).tobytes())  # fmt: skip
@@ -223,7 +327,7 @@ def write_safetensors(path: pathlib.Path, scaled_fp8: bool, wanted: list) -> Non
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--type", choices=[*BLOCKS, "fp8-scaled", "BF16"], required=True)
+    parser.add_argument("--type", choices=[*BLOCKS, "fp8-scaled", "fp8-all-in-one", "BF16"], required=True)
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--schnell", action="store_true", help="without guidance embeddings")
     parser.add_argument("--blocks", type=int, nargs=2, default=(19, 38), metavar=("DOUBLE", "SINGLE"))
@@ -231,6 +335,8 @@ def main() -> None:
     wanted = tensors(*args.blocks, not args.schnell)
     if args.type in BLOCKS:
         write_gguf(args.output, args.type, wanted)
+    elif args.type == "fp8-all-in-one":
+        write_all_in_one(args.output, wanted)
     else:
         write_safetensors(args.output, args.type == "fp8-scaled", wanted)
 

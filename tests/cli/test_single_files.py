@@ -136,6 +136,11 @@ class SingleFilesTest(CliTest):
         self.assertEqual(parts["text_encoder"]["layout"], "transformers")
         self.assertEqual(parts["vae"]["place"], str(ALL_IN_ONE))
         self.assertEqual(parts["tokenizer_2"]["place"], str(DEV / "tokenizer_2"))
+        need = json.loads(result.out)["serving_memory"]
+        stored = parts["transformer"]["bytes"] + parts["text_encoder_2"]["bytes"]
+        for dtype, size in (("f32", 4), ("bf16", 2)):
+            rest = sum(parts[name]["parameters"] for name in ("text_encoder", "vae")) * size
+            self.assertLess(need[dtype]["weight_bytes"], 1.05 * (stored + rest))
         text = run("inspect", GGUF, *OTHERS).out
         self.assertRegex(text, rf"(?m)^transformer +Black Forest Labs names, Q2_K, .* in {GGUF}$")
 

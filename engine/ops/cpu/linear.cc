@@ -72,7 +72,7 @@ std::shared_ptr<const PackedWeights> CpuBackend::pack_linear(Context& ctx,
   const bool plain = std::all_of(weights.begin(), weights.end(),
                                  [](const StoredTensor& weight) { return weight.is_plain(); });
   const auto packed = plain ? pack_decoded_linear(ctx, weights, dtype, allocate_weights)
-                            : pack_encoded_linear(weights, dtype);
+                            : pack_encoded_linear(ctx, weights, dtype);
   packed->bias = stack_biases(weights, biases);
   return packed;
 }

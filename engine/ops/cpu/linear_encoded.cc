@@ -1,8 +1,11 @@
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
 #include "ops/cpu/packed_linear.h"
+#include "ops/cpu/parallel.h"
 #include "ops/cpu/weight_memory.h"
+#include "support/integer.h"
 
 /// Linear layers whose weights stay encoded: a layer is decoded into the layout of the kernels for
 /// each product, in scratch memory. The bits are those of the layer decoded beforehand.
@@ -11,15 +14,15 @@ namespace {
 
 class EncodedLinear final : public PackedLinear {
  public:
-  EncodedLinear(std::span<const StoredTensor> weights, DType dtype) : dtype_(dtype) {
+  EncodedLinear(Context& ctx, std::span<const StoredTensor> weights, DType dtype) : dtype_(dtype) {
     depth = weights[0].shape[1];
     for (const StoredTensor& weight : weights) {
       columns += weight.shape[0];
       StoredTensor own = weight;
       const Tensor bytes = allocate_weights(weight.data.bytes());
-      std::memcpy(bytes.raw(), weight.data.raw(), static_cast<size_t>(bytes.bytes()));
       own.data = ConstTensor(bytes.raw(), weight.data.dtype(), weight.data.shape(), {},
                              std::make_shared<Tensor>(bytes));
+      copy_bytes(ctx, weight.data, bytes.data<std::byte>());
       weights_.push_back(std::move(own));
     }
   }
@@ -41,15 +44,28 @@ class EncodedLinear final : public PackedLinear {
   }
 
  private:
+  /// The pages of a mapped file and those of new memory are made while they are copied: by all
+  /// threads.
+  static void copy_bytes(Context& ctx, const ConstTensor& from, std::byte* to) {
+    constexpr int64_t kPart = int64_t{4} << 20;
+    const int64_t size = from.bytes();
+    const auto* source = static_cast<const std::byte*>(from.raw());
+    parallel_for(ctx.threads(), ceil_div(size, kPart), [&](int64_t i) {
+      const int64_t begin = i * kPart;
+      std::memcpy(to + begin, source + begin, static_cast<size_t>(std::min(kPart, size - begin)));
+    });
+  }
+
   DType dtype_;
   std::vector<StoredTensor> weights_;
 };
 
 }  // namespace
 
-std::shared_ptr<PackedLinear> pack_encoded_linear(std::span<const StoredTensor> weights,
+std::shared_ptr<PackedLinear> pack_encoded_linear(Context& ctx,
+                                                  std::span<const StoredTensor> weights,
                                                   DType dtype) {
-  return std::make_shared<EncodedLinear>(weights, dtype);
+  return std::make_shared<EncodedLinear>(ctx, weights, dtype);
 }
 
 }  // namespace flux::cpu

@@ -57,7 +57,8 @@ std::shared_ptr<PackedLinear> pack_decoded_linear(Context& ctx,
                                                   std::span<const StoredTensor> weights,
                                                   DType dtype, const WeightMemory& memory);
 /// Keeps a layer of encoded weights as it is stored: it is decoded and packed for each product.
-std::shared_ptr<PackedLinear> pack_encoded_linear(std::span<const StoredTensor> weights,
+std::shared_ptr<PackedLinear> pack_encoded_linear(Context& ctx,
+                                                  std::span<const StoredTensor> weights,
                                                   DType dtype);
 
 /// Returns rows [begin, end) of the stacked weights as contiguous `dtype`: in place if possible,
