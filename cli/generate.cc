@@ -98,7 +98,8 @@ nlohmann::json report_json(const std::vector<fs::path>& files, const Result& res
     images.push_back({{"file", files[i].string()},
                       {"prompt", *image.request.prompt},
                       {"row", image.row},
-                      {"truncated", image.truncated}});
+                      {"truncated", !image.truncated_by.empty()}});
+    if (!image.truncated_by.empty()) images.back()["truncated_by"] = image.truncated_by;
     if (!image.request.seed) continue;  // no seed had a part in it
     seeds.push_back(*image.request.seed);
     images.back()["seed"] = *image.request.seed;
@@ -167,6 +168,19 @@ Result generate_images(Model& model, const std::vector<Request>& rows,
   return result;
 }
 
+/// One line for each prompt that an encoder cut.
+void warn_of_cuts(const Result& result) {
+  for (size_t i = 0; i < result.images.size(); ++i) {
+    const Image& image = result.images[i];
+    const bool known = i > 0 && result.images[i - 1].row == image.row;
+    if (image.truncated_by.empty() || known) continue;
+    report(LogLevel::kWarning,
+           fmt::format("prompt {}, or its negative prompt, is longer than {} takes and was cut{}",
+                       image.row, image.truncated_by,
+                       image.truncated_by == "clip" ? ": T5 has all of it" : ""));
+  }
+}
+
 void save_latents(const std::string& file, const Result& result) {
   std::vector<Latents> all;
   for (const Image& image : result.images) all.push_back(image.latents);
@@ -186,13 +200,7 @@ void run_generate(const GenerateOptions& options) {
 
   Timing timing;
   const Result result = generate_images(model, rows, latents, files, timing);
-  for (const Image& image : result.images) {
-    if (!image.truncated) continue;
-    report(LogLevel::kWarning,
-           fmt::format(
-               "prompt {}, or its negative prompt, is longer than an encoder takes and was cut",
-               image.row));
-  }
+  warn_of_cuts(result);
   if (!options.save_latents.empty()) {
     timing.write += seconds_of([&] { save_latents(options.save_latents, result); });
   }

@@ -117,7 +117,7 @@ Image Model::Parts::make_image(const flux::GeneratedImage& made, const ImagePara
   image.request = to_request(row);
   image.request.seed.reset();
   if (!row.latents.defined()) image.request.seed = static_cast<int64_t>(made.seed);
-  image.truncated = made.truncated;
+  image.truncated_by = made.truncated.names();
   image.latents = Latents(std::make_shared<const Latents::Data>(Latents::Data{made.latents}));
   const ImageOrigin origin{session.options.dtype, session.checkpoint->name(),
                            "flux-triton " FLUX_VERSION};

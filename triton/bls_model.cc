@@ -128,10 +128,11 @@ void BlsModel::generate(Context& ctx, Request& request) const {
     const GenerateResult result =
         family_.generate(stages, config_, settings().dtype, asked.rows, observer);
     metrics().add(Measure::kImages, static_cast<double>(result.images.size()));
-    if (std::any_of(result.images.begin(), result.images.end(),
-                    [](const GeneratedImage& image) { return image.truncated; })) {
+    Truncation truncated;
+    for (const GeneratedImage& image : result.images) truncated |= image.truncated;
+    if (truncated.any()) {
       request.set_flag("truncated");
-      request.set_parameter("truncated_by", stages.truncated_by());
+      request.set_parameter("truncated_by", truncated.names());
     }
     write_bls_outputs(request, asked, result, origin_);
     request.finish_outputs();

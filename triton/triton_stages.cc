@@ -65,19 +65,10 @@ std::vector<TextEmbeddings> TritonStages::encode(std::span<const TextInput> rows
     // host they can be compared without waiting for its GPU.
     embeddings.pooled_prompt_embeds = to_host(ctx_, clip[i]->take_output("pooled_prompt_embeds"));
     embeddings.prompt_embeds = t5[i]->take_output("prompt_embeds");
-    const bool clip_cut = clip[i]->flag("truncated");
-    const bool t5_cut = t5[i]->flag("truncated");
-    clip_cut_ |= clip_cut;
-    t5_cut_ |= t5_cut;
-    embeddings.truncated = clip_cut || t5_cut;
+    embeddings.truncated = {clip[i]->flag("truncated"), t5[i]->flag("truncated")};
     result.push_back(std::move(embeddings));
   }
   return result;
-}
-
-std::string TritonStages::truncated_by() const {
-  return fmt::format("{}{}{}", clip_cut_ ? "clip" : "", clip_cut_ && t5_cut_ ? "," : "",
-                     t5_cut_ ? "t5" : "");
 }
 
 void TritonStages::transformer(std::span<const TransformerInput> rows) {

@@ -25,9 +25,6 @@ class TritonStages final : public Stages {
   void transformer(std::span<const TransformerInput> rows) override;
   Tensor decode(const ConstTensor& latents) override;
 
-  /// The encoders that cut a text so far: "", "clip", "t5" or "clip,t5".
-  std::string truncated_by() const;
-
  private:
   NestedCall& add_call(std::list<NestedCall>& calls, StageKind stage) const;
   /// Starts every call. The values of their inputs must be there (but see predict()).
@@ -43,8 +40,6 @@ class TritonStages final : public Stages {
   std::string prefix_;  // of the stages' names
   const Request& request_;
   Context& ctx_;
-  bool clip_cut_ = false;
-  bool t5_cut_ = false;
   bool handing_over_ = false;  // the transformer took part in the last step's handover
 };
 

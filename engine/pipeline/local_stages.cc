@@ -197,9 +197,9 @@ std::vector<TextEmbeddings> LocalStages::encode(std::span<const TextInput> rows)
     TextEmbeddings embeddings;
     // On the host: ConditioningCache compares it before each step.
     embeddings.pooled_prompt_embeds =
-        to_host(loaded_->context, encode_clip(row.prompt, &embeddings.truncated));
+        to_host(loaded_->context, encode_clip(row.prompt, &embeddings.truncated.clip));
     embeddings.prompt_embeds =
-        encode_t5(row.prompt_2, row.max_sequence_length, &embeddings.truncated);
+        encode_t5(row.prompt_2, row.max_sequence_length, &embeddings.truncated.t5);
     result.push_back(std::move(embeddings));
   }
   return result;

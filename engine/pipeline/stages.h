@@ -16,10 +16,28 @@ struct TextInput {
   int max_sequence_length;  // T5 tokens
 };
 
+/// The encoders that take less than a text and cut it: CLIP drops the end of every long prompt,
+/// T5 only what is beyond max_sequence_length.
+struct Truncation {
+  bool clip = false;
+  bool t5 = false;
+
+  bool any() const { return clip || t5; }
+  /// "", "clip", "t5" or "clip,t5".
+  std::string names() const {
+    return std::string(clip ? "clip" : "") + (clip && t5 ? "," : "") + (t5 ? "t5" : "");
+  }
+  Truncation& operator|=(const Truncation& other) {
+    clip |= other.clip;
+    t5 |= other.t5;
+    return *this;
+  }
+};
+
 struct TextEmbeddings {
   ConstTensor pooled_prompt_embeds;  // [pooled_dim], T
   ConstTensor prompt_embeds;         // [max_sequence_length, joint_dim], T
-  bool truncated = false;            // a prompt was longer than its encoder takes
+  Truncation truncated;
 };
 
 /// The models of a pipeline, in this process (LocalStages) or behind a server. A call may throw

@@ -25,8 +25,10 @@ struct RowEmbeddings {
   static constexpr size_t kNone = static_cast<size_t>(-1);
 
   /// Whether a prompt of the row, or its negative prompt, was longer than an encoder takes.
-  bool truncated(size_t row) const {
-    return all[positive[row]].truncated || (negative[row] != kNone && all[negative[row]].truncated);
+  Truncation truncated(size_t row) const {
+    Truncation cut = all[positive[row]].truncated;
+    if (negative[row] != kNone) cut |= all[negative[row]].truncated;
+    return cut;
   }
 };
 

@@ -15,8 +15,8 @@ struct GeneratedImage {
   ConstTensor pixels;   // [height, width, 3], u8, RGB
   ConstTensor latents;  // [image tokens, channels], T: packed, as the denoise loop ends
   uint64_t seed = 0;
-  size_t row = 0;          // index of the request it belongs to
-  bool truncated = false;  // a prompt or the negative one was too long for an encoder
+  size_t row = 0;        // index of the request it belongs to
+  Truncation truncated;  // of the prompts and the negative one
 };
 
 /// Seconds spent in each part of a generate() call.

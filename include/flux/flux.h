@@ -71,8 +71,10 @@ struct Image {
   /// That request with every default filled in. The seed is this image's own; it is absent where
   /// the loop started from given latents.
   Request request;
-  bool truncated = false;  // a prompt, or the negative one, is longer than an encoder takes
-  Latents latents;         // as the denoise loop ended
+  /// The encoders that cut a prompt, or the negative one: "", "clip" (which takes 77 tokens), "t5"
+  /// or "clip,t5".
+  std::string truncated_by;
+  Latents latents;  // as the denoise loop ended
   std::shared_ptr<const ImageTexts> texts;
 
   /// The bytes of a file, of request.quality where the format has one. It says how to make the

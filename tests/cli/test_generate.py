@@ -188,10 +188,15 @@ class GenerateTest(CliTest):
         self.assert_error(result, 2, "--seed excludes --latents")
 
     def test_long_prompt_is_cut_with_a_warning(self):
-        result = run("generate", DEV, *SMALL, "--prompt", "star " * 200, "-o",
-                     self.directory / "a.png")
-        self.assertEqual(result.code, 0)
-        self.assertRegex(result.err, "flux-triton: warning: prompt 0, or its negative prompt, is longer")
+        """One for a prompt, which names who cut it."""
+        for tokens, by, more in ((8, "clip,t5", ""), (512, "clip", ": T5 has all of it")):
+            result = run("generate", DEV, *SMALL[:-1], str(tokens), "--prompt", "star " * 200,
+                         "--images", "2", "--json", "-o", self.directory / "a.png")
+            self.assertEqual(result.code, 0, result.err)
+            said = f"prompt 0, or its negative prompt, is longer than {by} takes and was cut{more}"
+            self.assertEqual(result.err.splitlines(), [f"flux-triton: warning: {said}"])
+            for image in json.loads(result.out)["images"]:
+                self.assertEqual((image["truncated"], image["truncated_by"]), (True, by))
 
     def test_old_image_is_replaced(self):
         output = self.directory / "a.png"
