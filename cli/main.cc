@@ -7,6 +7,7 @@
 
 #include "cli/common.h"
 #include "support/error.h"
+#include "support/filesystem_error.h"
 
 namespace flux::cli {
 namespace {
@@ -100,6 +101,8 @@ int guarded_main(int argc, char** argv) {
   } catch (const Error& error) {
     report(LogLevel::kError, report_of(error));
     return error.code() == ErrorCode::kCancelled ? kInterrupted : kFailed;
+  } catch (const std::filesystem::filesystem_error& error) {
+    report(LogLevel::kError, as_error(error).what());
   } catch (const std::bad_alloc&) {
     report(LogLevel::kError, "out of memory: use a smaller size, fewer images or --dtype bf16");
   } catch (const std::exception& error) {

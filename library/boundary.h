@@ -1,11 +1,13 @@
 #pragma once
 
 #include <exception>
+#include <filesystem>
 #include <functional>
 #include <new>
 #include <utility>
 
 #include "support/error.h"
+#include "support/filesystem_error.h"
 
 /// The border of the library: what may cross it.
 namespace flux {
@@ -38,6 +40,8 @@ auto with_named_exceptions(const Work& work) {
     throw;
   } catch (const CallerThrew& caller) {
     std::rethrow_exception(caller.what);
+  } catch (const std::filesystem::filesystem_error& error) {
+    throw as_error(error);
   } catch (const std::bad_alloc&) {
     fail(ErrorCode::kUnavailable,
          "out of memory: use a smaller size, fewer images or the dtype bf16");

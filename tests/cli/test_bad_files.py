@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import struct
+import subprocess
 import unittest
 
 from harness import (
@@ -387,6 +388,17 @@ class BadCheckpointTest(CliTest):
 
     def test_no_such_directory(self):
         self.assert_error(run("inspect", self.directory / "none"), 1, "none: no such file or directory")
+
+    def test_a_directory_that_must_not_be_read(self):
+        closed = self.directory / "closed"
+        closed.mkdir(mode=0)
+        options = {"preexec_fn": lambda: os.setuid(65534)} if os.geteuid() == 0 else {}
+        for command in (["inspect"], ["generate", "--prompt", "a"]):
+            try:
+                result = run(*command, closed / "flux", **options)
+            except (PermissionError, subprocess.SubprocessError):
+                self.skipTest("another user may not run the program")
+            self.assert_error(result, 1, "flux.*: cannot be (used|opened): Permission denied")
 
     def test_source_is_a_file(self):
         self.assert_error(run("inspect", DEV / "model_index.json"), 1, "is a file, but none of weights")
