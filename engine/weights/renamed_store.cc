@@ -103,8 +103,7 @@ StoredTensor part_of(const StoredTensor& stored, const StoredPart& part) {
   StoredTensor tensor = stored;
   if (part.is_matrix && stored.shape.rank() == 4 && stored.shape[2] == 1 && stored.shape[3] == 1) {
     tensor.shape = {stored.shape[0], stored.shape[1]};
-    if (stored.is_plain()) tensor.data = stored.data.reshape(tensor.shape);
-    if (!stored.is_plain()) tensor.data = stored.data.reshape(tensor.shape);  // a byte each
+    tensor.data = stored.data.reshape(tensor.shape);  // an element or a byte for each value
   }
   if (part.of > 1) {
     const int64_t rows = tensor.shape[0] / part.of;
