@@ -8,7 +8,7 @@
 #include "cli/request_options.h"
 #include "flux/flux.h"
 
-/// Of the project's own headers it takes flux/flux.h alone: the library is enough for a program.
+/// Beside the command line's own headers it takes flux/flux.h alone: the library is enough.
 namespace flux::cli {
 namespace {
 

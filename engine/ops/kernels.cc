@@ -12,8 +12,7 @@ void Kernels::refuse(const char* op) {
 void Backend::require(DType dtype) const {
   check(supports(dtype), ErrorCode::kUnsupported,
         "dtype {0} cannot be computed on {1}: use --dtype f32 or --dtype bf16; a checkpoint stored "
-        "in "
-        "{0} needs one of them",
+        "in {0} needs one of them",
         dtype, device());
 }
 

@@ -152,35 +152,6 @@ void by_library(Context& ctx, State& state, const DenseSegment& segment) {
   check_cuda(store_rows(rest, x.dtype(), state.stream()), "store_rows");
 }
 
-/// The same weights in T, in scratch memory.
-DenseWeights decode(Context& ctx, State& state, const DenseWeights& weights, DType dtype) {
-  DenseWeights result;
-  result.weight = ctx.workspace().allocate({weights.columns, weights.depth}, dtype);
-  result.bias = weights.bias;
-  result.rounded_bias = weights.rounded_bias;
-  int64_t begin = 0;
-  for (const EncodedRows& rows : weights.encoded) {
-    const Tensor out = result.weight.slice(0, begin, begin + rows.rows);
-    begin += rows.rows;
-    if (rows.encoding == Encoding::kPlain) {
-      const CopyRows args{rows.bytes.raw(), weights.depth, out.raw(),
-                          weights.depth,    rows.rows,     weights.depth};
-      check_cuda(cast_rows(args, dtype, dtype, state.stream()), "cast_rows");
-      continue;
-    }
-    const DecodeRows args{.encoding = rows.encoding,
-                          .bytes = static_cast<const uint8_t*>(rows.bytes.raw()),
-                          .row_bytes = rows.bytes.size(1),
-                          .scales = rows.scales.defined() ? rows.scales.data<float>() : nullptr,
-                          .scale_each_row = rows.scales.defined() && rows.scales.numel() > 1,
-                          .rows = rows.rows,
-                          .columns = weights.depth,
-                          .out = out.raw()};
-    check_cuda(decode_rows(args, dtype, state.stream()), "decode_rows");
-  }
-  return result;
-}
-
 }  // namespace
 
 void set_bias(Context& ctx, std::span<const StoredTensor> weights,
@@ -193,17 +164,7 @@ void set_bias(Context& ctx, std::span<const StoredTensor> weights,
   packed.rounded_bias = to_device(ctx, rounded);
 }
 
-void dense(Context& ctx, State& state, std::span<const DenseSegment> given) {
-  // Decoded weights are there until the product has been launched; the stream keeps its order.
-  const Workspace::Scope scope(ctx.workspace());
-  std::vector<DenseWeights> decoded;
-  decoded.reserve(given.size());
-  std::vector<DenseSegment> segments(given.begin(), given.end());
-  for (DenseSegment& segment : segments) {
-    if (segment.weights->encoded.empty()) continue;
-    decoded.push_back(decode(ctx, state, *segment.weights, segment.x.dtype()));
-    segment.weights = &decoded.back();
-  }
+void dense(Context& ctx, State& state, std::span<const DenseSegment> segments) {
   std::vector<DenseSegment> large;
   const auto finish = [&](const DenseSegment& segment) {
     if (segment.epilogue.norm) norm_heads(ctx, *segment.epilogue.norm, segment.out);

@@ -1,9 +1,44 @@
 #include <algorithm>
+#include <list>
+#include <vector>
 
 #include "ops/cuda/cuda_backend.h"
 #include "ops/cuda/dense.h"
+#include "ops/cuda/kernels/kernels.h"
 
 namespace flux::cuda {
+namespace {
+
+/// The same weights in T, in scratch memory.
+DenseWeights decode(Context& ctx, State& state, const DenseWeights& weights, DType dtype) {
+  DenseWeights result;
+  result.weight = ctx.workspace().allocate({weights.columns, weights.depth}, dtype);
+  result.bias = weights.bias;
+  result.rounded_bias = weights.rounded_bias;
+  int64_t begin = 0;
+  for (const EncodedRows& rows : weights.encoded) {
+    const Tensor out = result.weight.slice(0, begin, begin + rows.rows);
+    begin += rows.rows;
+    if (rows.encoding == Encoding::kPlain) {
+      const CopyRows args{rows.bytes.raw(), weights.depth, out.raw(),
+                          weights.depth,    rows.rows,     weights.depth};
+      check_cuda(cast_rows(args, dtype, dtype, state.stream()), "cast_rows");
+      continue;
+    }
+    const DecodeRows args{.encoding = rows.encoding,
+                          .bytes = static_cast<const uint8_t*>(rows.bytes.raw()),
+                          .row_bytes = rows.bytes.size(1),
+                          .scales = rows.scales.defined() ? rows.scales.data<float>() : nullptr,
+                          .scale_each_row = rows.scales.defined() && rows.scales.numel() > 1,
+                          .rows = rows.rows,
+                          .columns = weights.depth,
+                          .out = out.raw()};
+    check_cuda(decode_rows(args, dtype, state.stream()), "decode_rows");
+  }
+  return result;
+}
+
+}  // namespace
 
 std::shared_ptr<const PackedWeights> CudaBackend::pack_linear(Context& ctx,
                                                               std::span<const StoredTensor> weights,
@@ -41,11 +76,17 @@ std::shared_ptr<const PackedWeights> CudaBackend::pack_linear(Context& ctx,
 void CudaBackend::linear(Context& ctx, std::span<const LinearPart> parts) {
   State& state = state_of(ctx);
   state.wait_for_uploads(uploader_.count(), uploader_.done());
+  // Decoded weights are there until the product has been launched; the stream keeps its order.
+  const Workspace::Scope scope(ctx.workspace());
+  std::list<DenseWeights> decoded;
   std::vector<DenseSegment> segments;
   for (const LinearPart& part : parts) {
     if (part.x.size(0) == 0) continue;
-    segments.push_back({part.x, static_cast<const DenseWeights*>(part.weights->packed.get()),
-                        part.epilogue, part.out});
+    const auto* weights = static_cast<const DenseWeights*>(part.weights->packed.get());
+    if (!weights->encoded.empty()) {
+      weights = &decoded.emplace_back(decode(ctx, state, *weights, part.x.dtype()));
+    }
+    segments.push_back({part.x, weights, part.epilogue, part.out});
   }
   dense(ctx, state, segments);
 }
