@@ -71,7 +71,7 @@ class Soak:
         self._args = args
         self._served = served
         self._requests = Requests(
-            args.seed, args.only, args.fixed, args.protocols, args.largest_side
+            args.seed, args.only, args.fixed, args.protocols, args.largest_side, args.concurrency
         )
         self._load = Load(served, self._requests, args)
         self._watcher = Watcher(

@@ -142,10 +142,12 @@ INVALID_CALLS = _invalid()
 
 
 class Requests:
-    """Call number i of a soak is the same for the same seed, whoever sends it."""
+    """Call number i of a soak is the same for the same seed, whoever sends it. The first
+    `largest_first` are the largest images: what is kept for later has then its full size early."""
 
-    def __init__(self, seed: int, only=(), fixed=(), protocols=(), largest=128):
+    def __init__(self, seed: int, only=(), fixed=(), protocols=(), largest=128, largest_first=0):
         self._seed = seed
+        self._largest_first = largest_first if not only and not fixed else 0
         self._sides = largest // 16
         self._kinds = [kind for kind in KINDS if not only or kind in only]
         self._weights = [WEIGHTS[kind] for kind in self._kinds]
@@ -154,12 +156,29 @@ class Requests:
 
     def call(self, number: int) -> Call:
         numbers = random.Random(self._seed * 1_000_003 + number)
+        if number < self._largest_first:
+            return self._largest(numbers)
         kind = numbers.choices(self._kinds, self._weights)[0]
         return getattr(self, f"_{kind}")(numbers)
 
     def probes(self) -> list:
         """Each probe once, to be asked before the load."""
         return [self._probe_call(i, "grpc") for i in range(len(PROBES))]
+
+    def _largest(self, numbers) -> Call:
+        """Every value that takes memory is the largest that a soak asks for."""
+        values = {
+            "prompt": text(numbers),
+            "negative_prompt": text(numbers),
+            "true_cfg_scale": 2.5,
+            "seed": numbers.randrange(1 << 40),
+            "height": 16 * self._sides,
+            "width": 16 * self._sides,
+            "num_inference_steps": 4,
+            "max_sequence_length": 128,
+            "num_images_per_prompt": 3,
+        }
+        return Call("image", "grpc", columns(**values), images=3, size=raw_size(values))
 
     def _image(self, numbers) -> Call:
         values = {

@@ -33,7 +33,7 @@ ConstTensor Modulation::kept(Context& ctx, const Conditioning& conditioning) con
   if (!all.defined()) {
     // It is kept once it is complete: memory may run out before.
     const Tensor computed =
-        new_tensor(ctx, {conditioning.rows.size(0), chunks_, features_}, DType::kF32);
+        pooled_tensor(ctx, {conditioning.rows.size(0), chunks_, features_}, DType::kF32);
     compute(ctx, conditioning.rows, computed);
     all = computed;
   }

@@ -50,6 +50,7 @@ void run_transformer_step(Context& ctx, ConditioningCache& cache,
     dropped = true;
     drop_states();
     ctx.workspace().release();
+    ctx.memory().release();
     return std::string(any ? "the states of images and scratch memory are dropped" : "");
   };
   const std::vector<Relief> reliefs = joined({{halve, LogLevel::kWarning}, {drop}}, more);

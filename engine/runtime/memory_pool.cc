@@ -1,15 +1,20 @@
 #include "runtime/memory_pool.h"
 
 #include <algorithm>
+#include <bit>
 #include <new>
 
 #include "runtime/device_runtime.h"
+#include "support/integer.h"
 
 namespace flux {
 namespace {
 
-/// The most bytes that a pool keeps unused.
-constexpr size_t kMostUnused = size_t{64} << 20;
+/// Sizes in eight steps up to the next power of two, so that blocks suit more than one tensor.
+size_t size_class(size_t bytes) {
+  constexpr size_t kSmall = 4096;
+  return bytes <= kSmall ? bytes : round_up(bytes, std::bit_floor(bytes) / 8);
+}
 
 /// Whether a block is not so much larger than what is wanted that it would be wasted.
 bool fits(size_t wanted, size_t size) { return size >= wanted && size - wanted <= wanted / 4; }
@@ -27,7 +32,24 @@ MemoryPool::Block MemoryPool::find(size_t bytes) {
   return block;
 }
 
+std::deque<MemoryPool::Block> MemoryPool::drop_to(size_t most) {
+  std::deque<Block> dropped;
+  while (unused_bytes_ > most) {
+    dropped.push_back(std::move(unused_.front()));
+    unused_bytes_ -= dropped.back().size;
+    unused_.pop_front();
+  }
+  return dropped;
+}
+
 MemoryPool::Block MemoryPool::make(size_t bytes) {
+  std::deque<Block> dropped;
+  {
+    const std::scoped_lock lock(mutex_);
+    const size_t needed = in_use_ + bytes;
+    dropped = drop_to(most_in_use_ > needed ? most_in_use_ - needed : 0);
+  }
+  dropped.clear();
   Block block{runtime_->allocate(bytes), bytes};
   if (block.memory == nullptr && release()) block.memory = runtime_->allocate(bytes);
   return block;
@@ -45,25 +67,21 @@ void MemoryPool::give_back(Block block) noexcept {
   std::deque<Block> dropped;  // destroyed after the lock is released
   const std::scoped_lock lock(mutex_);
   const size_t size = block.size;
-  const size_t most = std::min(kMostUnused, most_in_use_);
   in_use_ -= size;
-  if (size > most) return;
   try {
+    // What was in use and is not any more fits in again.
     unused_.push_back(std::move(block));
     unused_bytes_ += size;
-    while (unused_bytes_ > most) {
-      dropped.push_back(std::move(unused_.front()));
-      unused_bytes_ -= dropped.back().size;
-      unused_.pop_front();
-    }
+    dropped = drop_to(most_in_use_ - in_use_);
   } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch)
     // The host has no memory for the list: a block that is not kept goes back to the device.
   }
 }
 
 std::shared_ptr<std::byte> MemoryPool::take(size_t bytes) {
-  Block block = find(bytes);
-  if (block.memory == nullptr) block = make(bytes);
+  const size_t size = size_class(bytes);
+  Block block = find(size);
+  if (block.memory == nullptr) block = make(size);
   if (block.memory == nullptr) return nullptr;
   {
     const std::scoped_lock lock(mutex_);

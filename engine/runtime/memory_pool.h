@@ -34,6 +34,9 @@ class MemoryPool : public std::enable_shared_from_this<MemoryPool> {
   };
   Block find(size_t bytes);
   Block make(size_t bytes);
+  /// Takes blocks out, the longest unused first, until `most` unused bytes are left. To be called
+  /// under the lock; what is returned is to be destroyed outside.
+  std::deque<Block> drop_to(size_t most);
   /// Called by deleters, which must not throw.
   void give_back(Block block) noexcept;
 
