@@ -27,7 +27,8 @@ class BindingBackend final : public Backend {
   bool supports(DType dtype) const override { return host_.supports(dtype); }
 
   std::shared_ptr<const PackedWeights> pack_linear(Context&, std::span<const StoredTensor>,
-                                                   std::span<const ConstTensor>, DType) override {
+                                                   std::span<const ConstTensor>, DType,
+                                                   Quantization) override {
     return std::make_shared<NoWeights>();
   }
   std::shared_ptr<const PackedWeights> pack_conv2d(Context&, const ConstTensor&, const ConstTensor&,
@@ -51,7 +52,7 @@ void check_weights(const Checkpoint& checkpoint, DType dtype, const Device& devi
   Context ctx(backend, 1);
   const FluxConfig& config = checkpoint.config();
   const auto load = [&](Component component) {
-    return Loader(ctx, checkpoint.weights(component), {dtype});
+    return Loader(ctx, checkpoint.weights(component), {dtype, Quantization::kNone});
   };
   const Layout& layout = checkpoint.layout();
   const ClipStage clip(load(Component::kTextEncoder), config.clip,

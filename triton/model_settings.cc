@@ -8,6 +8,10 @@
 
 namespace flux::triton {
 
+bool ModelSettings::has_parameter(const char* key) const {
+  return config.value("parameters", nlohmann::json::object()).contains(key);
+}
+
 std::string ModelSettings::parameter(const char* key) const {
   const auto parameters = config.value("parameters", nlohmann::json::object());
   const auto found = parameters.find(key);
@@ -53,6 +57,9 @@ ModelSettings read_settings(Model* model) {
   check_ok(error);
   check_ok(api().TRITONBACKEND_ModelServer(model, &settings.server));
   settings.dtype = parse_compute_dtype(settings.parameter("dtype"));
+  if (has_quantization(settings.kind.kind) && settings.has_parameter("quantization")) {
+    settings.quantization = parse_quantization(settings.parameter("quantization"));
+  }
   settings.device = parse_device(settings.parameter("device"));
   settings.metrics = std::make_shared<Metrics>(settings.name);
   return settings;

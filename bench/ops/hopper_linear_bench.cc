@@ -1,7 +1,9 @@
 // Times FLUX.1's linears on a Hopper GPU: our kernel with each shape of tile against cuBLASLt with
 // the passes that it needs afterwards, and compares the results. Each is repeated for SECONDS, so
 // that the GPU is at its power limit as in a whole image: then energy is time.
-//   hopper_linear_bench [SECONDS [NAME]]     NAME: only cases whose names contain it
+//   hopper_linear_bench [SECONDS [NAME [e4m3]]]     NAME: only cases whose names contain it
+// With e4m3 our kernel multiplies that, rows of x and of the weights having scales; the error is
+// then what e4m3 costs.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -35,9 +37,10 @@ struct Case {
 /// One case: its tensors, and the ways to compute it.
 class Linear {
  public:
-  Linear(State& state, const Case& c)
+  Linear(State& state, const Case& c, bool e4m3)
       : state_(state),
         case_(c),
+        e4m3_(e4m3),
         rows_(total(c.rows)),
         x_(rows_ * c.depth),
         w_(static_cast<int64_t>(c.rows.size()) * c.columns * c.depth),
@@ -50,7 +53,15 @@ class Linear {
         residual_(rows_ * c.columns),
         sums_(rows_ * c.columns),
         expected_(rows_ * c.columns),
-        found_(rows_ * c.columns) {
+        found_(rows_ * c.columns),
+        encoded_x_(rows_ * c.depth),
+        encoded_w_(w_.size()),
+        encoded_(rows_ * c.columns),
+        x_scales_(rows_),
+        x_norms_(rows_),
+        w_scales_(static_cast<int64_t>(c.rows.size()) * c.columns),
+        bounds_(2),
+        out_scales_(rows_) {
     fill_bf16(x_.get(), x_.size(), 1.0f, 1);
     fill_bf16(w_.get(), w_.size(), 1.0f / std::sqrt(static_cast<float>(c.depth)), 2);
     fill_bf16(residual_.get(), residual_.size(), 1.0f, 3);
@@ -60,6 +71,9 @@ class Linear {
     fill_floats(weights_, residual_);
     fill_floats(cos_, residual_);
     fill_floats(sin_, x_);
+    cudaMemset(bounds_.get(), 0, 2 * sizeof(float));
+    encode(x_, c.depth, encoded_x_, x_scales_, x_norms_.get(), nullptr);
+    encode(w_, c.depth, encoded_w_, w_scales_, nullptr, bounds_.get());
     check_cuda(cudaDeviceSynchronize(), "filling");
   }
 
@@ -137,11 +151,13 @@ class Linear {
       cudaMemset(found_.get(), 0xff, static_cast<size_t>(found_.size()) * sizeof(uint16_t));
       cudaDeviceSynchronize();
       ours(tile);
+      if (encodes()) decode_result();
       cudaStreamSynchronize(state_.stream());
       error = std::max(error, compare_bf16(found_.get(), expected_.get(), found_.size()).error);
       // Of a norm that the library's passes made all bits are the same, too.
-      const uint16_t* same = case_.kind == Kind::kNorm && first ? expected_.get() : sums_.get();
-      if (!first || case_.kind == Kind::kNorm) {
+      const bool passes = case_.kind == Kind::kNorm && !e4m3_;
+      const uint16_t* same = passes && first ? expected_.get() : sums_.get();
+      if (!first || passes) {
         different = std::max(different, compare_bf16(found_.get(), same, found_.size()).other_bits);
       }
       first = false;
@@ -154,6 +170,28 @@ class Linear {
   }
 
  private:
+  /// Whether the result is e4m3.
+  bool encodes() const { return e4m3_ && case_.kind == Kind::kGelu; }
+  static void encode(const Buffer<uint16_t>& values, int64_t depth, const Buffer<uint8_t>& to,
+                     const Buffer<float>& scales, float* norms, float* largest_norm) {
+    const EncodeRows args{.x = values.get(),
+                          .x_stride = depth,
+                          .rows = values.size() / depth,
+                          .columns = depth,
+                          .out = to.get(),
+                          .out_stride = depth,
+                          .scales = scales.get(),
+                          .norms = norms,
+                          .largest_norm = largest_norm};
+    check_cuda(encode_rows(args, DType::kBF16, nullptr), "encode_rows");
+  }
+  void decode_result() {
+    const DecodeRows args{Encoding::kF8E4M3, encoded_.get(), case_.columns,
+                          out_scales_.get(), true,           rows_,
+                          case_.columns,     found_.get()};
+    check_cuda(decode_rows(args, DType::kBF16, state_.stream()), "decode_rows");
+  }
+
   /// The first values as floats.
   static void fill_floats(const Buffer<float>& to, const Buffer<uint16_t>& values) {
     if (values.size() < to.size()) throw std::runtime_error("there are too few values");
@@ -202,6 +240,19 @@ class Linear {
       if (case_.kind == Kind::kNorm) segment.norm = norm_of(i, first);
       segment.out = found_.get() + first * case_.columns;
       segment.out_stride = case_.columns;
+      if (e4m3_) {
+        segment.x = encoded_x_.get() + first * case_.depth;
+        segment.weights = encoded_w_.get() + static_cast<int64_t>(i) * case_.columns * case_.depth;
+        segment.scales = {.x = x_scales_.get() + first,
+                          .x_stride = 1,
+                          .w = w_scales_.get() + static_cast<int64_t>(i) * case_.columns,
+                          .x_norms = x_norms_.get() + first,
+                          .w_bounds = bounds_.get(),
+                          .least = nullptr,
+                          .out = out_scales_.get() + first,
+                          .others = nullptr};
+        if (encodes()) segment.out = encoded_.get() + first * case_.columns;
+      }
       segments.push_back(segment);
       first += case_.rows[i];
     }
@@ -211,6 +262,7 @@ class Linear {
   HopperLinear make_linear(std::span<const HopperLinear::Segment> segments, int tile) const {
     return {.depth = case_.depth,
             .columns = case_.columns,
+            .e4m3 = e4m3_,
             .gelu = case_.kind == Kind::kGelu,
             .head_dim = kHeadDim,
             .q_columns = case_.kind == Kind::kNorm ? case_.columns / 3 : 0,
@@ -227,10 +279,13 @@ class Linear {
 
   State& state_;
   const Case& case_;
+  bool e4m3_;
   int64_t rows_;
   Buffer<uint16_t> x_, w_, rounded_;
   Buffer<float> bias_, gate_, weights_, cos_, sin_;
   Buffer<uint16_t> residual_, sums_, expected_, found_;
+  Buffer<uint8_t> encoded_x_, encoded_w_, encoded_;
+  Buffer<float> x_scales_, x_norms_, w_scales_, bounds_, out_scales_;
 };
 
 const Case kCases[] = {
@@ -257,7 +312,7 @@ const Case kCases[] = {
     {"one head", {65, 577}, 384, 64, Kind::kNorm},
 };
 
-void run(double seconds, const std::string& name) {
+void run(double seconds, const std::string& name, bool e4m3) {
   State state(0, hopper_traits());
   const Meter meter;
   std::printf(
@@ -266,7 +321,7 @@ void run(double seconds, const std::string& name) {
       "elements with other bits than the tile before, of a norm than cuBLASLt and its passes\n");
   for (const Case& c : kCases) {
     if (std::string(c.name).find(name) == std::string::npos) continue;
-    Linear linear(state, c);
+    Linear linear(state, c, e4m3);
     const auto library = [&] { linear.library(); };  // the GPU is then as warm as later
     measure(meter, state.stream(), 2 * seconds, linear.teraflop(), library);
     linear.report(meter, seconds);
@@ -278,7 +333,8 @@ void run(double seconds, const std::string& name) {
 
 int main(int argc, char** argv) {
   try {
-    flux::cuda::run(argc > 1 ? std::atof(argv[1]) : 0.5, argc > 2 ? argv[2] : "");
+    flux::cuda::run(argc > 1 ? std::atof(argv[1]) : 0.5, argc > 2 ? argv[2] : "",
+                    argc > 3 && std::string(argv[3]) == "e4m3");
   } catch (const std::exception& error) {
     std::fprintf(stderr, "hopper_linear_bench: %s\n", error.what());
     return 1;

@@ -5,9 +5,10 @@
 
 namespace flux {
 
-/// The dtypes that a model is loaded in.
+/// What a model computes in.
 struct Precision {
-  DType activations = DType::kF32;  // T of the ops: f32 or bf16
+  DType activations = DType::kF32;                  // T of the ops: f32 or bf16
+  Quantization quantization = Quantization::kNone;  // of the large linears
 };
 
 /// The argument of every layer's and model's constructor: the context that packs weights, the place
@@ -27,6 +28,8 @@ class Loader {
   const WeightScope& weights() const { return scope_; }
   /// T: the dtype of activations.
   DType dtype() const { return precision_.activations; }
+  /// For the linears that do nearly all the work; the others ignore it.
+  Quantization quantization() const { return precision_.quantization; }
 
   /// The rows that an embedding picks from, in host memory, as they are stored: a copy, so that a
   /// loaded model does not depend on its files. Throws as WeightScope::take().

@@ -7,7 +7,7 @@ namespace {
 
 void check_part(const Context& ctx, const AttentionPart& part, const AttentionPart& first,
                 const AttentionOptions& options) {
-  const auto& [q, k, v, out] = part;
+  const auto& [q, k, v, out, out_scales] = part;
   check_rank("attention", "q", q, 3);
   check_rank("attention", "k", k, 3);
   const int64_t k_tokens = k.size(0);
@@ -17,7 +17,11 @@ void check_part(const Context& ctx, const AttentionPart& part, const AttentionPa
   check_activation(ctx, "attention", "q", q, dtype, {q.size(0), heads, head_dim});
   check_activation(ctx, "attention", "k", k, dtype, {k_tokens, heads, head_dim});
   check_activation(ctx, "attention", "v", v, dtype, {k_tokens, heads, head_dim});
-  check_activation(ctx, "attention", "out", out, dtype, q.shape());
+  if (out_scales.defined()) {
+    check_e4m3(ctx, "attention", "out", out, out_scales, q.shape());
+  } else {
+    check_activation(ctx, "attention", "out", out, dtype, q.shape());
+  }
   check(k_tokens >= 1 && head_dim >= 1, ErrorCode::kInternal,
         "attention: k is {}, but at least one key of at least one element is needed", k);
   check(out.raw() != q.raw() && out.raw() != k.raw() && out.raw() != v.raw(), ErrorCode::kInternal,
@@ -35,7 +39,7 @@ void check_part(const Context& ctx, const AttentionPart& part, const AttentionPa
 
 void attention(Context& ctx, const ConstTensor& q, const ConstTensor& k, const ConstTensor& v,
                const AttentionOptions& options, const Tensor& out) {
-  const AttentionPart part{q, k, v, out};
+  const AttentionPart part{q, k, v, out, {}};
   attention(ctx, {&part, 1}, options);
 }
 

@@ -49,6 +49,18 @@ inline void check_optional_parameter(const Context& ctx, const char* op, const c
   if (tensor.defined()) check_parameter(ctx, op, name, tensor, shape);
 }
 
+/// `tensor` is e4m3 of exactly this shape, with a scale for each row or one for all.
+inline void check_e4m3(const Context& ctx, const char* op, const char* name,
+                       const ConstTensor& tensor, const ConstTensor& scales, const Shape& shape) {
+  check(tensor.dtype() == DType::kU8 && tensor.shape() == shape && scales.defined() &&
+            scales.rank() == 1 && scales.is_contiguous() && scales.dtype() == DType::kF32 &&
+            (scales.size(0) == shape[0] || scales.size(0) == 1),
+        ErrorCode::kInternal, "{}: {} is {} with scales {}, but e4m3{} with f32 scales is needed",
+        op, name, tensor, scales, shape);
+  check_device(ctx, op, name, tensor);
+  check_device(ctx, op, name, scales);
+}
+
 inline void check_rank(const char* op, const char* name, const ConstTensor& tensor, int rank) {
   check(tensor.rank() == rank, ErrorCode::kInternal, "{}: {} is {}, but rank {} is needed", op,
         name, tensor, rank);

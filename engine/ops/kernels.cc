@@ -1,6 +1,7 @@
 #include "ops/kernels.h"
 
 #include "support/error.h"
+#include "support/log.h"
 #include "tensor/format.h"
 
 namespace flux {
@@ -9,11 +10,20 @@ void Kernels::refuse(const char* op) {
   fail(ErrorCode::kUnsupported, "the op {} is not implemented for this device", op);
 }
 
-void Backend::require(DType dtype) const {
+void Backend::require(DType dtype, Quantization quantization) const {
   check(supports(dtype), ErrorCode::kUnsupported,
         "dtype {0} cannot be computed on {1}: use --dtype f32 or --dtype bf16; a checkpoint stored "
         "in {0} needs one of them",
         dtype, device());
+  const Support how = support(quantization, dtype);
+  check(how != Support::kNo, ErrorCode::kUnsupported,
+        "quantization {} cannot be computed on {}: its compute capability is below 8.9; use "
+        "--quantization none",
+        name_of(quantization), device());
+  if (how == Support::kByValues) {
+    log_warning("quantization {}: products on {} are of {}, with the values of the {} weights",
+                name_of(quantization), device(), dtype, name_of(quantization));
+  }
 }
 
 Kernels& kernels_of(const Context& ctx) {

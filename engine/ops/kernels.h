@@ -1,5 +1,7 @@
 #pragma once
 
+#include <vector>
+
 #include "ops/ops.h"
 #include "runtime/device_runtime.h"
 
@@ -11,7 +13,7 @@ namespace flux {
 // clang-format off
 #define FLUX_OPS(OP)                                                                               \
   OP(std::shared_ptr<const PackedWeights>, pack_linear,                                            \
-     (Context&, std::span<const StoredTensor>, std::span<const ConstTensor>, DType))                         \
+     (Context&, std::span<const StoredTensor>, std::span<const ConstTensor>, DType, Quantization))                         \
   OP(std::shared_ptr<const PackedWeights>, pack_conv2d,                                            \
      (Context&, const ConstTensor&, const ConstTensor&, DType, bool))                                        \
   OP(void, linear, (Context&, std::span<const LinearPart>))                                        \
@@ -44,6 +46,12 @@ class Kernels {
 
   /// Whether activations and weights can be `dtype` here.
   virtual bool supports(DType dtype) const = 0;
+  /// How linears of a quantization are computed here with activations of `dtype`.
+  enum class Support { kNo, kByValues, kYes };  // by values: in T, with those of the weights
+  virtual Support support(Quantization quantization, DType dtype) const {
+    static_cast<void>(dtype);
+    return quantization == Quantization::kNone ? Support::kYes : Support::kByValues;
+  }
   /// The number of tokens up to which sequences are computed faster together than one by one; 0
   /// where they never are.
   virtual int64_t useful_tokens() const { return 0; }
@@ -61,8 +69,9 @@ class Kernels {
 class Backend : public DeviceRuntime, public Kernels {
  public:
   Kernels* as_kernels() final { return this; }
-  /// Throws kUnsupported, naming dtype and device, unless supports(dtype).
-  void require(DType dtype) const;
+  /// Throws kUnsupported, naming dtype and device, unless supports(dtype); the same for a
+  /// quantization. Warns where the products are not those asked for.
+  void require(DType dtype, Quantization quantization = Quantization::kNone) const;
 };
 
 /// The ops of the context's device. Throws kUnsupported where it has none.
@@ -71,6 +80,11 @@ Kernels& kernels_of(const Context& ctx);
 /// Stacks the biases of stacked weights, both as pack_linear() takes them, into one f32 bias [n] in
 /// host memory; absent ones count as zero. The result is undefined when there are none.
 Tensor stack_biases(std::span<const StoredTensor> weights, std::span<const ConstTensor> biases);
+
+/// The weights as e4m3, each with a scale for each of its rows: the largest size by 448. Those that
+/// are e4m3 as stored stay as they are, the others are rounded to `dtype` first. In host memory.
+std::vector<StoredTensor> encode_e4m3(std::span<const StoredTensor> weights, DType dtype,
+                                      int threads);
 
 /// `norm` of a linear's result in passes of their own, for a backend that has nothing better.
 void norm_heads(Context& ctx, const HeadNorm& norm, const Tensor& out);

@@ -57,6 +57,7 @@ void check_norm(const Context& ctx, const Epilogue& epilogue, int64_t rows, int6
   check_parameter(ctx, "linear", "weight_k", norm.weight_k, {head_dim});
   check_parameter(ctx, "linear", "cos", norm.rope.cos, {rows, head_dim / 2});
   check_parameter(ctx, "linear", "sin", norm.rope.sin, {rows, head_dim / 2});
+  check_optional_parameter(ctx, "linear", "others_scale", norm.others_scale, {1});
 }
 
 void check_part(const Context& ctx, const LinearPart& part) {
@@ -66,8 +67,24 @@ void check_part(const Context& ctx, const LinearPart& part) {
   check_rank("linear", "x", part.x, 2);
   const int64_t rows = part.x.size(0);
   const Shape result{rows, weights.out_features};
-  check_activation(ctx, "linear", "x", part.x, weights.dtype, {rows, weights.in_features});
-  check_activation(ctx, "linear", "out", part.out, weights.dtype, result);
+  const bool e4m3_x = part.x.dtype() == DType::kU8;
+  const bool e4m3_out = part.out.dtype() == DType::kU8;
+  check((!e4m3_x && !e4m3_out) || weights.takes_e4m3(), ErrorCode::kInternal,
+        "linear: x is {} and out {}, but the weights take no e4m3", part.x, part.out);
+  if (e4m3_x) {
+    check_e4m3(ctx, "linear", "x", part.x, part.x_scales.scales, {rows, weights.in_features});
+  } else {
+    check_activation(ctx, "linear", "x", part.x, weights.dtype, {rows, weights.in_features});
+  }
+  if (e4m3_out) {
+    check_e4m3(ctx, "linear", "out", part.out, part.out_scales.scales, result);
+    check_parameter(ctx, "linear", "norms of x", part.x_scales.norms, {rows});
+    check_optional_parameter(ctx, "linear", "least_scale", part.epilogue.least_scale, {1});
+    check(part.epilogue.activation == Activation::kGeluTanh && !part.epilogue.residual.defined(),
+          ErrorCode::kInternal, "linear: out is e4m3, which goes with GELU and no residual");
+  } else {
+    check_activation(ctx, "linear", "out", part.out, weights.dtype, result);
+  }
   check_optional_parameter(ctx, "linear", "gate", part.epilogue.gate, {weights.out_features});
   if (part.epilogue.residual.defined()) {
     check_activation(ctx, "linear", "residual", part.epilogue.residual, weights.dtype, result);
@@ -85,7 +102,8 @@ bool same_heads(const std::optional<HeadNorm>& a, const std::optional<HeadNorm>&
 void check_alike(const LinearPart& a, const LinearPart& b) {
   check(a.weights->in_features == b.weights->in_features &&
             a.weights->out_features == b.weights->out_features &&
-            a.weights->dtype == b.weights->dtype &&
+            a.weights->dtype == b.weights->dtype && a.x.dtype() == b.x.dtype() &&
+            a.out.dtype() == b.out.dtype() && a.weights->takes_e4m3() == b.weights->takes_e4m3() &&
             a.epilogue.activation == b.epilogue.activation &&
             a.epilogue.gate.defined() == b.epilogue.gate.defined() &&
             a.epilogue.residual.defined() == b.epilogue.residual.defined() &&
@@ -96,13 +114,14 @@ void check_alike(const LinearPart& a, const LinearPart& b) {
 }  // namespace
 
 LinearWeights pack_linear(Context& ctx, std::span<const StoredTensor> weights,
-                          std::span<const ConstTensor> biases, DType dtype) {
+                          std::span<const ConstTensor> biases, DType dtype,
+                          Quantization quantization) {
   const int64_t out_features = check_weights(weights);
   check_biases(weights, biases);
   check(dtype == DType::kF32 || dtype == DType::kBF16, ErrorCode::kInternal,
         "pack_linear: dtype {}, but f32 or bf16 is needed", dtype);
   return {weights[0].shape[1], out_features, dtype,
-          kernels_of(ctx).pack_linear(ctx, weights, biases, dtype)};
+          kernels_of(ctx).pack_linear(ctx, weights, biases, dtype, quantization)};
 }
 
 void linear(Context& ctx, const ConstTensor& x, const LinearWeights& weights,

@@ -6,9 +6,14 @@ namespace flux {
 namespace {
 
 void check_part(const Context& ctx, const LayerNormPart& part, int64_t columns) {
-  const auto& [x, params, out] = part;
+  const auto& [x, params, out, out_scales] = part;
   check_activation(ctx, "layer_norm", "x", x, x.dtype(), {x.size(0), columns});
-  check_activation(ctx, "layer_norm", "out", out, x.dtype(), x.shape());
+  if (out_scales.scales.defined()) {
+    check_e4m3(ctx, "layer_norm", "out", out, out_scales.scales, x.shape());
+    check_parameter(ctx, "layer_norm", "norms", out_scales.norms, {x.size(0)});
+  } else {
+    check_activation(ctx, "layer_norm", "out", out, x.dtype(), x.shape());
+  }
   const Shape width{columns};
   check_optional_parameter(ctx, "layer_norm", "weight", params.weight, width);
   check_optional_parameter(ctx, "layer_norm", "bias", params.bias, width);
@@ -22,7 +27,7 @@ void check_part(const Context& ctx, const LayerNormPart& part, int64_t columns) 
 
 void layer_norm(Context& ctx, const ConstTensor& x, const LayerNormParams& params,
                 const Tensor& out) {
-  const LayerNormPart part{x, params, out};
+  const LayerNormPart part{x, params, out, {}};
   layer_norm(ctx, {&part, 1});
 }
 

@@ -5,6 +5,7 @@
 #include <optional>
 #include <span>
 
+#include "ops/quantization.h"
 #include "runtime/context.h"
 #include "runtime/transfer.h"
 #include "tensor/encoding.h"
@@ -38,6 +39,22 @@ class PackedWeights {
   virtual ~PackedWeights() = default;
   /// Memory it holds.
   virtual int64_t bytes() const = 0;
+  /// Whether the rows that are multiplied with it may be e4m3; see RowScales.
+  virtual bool takes_e4m3() const { return false; }
+};
+
+/// What goes with rows of e4m3, tensors of dtype u8: a value is the number times the scale of its
+/// row. Source: OCP's 8-bit floating point format E4M3.
+struct RowScales {
+  Tensor scales;  // [rows], f32, or [1]: of all rows
+  Tensor norms;   // [rows], f32, of the values: for linears whose result is e4m3, too
+
+  RowScales slice(int64_t begin, int64_t end) const {
+    const auto part = [&](const Tensor& all) {
+      return all.defined() && all.size(0) > 1 ? all.slice(0, begin, end) : all;
+    };
+    return {part(scales), part(norms)};
+  }
 };
 
 /// Weights of y = x W^T + b.
@@ -46,15 +63,18 @@ struct LinearWeights {
   int64_t out_features = 0;
   DType dtype = DType::kF32;  // of the weight and of the activations
   std::shared_ptr<const PackedWeights> packed;
+
+  bool takes_e4m3() const { return packed != nullptr && packed->takes_e4m3(); }
 };
 
 /// Packs linear weights. `weights`: one or more [n_i, in_features] tensors of any float dtype or
 /// encoding, in host memory, stacked along the output: where one is encoded, all stay as they are
 /// stored, and are decoded into `dtype` for each product; `biases`: empty, or for each weight a
-/// [n_i] tensor or an undefined one (no bias). `dtype`: f32 or bf16. The sources are not needed
-/// afterwards.
+/// [n_i] tensor or an undefined one (no bias). `dtype`: f32 or bf16. With kFp8 weights that are not
+/// e4m3 as stored are made so. The sources are not needed afterwards.
 LinearWeights pack_linear(Context& ctx, std::span<const StoredTensor> weights,
-                          std::span<const ConstTensor> biases, DType dtype);
+                          std::span<const ConstTensor> biases, DType dtype,
+                          Quantization quantization = Quantization::kNone);
 
 /// Rotary position angles for one sequence.
 struct RopeTable {
@@ -72,6 +92,9 @@ struct HeadNorm {
   RopeTable rope;  // of the rows
   int64_t q_heads = 0;
   int64_t k_heads = 0;
+  /// Optional [1], f32, with weights that take e4m3: raised to the least scale that suits the other
+  /// columns.
+  Tensor others_scale = {};
 
   int64_t head_dim() const { return weight_q.size(0); }
 };
@@ -83,6 +106,8 @@ struct Epilogue {
   ConstTensor gate;      // optional [out_features], f32
   ConstTensor residual;  // optional [rows, out_features], T, rows may be strided; may alias out
   std::optional<HeadNorm> norm = std::nullopt;  // goes with none of the others
+  /// Optional [1], f32, where out is e4m3: the scales of its rows are not below.
+  ConstTensor least_scale = {};
 };
 
 /// x: [rows, in], T, rows may be strided; out: [rows, out_features], T, rows may be strided. Up to
@@ -90,12 +115,15 @@ struct Epilogue {
 void linear(Context& ctx, const ConstTensor& x, const LinearWeights& weights,
             const Epilogue& epilogue, const Tensor& out);
 
-/// One of several linears that none of the others depends on.
+/// One of several linears that none of the others depends on. Where the weights take it, x may be
+/// e4m3 (T is encoded by the op), and out, too, with GELU and a bias: then x_scales need norms.
 struct LinearPart {
   ConstTensor x;
   const LinearWeights* weights = nullptr;
   Epilogue epilogue;
   Tensor out;
+  RowScales x_scales = {};    // of x, where it is e4m3
+  RowScales out_scales = {};  // written: scales alone
 };
 /// All parts, which a device may compute together. They are alike: in features, activation, in
 /// whether they have a gate, a residual and a norm, and in its heads. The result of a part does not
@@ -138,7 +166,8 @@ void layer_norm(Context& ctx, const ConstTensor& x, const LayerNormParams& param
 struct LayerNormPart {
   ConstTensor x;
   LayerNormParams params;
-  Tensor out;
+  Tensor out;  // T; or e4m3, where out_scales are given, which are written
+  RowScales out_scales = {};
 };
 /// All parts, which a device may compute together.
 void layer_norm(Context& ctx, std::span<const LayerNormPart> parts);
@@ -202,7 +231,8 @@ struct AttentionPart {
   ConstTensor q;
   ConstTensor k;
   ConstTensor v;
-  Tensor out;
+  Tensor out;                   // T; or e4m3, where out_scales are given
+  ConstTensor out_scales = {};  // [q_tokens] or [1], f32, of tokens; not below that of v
 };
 /// All parts, which a device may compute together.
 void attention(Context& ctx, std::span<const AttentionPart> parts, const AttentionOptions& options);

@@ -58,6 +58,8 @@ struct LocalStages::Loaded {
   /// The last relief of every stage: the others are dropped; they are loaded again when they are
   /// wanted.
   Relief others_leave(StageKind stage);
+  /// Bytes that the weights of a stage take at least.
+  int64_t least_bytes(StageKind stage) const;
   /// Loads a stage; drops the others where there is no room.
   void ensure(StageKind stage);
 };
@@ -66,10 +68,11 @@ Slot LocalStages::Loaded::make_slot(Component component, std::function<void(cons
                                     std::function<void()> drop,
                                     std::function<std::optional<int64_t>()> bytes) {
   const TensorStore& weights = checkpoint->weights(component);
-  return {
-      &weights,
-      [this, &weights, load = std::move(load)] { load(Loader(context, weights, {options.dtype})); },
-      std::move(drop), std::move(bytes)};
+  return {&weights,
+          [this, &weights, load = std::move(load)] {
+            load(Loader(context, weights, {options.dtype, options.quantization}));
+          },
+          std::move(drop), std::move(bytes)};
 }
 
 std::array<Slot, std::size(kStages)> LocalStages::Loaded::make_slots() {
@@ -132,10 +135,20 @@ Relief LocalStages::Loaded::others_leave(StageKind stage) {
   }};
 }
 
+int64_t LocalStages::Loaded::least_bytes(StageKind stage) const {
+  const TensorStore& weights = *slot(stage).weights;
+  const bool quantized = options.quantization == Quantization::kFp8 &&
+                         (stage == StageKind::kDitTransformer || stage == StageKind::kT5Encoder);
+  const int64_t count = weights.parameter_count();
+  if (quantized) return count;
+  // Encoded weights, which take less than 16 bits each, stay as they are stored.
+  return weights.bytes() < 2 * count ? weights.bytes()
+                                     : count * static_cast<int64_t>(size_of(options.dtype));
+}
+
 void LocalStages::Loaded::ensure(StageKind stage) {
   if (has(stage)) return;
-  const int64_t expected =
-      slot(stage).weights->parameter_count() * static_cast<int64_t>(size_of(options.dtype));
+  const int64_t expected = least_bytes(stage);
   // Checked first: a load that fails midway is wasted.
   if (context.runtime().available_bytes() < expected) drop_others(stage);
   const Relief others = others_leave(stage);
@@ -147,7 +160,7 @@ LocalStages::LocalStages(std::shared_ptr<const Checkpoint> checkpoint, const Loc
 
 LocalStages::LocalStages(std::shared_ptr<const Checkpoint> checkpoint, Backend& backend,
                          const LocalOptions& options) {
-  backend.require(options.dtype);
+  backend.require(options.dtype, options.quantization);
   if (options.memory_limit) backend.limit_memory(*options.memory_limit);
   loaded_ = std::make_unique<Loaded>(std::move(checkpoint), backend, options);
 }
@@ -220,6 +233,13 @@ Tensor LocalStages::decode(const ConstTensor& latents) {
   const int64_t factor = config.scale_factor();
   const Shape size{config.out_channels, latents.size(1) * factor, latents.size(2) * factor};
   loaded_->ensure(StageKind::kVaeDecoder);
+  const Relief states_leave{[&] {
+    if (!loaded_->conditioning || loaded_->conditioning->empty()) return std::string();
+    finish(loaded_->context);
+    loaded_->conditioning->clear();
+    loaded_->context.memory().release();
+    return std::string("the states of images are dropped");
+  }};
   // Dropping the text encoders is better than seams between tiles, but loading the transformer
   // again for each image is not.
   const Relief encoders_leave{[&] {
@@ -231,7 +251,8 @@ Tensor LocalStages::decode(const ConstTensor& latents) {
   const Relief others = loaded_->others_leave(StageKind::kVaeDecoder);
   const Tensor image =
       with_relief({&others, 1}, [&] { return pooled_tensor(loaded_->context, size, DType::kF32); });
-  run_decoder(loaded_->context, *loaded_->vae, latents, image, {&encoders_leave, 1}, {&others, 1});
+  const Relief before_tiles[] = {states_leave, encoders_leave};
+  run_decoder(loaded_->context, *loaded_->vae, latents, image, before_tiles, {&others, 1});
   return image;
 }
 

@@ -11,7 +11,8 @@
 namespace flux {
 
 struct LocalOptions {
-  DType dtype = DType::kF32;  // compute dtype: f32 or bf16
+  DType dtype = DType::kF32;                        // compute dtype: f32 or bf16
+  Quantization quantization = Quantization::kNone;  // of the large linears
   Device device;
   int threads = 1;
   /// Bytes of the device's memory for weights and tensors; the driver and libraries take some more.

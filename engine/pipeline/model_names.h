@@ -20,4 +20,9 @@ struct ModelName {
 /// Takes a name apart; nothing for a name that does not end with one of kModelNames.
 std::optional<ModelName> parse_model_name(std::string_view name);
 
+/// Whether a kind of model has linears that a quantization is meant for.
+constexpr bool has_quantization(std::string_view kind) {
+  return kind == "t5_encoder" || kind == "dit_transformer";
+}
+
 }  // namespace flux

@@ -1,6 +1,8 @@
 #include "tensor/encoding.h"
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <vector>
 
 #include "support/error.h"
@@ -15,6 +17,21 @@ void decode_blocks(Encoding encoding, const uint8_t* source, int64_t blocks, flo
   for (int64_t i = 0; i < blocks; ++i) {
     decode(source + i * info.block_bytes, values + i * info.block_values);
   }
+}
+
+uint8_t encode_e4m3(float value) {
+  constexpr float kLargest = 448.0f;
+  constexpr float kSmallestNormal = 0x1p-6f;
+  const auto bits = std::bit_cast<uint32_t>(value);
+  const auto sign = static_cast<uint8_t>(bits >> 24 & 0x80);
+  if (std::isnan(value)) return sign | 0x7f;
+  const float size = std::min(std::abs(value), kLargest);
+  if (size < kSmallestNormal) {  // steps of 2^-9
+    return static_cast<uint8_t>(sign | static_cast<uint8_t>(std::nearbyint(size * 0x1p9f)));
+  }
+  // The exponent's bias is 7 in place of 127, and 20 bits of the fraction are rounded off.
+  const uint32_t moved = std::bit_cast<uint32_t>(size) - (120u << 23);
+  return static_cast<uint8_t>(sign | (moved + 0x7ffff + (moved >> 20 & 1)) >> 20);
 }
 
 int64_t StoredTensor::rows() const {

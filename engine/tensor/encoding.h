@@ -49,6 +49,9 @@ constexpr const EncodingInfo& info_of(Encoding encoding) {
 /// block layouts; OCP's 8-bit floating point format E4M3.
 void decode_blocks(Encoding encoding, const uint8_t* source, int64_t blocks, float* values);
 
+/// The number of E4M3 nearest to a value, ties to even; at most the largest one, 448. NaN is kept.
+uint8_t encode_e4m3(float value);
+
 /// A tensor as a file stores it.
 struct StoredTensor {
   StoredTensor() = default;

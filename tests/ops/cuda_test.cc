@@ -97,7 +97,7 @@ TEST_P(CudaOps, PartsOfALayerNormAreTheSameAlone) {
       layer_norm(*cpu_, x.cpu, {{}, {}, scale.cpu, shift.cpu, 1e-6f}, outs.back().cpu);
     }
     layer_norm(*gpu_, parts);
-    for (const auto& [x, params, out] : parts) {
+    for (const auto& [x, params, out, scales] : parts) {
       const Tensor alone = random({x.size(0), n}).gpu;
       layer_norm(*gpu_, x, params, alone);
       EXPECT_TRUE(same_bytes(*gpu_, alone, out)) << n << " columns";

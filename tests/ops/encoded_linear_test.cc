@@ -1,10 +1,13 @@
 // Linears whose weights stay encoded have the bits of the same linears decoded beforehand.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <random>
 
 #include "ops/cuda_library.h"
+#include "ops/kernels.h"
 #include "ops/ops.h"
 #include "ops/registry.h"
 #include "tensor/encoding.h"
@@ -114,6 +117,42 @@ TEST_P(EncodedLinear, HasTheBitsOfTheDecodedOne) {
   int64_t bytes = 0;
   for (const StoredTensor& weight : stored) bytes += weight.bytes();
   EXPECT_LE(kept.packed->bytes(), bytes + 2 * 4 * 256);
+}
+
+TEST(QuantizedLinear, HasTheValuesOfWeightsWithAScaleForEachRow) {
+  const Tensor plain = random_rows(48, DType::kF32);
+  for (int64_t i = 0; i < plain.numel(); ++i) {
+    plain.data<float>()[i] *= std::pow(10.0f, static_cast<float>(i / kDepth % 9) - 6.0f);
+  }
+  std::fill_n(plain.data<float>(), kDepth, 0.0f);  // a row of zeros
+  const std::vector<StoredTensor> weights = {plain, random_weight(Encoding::kF8E4M3, 16, 1),
+                                             random_weight(Encoding::kQ4K, 16, 1)};
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const std::vector<StoredTensor> encoded = encode_e4m3(weights, dtype, 2);
+    for (const StoredTensor& weight : encoded) EXPECT_EQ(weight.encoding, Encoding::kF8E4M3);
+    EXPECT_EQ(encoded[1].data.raw(), weights[1].data.raw()) << "as stored";
+    for (const size_t i : {0u, 2u}) {
+      const Tensor wanted = to_dtype(decode(weights[i], dtype), DType::kF32);
+      const Tensor found = decode(encoded[i], DType::kF32);
+      for (int64_t j = 0; j < wanted.numel(); ++j) {
+        const float scale = encoded[i].scales.data<float>()[j / kDepth];
+        const float value = wanted.data<float>()[j];
+        // Half a step, of 3 bits or at the smallest exponent.
+        const float most = std::max(std::abs(value) * 0x1p-4f, scale * 0x1p-10f);
+        ASSERT_NEAR(found.data<float>()[j], value, most * 1.001f) << i << " " << j;
+      }
+    }
+    Context ctx(backend_for(Device{}), 2);
+    const LinearWeights quantized = pack_linear(ctx, weights, {}, dtype, Quantization::kFp8);
+    EXPECT_FALSE(quantized.takes_e4m3());
+    const LinearWeights stored = pack_linear(ctx, encoded, {}, dtype);
+    const Tensor x = random_rows(5, dtype);
+    const Tensor out = Tensor::allocate({5, 80}, dtype);
+    const Tensor expected = Tensor::allocate({5, 80}, dtype);
+    linear(ctx, x, quantized, {}, out);
+    linear(ctx, x, stored, {}, expected);
+    EXPECT_EQ(std::memcmp(out.raw(), expected.raw(), static_cast<size_t>(out.bytes())), 0);
+  }
 }
 
 std::vector<Setting> settings() {

@@ -23,27 +23,65 @@ AttentionOptions attention_options(std::initializer_list<const QkvProjection*> s
   return options;
 }
 
+/// What linears multiply: T, or e4m3 where they take it.
+struct Activations {
+  Tensor values;     // [tokens, columns]
+  RowScales scales;  // of e4m3
+
+  static Activations allocate(Context& ctx, const Shape& shape, DType dtype, bool e4m3) {
+    Workspace& workspace = ctx.workspace();
+    if (!e4m3) return {workspace.allocate(shape, dtype), {}};
+    return {
+        workspace.allocate(shape, DType::kU8),
+        {workspace.allocate({shape[0]}, DType::kF32), workspace.allocate({shape[0]}, DType::kF32)}};
+  }
+  Activations rows(int64_t begin, int64_t end) const {
+    return {values.slice(0, begin, end), scales.slice(begin, end)};
+  }
+  /// The columns [begin, end), which have the scales of the whole rows.
+  Activations columns(int64_t begin, int64_t end) const {
+    return {values.slice(1, begin, end), scales};
+  }
+};
+
 /// The attention of one sequence, in which its last rows are the queries. qkv: [tokens, 3 heads,
 /// head_dim]; out: [queries, inner_dim], rows may be strided.
 AttentionPart joint_attention(const FluxTransformerConfig& config, const ConstTensor& qkv,
-                              const Tensor& out) {
+                              const Tensor& out, const ConstTensor& out_scales) {
   const int64_t heads = config.num_attention_heads;
   const int64_t tokens = qkv.size(0);
   return {qkv.slice(0, tokens - out.size(0), tokens).slice(1, 0, heads),
           qkv.slice(1, heads, 2 * heads), qkv.slice(1, 2 * heads, 3 * heads),
-          out.split_last(heads, config.attention_head_dim)};
+          out.split_last(heads, config.attention_head_dim), out_scales};
+}
+
+/// `linear` of activations, with a result of T.
+LinearPart part_of(const Linear& linear, const Activations& x, const Tensor& out,
+                   const Epilogue& epilogue) {
+  LinearPart part = linear.part(x.values, out, epilogue);
+  part.x_scales = x.scales;
+  return part;
+}
+
+/// gelu(linear(x)), the scales of whose rows, where there are some, are not below `least_scale`.
+LinearPart gelu_part(const Linear& linear, const Activations& x, const Activations& out,
+                     const ConstTensor& least_scale) {
+  Epilogue gelu;
+  gelu.activation = Activation::kGeluTanh;
+  gelu.least_scale = least_scale;
+  LinearPart part = part_of(linear, x, out.values, gelu);
+  part.out_scales = out.scales;
+  return part;
 }
 
 /// LayerNorm without weights, then * (1 + scale) + shift.
-LayerNormPart modulated_norm(const ConstTensor& x, const Modulated& by, const Tensor& out) {
+LayerNormPart modulated_norm(const ConstTensor& x, const Modulated& by, const Activations& out) {
   LayerNormParams params;
   params.scale = by.scale;
   params.shift = by.shift;
   params.eps = kNormEps;
-  return {x, params, out};
+  return {x, params, out.values, out.scales};
 }
-
-Epilogue gelu() { return {.activation = Activation::kGeluTanh, .gate = {}, .residual = {}}; }
 
 /// hidden += gate * result.
 Epilogue gated(const ConstTensor& gate, const Tensor& hidden) {
@@ -76,6 +114,11 @@ void linear_each(Context& ctx, const std::vector<Segment>& segments, const PartO
   linear(ctx, parts);
 }
 
+/// A linear that the precision's quantization is meant for.
+Linear large_linear(const Loader& load, int64_t in, int64_t out) {
+  return {load, in, out, Bias::kYes, load.quantization()};
+}
+
 RopeTable rows_of(const RopeTable& rope, int64_t begin, int64_t end) {
   return {rope.cos.slice(0, begin, end), rope.sin.slice(0, begin, end)};
 }
@@ -85,7 +128,8 @@ RopeTable rows_of(const RopeTable& rope, int64_t begin, int64_t end) {
 QkvProjection::QkvProjection(const Loader& attn, const FluxTransformerConfig& config,
                              const std::vector<std::string_view>& linears,
                              const std::vector<std::string_view>& norms)
-    : linear(attn, linears, config.inner_dim(), config.inner_dim()),
+    : linear(attn, linears, config.inner_dim(), config.inner_dim(), Bias::kYes,
+             attn.quantization()),
       norm_q(attn.context(),
              (attn / norms[0]).weights().take_f32("weight", {config.attention_head_dim}),
              1.0f / (AttentionOptions::kLn2 *
@@ -93,22 +137,23 @@ QkvProjection::QkvProjection(const Loader& attn, const FluxTransformerConfig& co
       norm_k(attn.context(),
              (attn / norms[1]).weights().take_f32("weight", {config.attention_head_dim}), 1.0f) {}
 
-LinearPart QkvProjection::part(const ConstTensor& x, const RopeTable& rope,
-                               const Tensor& out) const {
+Epilogue QkvProjection::epilogue(int64_t heads, const RopeTable& rope,
+                                 const Tensor& value_scale) const {
   Epilogue epilogue;
-  const int64_t heads = out.size(1) / 3;
-  epilogue.norm = {norm_q.weight, norm_k.weight, kNormEps, rope, heads, heads};
-  return linear.part(x, out.reshape({out.size(0), out.size(1) * out.size(2)}), epilogue);
+  epilogue.norm = {norm_q.weight, norm_k.weight, kNormEps, rope, heads, heads, value_scale};
+  return epilogue;
 }
 
 /// The rows of one stream in one sequence.
 struct FluxTransformerBlock::Segment {
   const Stream& weights;
+  size_t sequence;
   int64_t begin, end;
   Modulated attention;
   Modulated mlp;
 
   Tensor rows(const Tensor& all) const { return all.slice(0, begin, end); }
+  Activations rows(const Activations& all) const { return all.rows(begin, end); }
 };
 
 FluxTransformerBlock::FluxTransformerBlock(const Loader& load, const FluxTransformerConfig& config,
@@ -119,14 +164,14 @@ FluxTransformerBlock::FluxTransformerBlock(const Loader& load, const FluxTransfo
   text_.norm1 = Modulation(load / "norm1_context" / "linear", dim, 6, modulation);
   text_.qkv = QkvProjection(attn, config, {"add_q_proj", "add_k_proj", "add_v_proj"},
                             {"norm_added_q", "norm_added_k"});
-  text_.to_out = Linear(attn / "to_add_out", dim, dim);
-  text_.mlp_up = Linear(load / "ff_context" / "net" / "0" / "proj", dim, kMlpRatio * dim);
-  text_.mlp_down = Linear(load / "ff_context" / "net" / "2", kMlpRatio * dim, dim);
+  text_.to_out = large_linear(attn / "to_add_out", dim, dim);
+  text_.mlp_up = large_linear(load / "ff_context" / "net" / "0" / "proj", dim, kMlpRatio * dim);
+  text_.mlp_down = large_linear(load / "ff_context" / "net" / "2", kMlpRatio * dim, dim);
   image_.norm1 = Modulation(load / "norm1" / "linear", dim, 6, modulation + 1);
   image_.qkv = QkvProjection(attn, config, {"to_q", "to_k", "to_v"}, {"norm_q", "norm_k"});
-  image_.to_out = Linear(attn / "to_out" / "0", dim, dim);
-  image_.mlp_up = Linear(load / "ff" / "net" / "0" / "proj", dim, kMlpRatio * dim);
-  image_.mlp_down = Linear(load / "ff" / "net" / "2", kMlpRatio * dim, dim);
+  image_.to_out = large_linear(attn / "to_out" / "0", dim, dim);
+  image_.mlp_up = large_linear(load / "ff" / "net" / "0" / "proj", dim, kMlpRatio * dim);
+  image_.mlp_down = large_linear(load / "ff" / "net" / "2", kMlpRatio * dim, dim);
   attention_options_ = attention_options({&text_.qkv, &image_.qkv});
 }
 
@@ -137,25 +182,26 @@ std::vector<FluxTransformerBlock::Segment> FluxTransformerBlock::make_segments(
   std::vector<Segment> segments;
   for (size_t i = 0; i < batch.sequences.size(); ++i) {
     const JointSequence& sequence = batch.sequences[i];
-    segments.push_back({text_, sequence.begin, sequence.image, Modulated::of(text[i], 0),
+    segments.push_back({text_, i, sequence.begin, sequence.image, Modulated::of(text[i], 0),
                         Modulated::of(text[i], 3)});
-    segments.push_back({image_, sequence.image, sequence.end, Modulated::of(image[i], 0),
+    segments.push_back({image_, i, sequence.image, sequence.end, Modulated::of(image[i], 0),
                         Modulated::of(image[i], 3)});
   }
   return segments;
 }
 
-void FluxTransformerBlock::forward(Context& ctx, const JointBatch& batch) const {
+void FluxTransformerBlock::forward(Context& ctx, const JointBatch& batch, size_t block) const {
   const Workspace::Scope scope(ctx.workspace());
   Workspace& workspace = ctx.workspace();
   const Tensor& hidden = batch.hidden;  // [tokens, dim]
   const DType dtype = hidden.dtype();
   const int64_t tokens = hidden.size(0);
   const int64_t dim = config_.inner_dim();
-  const Tensor normed = workspace.allocate({tokens, dim}, dtype);
-  const Tensor qkv = workspace.allocate(
-      {tokens, 3 * config_.num_attention_heads, config_.attention_head_dim}, dtype);
-  const Tensor mlp = workspace.allocate({tokens, kMlpRatio * dim}, dtype);
+  const int64_t heads = config_.num_attention_heads;
+  const bool e4m3 = takes_e4m3();
+  const auto normed = Activations::allocate(ctx, {tokens, dim}, dtype, e4m3);
+  const Tensor qkv = workspace.allocate({tokens, 3 * dim}, dtype);
+  const auto mlp = Activations::allocate(ctx, {tokens, kMlpRatio * dim}, dtype, e4m3);
   const std::vector<Segment> segments = make_segments(ctx, batch);
 
   // hidden += gate * to_out(attention(norm(hidden)))
@@ -163,16 +209,24 @@ void FluxTransformerBlock::forward(Context& ctx, const JointBatch& batch) const 
     return modulated_norm(s.rows(hidden), s.attention, s.rows(normed));
   });
   linear_each(ctx, segments, [&](const Segment& s) {  // [tokens, q | k | v of heads x head_dim]
-    return s.weights.qkv.part(s.rows(normed), rows_of(batch.rope, s.begin, s.end), s.rows(qkv));
+    const RopeTable rope = rows_of(batch.rope, s.begin, s.end);
+    return part_of(s.weights.qkv.linear, s.rows(normed), s.rows(qkv),
+                   s.weights.qkv.epilogue(heads, rope, batch.value_scale(block, s.sequence)));
   });
+  // A mean of values suits their scale.
+  const Tensor by_head = qkv.split_last(3 * heads, config_.attention_head_dim);
   std::vector<AttentionPart> attentions;  // [tokens, dim], text and image of a sequence jointly
-  for (const JointSequence& sequence : batch.sequences) {
-    attentions.push_back(joint_attention(config_, sequence.rows(qkv), sequence.rows(normed)));
+  for (size_t i = 0; i < batch.sequences.size(); ++i) {
+    const JointSequence& sequence = batch.sequences[i];
+    attentions.push_back(joint_attention(config_, sequence.rows(by_head),
+                                         sequence.rows(normed.values),
+                                         batch.value_scale(block, i)));
   }
   attention(ctx, attentions, attention_options_);
   linear_each(ctx, segments, [&](const Segment& s) {  // [tokens, dim]
     const Tensor out = s.rows(hidden);
-    return s.weights.to_out.part(s.rows(normed), out, gated(s.attention.gate, out));
+    const Activations attended{s.rows(normed.values), {batch.value_scale(block, s.sequence), {}}};
+    return part_of(s.weights.to_out, attended, out, gated(s.attention.gate, out));
   });
 
   // hidden += gate * mlp(norm(hidden))
@@ -180,11 +234,11 @@ void FluxTransformerBlock::forward(Context& ctx, const JointBatch& batch) const 
     return modulated_norm(s.rows(hidden), s.mlp, s.rows(normed));
   });
   linear_each(ctx, segments, [&](const Segment& s) {  // [tokens, 4 dim]
-    return s.weights.mlp_up.part(s.rows(normed), s.rows(mlp), gelu());
+    return gelu_part(s.weights.mlp_up, s.rows(normed), s.rows(mlp), {});
   });
   linear_each(ctx, segments, [&](const Segment& s) {  // [tokens, dim]
     const Tensor out = s.rows(hidden);
-    return s.weights.mlp_down.part(s.rows(mlp), out, gated(s.mlp.gate, out));
+    return part_of(s.weights.mlp_down, s.rows(mlp), out, gated(s.mlp.gate, out));
   });
 }
 
@@ -199,11 +253,14 @@ int64_t FluxTransformerBlock::bytes() const {
 
 /// The rows of one sequence: all of them, and those that are updated.
 struct FluxSingleTransformerBlock::Segment {
+  size_t sequence;
   int64_t begin, updated, end;
   Modulated modulated;
 
   Tensor rows(const Tensor& all) const { return all.slice(0, begin, end); }
+  Activations rows(const Activations& all) const { return all.rows(begin, end); }
   Tensor updated_rows(const Tensor& all) const { return all.slice(0, updated, end); }
+  Activations updated_rows(const Activations& all) const { return all.rows(updated, end); }
 };
 
 FluxSingleTransformerBlock::FluxSingleTransformerBlock(const Loader& load,
@@ -212,8 +269,10 @@ FluxSingleTransformerBlock::FluxSingleTransformerBlock(const Loader& load,
     : config_(config),
       norm_(load / "norm" / "linear", config.inner_dim(), 3, modulation),
       qkv_(load / "attn", config, {"to_q", "to_k", "to_v"}, {"norm_q", "norm_k"}),
-      proj_mlp_(load / "proj_mlp", config.inner_dim(), kMlpRatio * config.inner_dim()),
-      proj_out_(load / "proj_out", (1 + kMlpRatio) * config.inner_dim(), config.inner_dim()),
+      proj_mlp_(
+          large_linear(load / "proj_mlp", config.inner_dim(), kMlpRatio * config.inner_dim())),
+      proj_out_(large_linear(load / "proj_out", (1 + kMlpRatio) * config.inner_dim(),
+                             config.inner_dim())),
       attention_options_(attention_options({&qkv_})) {}
 
 std::vector<FluxSingleTransformerBlock::Segment> FluxSingleTransformerBlock::make_segments(
@@ -224,13 +283,13 @@ std::vector<FluxSingleTransformerBlock::Segment> FluxSingleTransformerBlock::mak
   // computed depends on its rows, and must not depend on other sequences.
   for (size_t i = 0; i < batch.sequences.size(); ++i) {
     const JointSequence& sequence = batch.sequences[i];
-    segments.push_back({sequence.begin, update == Update::kAll ? sequence.begin : sequence.image,
+    segments.push_back({i, sequence.begin, update == Update::kAll ? sequence.begin : sequence.image,
                         sequence.end, Modulated::of(modulations[i], 0)});
   }
   return segments;
 }
 
-void FluxSingleTransformerBlock::forward(Context& ctx, const JointBatch& batch,
+void FluxSingleTransformerBlock::forward(Context& ctx, const JointBatch& batch, size_t block,
                                          Update update) const {
   const Workspace::Scope scope(ctx.workspace());
   Workspace& workspace = ctx.workspace();
@@ -238,12 +297,13 @@ void FluxSingleTransformerBlock::forward(Context& ctx, const JointBatch& batch,
   const DType dtype = hidden.dtype();
   const int64_t tokens = hidden.size(0);
   const int64_t dim = config_.inner_dim();
-  const Tensor normed = workspace.allocate({tokens, dim}, dtype);
-  const Tensor qkv = workspace.allocate(
-      {tokens, 3 * config_.num_attention_heads, config_.attention_head_dim}, dtype);
-  const Tensor joined = workspace.allocate({tokens, (1 + kMlpRatio) * dim}, dtype);
-  const Tensor attended = joined.slice(1, 0, dim);
-  const Tensor mlp = joined.slice(1, dim, (1 + kMlpRatio) * dim);
+  const int64_t heads = config_.num_attention_heads;
+  const bool e4m3 = takes_e4m3();
+  const auto normed = Activations::allocate(ctx, {tokens, dim}, dtype, e4m3);
+  const Tensor qkv = workspace.allocate({tokens, 3 * dim}, dtype);
+  const auto joined = Activations::allocate(ctx, {tokens, (1 + kMlpRatio) * dim}, dtype, e4m3);
+  const Activations attended = joined.columns(0, dim);
+  const Activations mlp = joined.columns(dim, (1 + kMlpRatio) * dim);
   const std::vector<Segment> segments = make_segments(ctx, batch, update);
 
   // hidden += gate * proj_out(attention(norm(hidden)) | mlp(norm(hidden)))
@@ -251,19 +311,25 @@ void FluxSingleTransformerBlock::forward(Context& ctx, const JointBatch& batch,
     return modulated_norm(s.rows(hidden), s.modulated, s.rows(normed));
   });
   linear_each(ctx, segments, [&](const Segment& s) {  // [tokens, q | k | v of heads x head_dim]
-    return qkv_.part(s.rows(normed), rows_of(batch.rope, s.begin, s.end), s.rows(qkv));
+    const RopeTable rope = rows_of(batch.rope, s.begin, s.end);
+    return part_of(qkv_.linear, s.rows(normed), s.rows(qkv),
+                   qkv_.epilogue(heads, rope, batch.value_scale(block, s.sequence)));
   });
+  // The scales of the joined rows, which come with the MLP, also suit means of the values.
+  linear_each(ctx, segments, [&](const Segment& s) {  // [updated tokens, 4 dim], the right columns
+    return gelu_part(proj_mlp_, s.updated_rows(normed), s.updated_rows(mlp),
+                     batch.value_scale(block, s.sequence));
+  });
+  const Tensor by_head = qkv.split_last(3 * heads, config_.attention_head_dim);
   std::vector<AttentionPart> attentions;  // [updated tokens, dim], the left columns of joined
   for (const Segment& s : segments) {
-    attentions.push_back(joint_attention(config_, s.rows(qkv), s.updated_rows(attended)));
+    const Activations out = s.updated_rows(attended);
+    attentions.push_back(joint_attention(config_, s.rows(by_head), out.values, out.scales.scales));
   }
   attention(ctx, attentions, attention_options_);
-  linear_each(ctx, segments, [&](const Segment& s) {  // [updated tokens, 4 dim], the right columns
-    return proj_mlp_.part(s.updated_rows(normed), s.updated_rows(mlp), gelu());
-  });
   linear_each(ctx, segments, [&](const Segment& s) {  // [updated tokens, dim]
     const Tensor out = s.updated_rows(hidden);
-    return proj_out_.part(s.updated_rows(joined), out, gated(s.modulated.gate, out));
+    return part_of(proj_out_, s.updated_rows(joined), out, gated(s.modulated.gate, out));
   });
 }
 

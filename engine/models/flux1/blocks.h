@@ -29,6 +29,15 @@ struct JointBatch {
   Tensor hidden;  // [tokens, inner_dim], T
   std::vector<JointSequence> sequences;
   RopeTable rope;  // [tokens, head_dim / 2]
+  /// Where linears take e4m3: the scale of the values of each sequence in each block, at first 0.
+  Tensor value_scales;  // [blocks, sequences], f32
+
+  /// [1], or undefined.
+  Tensor value_scale(size_t block, size_t sequence) const {
+    if (!value_scales.defined()) return {};
+    const auto i = static_cast<int64_t>(sequence);
+    return value_scales[static_cast<int64_t>(block)].slice(0, i, i + 1);
+  }
 };
 
 /// Queries, keys and values of one stream: a fused linear whose epilogue norms and rotates Q and K.
@@ -40,9 +49,9 @@ struct QkvProjection {
                 const std::vector<std::string_view>& linears,
                 const std::vector<std::string_view>& norms);
 
-  /// x: [rows, inner_dim] -> out: [rows, 3 heads, head_dim] as q | k | v; q and k are normed and
-  /// rotated by the rows' angles.
-  LinearPart part(const ConstTensor& x, const RopeTable& rope, const Tensor& out) const;
+  /// The result is [rows, q | k | v of heads x head_dim]; q and k are normed and rotated by the
+  /// rows' angles. value_scale: undefined, or HeadNorm::others_scale.
+  Epilogue epilogue(int64_t heads, const RopeTable& rope, const Tensor& value_scale) const;
   int64_t bytes() const { return linear.bytes(); }
 
   Linear linear;
@@ -57,7 +66,9 @@ class FluxTransformerBlock {
   /// `modulation`: the index of the first of its two modulations in Conditioning::kept.
   FluxTransformerBlock(const Loader& load, const FluxTransformerConfig& config, size_t modulation);
 
-  void forward(Context& ctx, const JointBatch& batch) const;
+  /// `block`: its index among all blocks of the model.
+  void forward(Context& ctx, const JointBatch& batch, size_t block) const;
+  bool takes_e4m3() const { return image_.qkv.linear.takes_e4m3(); }
   int64_t bytes() const;
 
  private:
@@ -90,7 +101,9 @@ class FluxSingleTransformerBlock {
   /// The rows that are updated. With kImage, text rows are keys and values only: nothing reads them
   /// after the last block.
   enum class Update { kAll, kImage };
-  void forward(Context& ctx, const JointBatch& batch, Update update) const;
+  /// `block`: its index among all blocks of the model.
+  void forward(Context& ctx, const JointBatch& batch, size_t block, Update update) const;
+  bool takes_e4m3() const { return qkv_.linear.takes_e4m3(); }
   int64_t bytes() const;
 
  private:

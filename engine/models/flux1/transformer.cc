@@ -50,6 +50,16 @@ FluxTransformer::FluxTransformer(const Loader& load, const FluxTransformerConfig
   load.weights().warn_of_unused({});
 }
 
+size_t FluxTransformer::block_count() const {
+  return transformer_blocks_.size() + single_transformer_blocks_.size();
+}
+
+bool FluxTransformer::takes_e4m3() const {
+  return transformer_blocks_.empty() ? !single_transformer_blocks_.empty() &&
+                                           single_transformer_blocks_.front().takes_e4m3()
+                                     : transformer_blocks_.front().takes_e4m3();
+}
+
 size_t FluxTransformer::modulation_count() const {
   return 2 * transformer_blocks_.size() + single_transformer_blocks_.size() + 1;
 }
@@ -79,7 +89,7 @@ Conditioning FluxTransformer::make_conditioning(Context& ctx, const TransformerI
   StepState& state = *input.state;
   if (!state.conditioning.defined()) {
     const Tensor rows =
-        new_tensor(ctx, {static_cast<int64_t>(clock.steps()), config_.inner_dim()}, dtype_);
+        pooled_tensor(ctx, {static_cast<int64_t>(clock.steps()), config_.inner_dim()}, dtype_);
     for (int64_t i = 0; i < rows.size(0); ++i) {
       embed_conditioning(ctx, input, (*clock.timesteps)[static_cast<size_t>(i)],
                          rows.slice(0, i, i + 1));
@@ -107,6 +117,13 @@ JointBatch FluxTransformer::embed(Context& ctx, std::span<const TransformerInput
   }
   batch.hidden = ctx.workspace().allocate({tokens, config_.inner_dim()}, dtype_);
   batch.rope = make_rope_table(ctx, ids, config_.axes_dims_rope);
+  if (takes_e4m3()) {
+    const auto blocks = static_cast<int64_t>(block_count());
+    const Tensor zeros = Tensor::allocate({blocks, std::ssize(rows)}, DType::kF32);
+    std::fill_n(zeros.data<float>(), zeros.numel(), 0.0f);
+    batch.value_scales = ctx.workspace().allocate(zeros.shape(), DType::kF32);
+    copy(ctx, zeros, batch.value_scales);
+  }
   for (size_t i = 0; i < rows.size(); ++i) {
     const JointSequence& sequence = batch.sequences[i];
     const Tensor text = sequence.text_rows(batch.hidden);
@@ -163,7 +180,7 @@ void FluxTransformer::forward(Context& ctx, std::span<const TransformerInput> ro
   for (size_t i = 0; i < transformer_blocks_.size(); ++i) {
     ctx.poll_cancel();
     const Context::Range block(ctx, "transformer_blocks", static_cast<int64_t>(i));
-    transformer_blocks_[i].forward(ctx, batch);
+    transformer_blocks_[i].forward(ctx, batch, i);
     trace("transformer_blocks", i, true);
   }
   const size_t blocks = single_transformer_blocks_.size();
@@ -174,7 +191,7 @@ void FluxTransformer::forward(Context& ctx, std::span<const TransformerInput> ro
     }
     const bool last = i + 1 == blocks;
     const Context::Range block(ctx, "single_transformer_blocks", static_cast<int64_t>(i));
-    single_transformer_blocks_[i].forward(ctx, batch,
+    single_transformer_blocks_[i].forward(ctx, batch, transformer_blocks_.size() + i,
                                           last ? FluxSingleTransformerBlock::Update::kImage
                                                : FluxSingleTransformerBlock::Update::kAll);
     trace("single_transformer_blocks", i, !last);

@@ -83,6 +83,9 @@ class FluxTransformer {
   JointBatch embed(Context& ctx, std::span<const TransformerInput> rows) const;
   /// The noise of a batch that has passed the blocks.
   void predict(Context& ctx, const JointBatch& batch, std::span<const TransformerInput> rows) const;
+  size_t block_count() const;
+  /// Whether the products of the blocks are of e4m3.
+  bool takes_e4m3() const;
   /// Two for each double-stream block, one for each single-stream block, and norm_out's.
   size_t modulation_count() const;
 

@@ -54,12 +54,13 @@ T5Encoder::Block T5Encoder::load_block(const Loader& load) const {
   const Loader attention = load / "0" / "SelfAttention";
   const Loader dense = load / "1" / "DenseReluDense";
   const auto linear = [](const Loader& from, int64_t in, int64_t out) {
-    return Linear(from, in, out, Bias::kNo);
+    return Linear(from, in, out, Bias::kNo, from.quantization());
   };
   Block block;
   block.attention_norm =
       RmsNorm(load / "0" / "layer_norm", config_.d_model, config_.layer_norm_epsilon);
-  block.qkv = Linear(attention, {"q", "k", "v"}, config_.d_model, inner, Bias::kNo);
+  block.qkv = Linear(attention, {"q", "k", "v"}, config_.d_model, inner, Bias::kNo,
+                     attention.quantization());
   block.o = linear(attention / "o", inner, config_.d_model);
   block.feed_forward_norm =
       RmsNorm(load / "1" / "layer_norm", config_.d_model, config_.layer_norm_epsilon);

@@ -68,7 +68,12 @@ std::shared_ptr<PackedLinear> pack_decoded_linear(Context& ctx,
 std::shared_ptr<const PackedWeights> CpuBackend::pack_linear(Context& ctx,
                                                              std::span<const StoredTensor> weights,
                                                              std::span<const ConstTensor> biases,
-                                                             DType dtype) {
+                                                             DType dtype,
+                                                             Quantization quantization) {
+  if (quantization == Quantization::kFp8) {
+    const std::vector<StoredTensor> encoded = encode_e4m3(weights, dtype, ctx.threads());
+    return pack_linear(ctx, encoded, biases, dtype, Quantization::kNone);
+  }
   const bool plain = std::all_of(weights.begin(), weights.end(),
                                  [](const StoredTensor& weight) { return weight.is_plain(); });
   const auto packed = plain ? pack_decoded_linear(ctx, weights, dtype, allocate_weights)

@@ -121,7 +121,7 @@ void layer_norm_part(Context& ctx, const ConstTensor& x, const LayerNormParams& 
 }  // namespace
 
 void CpuBackend::layer_norm(Context& ctx, std::span<const LayerNormPart> parts) {
-  for (const auto& [x, params, out] : parts) layer_norm_part(ctx, x, params, out);
+  for (const auto& part : parts) layer_norm_part(ctx, part.x, part.params, part.out);
 }
 
 void CpuBackend::rms_norm(Context& ctx, const ConstTensor& x, const ConstTensor& weight, float eps,

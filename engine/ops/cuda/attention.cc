@@ -137,13 +137,28 @@ class StoredAttention {
 
 void attend(Context& ctx, State& state, const AttentionPart& part,
             const AttentionOptions& options) {
-  const auto& [q, k, v, out] = part;
-  if (suits_flash({&q, &k, &v, &out})) {
-    return check_cuda(flash_attention(flash_args(ctx, q, k, v, options, out), state.stream()),
-                      "flash_attention");
-  }
   const Workspace::Scope scope(ctx.workspace());
-  StoredAttention(ctx, state, q, k, v, options, out).run();
+  const auto& [q, k, v, result, out_scales] = part;
+  const Tensor out =
+      out_scales.defined() ? ctx.workspace().allocate(result.shape(), q.dtype()) : result;
+  if (suits_flash({&q, &k, &v, &out})) {
+    check_cuda(flash_attention(flash_args(ctx, q, k, v, options, out), state.stream()),
+               "flash_attention");
+  } else {
+    StoredAttention(ctx, state, q, k, v, options, out).run();
+  }
+  if (!out_scales.defined()) return;
+  const int64_t columns = out.size(1) * out.size(2);
+  const EncodeRows args{.x = out.raw(),
+                        .x_stride = columns,
+                        .rows = out.size(0),
+                        .columns = columns,
+                        .out = result.data<uint8_t>(),
+                        .out_stride = result.stride(0),
+                        .scales = nullptr,
+                        .given = out_scales.data<float>(),
+                        .given_stride = out_scales.numel() > 1 ? 1 : 0};
+  check_cuda(encode_rows(args, out.dtype(), state.stream()), "encode_rows");
 }
 
 }  // namespace
@@ -159,10 +174,15 @@ void CudaBackend::attention(Context& ctx, std::span<const AttentionPart> parts,
     on_hopper.clear();
   };
   for (const AttentionPart& part : parts) {
-    const auto& [q, k, v, out] = part;
+    const auto& [q, k, v, out, out_scales] = part;
     if (q.size(0) == 0) continue;
-    if (state.traits().hopper && suits_flash({&q, &k, &v, &out})) {
-      const FlashAttention args = flash_args(ctx, q, k, v, options, out);
+    const bool suits = suits_flash({&q, &k, &v}) && (out_scales.defined() || suits_flash({&out}));
+    if (state.traits().hopper && suits) {
+      FlashAttention args = flash_args(ctx, q, k, v, options, out);
+      if (out_scales.defined()) {
+        args.out_scales = out_scales.data<float>();
+        args.out_scales_stride = out_scales.numel() > 1 ? 1 : 0;
+      }
       if (hopper_attention_supports(args)) {
         on_hopper.push_back(args);
         if (on_hopper.size() == kMaxAttentionSegments) launch();

@@ -30,6 +30,7 @@ class CudaBackend final : public Backend {
   void push_range(const char* name) override;
   void pop_range() override;
   bool supports(DType dtype) const override;
+  Support support(Quantization quantization, DType dtype) const override;
   int64_t useful_tokens() const override;
 
   FLUX_OPS(FLUX_OVERRIDE_OP)

@@ -20,6 +20,8 @@ bool in_vectors(std::initializer_list<const ConstTensor*> tensors) {
   });
 }
 
+}  // namespace
+
 StoreRows store_args(Context& ctx, const DenseWeights& weights, const Epilogue& epilogue,
                      const Tensor& out) {
   StoreRows store{};
@@ -34,6 +36,38 @@ StoreRows store_args(Context& ctx, const DenseWeights& weights, const Epilogue& 
   store.out_stride = out.stride(0);
   return store;
 }
+
+HopperLinear::Segment hopper_segment(Context& ctx, const ConstTensor& x,
+                                     const DenseWeights& weights, const Epilogue& epilogue,
+                                     const Tensor& out) {
+  const StoreRows store = store_args(ctx, weights, epilogue, out);
+  HopperLinear::Segment segment{};
+  segment.x = address(ctx, x);
+  segment.x_stride = x.stride(0);
+  segment.rows = store.rows;
+  segment.bias = store.bias;
+  segment.gate = store.gate;
+  segment.residual = store.residual;
+  segment.residual_stride = store.residual_stride;
+  segment.out = store.out;
+  segment.out_stride = store.out_stride;
+  if (const auto& norm = epilogue.norm) {
+    segment.norm = {{optional_floats(ctx, norm->weight_q), optional_floats(ctx, norm->weight_k)},
+                    optional_floats(ctx, norm->rope.cos),
+                    optional_floats(ctx, norm->rope.sin),
+                    norm->eps};
+  }
+  return segment;
+}
+
+void set_heads(const std::optional<HeadNorm>& norm, HopperLinear& linear) {
+  if (!norm) return;
+  linear.head_dim = norm->head_dim();
+  linear.q_columns = norm->q_heads * linear.head_dim;
+  linear.k_columns = norm->k_heads * linear.head_dim;
+}
+
+namespace {
 
 Product product_of(Context& ctx, const ConstTensor& x, const DenseWeights& weights) {
   Product product;
@@ -81,28 +115,6 @@ bool few_rows(Context& ctx, State& state, const DenseSegment& segment) {
   return true;
 }
 
-HopperLinear::Segment hopper_segment(Context& ctx, const DenseSegment& segment) {
-  const StoreRows store = store_args(ctx, *segment.weights, segment.epilogue, segment.out);
-  HopperLinear::Segment own{.x = address(ctx, segment.x),
-                            .x_stride = segment.x.stride(0),
-                            .rows = store.rows,
-                            .weights = address(ctx, segment.weights->weight),
-                            .bias = store.bias,
-                            .gate = store.gate,
-                            .residual = store.residual,
-                            .residual_stride = store.residual_stride,
-                            .norm = {},
-                            .out = store.out,
-                            .out_stride = store.out_stride};
-  if (const auto& norm = segment.epilogue.norm) {
-    own.norm = {{optional_floats(ctx, norm->weight_q), optional_floats(ctx, norm->weight_k)},
-                optional_floats(ctx, norm->rope.cos),
-                optional_floats(ctx, norm->rope.sin),
-                norm->eps};
-  }
-  return own;
-}
-
 /// Computes all segments by hopper_linear(); false where it cannot, or cuBLASLt is faster.
 bool on_hopper(Context& ctx, State& state, std::span<const DenseSegment> segments) {
   const DenseSegment& first = segments[0];
@@ -114,14 +126,13 @@ bool on_hopper(Context& ctx, State& state, std::span<const DenseSegment> segment
     return false;
   }
   std::vector<HopperLinear::Segment> own;
-  for (const DenseSegment& segment : segments) own.push_back(hopper_segment(ctx, segment));
+  for (const auto& [x, weights, epilogue, out] : segments) {
+    own.push_back(hopper_segment(ctx, x, *weights, epilogue, out));
+    own.back().weights = address(ctx, weights->weight);
+  }
   HopperLinear linear{
       .depth = first.x.size(1), .columns = first.out.size(1), .gelu = gelu, .segments = own};
-  if (const auto& norm = first.epilogue.norm) {
-    linear.head_dim = norm->head_dim();
-    linear.q_columns = norm->q_heads * linear.head_dim;
-    linear.k_columns = norm->k_heads * linear.head_dim;
-  }
+  set_heads(first.epilogue.norm, linear);
   if (!hopper_linear_supports(linear)) return false;
   // Without GELU both give the same bits. With it they do not: cuBLASLt applies GELU before the
   // product is rounded, this kernel, like diffusers, afterwards. So that a result does not depend
@@ -153,6 +164,17 @@ void by_library(Context& ctx, State& state, const DenseSegment& segment) {
 }
 
 }  // namespace
+
+DecodeRows decoding_of(const EncodedRows& rows, const Tensor& out) {
+  return {.encoding = rows.encoding,
+          .bytes = static_cast<const uint8_t*>(rows.bytes.raw()),
+          .row_bytes = rows.bytes.size(1),
+          .scales = rows.scales.defined() ? rows.scales.data<float>() : nullptr,
+          .scale_each_row = rows.scales.defined() && rows.scales.numel() > 1,
+          .rows = rows.rows,
+          .columns = out.size(1),
+          .out = out.raw()};
+}
 
 void set_bias(Context& ctx, std::span<const StoredTensor> weights,
               std::span<const ConstTensor> biases, DType dtype, DenseWeights& packed) {

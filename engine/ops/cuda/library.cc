@@ -105,6 +105,12 @@ bool CudaBackend::supports(DType dtype) const {
   return dtype == DType::kF32 || dtype == DType::kBF16;
 }
 
+Kernels::Support CudaBackend::support(Quantization quantization, DType dtype) const {
+  if (quantization == Quantization::kNone) return Support::kYes;
+  if (!traits_.fp8) return Support::kNo;
+  return traits_.hopper && dtype == DType::kBF16 ? Support::kYes : Support::kByValues;
+}
+
 int64_t CudaBackend::useful_tokens() const { return useful_rows(traits_); }
 
 }  // namespace flux::cuda

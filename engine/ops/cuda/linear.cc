@@ -5,6 +5,7 @@
 #include "ops/cuda/cuda_backend.h"
 #include "ops/cuda/dense.h"
 #include "ops/cuda/kernels/kernels.h"
+#include "ops/cuda/linear_e4m3.h"
 
 namespace flux::cuda {
 namespace {
@@ -25,15 +26,7 @@ DenseWeights decode(Context& ctx, State& state, const DenseWeights& weights, DTy
       check_cuda(cast_rows(args, dtype, dtype, state.stream()), "cast_rows");
       continue;
     }
-    const DecodeRows args{.encoding = rows.encoding,
-                          .bytes = static_cast<const uint8_t*>(rows.bytes.raw()),
-                          .row_bytes = rows.bytes.size(1),
-                          .scales = rows.scales.defined() ? rows.scales.data<float>() : nullptr,
-                          .scale_each_row = rows.scales.defined() && rows.scales.numel() > 1,
-                          .rows = rows.rows,
-                          .columns = weights.depth,
-                          .out = out.raw()};
-    check_cuda(decode_rows(args, dtype, state.stream()), "decode_rows");
+    check_cuda(decode_rows(decoding_of(rows, out), dtype, state.stream()), "decode_rows");
   }
   return result;
 }
@@ -43,7 +36,15 @@ DenseWeights decode(Context& ctx, State& state, const DenseWeights& weights, DTy
 std::shared_ptr<const PackedWeights> CudaBackend::pack_linear(Context& ctx,
                                                               std::span<const StoredTensor> weights,
                                                               std::span<const ConstTensor> biases,
-                                                              DType dtype) {
+                                                              DType dtype,
+                                                              Quantization quantization) {
+  if (quantization == Quantization::kFp8) {
+    if (suits_e4m3(traits_, weights, dtype)) {
+      return pack_e4m3(ctx, uploader_, weights, biases, dtype);
+    }
+    const std::vector<StoredTensor> encoded = encode_e4m3(weights, dtype, ctx.threads());
+    return pack_linear(ctx, encoded, biases, dtype, Quantization::kNone);
+  }
   auto packed = std::make_shared<DenseWeights>();
   packed->depth = weights[0].shape[1];
   for (const StoredTensor& weight : weights) packed->columns += weight.shape[0];
@@ -76,6 +77,7 @@ std::shared_ptr<const PackedWeights> CudaBackend::pack_linear(Context& ctx,
 void CudaBackend::linear(Context& ctx, std::span<const LinearPart> parts) {
   State& state = state_of(ctx);
   state.wait_for_uploads(uploader_.count(), uploader_.done());
+  if (parts[0].weights->takes_e4m3()) return linear_e4m3(ctx, state, parts);
   // Decoded weights are there until the product has been launched; the stream keeps its order.
   const Workspace::Scope scope(ctx.workspace());
   std::list<DenseWeights> decoded;

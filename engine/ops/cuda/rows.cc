@@ -36,13 +36,17 @@ BinaryRows binary_args(Context& ctx, const ConstTensor& a, const ConstTensor& b,
 void CudaBackend::layer_norm(Context& ctx, std::span<const LayerNormPart> parts) {
   for (size_t first = 0; first < parts.size(); first += kMaxNormSegments) {
     std::vector<NormRows> together;
-    for (const auto& [x, params, out] :
+    for (const auto& [x, params, out, out_scales] :
          parts.subspan(first, std::min(kMaxNormSegments, parts.size() - first))) {
       NormRows args = norm_args(ctx, x, params.weight, params.eps, out);
       args.centred = true;
       args.bias = optional_floats(ctx, params.bias);
       args.scale = optional_floats(ctx, params.scale);
       args.shift = optional_floats(ctx, params.shift);
+      if (out_scales.scales.defined()) {
+        args.scales = out_scales.scales.data<float>();
+        args.norms = out_scales.norms.data<float>();
+      }
       if (args.rows > 0) together.push_back(args);
     }
     const State& state = state_of(ctx);

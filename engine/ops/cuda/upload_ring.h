@@ -44,6 +44,14 @@ class UploadRing {
   /// bf16, the same shape). `from` is not needed afterwards.
   void upload(const ConstTensor& from, const Tensor& to, int threads);
 
+  /// Calls f, which may use the prepared device, while there is no upload.
+  template <typename F>
+  void between_uploads(const F& f) {
+    const std::scoped_lock lock(mutex_);
+    device_.prepare();
+    f();
+  }
+
   /// The number of uploads so far. Who reads it finds the mark of each of them made.
   uint64_t count() const { return count_.load(std::memory_order_acquire); }
   /// Frees the buffers; the next upload makes them again.

@@ -50,6 +50,15 @@ void UploadStream::send(size_t index, std::byte* to, size_t bytes) {
   check_cuda(cudaEventRecord(buffer.free, stream_), "cudaEventRecord");
 }
 
+void UploadStream::wait_for(cudaStream_t other) {
+  cudaEvent_t reached = nullptr;
+  check_cuda(cudaEventCreateWithFlags(&reached, cudaEventDisableTiming), "cudaEventCreate");
+  cudaError_t result = cudaEventRecord(reached, other);
+  if (result == cudaSuccess) result = cudaStreamWaitEvent(stream_, reached, 0);
+  cudaEventDestroy(reached);  // when it has been reached
+  check_cuda(result, "cudaStreamWaitEvent");
+}
+
 void UploadStream::mark_done() { check_cuda(cudaEventRecord(done_, stream_), "cudaEventRecord"); }
 
 }  // namespace flux::cuda

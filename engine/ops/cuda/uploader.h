@@ -26,6 +26,8 @@ class UploadStream final : public UploadDevice {
   void mark_done() override;
   void release() override;
   cudaEvent_t done() const { return done_; }
+  /// Lets later copies begin when all that is on `other` so far has ended.
+  void wait_for(cudaStream_t other);
 
  private:
   struct Buffer {
@@ -50,6 +52,11 @@ class Uploader {
   }
   /// The number of uploads so far.
   uint64_t count() const { return ring_.count(); }
+  /// Lets later uploads begin when all that is on `stream` so far has ended: for memory that it
+  /// reads and that they write to.
+  void wait_for(cudaStream_t stream) {
+    ring_.between_uploads([&] { stream_.wait_for(stream); });
+  }
   /// Recorded after the last of them.
   cudaEvent_t done() const { return stream_.done(); }
   /// Gives the pinned memory back; the next upload takes it again.

@@ -2,6 +2,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 
 #include <cstdint>
 
@@ -44,6 +45,33 @@ struct alignas(sizeof(T) * N <= 16 ? sizeof(T) * N : 16) Pack {
   __device__ static Pack load(const T* from) { return *reinterpret_cast<const Pack*>(from); }
   __device__ void store(T* to) const { *reinterpret_cast<Pack*>(to) = *this; }
 };
+
+/// Raises a value that is not negative to at least `value`, in threads where `mine`. Reads first:
+/// most values are smaller.
+__device__ inline void raise(float* to, float value, bool mine) {
+  if (!mine || !(value > *static_cast<volatile float*>(to))) return;
+  atomicMax(reinterpret_cast<unsigned*>(to), __float_as_uint(value));
+}
+
+/// Eight neighbouring bf16 in four words.
+__device__ inline Pack<float, 8> unpack_words(const uint32_t (&words)[4]) {
+  Pack<float, 8> values;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 pair = unpack_pair(words[i]);
+    values.values[2 * i] = pair.x;
+    values.values[2 * i + 1] = pair.y;
+  }
+  return values;
+}
+
+template <typename T, int N>
+__device__ Pack<T, N> round_pack(const Pack<float, N>& pack) {
+  Pack<T, N> rounded;
+#pragma unroll
+  for (int i = 0; i < N; ++i) rounded.values[i] = from_float<T>(pack.values[i]);
+  return rounded;
+}
 
 __device__ inline float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
 
@@ -91,6 +119,26 @@ __device__ inline float2 norm_and_rotate(float2 pair, float factor, float2 weigh
   const float a = __fmul_rn(__fmul_rn(pair.x, factor), weight.x);
   const float b = __fmul_rn(__fmul_rn(pair.y, factor), weight.y);
   return make_float2(__fmaf_rn(a, cos, -__fmul_rn(b, sin)), __fmaf_rn(b, cos, __fmul_rn(a, sin)));
+}
+
+/// What the values of a row are multiplied with to become e4m3, for the scale of the row.
+__device__ inline float e4m3_factor(float scale) { return scale > 1e-30f ? 1.0f / scale : 0.0f; }
+/// Stores values times `factor` as e4m3, rounded to the nearest even, at most the largest number.
+/// NaN stays NaN. Returns the sum of the squares of the numbers stored.
+template <int N>
+__device__ inline float store_as_e4m3(const Pack<float, N>& values, float factor, uint8_t* to) {
+  Pack<uint16_t, N / 2> pairs;
+  float squares = 0.0f;
+#pragma unroll
+  for (int i = 0; i < N / 2; ++i) {
+    const float2 pair =
+        make_float2(values.values[2 * i] * factor, values.values[2 * i + 1] * factor);
+    pairs.values[i] = __nv_cvt_float2_to_fp8x2(pair, __NV_SATFINITE, __NV_E4M3);
+    const __half2 stored = __nv_cvt_fp8x2_to_halfraw2(pairs.values[i], __NV_E4M3);
+    squares += squares_of(__half22float2(stored));
+  }
+  pairs.store(reinterpret_cast<uint16_t*>(to));
+  return squares;
 }
 
 /// 2^x that flushes denormal numbers to zero; exp2f needs three more instructions to keep them.

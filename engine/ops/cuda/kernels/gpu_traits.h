@@ -21,6 +21,7 @@ struct GpuFigures {
 
 struct GpuTraits {
   bool hopper = false;  // and this build has kernels for Hopper alone
+  bool fp8 = false;     // its tensor cores multiply e4m3
   int multiprocessors = 1;
   double bandwidth = 1;    // bytes a second, of the memory
   double tensor_rate = 1;  // operations a second of dense bf16 products, at the highest clock
@@ -45,6 +46,7 @@ constexpr GpuTraits make_gpu_traits(const GpuFigures& gpu, bool hopper) {
   };
   GpuTraits traits;
   traits.hopper = hopper;
+  traits.fp8 = gpu.major > 8 || (gpu.major == 8 && gpu.minor >= 9);
   traits.multiprocessors = gpu.multiprocessors > 0 ? gpu.multiprocessors : 1;
   // Two transfers a clock.
   traits.bandwidth = 2e3 * known(gpu.memory_clock_khz, kTunedGpu.memory_clock_khz) *

@@ -282,30 +282,36 @@ __device__ inline void transpose_words(uint32_t (&words)[4]) {
   "%109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, "     \
   "%121, %122, %123, %124, %125, %126, %127"
 
-/// c (+)= a b for a [64, 16] and b [16, columns], the descriptors of tiles whose rows lie along the
-/// depth. c[4 j + 2 i + k] of thread t of the warpgroup is the sum of
+/// c (+)= a b for a [64, depth] and b [depth, columns], the descriptors of tiles whose rows lie
+/// along the depth, which is 32 bytes: 16 bf16, or 32 e4m3 in product_e4m3(). c[4 j + 2 i + k] of
+/// thread t of the warpgroup is the sum of
 ///   row      16 (t / 32) + t % 32 / 4 + 8 i
 ///   column   8 j + 2 (t % 4) + k
 /// Operands are numbered, so those after the sums have their numbers as macro arguments.
-#define FLUX_PRODUCT(columns, sums, operands, names, a_name, b_name, add_name)               \
-  __device__ inline void product(float(&c)[sums], uint64_t a, uint64_t b, bool add) {        \
-    asm volatile(                                                                            \
-        "{\n"                                                                                \
-        ".reg .pred add;\n"                                                                  \
-        "setp.ne.b32 add, " add_name                                                         \
-        ", 0;\n"                                                                             \
-        "wgmma.mma_async.sync.aligned.m64n" columns "k16.f32.bf16.bf16 {" names "}, " a_name \
-        ", " b_name                                                                          \
-        ", add, 1, 1, 0, 0;\n"                                                               \
-        "}\n"                                                                                \
-        : operands                                                                           \
-        : "l"(a), "l"(b), "r"(static_cast<int>(add)));                                       \
+#define FLUX_LIST(...) __VA_ARGS__
+#define FLUX_PRODUCT_OF(function, columns, types, signs, sums, operands, names, a_name, b_name, \
+                        add_name)                                                               \
+  __device__ inline void function(float(&c)[sums], uint64_t a, uint64_t b, bool add) {          \
+    asm volatile(                                                                               \
+        "{\n"                                                                                   \
+        ".reg .pred add;\n"                                                                     \
+        "setp.ne.b32 add, " add_name                                                            \
+        ", 0;\n"                                                                                \
+        "wgmma.mma_async.sync.aligned.m64n" columns types " {" names "}, " a_name ", " b_name   \
+        ", add, " signs                                                                         \
+        ";\n"                                                                                   \
+        "}\n"                                                                                   \
+        : FLUX_LIST operands                                                                    \
+        : "l"(a), "l"(b), "r"(static_cast<int>(add)));                                          \
   }
-FLUX_PRODUCT("64", 32, FLUX_SUMS32(0), FLUX_NAMES32, "%32", "%33", "%34")
-FLUX_PRODUCT("96", 48, FLUX_SUMS48, FLUX_NAMES48, "%48", "%49", "%50")
-FLUX_PRODUCT("128", 64, FLUX_SUMS64, FLUX_NAMES64, "%64", "%65", "%66")
-FLUX_PRODUCT("192", 96, FLUX_SUMS96, FLUX_NAMES96, "%96", "%97", "%98")
-FLUX_PRODUCT("256", 128, FLUX_SUMS128, FLUX_NAMES128, "%128", "%129", "%130")
+#define FLUX_PRODUCT(columns, ...)                                                  \
+  FLUX_PRODUCT_OF(product, columns, "k16.f32.bf16.bf16", "1, 1, 0, 0", __VA_ARGS__) \
+  FLUX_PRODUCT_OF(product_e4m3, columns, "k32.f32.e4m3.e4m3", "1, 1", __VA_ARGS__)
+FLUX_PRODUCT("64", 32, (FLUX_SUMS32(0)), FLUX_NAMES32, "%32", "%33", "%34")
+FLUX_PRODUCT("96", 48, (FLUX_SUMS48), FLUX_NAMES48, "%48", "%49", "%50")
+FLUX_PRODUCT("128", 64, (FLUX_SUMS64), FLUX_NAMES64, "%64", "%65", "%66")
+FLUX_PRODUCT("192", 96, (FLUX_SUMS96), FLUX_NAMES96, "%96", "%97", "%98")
+FLUX_PRODUCT("256", 128, (FLUX_SUMS128), FLUX_NAMES128, "%128", "%129", "%130")
 
 /// The same for 128 columns, with a in registers, laid out as the accumulators of 16 columns and
 /// rounded in pairs, and b the descriptor of a tile whose rows are the depth.
@@ -322,6 +328,8 @@ __device__ inline void product_columns(float (&c)[64], const uint32_t* a, uint64
 }
 
 #undef FLUX_PRODUCT
+#undef FLUX_PRODUCT_OF
+#undef FLUX_LIST
 #undef FLUX_NAMES128
 #undef FLUX_NAMES96
 #undef FLUX_NAMES64

@@ -42,8 +42,10 @@ struct SharedTiles {
 
 struct Segment {
   CUtensorMap q, k, v;  // [tokens, heads, dim]
-  bf16* out;
+  void* out;            // bf16, or e4m3 where there are scales
   int64_t out_token_stride, out_head_stride;
+  const float* out_scales;
+  int64_t out_scales_stride;
   int q_tokens, k_tokens;
   int first_item;
 
@@ -203,8 +205,12 @@ struct Softmax {
     total += __shfl_xor_sync(0xffffffffu, total, 2);
     const float factor = 1.0f / total;
     const int query = first + half * 8;
-    bf16* row = segment.out + query * segment.out_token_stride +
-                item.head * segment.out_head_stride + thread % 4 * 8;
+    const int64_t at =
+        query * segment.out_token_stride + item.head * segment.out_head_stride + thread % 4 * 8;
+    float encoding = 0.0f;  // the factor of e4m3
+    if (segment.out_scales != nullptr && query < segment.q_tokens) {
+      encoding = e4m3_factor(segment.out_scales[query * segment.out_scales_stride]);
+    }
 #pragma unroll
     for (int i = 0; i < kDim / 32; ++i) {
       uint32_t words[4];
@@ -215,7 +221,13 @@ struct Softmax {
       }
       transpose_words(words);
       if (query >= segment.q_tokens) continue;
-      *reinterpret_cast<uint4*>(row + 32 * i) = make_uint4(words[0], words[1], words[2], words[3]);
+      if (segment.out_scales != nullptr) {
+        store_as_e4m3(unpack_words(words), encoding,
+                      static_cast<uint8_t*>(segment.out) + at + 32 * i);
+      } else {
+        *reinterpret_cast<uint4*>(static_cast<bf16*>(segment.out) + at + 32 * i) =
+            make_uint4(words[0], words[1], words[2], words[3]);
+      }
     }
   }
 }
@@ -362,13 +374,15 @@ cudaError_t add_segment(const FlashAttention& from, Args& args) {
   Segment& to = args.segments[args.count++];
   const auto map = [&](CUtensorMap& made, const void* address, const int64_t(&strides)[2],
                        int64_t tokens, int64_t rows) {
-    return make_tensor_map(made, address, {kDim, from.heads, tokens}, {strides[1], strides[0]},
-                           {64, 1, rows});
+    return make_tensor_map(made, MapElement::kBf16, address, {kDim, from.heads, tokens},
+                           {strides[1], strides[0]}, {64, 1, rows});
   };
   cudaError_t result = map(to.q, from.q, from.q_strides, from.q_tokens, kRows);
   if (result == cudaSuccess) result = map(to.k, from.k, from.k_strides, from.k_tokens, kKeys);
   if (result == cudaSuccess) result = map(to.v, from.v, from.v_strides, from.k_tokens, kKeys);
-  to.out = static_cast<bf16*>(from.out);
+  to.out = from.out;
+  to.out_scales = from.out_scales;
+  to.out_scales_stride = from.out_scales_stride;
   to.out_token_stride = from.out_strides[0];
   to.out_head_stride = from.out_strides[1];
   to.q_tokens = static_cast<int>(from.q_tokens);

@@ -218,11 +218,13 @@ cudaError_t hopper_convolution(const HopperConvolution& conv, int multiprocessor
   args.conv = conv;
   const int64_t row = static_cast<int64_t>(conv.width) * conv.channels;
   const int64_t depth = static_cast<int64_t>(conv.taps) * conv.channels;
-  cudaError_t result = make_tensor_map(args.x, conv.x, {conv.channels, conv.width, conv.height},
-                                       {conv.channels, row}, {kDepth, kSide, kSide});
+  cudaError_t result =
+      make_tensor_map(args.x, MapElement::kBf16, conv.x, {conv.channels, conv.width, conv.height},
+                      {conv.channels, row}, {kDepth, kSide, kSide});
   if (result != cudaSuccess) return result;
-  result = make_tensor_map(args.weights, conv.weights, {depth, conv.out_channels, 1},
-                           {depth, depth * conv.out_channels}, {kDepth, kColumns, 1});
+  result =
+      make_tensor_map(args.weights, MapElement::kBf16, conv.weights, {depth, conv.out_channels, 1},
+                      {depth, depth * conv.out_channels}, {kDepth, kColumns, 1});
   if (result != cudaSuccess) return result;
   constexpr int kShared = sizeof(SharedTiles) + 1024;
   const auto tiles = [](int size, int tile) { return (size + tile - 1) / tile; };

@@ -1,20 +1,46 @@
 #pragma once
 
+#include <type_traits>
+
 #include "ops/cuda/kernels/device.cuh"
 #include "ops/cuda/kernels/hopper.cuh"
 #include "ops/cuda/kernels/hopper_linear_plan.h"
 #include "ops/cuda/kernels/kernels.h"
+#include "ops/cuda/kernels/tensor_map.h"
 
 /// Types that the files of hopper_linear.cu have in common: shapes of tiles, shared memory, kernel
 /// arguments, and the coordinates of a tile.
 namespace flux::cuda::hopper::linear {
 
-constexpr int kDepth = 64;      // of a stage
 constexpr int kRowBytes = 128;  // of a stage
 
+/// What is multiplied.
+struct Bf16Operands {
+  static constexpr MapElement kElement = MapElement::kBf16;
+  static constexpr int kDepth = kRowBytes / 2;  // of a stage
+
+  template <int kSums>
+  __device__ static void multiply(float (&sums)[kSums], Descriptor x, Descriptor w) {
+    product(sums, x, w, true);
+  }
+};
+/// Values are the numbers times the scales of their rows. The tensor cores add products of e4m3
+/// with some 14 bits, which is little beside the 4 bits of the numbers.
+struct E4M3Operands {
+  static constexpr MapElement kElement = MapElement::kByte;
+  static constexpr int kDepth = kRowBytes;
+
+  template <int kSums>
+  __device__ static void multiply(float (&sums)[kSums], Descriptor x, Descriptor w) {
+    product_e4m3(sums, x, w, true);
+  }
+};
+
 /// The shape of a block's tile: kGroups warpgroup tiles of 64 rows.
-template <int kGroups_, int kColumns_, int kStages_, ClusterAxis kAxis>
+template <typename Operands_, int kGroups_, int kColumns_, int kStages_, ClusterAxis kAxis>
 struct TileShape {
+  using Operands = Operands_;
+  static constexpr bool kScaled = std::is_same_v<Operands, E4M3Operands>;
   static constexpr int kGroups = kGroups_;
   static constexpr int kRows = kGroups * 64;
   static constexpr int kColumns = kColumns_;
@@ -35,7 +61,7 @@ struct TileShape {
 
   /// The shape of a tile that is split along N.
   template <int kSplit>
-  using Split = TileShape<kGroups, kColumns / kSplit, kStages, kAxis>;
+  using Split = TileShape<Operands, kGroups, kColumns / kSplit, kStages, kAxis>;
 };
 
 template <typename Shape>
@@ -44,6 +70,7 @@ struct SharedTiles {
   unsigned char w[Shape::kStages][Shape::kWBytes];
   alignas(16) float bias[Shape::kColumns];  // of the tile's columns
   alignas(16) float gate[Shape::kColumns];  // likewise; where heads are normalised their weights
+  alignas(16) float scales[Shape::kScaled ? Shape::kColumns : 4];  // likewise, of the weights' rows
   /// The sums of squares that the other block has of its half of a shared head. Tiles use the two
   /// slots in turn.
   float squares[2][Shape::kRows];
@@ -56,13 +83,14 @@ struct SharedTiles {
 struct Segment {
   CUtensorMap x;
   CUtensorMap w[2];  // for whole tiles and for split ones
-  bf16* out;
+  void* out;         // bf16, or e4m3 where out_scales are given
   int64_t out_stride;
   const float* bias;  // null where left out, as gate
   const float* gate;
   const bf16* residual;
   int64_t residual_stride;
   HopperLinear::Norm norm;
+  HopperLinear::Scales scales;
   int rows;
   int pairs_down;   // pairs of tiles that cover the rows
   int band;         // pairs down the rows before the next columns

@@ -44,8 +44,9 @@ __device__ __forceinline__ void for_each_constant(const F& f) {
 ///   row of the warp's 16     t / 4 + 8 half
 ///   columns at first         32 chunk + 8 i + 2 q    and the next: the layout of wgmma's sums
 ///   after transpose_words()  32 chunk + 8 q + 2 i    and the next: 16 bytes to store at once
-template <int kColumns>
+template <typename Whole, int kSplit>
 struct Fragment {
+  static constexpr int kColumns = Whole::kColumns / kSplit;
   static constexpr int kChunks = kColumns / 32;
 
   TileCoord tile;
@@ -64,19 +65,38 @@ struct Fragment {
     return row + half * 8 < segment(args).rows;
   }
 
-  /// Rounds the sums with the bias, as cuBLASLt does.
-  template <typename Whole>
-  __device__ void round(const Args& args, const SharedTiles<Whole>& tiles,
+  /// The scales of the rows of x of either half; not used where operands have none.
+  __device__ float2 row_scales(const Args& args) const {
+    if constexpr (!Whole::kScaled) return {};
+    const HopperLinear::Scales& scales = segment(args).scales;
+    const auto of = [&](int half) {  // rows beyond the last read the last one's
+      return scales.x[min(row + half * 8, segment(args).rows - 1) * scales.x_stride];
+    };
+    return {of(0), of(1)};
+  }
+
+  /// Rounds the sums with the scales and the bias, as cuBLASLt does.
+  __device__ void round(const Args& args, const SharedTiles<Whole>& tiles, float2 row_scales,
                         const float (&sums)[kColumns / 2]) {
     const bool biased = segment(args).bias != nullptr;
 #pragma unroll
     for (int j = 0; j < kColumns / 8; ++j) {
       float2 bias{};
-      if (biased) bias = *reinterpret_cast<const float2*>(tiles.bias + 8 * j + quarter() * 2);
+      const int column = 8 * j + quarter() * 2;
+      if (biased) bias = *reinterpret_cast<const float2*>(tiles.bias + column);
+      float2 scale = make_float2(1.0f, 1.0f);
+      if constexpr (Whole::kScaled) scale = *reinterpret_cast<const float2*>(tiles.scales + column);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const float* pair = sums + 4 * j + 2 * half;
-        words[j / 4][half][j % 4] = pack_pair(pair[0] + bias.x, pair[1] + bias.y);
+        if constexpr (Whole::kScaled) {
+          const float row_scale = half == 0 ? row_scales.x : row_scales.y;
+          words[j / 4][half][j % 4] =
+              pack_pair(__fmaf_rn(pair[0], __fmul_rn(row_scale, scale.x), bias.x),
+                        __fmaf_rn(pair[1], __fmul_rn(row_scale, scale.y), bias.y));
+        } else {
+          words[j / 4][half][j % 4] = pack_pair(pair[0] + bias.x, pair[1] + bias.y);
+        }
       }
     }
   }
@@ -85,24 +105,44 @@ struct Fragment {
   __device__ void store(const Args& args, int chunk, int half) const {
     const int column = tile.column + 32 * chunk + 8 * quarter();
     if (!has_row(args, half) || column >= args.columns) return;
-    bf16* to = segment(args).out + (row + half * 8) * segment(args).out_stride + column;
+    bf16* to = static_cast<bf16*>(segment(args).out) + (row + half * 8) * segment(args).out_stride +
+               column;
     const uint32_t(&four)[4] = words[chunk][half];
     *reinterpret_cast<uint4*>(to) = make_uint4(four[0], four[1], four[2], four[3]);
+  }
+  /// The same as e4m3: the values times `factor`.
+  __device__ void store_e4m3(const Args& args, int chunk, int half, float factor) const {
+    const int column = tile.column + 32 * chunk + 8 * quarter();
+    if (!has_row(args, half) || column >= args.columns) return;
+    uint8_t* to = static_cast<uint8_t*>(segment(args).out) +
+                  (row + half * 8) * segment(args).out_stride + column;
+    store_as_e4m3(unpack_words(words[chunk][half]), factor, to);
   }
 };
 
 /// The epilogue of a whole tile, or of a kSplit-th of its columns. Step i needs the values that
 /// load<load_of(i)>() loaded.
 template <typename Whole, int kSplit, EpilogueKind kKind>
-struct TileEpilogue : Fragment<Whole::kColumns / kSplit> {
-  using Base = Fragment<Whole::kColumns / kSplit>;
+struct TileEpilogue : Fragment<Whole, kSplit> {
+  using Base = Fragment<Whole, kSplit>;
   using Base::Base;
   static constexpr int kSteps = 2 * Base::kChunks;
   static constexpr bool kAdds = kKind == EpilogueKind::kResidual;
   static constexpr int kLoads = kAdds ? kSteps : 0;
+  /// Where the result is e4m3: one by the scale of the row of either half.
+  static constexpr bool kEncodes = Whole::kScaled && kKind == EpilogueKind::kGelu;
   struct Loaded {
     Pack<uint32_t, 4> residual;
   };
+
+  float factors[kEncodes ? 2 : 1];
+
+  /// As Fragment's; also writes the scales of the result's rows.
+  __device__ void round(const Args& args, const SharedTiles<Whole>& tiles, float2 row_scales,
+                        const float (&sums)[Base::kColumns / 2]) {
+    if constexpr (kEncodes) encode_rows_with(args);
+    Base::round(args, tiles, row_scales, sums);
+  }
 
   __host__ __device__ static constexpr int load_of(int step) { return kAdds ? step : -1; }
 
@@ -144,7 +184,29 @@ struct TileEpilogue : Fragment<Whole::kColumns / kSplit> {
                              __fmaf_rn(pair.y, gate.values[2 * k + 1], extra.y));
       }
     }
-    this->store(args, kChunk, kStep % 2);
+    if constexpr (kEncodes) {
+      this->store_e4m3(args, kChunk, kStep % 2, factors[kStep % 2]);
+    } else {
+      this->store(args, kChunk, kStep % 2);
+    }
+  }
+
+ private:
+  /// The tiles of a row compute the same scale; the first one writes it.
+  __device__ void encode_rows_with(const Args& args) {
+    const HopperLinear::Scales& scales = this->segment(args).scales;
+    const float least = scales.least ? *scales.least : 0.0f;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = min(this->row + half * 8, this->segment(args).rows - 1);
+      // GELU makes nothing larger. A hundredth more: the norms and the sums are rounded.
+      const float bound = __fmaf_rn(scales.x_norms[row], scales.w_bounds[0], scales.w_bounds[1]);
+      const float scale = fmaxf(__fmul_rn(bound, 1.01f / kLargestE4M3), least);
+      factors[half] = e4m3_factor(scale);
+      if (this->tile.column == 0 && this->quarter() == 0 && this->has_row(args, half)) {
+        scales.out[row] = scale;
+      }
+    }
   }
 };
 
@@ -152,8 +214,8 @@ struct TileEpilogue : Fragment<Whole::kColumns / kSplit> {
 /// tile has one and a half heads, the other block of the cluster has the other half, and the two
 /// blocks exchange their sums of squares.
 template <typename Whole, int kSplit>
-struct TileEpilogue<Whole, kSplit, EpilogueKind::kNorm> : Fragment<Whole::kColumns / kSplit> {
-  using Base = Fragment<Whole::kColumns / kSplit>;
+struct TileEpilogue<Whole, kSplit, EpilogueKind::kNorm> : Fragment<Whole, kSplit> {
+  using Base = Fragment<Whole, kSplit>;
   using Base::Base;
   static constexpr int kHeads = Base::kChunks * 32 / kHeadDim;  // whole ones
   static constexpr int kHeadChunks = kHeadDim / 32;
@@ -173,6 +235,7 @@ struct TileEpilogue<Whole, kSplit, EpilogueKind::kNorm> : Fragment<Whole::kColum
   };
 
   float factors[2];        // of whole heads; of a head in two blocks, for each half of the rows
+  float largest = 0.0f;    // size of the other columns, where it is wanted
   float split_squares[2];  // this block's sums for a head in two blocks
 
   __host__ __device__ static constexpr int load_of(int step) {
@@ -203,6 +266,18 @@ struct TileEpilogue<Whole, kSplit, EpilogueKind::kNorm> : Fragment<Whole::kColum
   template <int kStep>
   __device__ __forceinline__ void step(const Args& args, SharedTiles<Whole>& tiles,
                                        const Loaded& loaded, Exchanges& exchanges) {
+    if constexpr (Whole::kScaled && kStep + 1 == kSteps) {
+      step_of<kStep>(args, tiles, loaded, exchanges);
+      raise_scale(args);
+    } else {
+      step_of<kStep>(args, tiles, loaded, exchanges);
+    }
+  }
+
+ private:
+  template <int kStep>
+  __device__ __forceinline__ void step_of(const Args& args, SharedTiles<Whole>& tiles,
+                                          const Loaded& loaded, Exchanges& exchanges) {
     if constexpr (Whole::kWholeHeads) {
       whole_step<kStep, 0>(args, tiles, loaded);
     } else if (splits_first()) {
@@ -212,7 +287,23 @@ struct TileEpilogue<Whole, kSplit, EpilogueKind::kNorm> : Fragment<Whole::kColum
     }
   }
 
- private:
+  /// Looks at a chunk of columns that are neither queries nor keys.
+  __device__ void look_at(const Args& args, int chunk, int half) {
+    if constexpr (!Whole::kScaled) return;
+    const int column = this->tile.column + 32 * chunk + 8 * this->quarter();
+    if (!this->has_row(args, half) || column >= args.columns) return;
+#pragma unroll
+    for (const uint32_t word : this->words[chunk][half]) {
+      const float2 pair = unpack_pair(word);
+      largest = fmaxf(largest, fmaxf(fabsf(pair.x), fabsf(pair.y)));
+    }
+  }
+  __device__ void raise_scale(const Args& args) const {
+    float* scale = this->segment(args).scales.others;
+    if (scale == nullptr) return;
+    raise(scale, warp_max(largest) * (1.0f / kLargestE4M3), threadIdx.x % 32 == 0);
+  }
+
   /// Whether the tile begins in the middle of a head.
   __device__ bool splits_first() const { return this->tile.column % kHeadDim != 0; }
   __device__ bool normed(const Args& args, int begin) const {
@@ -236,7 +327,11 @@ struct TileEpilogue<Whole, kSplit, EpilogueKind::kNorm> : Fragment<Whole::kColum
       factors[kHead] = norm_factor(squares, kHeadDim, this->segment(args).norm.eps);
     } else {
       constexpr int kChunk = kFirst + kOwn / kHeads - 1;
-      if (is_normed) rotate(tiles, kChunk, kRowHalf, factors[kHead], loaded);
+      if (is_normed) {
+        rotate(tiles, kChunk, kRowHalf, factors[kHead], loaded);
+      } else {
+        look_at(args, kChunk, kRowHalf);
+      }
       this->store(args, kChunk, kRowHalf);
     }
   }
@@ -276,7 +371,11 @@ struct TileEpilogue<Whole, kSplit, EpilogueKind::kNorm> : Fragment<Whole::kColum
     } else {
       constexpr int kOwn = kStep - kFirstSplit;
       constexpr int kChunk = kHalfHead / 32 + kOwn % 2;
-      if (is_normed) rotate(tiles, kChunk, kOwn / 2, factors[kOwn / 2], loaded);
+      if (is_normed) {
+        rotate(tiles, kChunk, kOwn / 2, factors[kOwn / 2], loaded);
+      } else {
+        look_at(args, kChunk, kOwn / 2);
+      }
       this->store(args, kChunk, kOwn / 2);
     }
   }

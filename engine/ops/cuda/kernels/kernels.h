@@ -33,8 +33,11 @@ struct NormRows {
   const float* scale;
   const float* shift;
   float eps;
+  float* scales;  // null, or [rows]: then out is e4m3, T is bf16, and all is aligned to 16 bytes
+  float* norms;   // [rows], at least those of the values
 };
-/// Normalises several matrices with the same number of columns; none is empty.
+/// Normalises several matrices with the same number of columns; none is empty. All results are T,
+/// or all are e4m3.
 inline constexpr size_t kMaxNormSegments = 16;
 cudaError_t norm_rows(std::span<const NormRows> segments, DType dtype, const GpuTraits& gpu,
                       cudaStream_t stream);
@@ -98,12 +101,13 @@ struct RowProduct {
 };
 cudaError_t row_product(const RowProduct& args, DType dtype, cudaStream_t stream);
 
-/// Linears of one shape over the rows of several segments, in bf16 on Hopper; see
+/// Linears of one shape over the rows of several segments, of bf16 or e4m3 on Hopper; see
 /// hopper_linear_supports. An element's bits depend neither on the segments nor on the tiles: they
 /// are those of cuBLASLt's product, rounded, followed by store_rows() or norm_rope(). GELU is also
 /// computed of the rounded product, by a tanh that is exact enough for bf16.
 inline constexpr size_t kMaxLinearSegments = 16;
 inline constexpr int kLinearTiles = 5;
+inline constexpr float kLargestE4M3 = 448.0f;
 struct HopperLinear {
   /// norm_rope() of the heads of queries and keys.
   struct Norm {
@@ -111,6 +115,23 @@ struct HopperLinear {
     const float* cos;         // [rows, head_dim / 2]
     const float* sin;
     float eps;
+  };
+  /// Of products of e4m3: a value is the number times the scale of its row.
+  struct Scales {
+    const float* x;  // [rows], scales_stride apart; or one for all rows, with 0
+    int64_t x_stride;
+    const float* w;  // [columns]
+    /// With GELU the result is e4m3, too, and its scales are written to out: [rows]. They are a
+    /// bound of a row's values that is known before them: the norm of the row of x times the
+    /// largest norm of a weight's row, and the largest bias. e4m3 has floating point, so that a
+    /// scale which is some powers of two too large costs nothing.
+    const float* x_norms;   // [rows], of the values
+    const float* w_bounds;  // [2]: the largest norm of a row, the largest size of a bias
+    const float* least;     // null, or a scale that those of the result are not below
+    float* out;
+    /// With a norm: null, or raised to the largest size of the columns that are neither queries
+    /// nor keys, divided by kLargestE4M3.
+    float* others;
   };
   struct Segment {
     const void* x;  // [rows, depth]
@@ -121,12 +142,14 @@ struct HopperLinear {
     const float* gate;    // only with a residual
     const void* residual;
     int64_t residual_stride;
-    Norm norm;  // where q_columns or k_columns is not 0
-    void* out;  // may be residual
+    Norm norm;      // where q_columns or k_columns is not 0
+    Scales scales;  // of e4m3
+    void* out;      // may be residual
     int64_t out_stride;
   };
   int64_t depth;
   int64_t columns;
+  bool e4m3 = false;  // x and the weights; else bf16
   bool gelu = false;  // tanh; not with a residual
   /// The first q_columns are queries and the next k_columns keys, in heads of head_dim, which are
   /// normalised and rotated; both 0: there is no norm. A norm goes with no GELU and no residual.
@@ -179,6 +202,40 @@ struct DecodeRows {
   void* out;
 };
 cudaError_t decode_rows(const DecodeRows& args, DType dtype, cudaStream_t stream);
+/// Rows of T -> e4m3. columns are a multiple of 8.
+struct EncodeRows {
+  const void* x;
+  int64_t x_stride;
+  int64_t rows;
+  int64_t columns;
+  uint8_t* out;
+  int64_t out_stride;             // a multiple of 8
+  float* scales;                  // [rows]: each row's largest size by kLargestE4M3
+  float* norms = nullptr;         // null, or [rows]: norms of the values
+  float* largest_norm = nullptr;  // null, or raised to the largest of them
+  /// Null, or the scales to use, of each row or, with the stride 0, of all; none is written then.
+  const float* given = nullptr;
+  int64_t given_stride = 0;
+};
+cudaError_t encode_rows(const EncodeRows& args, DType dtype, cudaStream_t stream);
+/// Raises `scale` to the least that suits all values of bf16 rows.
+struct LargestRows {
+  const void* x;
+  int64_t x_stride;
+  int64_t rows;
+  int64_t columns;
+  float* scale;
+};
+cudaError_t raise_scale(const LargestRows& args, cudaStream_t stream);
+/// Raises `largest_norm` to that of the values of e4m3 rows, contiguous, with their scales.
+struct E4M3Norms {
+  const uint8_t* x;
+  const float* scales;
+  int64_t rows;
+  int64_t columns;
+  float* largest_norm;
+};
+cudaError_t raise_norm(const E4M3Norms& args, cudaStream_t stream);
 /// x: [rows, columns] of `from` -> out: [columns, rows] of `to`; contiguous.
 cudaError_t transpose(const void* x, int64_t rows, int64_t columns, DType from, void* out, DType to,
                       cudaStream_t stream);
@@ -284,6 +341,10 @@ struct FlashAttention {
   const float* bias;
   ScoreBase base;
   std::optional<float> bound;  // of AttentionOptions, but for scores to the base e
+  /// hopper_attention() alone: null, or the scales of e4m3 in out, of each token or, with the
+  /// stride 0, of all.
+  const float* out_scales = nullptr;
+  int64_t out_scales_stride = 0;
 };
 bool flash_supports(int64_t dim);
 cudaError_t flash_attention(const FlashAttention& args, cudaStream_t stream);

@@ -4,44 +4,12 @@
 #include "ops/cuda/kernels/device.cuh"
 #include "ops/cuda/kernels/kernels.h"
 #include "ops/cuda/kernels/launch.cuh"
+#include "ops/cuda/kernels/norms.cuh"
 
 namespace flux::cuda {
 namespace {
 
 constexpr int kNormThreads = 128;
-
-/// Several matrices, and the blocks of the grid that normalise each: a contiguous range.
-struct GridSplit {
-  NormRows segments[kMaxNormSegments];
-  unsigned first_block[kMaxNormSegments + 1];
-};
-
-/// A block's matrix, its index among the blocks of that matrix, and their number.
-struct NormBlock {
-  const NormRows& args;
-  unsigned index, count;
-
-  __device__ static NormBlock of(const GridSplit& grid) {
-    int segment = 0;
-    while (blockIdx.x >= grid.first_block[segment + 1]) ++segment;
-    const unsigned first = grid.first_block[segment];
-    return {grid.segments[segment], blockIdx.x - first, grid.first_block[segment + 1] - first};
-  }
-};
-
-/// The weight, bias and modulation of a column, as y = x * factor + offset.
-struct Column {
-  float factor;
-  float offset;
-};
-
-__device__ Column column_of(const NormRows& args, int column) {
-  const float weight = args.weight ? args.weight[column] : 1.0f;
-  const float bias = args.bias ? args.bias[column] : 0.0f;
-  if (!args.scale) return {weight, bias};
-  const float scale = 1.0f + args.scale[column];
-  return {weight * scale, bias * scale + args.shift[column]};
-}
 
 /// For rows of exactly kVectors vectors a thread: a block keeps the columns' parameters in
 /// registers and strides over the rows.
@@ -219,22 +187,6 @@ __global__ void rope_angles_kernel(RopeAngles args) {
   args.sin[item] = static_cast<float>(sin(angle));
 }
 
-/// Splits about `most` blocks among the segments in proportion to their rows, at least a row for
-/// each block. Returns the number of blocks.
-unsigned split_grid(std::span<const NormRows> segments, int64_t most, GridSplit& grid) {
-  int64_t rows = 0;
-  for (const NormRows& segment : segments) rows += segment.rows;
-  const int64_t blocks = std::min(rows, most);
-  unsigned next = 0;
-  for (size_t i = 0; i < segments.size(); ++i) {
-    grid.segments[i] = segments[i];
-    grid.first_block[i] = next;
-    next += static_cast<unsigned>((segments[i].rows * blocks + rows - 1) / rows);
-  }
-  grid.first_block[segments.size()] = next;
-  return next;
-}
-
 template <typename T, int N>
 cudaError_t run_norm(std::span<const NormRows> segments, const GpuTraits& gpu,
                      cudaStream_t stream) {
@@ -255,6 +207,7 @@ cudaError_t run_norm(std::span<const NormRows> segments, const GpuTraits& gpu,
 cudaError_t norm_rows(std::span<const NormRows> segments, DType dtype, const GpuTraits& gpu,
                       cudaStream_t stream) {
   if (segments.empty()) return cudaSuccess;
+  if (segments[0].scales != nullptr) return encode_norm_rows(segments, dtype, gpu, stream);
   return dispatch(dtype, [&]<typename T>() {
     constexpr int kWidest = 16 / sizeof(T);
     const bool wide = std::all_of(segments.begin(), segments.end(), [](const NormRows& segment) {

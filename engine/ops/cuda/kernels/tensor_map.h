@@ -8,10 +8,14 @@
 
 namespace flux::cuda {
 
-/// Describes a bf16 tensor of three dimensions, innermost first and contiguous there, for the
+/// What a tensor's elements are for the copy engine.
+enum class MapElement { kBf16, kByte };
+
+/// Describes a tensor of three dimensions, innermost first and contiguous there, for the
 /// tensor copy engine: boxes of `box` elements, read as zeros outside the tensor, in rows of 128
-/// bytes that are swizzled. strides: of the outer two dimensions, in elements, multiples of 8.
-cudaError_t make_tensor_map(CUtensorMap& map, const void* address,
+/// bytes that are swizzled. strides: of the outer two dimensions, in elements, multiples of 16
+/// bytes.
+cudaError_t make_tensor_map(CUtensorMap& map, MapElement element, const void* address,
                             const std::array<int64_t, 3>& sizes,
                             const std::array<int64_t, 2>& strides,
                             const std::array<int64_t, 3>& box);
