@@ -146,6 +146,7 @@ nlohmann::json report_json(const BenchReport& report, const Session& session,
   }
   nlohmann::json json{{"checkpoint", session.checkpoint->name()},
                       {"dtype", name_of(session.options.dtype)},
+                      {"quantization", name_of(session.options.quantization)},
                       {"device", to_string(session.options.device)},
                       {"threads", session.options.threads},
                       {"height", params.height},
@@ -174,9 +175,10 @@ std::string report_text(const BenchReport& report, const Session& session,
   std::string text = fmt::format(
       "{}: {} on {}, {}, {}x{}, {}, {}, {} after {} warm-up\n"
       "{:<16} {:>5} {:>11} {:>11} {:>11} {:>7}\n",
-      session.checkpoint->name(), name_of(session.options.dtype), to_string(session.options.device),
-      counted(session.options.threads, "thread"), params.width, params.height,
-      counted(params.num_inference_steps, "step"),
+      session.checkpoint->name(),
+      precision_text(name_of(session.options.dtype), name_of(session.options.quantization)),
+      to_string(session.options.device), counted(session.options.threads, "thread"), params.width,
+      params.height, counted(params.num_inference_steps, "step"),
       counted(params.max_sequence_length, "text token"), counted(options.runs, "run"),
       options.warmup, "seconds", "calls", "median", "min", "max", "share");
   for (const Measurement& stage : report.stages) {

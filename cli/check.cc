@@ -104,10 +104,11 @@ void run_check(const ComputeOptions& options) {
   size.height = allowed_side(kPixels, config);
   size.width = size.height + config.size_multiple();  // not square, so that swapped axes show
   size.text_tokens = sequence_length(std::nullopt, config);
-  print_out(fmt::format("{}: {} on {}, {}, {}x{}, {}\n", session.checkpoint->name(),
-                        name_of(session.options.dtype), to_string(session.options.device),
-                        counted(session.options.threads, "thread"), size.width, size.height,
-                        counted(size.text_tokens, "text token")));
+  print_out(fmt::format(
+      "{}: {} on {}, {}, {}x{}, {}\n", session.checkpoint->name(),
+      precision_text(name_of(session.options.dtype), name_of(session.options.quantization)),
+      to_string(session.options.device), counted(session.options.threads, "thread"), size.width,
+      size.height, counted(size.text_tokens, "text token")));
   int failed = 0;
   const std::span<const StageKind> stages = session.checkpoint->family().stages;
   for (const StageKind stage : stages) failed += check_stage(stage, session, size) ? 0 : 1;

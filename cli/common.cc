@@ -66,11 +66,21 @@ void add_source(CLI::App& command, std::string& source, PartOptions& parts) {
   add_part_options(command, parts);
 }
 
+void add_quantization_option(CLI::App& command, std::string& quantization) {
+  command
+      .add_option("--quantization", quantization,
+                  "none, or fp8: weights and activations of the transformer's and T5's large "
+                  "products in e4m3, with a scale for each row; weights are made so as they load")
+      ->type_name("NAME")
+      ->capture_default_str();
+}
+
 void add_compute_options(CLI::App& command, ComputeOptions& options) {
   add_source(command, options.source, options.model.parts);
   command.add_option("--dtype", options.model.dtype, "f32 or bf16 to compute in")
       ->type_name("DTYPE")
       ->capture_default_str();
+  add_quantization_option(command, options.model.quantization);
   command.add_option("--device", options.model.device, "auto, cpu or cuda[:N]")
       ->type_name("DEVICE")
       ->capture_default_str();
@@ -178,6 +188,11 @@ std::string format_bytes(int64_t bytes) {
     ++unit;
   }
   return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.1f} {}", value, kUnits[unit]);
+}
+
+std::string precision_text(std::string_view dtype, std::string_view quantization) {
+  if (quantization == "none") return std::string(dtype);
+  return fmt::format("{} with products of {}", dtype, quantization);
 }
 
 std::string counted(int64_t count, std::string_view noun) {

@@ -30,6 +30,7 @@ struct ConvertCommand {
   std::string backend = "native";
   std::vector<std::string> stages;  // NAME=BACKEND
   std::string dtype = "as stored";
+  std::string quantization = "none";
   std::string device = "auto";
   std::string weights = "link";
   std::string default_size;
@@ -146,6 +147,14 @@ ConvertOptions parse_options(const ConvertCommand& command) {
     if (command.dtype != "as stored") {
       options.serving.dtype = parse_compute_dtype(command.dtype);
     }
+    options.serving.quantization = parse_quantization(command.quantization);
+    for (const std::string& model : options.serving.in_python) {
+      check(options.serving.quantization == Quantization::kNone || !has_quantization(model),
+            ErrorCode::kInvalidArgument,
+            "--quantization {}: model {} is to run in Python, which computes without; leave one of "
+            "them out",
+            command.quantization, model);
+    }
   });
   return options;
 }
@@ -188,7 +197,8 @@ std::string report(const ConvertCommand& command, const ConvertOptions& options,
       "serve it: flux-triton serve {}\n",
       one_line(result.repository.string()),
       serving.prefix.empty() ? "" : fmt::format(" ({}bls, ...)", serving.prefix), result.files,
-      format_bytes(result.weight_bytes), how, python, name_of(serving.dtype),
+      format_bytes(result.weight_bytes), how, python,
+      precision_text(name_of(serving.dtype), name_of(serving.quantization)),
       to_string(serving.device), serving.max_batch_size, serving.default_size.height,
       serving.default_size.width, one_line(command.repository));
 }
@@ -244,6 +254,7 @@ void add_options(CLI::App& command, ConvertCommand& options) {
                   "f32, bf16 or, where all models run in Python, f16 to compute in")
       ->type_name("DTYPE")
       ->capture_default_str();
+  add_quantization_option(command, options.quantization);
   command
       .add_option("--device", options.device,
                   "auto, cpu, cuda (instances on every GPU) or cuda:N (on that one)")
@@ -293,7 +304,7 @@ void add_convert(CLI::App& app, Action& run) {
   CLI::App* command =
       app.add_subcommand("convert", "writes a Triton model repository made from a checkpoint");
   add_options(*command, *options);
-  group_options(*command, kComputeGroup, {"--dtype", "--device"});
+  group_options(*command, kComputeGroup, {"--dtype", "--quantization", "--device"});
   group_options(*command, "Serving",
                 {"--max-batch-size", "--instances", "--max-queue-size", "--queue-timeout"});
   group_options(*command, kOutputGroup, {"--weights", "--force"});

@@ -115,6 +115,7 @@ nlohmann::json report_json(const std::vector<fs::path>& files, const Result& res
           {"steps", *request.num_inference_steps},
           {"guidance", *request.guidance_scale},
           {"dtype", model.dtype()},
+          {"quantization", model.quantization()},
           {"device", model.device()},
           {"threads", model.threads()},
           {"seconds",
@@ -143,8 +144,9 @@ std::string report_text(const std::vector<fs::path>& files, const Result& result
       "device: {}, {}\n"
       "seconds: load {:.2f}, encode {:.2f}, denoise {:.2f}, decode {:.2f}, write {:.2f}\n"
       "peak memory: {}\n",
-      model.device(), model.dtype(), timing.load, result.encode_seconds, result.denoise_seconds,
-      result.decode_seconds, timing.write, format_bytes(peak_memory_bytes()));
+      model.device(), precision_text(model.dtype(), model.quantization()), timing.load,
+      result.encode_seconds, result.denoise_seconds, result.decode_seconds, timing.write,
+      format_bytes(peak_memory_bytes()));
   return text;
 }
 

@@ -60,6 +60,9 @@ TemplateValues values_of(std::string_view model, const FluxConfig& config,
     return values;
   }
   values["DTYPE"] = triton_type(options.dtype);
+  if (has_quantization(model) && !options.in_python.contains(model)) {
+    values["QUANTIZATION"] = name_of(options.quantization);
+  }
   values["INSTANCES"] = std::to_string(options.instances);
   values["KIND"] = options.device.is_cpu() ? "KIND_CPU" : "KIND_GPU";
   values["GPUS"] = gpus(options);

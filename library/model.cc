@@ -185,6 +185,9 @@ Result Model::generate(std::span<const Request> requests, const Observer& observ
 
 std::string Model::name() const { return parts_->session.checkpoint->name(); }
 std::string Model::dtype() const { return std::string(name_of(parts_->session.options.dtype)); }
+std::string Model::quantization() const {
+  return std::string(name_of(parts_->session.options.quantization));
+}
 std::string Model::device() const { return to_string(parts_->session.options.device); }
 int Model::threads() const { return parts_->session.options.threads; }
 

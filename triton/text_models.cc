@@ -99,7 +99,7 @@ class T5Model final : public TextModel<T5Stage, T5Config> {
     io.inputs = {{"prompt", DataType::kBytes, {1}},
                  {"max_sequence_length", DataType::kInt32, {1}, true}};
     io.outputs = {{"prompt_embeds", wire_type(settings.dtype), {-1, config.d_model}}};
-    io.parameters = {"default_max_sequence_length"};
+    io.parameters = {"default_max_sequence_length", "quantization"};
     io.shared_sizes = {{"joint_attention_dim", config.d_model}};
     return io;
   }

@@ -24,7 +24,11 @@ namespace flux {
 /// How a model computes.
 struct ModelOptions {
   std::string dtype = "as stored";  // or f32, bf16: the pipeline's dtype, which decides the noise
-  std::string device = "auto";      // or cpu, cuda, cuda:N; auto: the first GPU where there is one
+  /// Of the products of the transformer and of T5: none, or fp8 (e4m3 with a scale for each row of
+  /// weights and of activations). Devices without such products compute in the dtype with the
+  /// weights' values, and warn.
+  std::string quantization = "none";
+  std::string device = "auto";  // or cpu, cuda, cuda:N; auto: the first GPU where there is one
   int threads = 0;  // CPU threads; 0: one for each physical core. No result depends on it
   /// Cap on GPU memory in bytes, 0: none. Parts that do not fit together are evicted and loaded
   /// again as needed, and large images are decoded in tiles.
@@ -146,9 +150,10 @@ class Model {
   Result generate(std::span<const Request> requests, const Observer& observer = {},
                   std::span<const Latents> latents = {});
 
-  std::string name() const;    // of the checkpoint, for people
-  std::string dtype() const;   // f32 or bf16
-  std::string device() const;  // cpu or cuda:N
+  std::string name() const;          // of the checkpoint, for people
+  std::string dtype() const;         // f32 or bf16
+  std::string quantization() const;  // none or fp8
+  std::string device() const;        // cpu or cuda:N
   int threads() const;
 
  private:

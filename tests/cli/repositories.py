@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+import pbtxt
 from harness import CHECKPOINTS, SMALL, CliTest, run
 
 F16 = CHECKPOINTS / "tiny-f16"
@@ -16,6 +17,10 @@ PARTS = {
 CONFIGS = ("text_encoder", "text_encoder_2", "transformer", "vae")
 WEIGHTS = "dit_transformer/1/transformer/diffusion_pytorch_model.safetensors"
 STAGING = ".flux-triton-convert-"
+
+
+def config_of(repository: pathlib.Path, model: str) -> dict:
+    return pbtxt.parse((repository / model / "config.pbtxt").read_text())
 
 
 def files_under(directory: pathlib.Path) -> list:

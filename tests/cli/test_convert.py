@@ -7,7 +7,6 @@ import pathlib
 import shutil
 import unittest
 
-import pbtxt
 from harness import DEV, SCHNELL, add_cases, run
 from repositories import (
     CONFIGS,
@@ -16,6 +15,7 @@ from repositories import (
     PARTS,
     WEIGHTS,
     ConvertTest,
+    config_of,
     expected_files,
     files_under,
     snapshot,
@@ -28,10 +28,6 @@ QUEUE = {
     "allow_timeout_override": True,
     "max_queue_size": 256,
 }
-
-
-def config_of(repository: pathlib.Path, model: str) -> dict:
-    return pbtxt.parse((repository / model / "config.pbtxt").read_text())
 
 
 def tensors(fields: list) -> dict:
@@ -271,7 +267,8 @@ class ConfigTest(ConvertTest):
             self.check_common(config, model, dtype, batch, instances)
             extra = {
                 "bls": {"default_height", "default_width", "max_side"},
-                "t5_encoder": {"default_max_sequence_length"},
+                "t5_encoder": {"default_max_sequence_length", "quantization"},
+                "dit_transformer": {"quantization"},
             }
             parameters = {"dtype", "device"} | extra.get(model, set())
             self.assertEqual(set(config["parameters"]), parameters)
@@ -403,6 +400,9 @@ OPTION_CASES = [
     ("backend", ["--backend", "torch"], 2, "--backend"),
     ("f16", ["--dtype", "f16"], 1, "f16 cannot be computed on cpu: use --dtype f32 or --dtype bf16"),
     ("dtype", ["--dtype", "int8"], 2, "dtype 'int8' is not known"),
+    ("quantization", ["--quantization", "fp4"], 2, "quantization 'fp4' is not known: use none or fp8"),
+    ("quantized_python", ["--quantization", "fp8", "--stage", "t5_encoder=python"], 2,
+     "--quantization fp8: model t5_encoder is to run in Python"),
     ("cuda", ["--device", "cuda:64"], 1, "'cuda:64': a machine has at most 64 GPUs"),
     ("device", ["--device", "tpu"], 2, "device 'tpu' is not known"),
     ("weights", ["--weights", "move"], 2, "--weights"),

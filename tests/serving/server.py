@@ -29,6 +29,8 @@ BACKENDS = pathlib.Path(os.environ.get("FLUX_BACKENDS", ROOT / "build/backends")
 CUDA_LIBRARY = BACKENDS.parent / "lib/libflux_cuda.so"
 # Device of the models, and of the flux-triton that they are compared with.
 DEVICE = os.environ.get("FLUX_TEST_DEVICE", "cpu")
+# What all of them multiply: none or fp8.
+QUANTIZATION = os.environ.get("FLUX_TEST_QUANTIZATION", "none")
 # The packages of nvidia-pytriton and of the client are beside each other.
 PACKAGES = pathlib.Path(grpcclient.__file__).parents[2]
 CHECKPOINTS = ROOT / "tests/golden/checkpoints"
@@ -58,6 +60,9 @@ def program(*arguments, **options):
     command = [str(PROGRAM), *map(str, arguments)]
     if "--device" not in command and arguments[0] in ("convert", "generate", "run-stage"):
         command += ["--device", DEVICE]
+    computes = arguments[0] in ("convert", "generate", "run-stage")
+    if QUANTIZATION != "none" and computes and "--quantization" not in command:
+        command += ["--quantization", QUANTIZATION]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout
