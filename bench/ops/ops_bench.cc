@@ -2,10 +2,12 @@
 ///
 ///   ops_bench [--benchmark_filter=REGEX] [--benchmark_min_time=SECONDS]
 ///
-/// Names: op/dtype/shape/threads. The counters are of the fastest iteration, so that a machine
-/// shared with others still gives the speed of the code: `GFLOP/s` of useful arithmetic by the
-/// clock, and `GFLOP/s_cpu` by the processor time of the calling thread, which is the better figure
-/// with one thread. `GB/s` is the weights' bytes by the clock.
+/// Names: op/dtype/shape/threads; `stored` is a linear whose weights stay encoded, with bf16 rows,
+/// and
+/// `_exact` decodes them instead of multiplying as int8. The counters are of the fastest iteration,
+/// so that a machine shared with others still gives the speed of the code: `GFLOP/s` of useful
+/// arithmetic by the clock, and `GFLOP/s_cpu` by the processor time of the calling thread, which is
+/// the better figure with one thread. `GB/s` is the weights' bytes by the clock.
 
 #include <benchmark/benchmark.h>
 #include <fmt/format.h>
@@ -13,10 +15,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <functional>
 #include <random>
 #include <string>
 
+#include "ops/cpu/isa.h"
 #include "ops/registry.h"
 #include "support/default_threads.h"
 
@@ -86,6 +90,35 @@ void bench_linear(benchmark::State& state, const LinearShape& shape, DType dtype
   measure(state, flops, weights.packed->bytes(), [&] { linear(ctx, x, weights, epilogue, out); });
 }
 
+/// Blocks of random bytes after a half of 0.01, at which the encodings of kStoredEncodings begin.
+StoredTensor random_stored(Encoding encoding, int64_t rows, int64_t columns) {
+  const EncodingInfo& info = info_of(encoding);
+  const Tensor bytes =
+      Tensor::allocate({rows, columns / info.block_values * info.block_bytes}, DType::kU8);
+  std::minstd_rand generator(1);
+  auto* data = bytes.data<uint8_t>();
+  for (int64_t i = 0; i < bytes.numel(); ++i) data[i] = static_cast<uint8_t>(generator() >> 8);
+  const Float16 scale(0.01f);
+  for (int64_t i = 0; i < bytes.numel(); i += info.block_bytes) {
+    for (int64_t at = 0; at < 4; at += 2) std::memcpy(data + i + at, &scale.bits, 2);
+  }
+  return StoredTensor(encoding, {rows, columns}, bytes);
+}
+
+void bench_stored(benchmark::State& state, const LinearShape& shape, Encoding encoding, bool exact,
+                  int threads) {
+  // Up to this instruction set there are no dot products of int8.
+  if (exact) cpu::use_isa(std::min(cpu::best_isa(), cpu::Isa::kAvx512));
+  Context ctx(backend_for(Device{}), threads);
+  const StoredTensor weight = random_stored(encoding, shape.out, shape.in);
+  const LinearWeights weights = pack_linear(ctx, {&weight, 1}, {}, DType::kBF16);
+  const Tensor x = random_tensor({shape.rows, shape.in}, DType::kBF16);
+  const Tensor out = Tensor::allocate({shape.rows, shape.out}, DType::kBF16);
+  const auto flops = 2.0 * static_cast<double>(shape.rows * shape.in * shape.out);
+  measure(state, flops, weight.bytes(), [&] { linear(ctx, x, weights, {}, out); });
+  cpu::use_isa(cpu::best_isa());
+}
+
 struct ConvShape {
   int64_t size;  // height and width of the input
   int64_t in;
@@ -125,11 +158,34 @@ constexpr LinearShape kLinearShapes[] = {
     {1, 768, 18432, Activation::kNone, false},
 };
 
+// FLUX.1's largest linears with 512x512 and 256 tokens of text, and the modulation of a block.
+constexpr LinearShape kStoredShapes[] = {
+    {1280, 3072, 21504, Activation::kNone, false},
+    {1280, 15360, 3072, Activation::kNone, false},
+    {1, 3072, 18432, Activation::kNone, false},
+};
+constexpr Encoding kStoredEncodings[] = {Encoding::kQ4_0, Encoding::kQ8_0, Encoding::kQ4K};
+
 constexpr ConvShape kConvShapes[] = {
     {512, 64, 64, false},  {256, 128, 128, false}, {128, 128, 128, false}, {64, 128, 128, false},
     {64, 512, 512, false}, {256, 128, 64, false},  {64, 16, 128, false},   {512, 64, 3, false},
     {256, 64, 64, true},   {128, 128, 128, true},  {64, 128, 128, true},
 };
+
+void register_stored(int threads) {
+  for (const Encoding encoding : kStoredEncodings) {
+    for (const LinearShape& shape : kStoredShapes) {
+      for (const bool exact : {false, true}) {
+        const std::string name =
+            fmt::format("stored/{}/{}x{}x{}{}/{}", info_of(encoding).name, shape.rows, shape.in,
+                        shape.out, exact ? "_exact" : "", threads);
+        benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
+          bench_stored(state, shape, encoding, exact, threads);
+        })->UseRealTime();
+      }
+    }
+  }
+}
 
 void register_all(DType dtype, int threads) {
   const std::string suffix = fmt::format("/{}", threads);
@@ -165,6 +221,8 @@ int main(int argc, char** argv) {
     flux::register_all(dtype, 1);
     if (flux::default_threads() > 1) flux::register_all(dtype, flux::default_threads());
   }
+  flux::register_stored(1);
+  if (flux::default_threads() > 1) flux::register_stored(flux::default_threads());
   benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();
   return 0;

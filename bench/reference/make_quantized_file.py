@@ -1,6 +1,7 @@
 """Writes a FLUX.1 transformer with random weights as people's files store it, for benchmarks.
 
   make_quantized_file.py --type Q4_K --output flux1-dev-Q4_K.gguf [--schnell] [--blocks 19 38]
+  make_quantized_file.py --part t5 --type Q8_0 --output t5.gguf  (clip and vae likewise, in BF16)
 
 GGUF types: Q8_0, Q5_0, Q5_1, Q4_0, Q4_1, Q2_K to Q6_K; fp8-scaled: ComfyUI's safetensors; BF16: Black
 Forest Labs' safetensors; fp8-all-in-one: ComfyUI's, with text encoders and autoencoder. The linears of the blocks have the type, the rest is BF16 (F32 in GGUF where it
@@ -138,13 +139,22 @@ def vae_tensors() -> list:
     return [(f"decoder.{name}", shape) for name, shape in found]
 
 
+# The other parts: their tensors, and the architecture that GGUF names.
+PARTS = {
+    "t5": (t5_tensors(), "t5encoder"),
+    "clip": (clip_tensors(), "clip"),
+    "vae": (vae_tensors(), "vae"),
+}
+
+
 def deviation(name: str, inputs: int) -> float:
     residual = any(part in name for part in ("attn.proj", "mlp.2", "linear2", ".o.", ".wo."))
     return inputs**-0.5 * (0.3 if residual else 1.0)
 
 
 def is_block_linear(name: str, shape: tuple) -> bool:
-    return len(shape) == 2 and name.startswith(("double_blocks", "single_blocks"))
+    blocks = ("double_blocks", "single_blocks", "encoder.block")
+    return len(shape) == 2 and name.startswith(blocks) and "relative_attention_bias" not in name
 
 
 def to_bf16(values: numpy.ndarray) -> numpy.ndarray:
@@ -228,10 +238,10 @@ def text(value: str) -> bytes:
     return struct.pack("<Q", len(value)) + value.encode()
 
 
-def write_gguf(path: pathlib.Path, kind: str, wanted: list) -> None:
+def write_gguf(path: pathlib.Path, kind: str, architecture: str, wanted: list) -> None:
     source = Source()
     header = b"GGUF" + struct.pack("<IQQ", 3, len(wanted), 1)
-    header += text("general.architecture") + struct.pack("<I", 8) + text("flux")
+    header += text("general.architecture") + struct.pack("<I", 8) + text(architecture)
     offset, sizes = 0, []
     for name, shape in wanted:
         if is_block_linear(name, shape):
@@ -329,12 +339,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--type", choices=[*BLOCKS, "fp8-scaled", "fp8-all-in-one", "BF16"], required=True)
     parser.add_argument("--output", type=pathlib.Path, required=True)
+    parser.add_argument("--part", choices=["transformer", *PARTS], default="transformer")
     parser.add_argument("--schnell", action="store_true", help="without guidance embeddings")
     parser.add_argument("--blocks", type=int, nargs=2, default=(19, 38), metavar=("DOUBLE", "SINGLE"))
     args = parser.parse_args()
-    wanted = tensors(*args.blocks, not args.schnell)
+    if args.part == "transformer":
+        wanted, architecture = tensors(*args.blocks, not args.schnell), "flux"
+    else:
+        wanted, architecture = PARTS[args.part]
     if args.type in BLOCKS:
-        write_gguf(args.output, args.type, wanted)
+        write_gguf(args.output, args.type, architecture, wanted)
     elif args.type == "fp8-all-in-one":
         write_all_in_one(args.output, wanted)
     else:

@@ -28,7 +28,7 @@ inline std::vector<cpu::Isa> isas() {
 }
 
 inline std::string name_of_isa(cpu::Isa isa) {
-  const char* names[] = {"baseline", "avx2", "avx512", "avx512_bf16"};
+  const char* names[] = {"baseline", "avx2", "avx512", "avx512_vnni", "avx512_bf16"};
   return names[static_cast<int>(isa)];
 }
 

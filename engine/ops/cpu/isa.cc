@@ -16,6 +16,9 @@ const Kernels& kernels();
 namespace isa_avx512 {
 const Kernels& kernels();
 }
+namespace isa_avx512_vnni {
+const Kernels& kernels();
+}
 namespace isa_avx512_bf16 {
 const Kernels& kernels();
 }
@@ -32,6 +35,8 @@ const Kernels& kernels_of(Isa isa) {
       return isa_avx2::kernels();
     case Isa::kAvx512:
       return isa_avx512::kernels();
+    case Isa::kAvx512Vnni:
+      return isa_avx512_vnni::kernels();
     case Isa::kAvx512Bf16:
       return isa_avx512_bf16::kernels();
   }
@@ -53,7 +58,8 @@ Isa best_isa() {
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl")) {
-    return __builtin_cpu_supports("avx512bf16") ? Isa::kAvx512Bf16 : Isa::kAvx512;
+    if (!__builtin_cpu_supports("avx512vnni")) return Isa::kAvx512;
+    return __builtin_cpu_supports("avx512bf16") ? Isa::kAvx512Bf16 : Isa::kAvx512Vnni;
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::kAvx2;
 #endif

@@ -9,7 +9,8 @@ enum class Isa {
   kBaseline,    // available on every processor of the architecture
   kAvx2,        // with FMA
   kAvx512,      // F, BW, CD, DQ, VL
-  kAvx512Bf16,  // with dot products of bfloat16
+  kAvx512Vnni,  // with dot products of int8
+  kAvx512Bf16,  // and with dot products of bfloat16
 };
 
 /// The best instruction set that this processor has.

@@ -7,14 +7,17 @@
 #include "ops/cpu/weight_memory.h"
 #include "support/integer.h"
 
-/// Linear layers whose weights stay encoded: a layer is decoded into the layout of the kernels for
-/// each product, in scratch memory. The bits are those of the layer decoded beforehand.
+/// Linear layers whose weights stay encoded. Where x is bf16 and the processor has dot products of
+/// int8 for the encoding, they are multiplied as they are stored (linear_int8.cc). Otherwise a
+/// layer is decoded into the layout of the kernels for each product, in scratch memory: the bits
+/// are those of the layer decoded beforehand.
 namespace flux::cpu {
 namespace {
 
 class EncodedLinear final : public PackedLinear {
  public:
-  EncodedLinear(Context& ctx, std::span<const StoredTensor> weights, DType dtype) : dtype_(dtype) {
+  EncodedLinear(Context& ctx, std::span<const StoredTensor> weights, DType dtype)
+      : dtype_(dtype), int8_(dtype == DType::kBF16 && has_int8_product(weights)) {
     depth = weights[0].shape[1];
     for (const StoredTensor& weight : weights) {
       columns += weight.shape[0];
@@ -35,6 +38,7 @@ class EncodedLinear final : public PackedLinear {
 
   void run(Context& ctx, const ConstTensor& x, const Epilogue& epilogue,
            const Tensor& out) const override {
+    if (int8_) return run_int8_linear(ctx, weights_, *this, x, epilogue, out);
     // The caller's scope holds the memory until the product is done.
     const auto packed = pack_decoded_linear(ctx, weights_, dtype_, [&](int64_t size) {
       return ctx.workspace().allocate({size}, DType::kU8);
@@ -57,6 +61,7 @@ class EncodedLinear final : public PackedLinear {
   }
 
   DType dtype_;
+  bool int8_;  // as int8 products
   std::vector<StoredTensor> weights_;
 };
 

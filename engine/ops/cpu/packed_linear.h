@@ -56,10 +56,18 @@ std::shared_ptr<PackedLinear> pack_onednn_linear(Context& ctx,
 std::shared_ptr<PackedLinear> pack_decoded_linear(Context& ctx,
                                                   std::span<const StoredTensor> weights,
                                                   DType dtype, const WeightMemory& memory);
-/// Keeps a layer of encoded weights as it is stored: it is decoded and packed for each product.
+/// Keeps a layer of encoded weights as it is stored. Its products are those below where they exist
+/// and x is bf16; otherwise the layer is decoded and packed for each product.
 std::shared_ptr<PackedLinear> pack_encoded_linear(Context& ctx,
                                                   std::span<const StoredTensor> weights,
                                                   DType dtype);
+
+/// Whether this processor multiplies all of the stacked weights as int8, which rounds x.
+bool has_int8_product(std::span<const StoredTensor> weights);
+/// The product of the stacked weights and x, bf16, as int8; columns and bias are those of `packed`.
+void run_int8_linear(Context& ctx, std::span<const StoredTensor> weights,
+                     const PackedLinear& packed, const ConstTensor& x, const Epilogue& epilogue,
+                     const Tensor& out);
 
 /// Returns rows [begin, end) of the stacked weights as contiguous `dtype`: in place if possible,
 /// else copied to `buffer`.

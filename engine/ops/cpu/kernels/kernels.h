@@ -126,6 +126,53 @@ struct ProductKernels {
   void run(const ProductStrip<BFloat16>& strip) const { run_bf16(strip); }
 };
 
+inline constexpr int64_t kInt8Slice =
+    512;                                   // of the depth, multiplied while it lies in the L1 cache
+inline constexpr int64_t kInt8Block = 32;  // values that share a scale
+inline constexpr int64_t kInt8Columns = 32;  // of a panel
+inline constexpr int64_t kInt8Rows = 6;      // multiplied together
+inline constexpr int64_t kInt8Blocks = kInt8Slice / kInt8Block;
+
+/// A slice of a row of activations, each block rounded to int8 with a scale of its own. Blocks past
+/// the row's end are undefined.
+struct alignas(64) Int8Row {
+  int8_t values[kInt8Slice];
+  float scales[kInt8Blocks];
+  float sums[kInt8Blocks];      // of a block's rounded values
+  int32_t starts[kInt8Blocks];  // -128 times the sum of `values`: panels hold 128 too much
+};
+
+/// A slice of some columns of encoded weights: (weights - 128) * scale + minimum.
+struct alignas(64) Int8Panel {
+  uint8_t weights[kInt8Slice / 4][kInt8Columns][4];
+  float scales[kInt8Blocks][kInt8Columns];
+  float minima[kInt8Blocks][kInt8Columns];
+  bool has_minima;  // else `minima` is undefined
+};
+
+/// A slice of some rows times one of a panel.
+struct Int8Product {
+  const Int8Row* rows;  // a multiple of kInt8Rows, those past the last with any values
+  const Int8Panel* panel;
+  int64_t depth;                    // of the slice
+  bool first;                       // slice: there are no sums yet
+  bool last;                        // slice: the sums are stored
+  float* sums;                      // [rows, kInt8Columns]
+  TileEpilogue<BFloat16> epilogue;  // without sums
+};
+
+/// Products of encoded weights as dot products of int8. Absent (null) where the processor has none.
+struct Int8Kernels {
+  /// Rounds a row of n values; its slices are `stride` apart.
+  void (*quantize)(const BFloat16* x, int64_t n, Int8Row* slices, int64_t stride);
+  /// Unpacks blocks from `begin` on, up to a slice, of kInt8Columns encoded rows of n values.
+  void (*unpack)(const Encoding* encodings, const uint8_t* const* columns, int64_t begin, int64_t n,
+                 Int8Panel* panel);
+  void (*run)(const Int8Product& product);
+
+  explicit operator bool() const { return run != nullptr; }
+};
+
 template <typename T>
 struct AttentionKernels {
   int64_t tile_rows;
@@ -185,6 +232,7 @@ struct Kernels {
   WinogradKernels winograd;
   ProductKernels products;
   DecodeKernels decode;
+  Int8Kernels int8;
 
   template <typename T>
   const RowKernels<T>& rows() const {

@@ -1,5 +1,6 @@
 #include "ops/cpu/kernels/attention_kernels.h"
 #include "ops/cpu/kernels/decode_kernels.h"
+#include "ops/cpu/kernels/int8_kernels.h"
 #include "ops/cpu/kernels/kernels.h"
 #include "ops/cpu/kernels/product_kernels.h"
 #include "ops/cpu/kernels/row_kernels.h"
@@ -20,7 +21,8 @@ const Kernels& kernels() {
                                 attention_kernels<BFloat16>(),
                                 winograd_kernels(),
                                 product_kernels(),
-                                decode_kernels()};
+                                decode_kernels(),
+                                int8_kernels()};
   return table;
 }
 

@@ -1,0 +1,97 @@
+#pragma once
+
+#include "ops/cpu/simd.h"
+#include "tensor/block_decoders.h"
+
+/// Unpacks the blocks of encodings that have a scale for each 32 values, into what their decoders
+/// (tensor/block_decoders.h) compute with: small integers, scales and minima.
+namespace flux::cpu::FLUX_ISA {
+
+/// As half_at(), by the processor's conversion.
+FLUX_INLINE float half(const uint8_t* bytes) {
+  uint16_t bits;
+  __builtin_memcpy(&bits, bytes, sizeof(bits));
+  return _cvtsh_ss(bits);
+}
+
+/// The blocks of 32 values with 4 or 5 bits.
+template <bool kHasMinimum, bool kHasFifthBit>
+static inline void unpack_32(const uint8_t* block, uint8_t* weights, float* scales, float* minima) {
+  constexpr int kHalf = 16;
+  scales[0] = half(block);
+  minima[0] = kHasMinimum ? half(block + 2) : 0;
+  const uint8_t* qs = block + (kHasMinimum ? 4 : 2);
+  uint32_t high = 0;
+  if (kHasFifthBit) {
+    __builtin_memcpy(&high, qs, sizeof(high));
+    qs += sizeof(high);
+  }
+  constexpr int kZero = kHasMinimum ? 0 : kHasFifthBit ? 16 : 8;
+  for (int i = 0; i < kHalf; ++i) {
+    weights[i] = static_cast<uint8_t>((qs[i] & 0xf) + 128 - kZero);
+    weights[kHalf + i] = static_cast<uint8_t>((qs[i] >> 4) + 128 - kZero);
+  }
+  if (kHasFifthBit) {
+    for (int i = 0; i < 2 * kHalf; ++i) {
+      weights[i] = static_cast<uint8_t>(weights[i] + ((high >> i & 1) << 4));
+    }
+  }
+}
+
+static inline void unpack_q8_0(const uint8_t* block, uint8_t* weights, float* scales,
+                               float* minima) {
+  scales[0] = half(block);
+  minima[0] = 0;
+  for (int i = 0; i < 32; ++i) weights[i] = block[2 + i] ^ 0x80;
+}
+
+/// Q4_K, and with a fifth bit Q5_K: 8 sub-blocks of 32.
+template <bool kHasFifthBit>
+static inline void unpack_q45k(const uint8_t* block, uint8_t* weights, float* scales,
+                               float* minima) {
+  const float d = half(block);
+  const float dmin = half(block + 2);
+  const ScalesAndMinima packed(block + 4);
+  const uint8_t* high = block + 16;
+  for (int sub = 0; sub < 8; ++sub) {
+    const auto index = static_cast<size_t>(sub);
+    const uint8_t* qs = block + (kHasFifthBit ? 48 : 16) + sub / 2 * 32;
+    const int shift = sub % 2 * 4;
+    scales[sub * kInt8Columns] = d * static_cast<float>(packed.scale[index]);
+    minima[sub * kInt8Columns] = -dmin * static_cast<float>(packed.minimum[index]);
+    for (int i = 0; i < 32; ++i) {
+      int q = qs[i] >> shift & 0xf;
+      if (kHasFifthBit) q |= (high[i] >> sub & 1) << 4;
+      weights[sub * 32 + i] = static_cast<uint8_t>(q + 128);
+    }
+  }
+}
+
+/// Takes a block's integers apart, with 128 added, and its scales and minima, which are
+/// kInt8Columns apart.
+struct BlockUnpacker {
+  void (*unpack)(const uint8_t* block, uint8_t* weights, float* scales, float* minima);
+  bool has_minima;
+};
+
+/// That of an encoding with a scale for each 32 values.
+static inline BlockUnpacker block_unpacker(Encoding encoding) {
+  switch (encoding) {
+    case Encoding::kQ4_0:
+      return {unpack_32<false, false>, false};
+    case Encoding::kQ4_1:
+      return {unpack_32<true, false>, true};
+    case Encoding::kQ5_0:
+      return {unpack_32<false, true>, false};
+    case Encoding::kQ5_1:
+      return {unpack_32<true, true>, true};
+    case Encoding::kQ4K:
+      return {unpack_q45k<false>, true};
+    case Encoding::kQ5K:
+      return {unpack_q45k<true>, true};
+    default:
+      return {unpack_q8_0, false};
+  }
+}
+
+}  // namespace flux::cpu::FLUX_ISA
