@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 JOBS ?= $(shell nproc)
 
-.PHONY: help demo build wheel deb test test-python bench bench-serving bench-python quality fuzz format lint clean
+.PHONY: help demo build wheel deb test test-python bench bench-gguf bench-serving bench-python quality fuzz format lint clean
 
 help:
 	@echo 'make demo    build, generate images with the demo model, in process and through Triton: out/'
@@ -12,6 +12,7 @@ help:
 	@echo 'make test    style, build, unit and golden tests, sanitizers, clang-tidy, command line'
 	@echo 'make test-python  the models in Python, alone and mixed with native ones (installs torch)'
 	@echo 'make bench   compare with diffusers on this CPU (installs torch under build/)'
+	@echo 'make bench-gguf  compare with stable-diffusion.cpp on GGUF files of full size (30 GB; builds it)'
 	@echo 'make bench-serving  perf_analyzer against the server, and what the server adds to a step'
 	@echo 'make bench-python  native models and those in Python in the same server (installs torch)'
 	@echo 'make quality  what each dtype and number of steps costs in quality, with the demo model'
@@ -47,6 +48,10 @@ test-python: build
 bench: build
 	@scripts/setup.sh bench
 	@python3 bench/compare.py
+
+bench-gguf: build
+	@scripts/setup.sh bench
+	@python3 bench/gguf.py
 
 bench-serving: build
 	@scripts/setup.sh serve bench

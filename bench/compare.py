@@ -31,22 +31,25 @@ def run(command: list, **options) -> str:
     return done.stdout
 
 
+def environment(directory: pathlib.Path, requirements: pathlib.Path) -> pathlib.Path:
+    """The interpreter of a virtual environment that has the requirements."""
+    python = directory / "bin" / "python"
+    stamp = directory / "requirements.sha256"
+    wanted = hashlib.sha256(requirements.read_bytes()).hexdigest()
+    if not stamp.exists() or stamp.read_text() != wanted:
+        print(f"Installing {requirements.name} into {directory}", file=sys.stderr)
+        run([sys.executable, "-m", "venv", "--clear", directory])
+        run([python, "-m", "pip", "install", "--quiet", "-r", requirements])
+        stamp.write_text(wanted)
+    return python
+
+
 def reference_python(build: pathlib.Path) -> pathlib.Path:
     """An interpreter that has the pinned torch and diffusers."""
     given = os.environ.get("FLUX_REFERENCE_PYTHON")
     if given:
         return pathlib.Path(given)
-    requirements = REFERENCE / "requirements.txt"
-    environment = build / "venv-reference"
-    python = environment / "bin" / "python"
-    stamp = environment / "requirements.sha256"
-    wanted = hashlib.sha256(requirements.read_bytes()).hexdigest()
-    if not stamp.exists() or stamp.read_text() != wanted:
-        print(f"Installing the reference (torch, diffusers) into {environment}", file=sys.stderr)
-        run([sys.executable, "-m", "venv", "--clear", environment])
-        run([python, "-m", "pip", "install", "--quiet", "-r", requirements])
-        stamp.write_text(wanted)
-    return python
+    return environment(build / "venv-reference", REFERENCE / "requirements.txt")
 
 
 def checkpoint(build: pathlib.Path, python: pathlib.Path) -> pathlib.Path:
