@@ -18,12 +18,15 @@ constexpr int64_t kHugePage = int64_t{2} << 20;
 Tensor allocate_weights(int64_t bytes) {
   // A page-table walk for each 4 KiB of a weight costs as much as reading it from the L3 cache.
   const int64_t alignment = bytes >= 2 * kHugePage ? kHugePage : 64;
-  const int64_t size = round_up(bytes, alignment);
+  const int64_t size = round_up(bytes, 64);
   const std::shared_ptr<std::byte> memory =
       allocate_host(static_cast<size_t>(size), static_cast<size_t>(alignment));
   check(memory != nullptr, ErrorCode::kUnavailable,
         "out of memory: {} bytes for packed weights; use a smaller model or bf16", size);
-  if (alignment == kHugePage) madvise(memory.get(), static_cast<size_t>(size), MADV_HUGEPAGE);
+  if (alignment == kHugePage) {
+    // The rest lies on small pages: models have hundreds of weights, and would lose as many MiB.
+    madvise(memory.get(), static_cast<size_t>(size / kHugePage * kHugePage), MADV_HUGEPAGE);
+  }
   return Tensor(memory.get(), DType::kU8, Shape{size}, Device{}, memory);
 }
 

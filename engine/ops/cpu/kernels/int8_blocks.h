@@ -16,10 +16,9 @@ FLUX_INLINE float half(const uint8_t* bytes) {
 
 /// The blocks of 32 values with 4 or 5 bits.
 template <bool kHasMinimum, bool kHasFifthBit>
-static inline void unpack_32(const uint8_t* block, uint8_t* weights, float* scales, float* minima) {
-  constexpr int kHalf = 16;
-  scales[0] = half(block);
-  minima[0] = kHasMinimum ? half(block + 2) : 0;
+static inline void unpack_32(const uint8_t* block, uint8_t* weights, float* scale, float* minimum) {
+  *scale = half(block);
+  *minimum = kHasMinimum ? half(block + 2) : 0;
   const uint8_t* qs = block + (kHasMinimum ? 4 : 2);
   uint32_t high = 0;
   if (kHasFifthBit) {
@@ -27,15 +26,12 @@ static inline void unpack_32(const uint8_t* block, uint8_t* weights, float* scal
     qs += sizeof(high);
   }
   constexpr int kZero = kHasMinimum ? 0 : kHasFifthBit ? 16 : 8;
-  for (int i = 0; i < kHalf; ++i) {
-    weights[i] = static_cast<uint8_t>((qs[i] & 0xf) + 128 - kZero);
-    weights[kHalf + i] = static_cast<uint8_t>((qs[i] >> 4) + 128 - kZero);
-  }
-  if (kHasFifthBit) {
-    for (int i = 0; i < 2 * kHalf; ++i) {
-      weights[i] = static_cast<uint8_t>(weights[i] + ((high >> i & 1) << 4));
-    }
-  }
+  const __m128i pairs = _mm_loadu_si128(reinterpret_cast<const __m128i*>(qs));
+  const __m256i both = _mm256_set_m128i(_mm_srli_epi16(pairs, 4), pairs);
+  const __m256i offset = _mm256_set1_epi8(static_cast<char>(128 - kZero));
+  __m256i values = _mm256_add_epi8(_mm256_and_si256(both, _mm256_set1_epi8(0xf)), offset);
+  if (kHasFifthBit) values = _mm256_mask_add_epi8(values, high, values, _mm256_set1_epi8(16));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights), values);
 }
 
 static inline void unpack_q8_0(const uint8_t* block, uint8_t* weights, float* scales,
