@@ -90,7 +90,7 @@ void bench_linear(benchmark::State& state, const LinearShape& shape, DType dtype
   measure(state, flops, weights.packed->bytes(), [&] { linear(ctx, x, weights, epilogue, out); });
 }
 
-/// Blocks of random bytes after a half of 0.01, at which the encodings of kStoredEncodings begin.
+/// Blocks of random bytes, with a half of 0.01 at both ends: where kStoredEncodings have scales.
 StoredTensor random_stored(Encoding encoding, int64_t rows, int64_t columns) {
   const EncodingInfo& info = info_of(encoding);
   const Tensor bytes =
@@ -100,7 +100,9 @@ StoredTensor random_stored(Encoding encoding, int64_t rows, int64_t columns) {
   for (int64_t i = 0; i < bytes.numel(); ++i) data[i] = static_cast<uint8_t>(generator() >> 8);
   const Float16 scale(0.01f);
   for (int64_t i = 0; i < bytes.numel(); i += info.block_bytes) {
-    for (int64_t at = 0; at < 4; at += 2) std::memcpy(data + i + at, &scale.bits, 2);
+    for (const int64_t at : {int64_t{0}, int64_t{2}, info.block_bytes - 2}) {
+      std::memcpy(data + i + at, &scale.bits, sizeof(scale.bits));
+    }
   }
   return StoredTensor(encoding, {rows, columns}, bytes);
 }
@@ -164,7 +166,8 @@ constexpr LinearShape kStoredShapes[] = {
     {1280, 15360, 3072, Activation::kNone, false},
     {1, 3072, 18432, Activation::kNone, false},
 };
-constexpr Encoding kStoredEncodings[] = {Encoding::kQ4_0, Encoding::kQ8_0, Encoding::kQ4K};
+constexpr Encoding kStoredEncodings[] = {Encoding::kQ4_0, Encoding::kQ8_0, Encoding::kQ4K,
+                                         Encoding::kQ6K};
 
 constexpr ConvShape kConvShapes[] = {
     {512, 64, 64, false},  {256, 128, 128, false}, {128, 128, 128, false}, {64, 128, 128, false},

@@ -2,6 +2,8 @@
 // of rows that are rounded to int8 in blocks of 32.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -74,10 +76,11 @@ class Int8Linear : public ::testing::TestWithParam<Encoding> {
   int64_t block_values() const { return info_of(GetParam()).block_values; }
   /// Two weights, which fill no whole panel: one of the encoding, one of another.
   std::vector<StoredTensor> weights(int64_t depth) const {
-    const bool long_blocks = block_values() > 32;
-    const Encoding other = long_blocks                     ? Encoding::kQ8_0
-                           : GetParam() == Encoding::kQ4_1 ? Encoding::kQ5_0
-                                                           : Encoding::kQ4_1;
+    const std::array halves = {Encoding::kQ2K, Encoding::kQ3K, Encoding::kQ6K};
+    const bool is_half = std::find(halves.begin(), halves.end(), GetParam()) != halves.end();
+    Encoding other = block_values() > 32 ? Encoding::kQ8_0 : Encoding::kQ4_1;
+    if (GetParam() == Encoding::kQ4_1) other = Encoding::kQ5_0;
+    if (is_half) other = GetParam() == Encoding::kQ2K ? Encoding::kQ6K : Encoding::kQ2K;
     return {random_encoded(GetParam(), 41, depth, 1), random_encoded(other, 28, depth, 2)};
   }
 };
@@ -175,7 +178,8 @@ TEST_P(Int8Linear, KeepsWhatIsNotFiniteInItsRow) {
 INSTANTIATE_TEST_SUITE_P(Encodings, Int8Linear,
                          ::testing::Values(Encoding::kQ4_0, Encoding::kQ4_1, Encoding::kQ5_0,
                                            Encoding::kQ5_1, Encoding::kQ8_0, Encoding::kQ4K,
-                                           Encoding::kQ5K),
+                                           Encoding::kQ5K, Encoding::kQ2K, Encoding::kQ3K,
+                                           Encoding::kQ6K),
                          [](const auto& test) { return std::string(info_of(test.param).name); });
 
 }  // namespace

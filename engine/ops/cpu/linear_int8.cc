@@ -16,7 +16,8 @@ namespace {
 /// Rows that are quantised together, a multiple of kInt8Rows: their sums stay in the L2 cache.
 constexpr int64_t kBlockRows = 1536;
 
-bool has_block_scales(Encoding encoding) {
+/// Values of an encoding that share a scale; 0 where there is no int8 product.
+int64_t scaled_values(Encoding encoding) {
   switch (encoding) {
     case Encoding::kQ4_0:
     case Encoding::kQ4_1:
@@ -25,9 +26,13 @@ bool has_block_scales(Encoding encoding) {
     case Encoding::kQ8_0:
     case Encoding::kQ4K:
     case Encoding::kQ5K:
-      return true;
+      return 32;
+    case Encoding::kQ2K:
+    case Encoding::kQ3K:
+    case Encoding::kQ6K:
+      return 16;
     default:
-      return false;
+      return 0;
   }
 }
 
@@ -54,7 +59,8 @@ class Int8LinearCall {
  public:
   Int8LinearCall(Context& ctx, std::span<const StoredTensor> weights, const PackedLinear& packed,
                  const ConstTensor& x, const Epilogue& epilogue, const Tensor& out)
-      : kernels_(cpu::kernels().int8),
+      : ctx_(ctx),
+        kernels_(cpu::kernels().int8),
         weights_(weights),
         packed_(packed),
         x_(x),
@@ -74,8 +80,10 @@ class Int8LinearCall {
   void run() {
     for (int64_t first = 0; first < x_.size(0); first += block_rows_) {
       const int64_t rows = std::min(block_rows_, x_.size(0) - first);
-      parallel_for(threads_, rows, [&](int64_t i) {
-        kernels_.quantize(row<BFloat16>(x_, first + i), packed_.depth, slice(0) + i, block_rows_);
+      for_row_tiles(ctx_, rows, packed_.depth, [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; ++i) {
+          kernels_.quantize(row<BFloat16>(x_, first + i), packed_.depth, slice(0) + i, block_rows_);
+        }
       });
       parallel_for(threads_, ceil_div(packed_.columns, kInt8Columns),
                    [&](int64_t i, int thread) { run_panel(first, rows, i, thread); });
@@ -109,6 +117,7 @@ class Int8LinearCall {
     }
   }
 
+  Context& ctx_;
   const Int8Kernels& kernels_;
   std::span<const StoredTensor> weights_;
   const PackedLinear& packed_;
@@ -126,8 +135,10 @@ class Int8LinearCall {
 }  // namespace
 
 bool has_int8_product(std::span<const StoredTensor> weights) {
-  return kernels().int8 && std::all_of(weights.begin(), weights.end(), [](const auto& weight) {
-           return has_block_scales(weight.encoding);
+  const int64_t scaled = scaled_values(weights[0].encoding);
+  return kernels().int8 && scaled > 0 &&
+         std::all_of(weights.begin(), weights.end(), [&](const StoredTensor& weight) {
+           return scaled_values(weight.encoding) == scaled;
          });
 }
 

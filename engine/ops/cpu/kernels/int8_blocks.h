@@ -3,8 +3,8 @@
 #include "ops/cpu/simd.h"
 #include "tensor/block_decoders.h"
 
-/// Unpacks the blocks of encodings that have a scale for each 32 values, into what their decoders
-/// (tensor/block_decoders.h) compute with: small integers, scales and minima.
+/// Unpacks the blocks of encodings that have a scale for each 32 or 16 values, into what their
+/// decoders (tensor/block_decoders.h) compute with: small integers, scales and minima.
 namespace flux::cpu::FLUX_ISA {
 
 /// As half_at(), by the processor's conversion.
@@ -63,30 +63,88 @@ static inline void unpack_q45k(const uint8_t* block, uint8_t* weights, float* sc
   }
 }
 
+static inline void unpack_q2k(const uint8_t* block, uint8_t* weights, float* scales,
+                              float* minima) {
+  const float d = half(block + 80);
+  const float dmin = half(block + 82);
+  for (int sub = 0; sub < 16; ++sub) {
+    const uint8_t* qs = block + 16 + sub / 8 * 32 + sub % 2 * 16;
+    const int shift = sub / 2 % 4 * 2;
+    scales[sub * kInt8Columns] = d * static_cast<float>(block[sub] & 0xf);
+    minima[sub * kInt8Columns] = -dmin * static_cast<float>(block[sub] >> 4);
+    for (int i = 0; i < 16; ++i) {
+      weights[sub * 16 + i] = static_cast<uint8_t>((qs[i] >> shift & 3) + 128);
+    }
+  }
+}
+
+static inline void unpack_q3k(const uint8_t* block, uint8_t* weights, float* scales,
+                              float* minima) {
+  const uint8_t* packed = block + 96;
+  const float d = half(block + 108);
+  for (int sub = 0; sub < 16; ++sub) {
+    const uint8_t* high = block + sub % 2 * 16;
+    const uint8_t* qs = block + 32 + sub / 8 * 32 + sub % 2 * 16;
+    const int shift = sub / 2 % 4 * 2;
+    const int low = packed[sub % 8] >> (sub / 8 * 4) & 0xf;
+    const int scale = (low | (packed[8 + sub % 4] >> (sub / 4 * 2) & 3) << 4) - 32;
+    scales[sub * kInt8Columns] = d * static_cast<float>(scale);
+    minima[sub * kInt8Columns] = 0;
+    for (int i = 0; i < 16; ++i) {
+      const int absent = 4 - ((high[i] >> (sub / 2) & 1) << 2);
+      weights[sub * 16 + i] = static_cast<uint8_t>((qs[i] >> shift & 3) - absent + 128);
+    }
+  }
+}
+
+static inline void unpack_q6k(const uint8_t* block, uint8_t* weights, float* scales,
+                              float* minima) {
+  const float d = half(block + 208);
+  for (int sub = 0; sub < 16; ++sub) {
+    const int in_half = sub % 8;
+    const uint8_t* low = block + sub / 8 * 64 + in_half % 4 * 16;
+    const uint8_t* high = block + 128 + sub / 8 * 32 + sub % 2 * 16;
+    const int low_shift = in_half / 4 * 4;
+    const int high_shift = in_half / 2 * 2;
+    scales[sub * kInt8Columns] = d * static_cast<float>(static_cast<int8_t>(block[192 + sub]));
+    minima[sub * kInt8Columns] = 0;
+    for (int i = 0; i < 16; ++i) {
+      const int q = (low[i] >> low_shift & 0xf) | (high[i] >> high_shift & 3) << 4;
+      weights[sub * 16 + i] = static_cast<uint8_t>(q - 32 + 128);
+    }
+  }
+}
+
 /// Takes a block's integers apart, with 128 added, and its scales and minima, which are
 /// kInt8Columns apart.
 struct BlockUnpacker {
   void (*unpack)(const uint8_t* block, uint8_t* weights, float* scales, float* minima);
+  int64_t scaled;  // values that share a scale
   bool has_minima;
 };
 
-/// That of an encoding with a scale for each 32 values.
 static inline BlockUnpacker block_unpacker(Encoding encoding) {
   switch (encoding) {
     case Encoding::kQ4_0:
-      return {unpack_32<false, false>, false};
+      return {unpack_32<false, false>, 32, false};
     case Encoding::kQ4_1:
-      return {unpack_32<true, false>, true};
+      return {unpack_32<true, false>, 32, true};
     case Encoding::kQ5_0:
-      return {unpack_32<false, true>, false};
+      return {unpack_32<false, true>, 32, false};
     case Encoding::kQ5_1:
-      return {unpack_32<true, true>, true};
+      return {unpack_32<true, true>, 32, true};
     case Encoding::kQ4K:
-      return {unpack_q45k<false>, true};
+      return {unpack_q45k<false>, 32, true};
     case Encoding::kQ5K:
-      return {unpack_q45k<true>, true};
+      return {unpack_q45k<true>, 32, true};
+    case Encoding::kQ2K:
+      return {unpack_q2k, 16, true};
+    case Encoding::kQ3K:
+      return {unpack_q3k, 16, false};
+    case Encoding::kQ6K:
+      return {unpack_q6k, 16, false};
     default:
-      return {unpack_q8_0, false};
+      return {unpack_q8_0, 32, false};
   }
 }
 

@@ -8,8 +8,8 @@
 
 /// Products of encoded weights and activations rounded to int8, by the processor's dot products of
 /// four unsigned and four signed bytes. Both operands are as ggml has them: integers with a scale
-/// (weights also a minimum) for each block of 32. The integers' dot product over a block is exact;
-/// sums of blocks are floats, taken in the order of the depth.
+/// (weights also a minimum) for each block of 32, or weights for each 16. The integers' dot product
+/// over a block is exact; sums of blocks are floats, taken in the order of the depth.
 namespace flux::cpu::FLUX_ISA {
 
 #if defined(__AVX512VNNI__)
@@ -17,7 +17,6 @@ namespace {
 
 using VecInt = int32_t __attribute__((vector_size(64)));
 
-constexpr int64_t kWords = kInt8Block / 4;  // of four values
 static_assert(kInt8Columns == 2 * kLanes);
 
 FLUX_INLINE VecInt dot_product(VecInt sum, VecInt weights, VecInt x) {
@@ -63,11 +62,14 @@ void quantize_block(const BFloat16* x, Int8Row& row, int64_t block) {
   _mm_storeu_si128((__m128i*)values, _mm512_maskz_cvtsepi32_epi8(kAllLanes, first));
   _mm_storeu_si128((__m128i*)(values + kLanes), _mm512_maskz_cvtsepi32_epi8(kAllLanes, second));
   const auto add = [](VecInt a, VecInt b) { return a + b; };
-  const int32_t sum = reduce(add((VecInt)first, (VecInt)second), add);
+  const int32_t late = reduce((VecInt)second, add);
+  const int32_t sum = reduce((VecInt)first, add) + late;
   const float scale = largest / 127.0f;
   row.scales[block] = scale;
   row.sums[block] = scale * static_cast<float>(sum);
   row.starts[block] = -128 * sum;
+  row.late_sums[block] = scale * static_cast<float>(late);
+  row.late_starts[block] = -128 * late;
 }
 
 void quantize(const BFloat16* x, int64_t n, Int8Row* slices, int64_t stride) {
@@ -87,10 +89,11 @@ void unpack(const Encoding* encodings, const uint8_t* const* columns, int64_t be
       const BlockUnpacker unpacker = block_unpacker(info.encoding);
       const uint8_t* block = columns[first + i] + begin / info.block_values * info.block_bytes;
       for (int64_t at = 0; at < n; at += info.block_values, block += info.block_bytes) {
-        const int64_t index = at / kInt8Block;
+        const int64_t index = at / unpacker.scaled;
         unpacker.unpack(block, weights[i] + at, &panel->scales[index][first + i],
                         &panel->minima[index][first + i]);
       }
+      panel->block = unpacker.scaled;
       panel->has_minima |= unpacker.has_minima;
       words[i] = reinterpret_cast<const float*>(weights[i]);
     }
@@ -99,53 +102,72 @@ void unpack(const Encoding* encodings, const uint8_t* const* columns, int64_t be
   }
 }
 
-/// Adds the product of kInt8Rows rows and a panel to their sums, or sets them.
-template <bool kHasMinima>
+/// What belongs to one part of a block, given that of the whole and of its second half.
+template <bool kHalves, typename T>
+FLUX_INLINE T of_part(T whole, T late, int part) {
+  if constexpr (!kHalves) return whole;
+  return part == 0 ? whole - late : late;
+}
+
+/// Adds the product of kInt8Rows rows and a panel to their sums, or sets them. kHalves: weights
+/// have a scale for half a block.
+template <bool kHalves, bool kHasMinima>
 void multiply(const Int8Row* rows, const Int8Panel& panel, int64_t blocks, bool first,
               float* sums) {
   constexpr int kRows = kInt8Rows;
+  constexpr int kParts = kHalves ? 2 : 1;
+  constexpr int kWords = kInt8Block / 4 / kParts;  // of four values
   Vec total[kRows][2];
   FLUX_UNROLL
   for (int row = 0; row < kRows; ++row) {
     total[row][0] = first ? Vec{} : load(sums + row * kInt8Columns);
     total[row][1] = first ? Vec{} : load(sums + row * kInt8Columns + kLanes);
   }
+  // The next rows are fetched meanwhile: the processor does not see in time that they are wanted.
   const auto* next = reinterpret_cast<const std::byte*>(rows + kRows);
   constexpr int64_t kAhead = kRows * sizeof(Int8Row) / kInt8Blocks;
   for (int64_t block = 0; block < blocks; ++block) {
     for (int64_t at = 0; at < kAhead; at += 64) __builtin_prefetch(next + block * kAhead + at);
-    VecInt dots[kRows][2];
     FLUX_UNROLL
-    for (int row = 0; row < kRows; ++row) {
-      dots[row][0] = dots[row][1] = rows[row].starts[block] - VecInt{};
-    }
-    FLUX_UNROLL
-    for (int64_t word = 0; word < kWords; ++word) {
-      const auto* weights = panel.weights[block * kWords + word];
-      const VecInt left = load_words(weights);
-      const VecInt right = load_words(weights + kLanes);
+    for (int part = 0; part < kParts; ++part) {
+      const int64_t index = block * kParts + part;
+      VecInt dots[kRows][2];
       FLUX_UNROLL
       for (int row = 0; row < kRows; ++row) {
-        const VecInt x = splat_word(rows[row].values + (block * kWords + word) * 4);
-        dots[row][0] = dot_product(dots[row][0], left, x);
-        dots[row][1] = dot_product(dots[row][1], right, x);
+        const Int8Row& x = rows[row];
+        const int32_t start = of_part<kHalves>(x.starts[block], x.late_starts[block], part);
+        dots[row][0] = dots[row][1] = start - VecInt{};
       }
-    }
-    const Vec left = load(panel.scales[block]);
-    const Vec right = load(panel.scales[block] + kLanes);
-    FLUX_UNROLL
-    for (int row = 0; row < kRows; ++row) {
-      const float scale = rows[row].scales[block];
-      total[row][0] += to_float(dots[row][0]) * scale * left;
-      total[row][1] += to_float(dots[row][1]) * scale * right;
-    }
-    if constexpr (kHasMinima) {
-      const Vec left_minima = load(panel.minima[block]);
-      const Vec right_minima = load(panel.minima[block] + kLanes);
+      FLUX_UNROLL
+      for (int word = 0; word < kWords; ++word) {
+        const auto* weights = panel.weights[index * kWords + word];
+        const VecInt left = load_words(weights);
+        const VecInt right = load_words(weights + kLanes);
+        FLUX_UNROLL
+        for (int row = 0; row < kRows; ++row) {
+          const VecInt x = splat_word(rows[row].values + (index * kWords + word) * 4);
+          dots[row][0] = dot_product(dots[row][0], left, x);
+          dots[row][1] = dot_product(dots[row][1], right, x);
+        }
+      }
+      const Vec left = load(panel.scales[index]);
+      const Vec right = load(panel.scales[index] + kLanes);
       FLUX_UNROLL
       for (int row = 0; row < kRows; ++row) {
-        total[row][0] += rows[row].sums[block] * left_minima;
-        total[row][1] += rows[row].sums[block] * right_minima;
+        const float scale = rows[row].scales[block];
+        total[row][0] += to_float(dots[row][0]) * scale * left;
+        total[row][1] += to_float(dots[row][1]) * scale * right;
+      }
+      if constexpr (kHasMinima) {
+        const Vec left_minima = load(panel.minima[index]);
+        const Vec right_minima = load(panel.minima[index] + kLanes);
+        FLUX_UNROLL
+        for (int row = 0; row < kRows; ++row) {
+          const Int8Row& x = rows[row];
+          const float sum = of_part<kHalves>(x.sums[block], x.late_sums[block], part);
+          total[row][0] += sum * left_minima;
+          total[row][1] += sum * right_minima;
+        }
       }
     }
   }
@@ -167,7 +189,10 @@ void store_rows(const TileEpilogue<BFloat16>& tile, const float* sums, int64_t f
 }
 
 void run(const Int8Product& product) {
-  const auto multiply_rows = product.panel->has_minima ? multiply<true> : multiply<false>;
+  const bool minima = product.panel->has_minima;
+  const auto multiply_rows = product.panel->block == kInt8Block
+                                 ? (minima ? multiply<false, true> : multiply<false, false>)
+                                 : (minima ? multiply<true, true> : multiply<true, false>);
   for (int64_t row = 0; row < product.epilogue.rows; row += kInt8Rows) {
     float* sums = product.sums + row * kInt8Columns;
     multiply_rows(product.rows + row, *product.panel, product.depth / kInt8Block, product.first,

@@ -128,7 +128,7 @@ struct ProductKernels {
 
 inline constexpr int64_t kInt8Slice =
     512;                                   // of the depth, multiplied while it lies in the L1 cache
-inline constexpr int64_t kInt8Block = 32;  // values that share a scale
+inline constexpr int64_t kInt8Block = 32;  // activations that share a scale; weights may at half
 inline constexpr int64_t kInt8Columns = 32;  // of a panel
 inline constexpr int64_t kInt8Rows = 6;      // multiplied together
 inline constexpr int64_t kInt8Blocks = kInt8Slice / kInt8Block;
@@ -140,13 +140,17 @@ struct alignas(64) Int8Row {
   float scales[kInt8Blocks];
   float sums[kInt8Blocks];      // of a block's rounded values
   int32_t starts[kInt8Blocks];  // -128 times the sum of `values`: panels hold 128 too much
+  // The same of a block's second half.
+  float late_sums[kInt8Blocks];
+  int32_t late_starts[kInt8Blocks];
 };
 
 /// A slice of some columns of encoded weights: (weights - 128) * scale + minimum.
 struct alignas(64) Int8Panel {
   uint8_t weights[kInt8Slice / 4][kInt8Columns][4];
-  float scales[kInt8Blocks][kInt8Columns];
-  float minima[kInt8Blocks][kInt8Columns];
+  float scales[2 * kInt8Blocks][kInt8Columns];  // one for each `block` weights
+  float minima[2 * kInt8Blocks][kInt8Columns];
+  int64_t block;    // kInt8Block or half of it
   bool has_minima;  // else `minima` is undefined
 };
 
@@ -165,7 +169,8 @@ struct Int8Product {
 struct Int8Kernels {
   /// Rounds a row of n values; its slices are `stride` apart.
   void (*quantize)(const BFloat16* x, int64_t n, Int8Row* slices, int64_t stride);
-  /// Unpacks blocks from `begin` on, up to a slice, of kInt8Columns encoded rows of n values.
+  /// Unpacks n values, up to a slice, of kInt8Columns encoded rows from `begin` on. Their encodings
+  /// have scales for equally many values.
   void (*unpack)(const Encoding* encodings, const uint8_t* const* columns, int64_t begin, int64_t n,
                  Int8Panel* panel);
   void (*run)(const Int8Product& product);
