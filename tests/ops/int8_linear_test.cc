@@ -62,7 +62,7 @@ std::vector<cpu::Isa> int8_isas() {
   std::vector<cpu::Isa> found;
   for (const cpu::Isa isa : isas()) {
     const IsaScope scope(isa);
-    if (cpu::kernels().int8) found.push_back(isa);
+    if (cpu::kernels().int8.run != nullptr) found.push_back(isa);
   }
   return found;
 }

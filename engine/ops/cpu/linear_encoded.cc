@@ -17,7 +17,7 @@ namespace {
 class EncodedLinear final : public PackedLinear {
  public:
   EncodedLinear(Context& ctx, std::span<const StoredTensor> weights, DType dtype)
-      : dtype_(dtype), int8_(dtype == DType::kBF16 && has_int8_product(weights)) {
+      : dtype_(dtype), int8_(dtype == DType::kBF16 ? int8_kernels_for(weights) : nullptr) {
     depth = weights[0].shape[1];
     for (const StoredTensor& weight : weights) {
       columns += weight.shape[0];
@@ -38,7 +38,7 @@ class EncodedLinear final : public PackedLinear {
 
   void run(Context& ctx, const ConstTensor& x, const Epilogue& epilogue,
            const Tensor& out) const override {
-    if (int8_) return run_int8_linear(ctx, weights_, *this, x, epilogue, out);
+    if (int8_) return run_int8_linear(ctx, *int8_, weights_, *this, x, epilogue, out);
     // The caller's scope holds the memory until the product is done.
     const auto packed = pack_decoded_linear(ctx, weights_, dtype_, [&](int64_t size) {
       return ctx.workspace().allocate({size}, DType::kU8);
@@ -61,7 +61,7 @@ class EncodedLinear final : public PackedLinear {
   }
 
   DType dtype_;
-  bool int8_;  // as int8 products
+  const Int8Kernels* int8_;  // null: the exact product
   std::vector<StoredTensor> weights_;
 };
 

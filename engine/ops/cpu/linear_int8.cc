@@ -16,26 +16,6 @@ namespace {
 /// Rows that are quantised together, a multiple of kInt8Rows: their sums stay in the L2 cache.
 constexpr int64_t kBlockRows = 1536;
 
-/// Values of an encoding that share a scale; 0 where there is no int8 product.
-int64_t scaled_values(Encoding encoding) {
-  switch (encoding) {
-    case Encoding::kQ4_0:
-    case Encoding::kQ4_1:
-    case Encoding::kQ5_0:
-    case Encoding::kQ5_1:
-    case Encoding::kQ8_0:
-    case Encoding::kQ4K:
-    case Encoding::kQ5K:
-      return 32;
-    case Encoding::kQ2K:
-    case Encoding::kQ3K:
-    case Encoding::kQ6K:
-      return 16;
-    default:
-      return 0;
-  }
-}
-
 /// The stored rows that become the columns of a panel; the last one stands in for those past it.
 struct PanelColumns {
   Encoding encodings[kInt8Columns];
@@ -57,10 +37,11 @@ struct PanelColumns {
 /// One call of linear.
 class Int8LinearCall {
  public:
-  Int8LinearCall(Context& ctx, std::span<const StoredTensor> weights, const PackedLinear& packed,
-                 const ConstTensor& x, const Epilogue& epilogue, const Tensor& out)
+  Int8LinearCall(Context& ctx, const Int8Kernels& kernels, std::span<const StoredTensor> weights,
+                 const PackedLinear& packed, const ConstTensor& x, const Epilogue& epilogue,
+                 const Tensor& out)
       : ctx_(ctx),
-        kernels_(cpu::kernels().int8),
+        kernels_(kernels),
         weights_(weights),
         packed_(packed),
         x_(x),
@@ -134,18 +115,20 @@ class Int8LinearCall {
 
 }  // namespace
 
-bool has_int8_product(std::span<const StoredTensor> weights) {
-  const int64_t scaled = scaled_values(weights[0].encoding);
-  return kernels().int8 && scaled > 0 &&
-         std::all_of(weights.begin(), weights.end(), [&](const StoredTensor& weight) {
-           return scaled_values(weight.encoding) == scaled;
-         });
+const Int8Kernels* int8_kernels_for(std::span<const StoredTensor> weights) {
+  const Int8Kernels& int8 = kernels().int8;
+  if (int8.run == nullptr) return nullptr;
+  const int64_t scaled = int8.scaled_values(weights[0].encoding);
+  const bool all = std::all_of(weights.begin(), weights.end(), [&](const StoredTensor& weight) {
+    return int8.scaled_values(weight.encoding) == scaled;
+  });
+  return all && scaled > 0 ? &int8 : nullptr;
 }
 
-void run_int8_linear(Context& ctx, std::span<const StoredTensor> weights,
-                     const PackedLinear& packed, const ConstTensor& x, const Epilogue& epilogue,
-                     const Tensor& out) {
-  Int8LinearCall(ctx, weights, packed, x, epilogue, out).run();
+void run_int8_linear(Context& ctx, const Int8Kernels& kernels,
+                     std::span<const StoredTensor> weights, const PackedLinear& packed,
+                     const ConstTensor& x, const Epilogue& epilogue, const Tensor& out) {
+  Int8LinearCall(ctx, kernels, weights, packed, x, epilogue, out).run();
 }
 
 }  // namespace flux::cpu

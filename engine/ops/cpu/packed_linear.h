@@ -62,12 +62,13 @@ std::shared_ptr<PackedLinear> pack_encoded_linear(Context& ctx,
                                                   std::span<const StoredTensor> weights,
                                                   DType dtype);
 
-/// Whether this processor multiplies all of the stacked weights as int8, which rounds x.
-bool has_int8_product(std::span<const StoredTensor> weights);
+/// The kernels by which this processor multiplies the stacked weights as int8, which rounds x; null
+/// where it does not.
+const Int8Kernels* int8_kernels_for(std::span<const StoredTensor> weights);
 /// The product of the stacked weights and x, bf16, as int8; columns and bias are those of `packed`.
-void run_int8_linear(Context& ctx, std::span<const StoredTensor> weights,
-                     const PackedLinear& packed, const ConstTensor& x, const Epilogue& epilogue,
-                     const Tensor& out);
+void run_int8_linear(Context& ctx, const Int8Kernels& kernels,
+                     std::span<const StoredTensor> weights, const PackedLinear& packed,
+                     const ConstTensor& x, const Epilogue& epilogue, const Tensor& out);
 
 /// Returns rows [begin, end) of the stacked weights as contiguous `dtype`: in place if possible,
 /// else copied to `buffer`.

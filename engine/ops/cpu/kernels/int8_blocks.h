@@ -143,8 +143,10 @@ static inline BlockUnpacker block_unpacker(Encoding encoding) {
       return {unpack_q3k, 16, false};
     case Encoding::kQ6K:
       return {unpack_q6k, 16, false};
-    default:
+    case Encoding::kQ8_0:
       return {unpack_q8_0, 32, false};
+    default:
+      return {};
   }
 }
 

@@ -78,6 +78,8 @@ void quantize(const BFloat16* x, int64_t n, Int8Row* slices, int64_t stride) {
   }
 }
 
+int64_t scaled_values(Encoding encoding) { return block_unpacker(encoding).scaled; }
+
 void unpack(const Encoding* encodings, const uint8_t* const* columns, int64_t begin, int64_t n,
             Int8Panel* panel) {
   alignas(64) uint8_t weights[kLanes][kInt8Slice];
@@ -203,7 +205,7 @@ void run(const Int8Product& product) {
 
 }  // namespace
 
-Int8Kernels int8_kernels() { return {quantize, unpack, run}; }
+Int8Kernels int8_kernels() { return {scaled_values, quantize, unpack, run}; }
 #else
 Int8Kernels int8_kernels() { return {}; }
 #endif

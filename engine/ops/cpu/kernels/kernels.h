@@ -167,15 +167,15 @@ struct Int8Product {
 
 /// Products of encoded weights as dot products of int8. Absent (null) where the processor has none.
 struct Int8Kernels {
+  /// The number of an encoding's values that share a scale; 0 where it is not multiplied as int8.
+  int64_t (*scaled_values)(Encoding encoding);
   /// Rounds a row of n values; its slices are `stride` apart.
   void (*quantize)(const BFloat16* x, int64_t n, Int8Row* slices, int64_t stride);
-  /// Unpacks n values, up to a slice, of kInt8Columns encoded rows from `begin` on. Their encodings
-  /// have scales for equally many values.
+  /// Unpacks n values, up to a slice, of kInt8Columns encoded rows from `begin` on; scaled_values()
+  /// of them are equal.
   void (*unpack)(const Encoding* encodings, const uint8_t* const* columns, int64_t begin, int64_t n,
                  Int8Panel* panel);
   void (*run)(const Int8Product& product);
-
-  explicit operator bool() const { return run != nullptr; }
 };
 
 template <typename T>
