@@ -34,7 +34,7 @@ static inline void unpack_32(const uint8_t* block, uint8_t* weights, float* scal
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights), values);
 }
 
-static inline void unpack_q8_0(const uint8_t* block, uint8_t* weights, float* scales,
+static inline void unpack_q8_0(const uint8_t* block, uint8_t* __restrict weights, float* scales,
                                float* minima) {
   scales[0] = half(block);
   minima[0] = 0;
@@ -43,7 +43,7 @@ static inline void unpack_q8_0(const uint8_t* block, uint8_t* weights, float* sc
 
 /// Q4_K, and with a fifth bit Q5_K: 8 sub-blocks of 32.
 template <bool kHasFifthBit>
-static inline void unpack_q45k(const uint8_t* block, uint8_t* weights, float* scales,
+static inline void unpack_q45k(const uint8_t* block, uint8_t* __restrict weights, float* scales,
                                float* minima) {
   const float d = half(block);
   const float dmin = half(block + 2);
@@ -63,7 +63,7 @@ static inline void unpack_q45k(const uint8_t* block, uint8_t* weights, float* sc
   }
 }
 
-static inline void unpack_q2k(const uint8_t* block, uint8_t* weights, float* scales,
+static inline void unpack_q2k(const uint8_t* block, uint8_t* __restrict weights, float* scales,
                               float* minima) {
   const float d = half(block + 80);
   const float dmin = half(block + 82);
@@ -78,7 +78,7 @@ static inline void unpack_q2k(const uint8_t* block, uint8_t* weights, float* sca
   }
 }
 
-static inline void unpack_q3k(const uint8_t* block, uint8_t* weights, float* scales,
+static inline void unpack_q3k(const uint8_t* block, uint8_t* __restrict weights, float* scales,
                               float* minima) {
   const uint8_t* packed = block + 96;
   const float d = half(block + 108);
@@ -97,7 +97,7 @@ static inline void unpack_q3k(const uint8_t* block, uint8_t* weights, float* sca
   }
 }
 
-static inline void unpack_q6k(const uint8_t* block, uint8_t* weights, float* scales,
+static inline void unpack_q6k(const uint8_t* block, uint8_t* __restrict weights, float* scales,
                               float* minima) {
   const float d = half(block + 208);
   for (int sub = 0; sub < 16; ++sub) {
