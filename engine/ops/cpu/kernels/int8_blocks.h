@@ -4,7 +4,8 @@
 #include "tensor/block_decoders.h"
 
 /// Unpacks the blocks of encodings that have a scale for each 32 or 16 values, into what their
-/// decoders (tensor/block_decoders.h) compute with: small integers, scales and minima.
+/// decoders (tensor/block_decoders.h) compute with: small integers, scales and minima. The integers
+/// are marked as lying apart from all else (__restrict): such short loops are not vectorised else.
 namespace flux::cpu::FLUX_ISA {
 
 /// As half_at(), by the processor's conversion.
