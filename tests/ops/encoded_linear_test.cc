@@ -78,8 +78,9 @@ TEST(QuantizedLinear, HasTheValuesOfWeightsWithAScaleForEachRow) {
     plain.data<float>()[i] *= std::pow(10.0f, static_cast<float>(i / kDepth % 9) - 6.0f);
   }
   std::fill_n(plain.data<float>(), kDepth, 0.0f);  // a row of zeros
-  const std::vector<StoredTensor> weights = {plain, random_weight(Encoding::kF8E4M3, 16, 1),
-                                             random_weight(Encoding::kQ4K, 16, 1)};
+  const std::vector<StoredTensor> weights = {plain,
+                                             random_encoded(Encoding::kF8E4M3, 16, kDepth, 1),
+                                             random_encoded(Encoding::kQ4K, 16, kDepth, 1)};
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     const std::vector<StoredTensor> encoded = encode_e4m3(weights, dtype, 2);
     for (const StoredTensor& weight : encoded) EXPECT_EQ(weight.encoding, Encoding::kF8E4M3);
