@@ -60,8 +60,10 @@ def program(*arguments, **options):
     command = [str(PROGRAM), *map(str, arguments)]
     if "--device" not in command and arguments[0] in ("convert", "generate", "run-stage"):
         command += ["--device", DEVICE]
-    computes = arguments[0] in ("convert", "generate", "run-stage")
-    if QUANTIZATION != "none" and computes and "--quantization" not in command:
+    takes = arguments[0] in ("convert", "generate", "run-stage") and not any(
+        "python" in word or word == "--quantization" for word in command
+    )
+    if QUANTIZATION != "none" and takes:
         command += ["--quantization", QUANTIZATION]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
     assert done.returncode == 0, done.stderr
