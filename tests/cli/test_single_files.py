@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import unittest
 
+from gguf_file import Gguf, Tensor
 from harness import DEV, ROOT, CliTest, read_safetensors, run, write_safetensors
 
 FILES = ROOT / "tests/golden/single_files"
@@ -33,6 +34,44 @@ def part(prefix: str, target: pathlib.Path) -> None:
         parts[name.removeprefix(prefix)] = entry | {"data_offsets": offsets}
         out += data[begin:end]
     write_safetensors(target, parts, out)
+
+
+# llama.cpp's names of CLIP's tensors; of the MLP's two linears it calls the first "down".
+LLAMA_CLIP = {
+    "embeddings.token_embedding": "token_embd",
+    "embeddings.position_embedding": "position_embd",
+    "final_layer_norm": "post_ln",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.out_proj": "attn_out",
+    "layer_norm1": "ln1",
+    "layer_norm2": "ln2",
+    "mlp.fc1": "ffn_down",
+    "mlp.fc2": "ffn_up",
+}
+
+
+def llama_clip(target: pathlib.Path) -> None:
+    """The CLIP of the all-in-one file as GGUF, in F16 as there."""
+    header, data = read_safetensors(ALL_IN_ONE)
+    prefix = "text_encoders.clip_l.transformer.text_model."
+    file = Gguf()
+    for name, entry in header.items():
+        if not name.startswith(prefix):
+            continue
+        module, _, kind = name.removeprefix(prefix).rpartition(".")
+        place = "t."
+        if module.startswith("encoder.layers."):
+            _, _, layer, module = module.split(".", 3)
+            place += f"blk.{layer}."
+        begin, end = entry["data_offsets"]
+        file.data += b"\0" * (-len(file.data) % file.alignment)
+        file.tensors.append(
+            Tensor(f"{place}{LLAMA_CLIP[module]}.{kind}", entry["shape"][::-1], 1, len(file.data))
+        )
+        file.data += data[begin:end]
+    file.write(target)
 
 
 class SingleFilesTest(CliTest):
@@ -73,6 +112,15 @@ class SingleFilesTest(CliTest):
         self.assertEqual(
             self.generate("comfy", comfy / "flux1-dev.safetensors", *TOKENIZERS), whole
         )
+
+    def test_clip_with_the_names_of_llama_cpp(self):
+        whole = self.generate("whole", ALL_IN_ONE, *TOKENIZERS)
+        clip = self.directory / "clip_l.gguf"
+        llama_clip(clip)
+        options = [ALL_IN_ONE, *TOKENIZERS, "--clip", clip]
+        self.assertEqual(self.generate("llama", *options), whole)
+        report = json.loads(run("inspect", *options, "--json").out)
+        self.assertEqual(report["components"]["text_encoder"]["layout"], "llama.cpp")
 
     def test_a_part_of_a_diffusers_checkpoint_is_replaced(self):
         own = self.generate("own", DEV)
