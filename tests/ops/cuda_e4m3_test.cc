@@ -1,6 +1,7 @@
 // Ops whose rows are e4m3, on a GPU that multiplies them, against the CPU's with the same values in
 // f32.
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "ops/cuda_ops.h"
@@ -159,6 +160,20 @@ TEST_P(CudaE4M3, StoredNumbersAreKept) {
   const LinearPart part{x.numbers, &packed, {}, new_rows(70, 128, DType::kBF16), x.scales, {}};
   linear(*gpu_, {&part, 1});
   expect_same({expected, part.out}, "stored numbers");
+}
+
+TEST_P(CudaE4M3, SizesThatTheKernelCannotTakeAreComputedWithTheValues) {
+  for (const auto& [in, out] : {std::pair<int64_t, int64_t>{36, 48}, {64, 20}, {40, 32}}) {
+    const Twin weight = random({out, in}, DType::kBF16, 0.0f, 0.2f);
+    const Twin bias = random({out}, DType::kBF16);
+    const LinearWeights packed = pack(*gpu_, weight, bias, DType::kBF16);
+    EXPECT_FALSE(packed.takes_e4m3());
+    const Twin x = rows(70, in, 0);
+    const Twin result = rows(70, out, 0);
+    linear(*cpu_, x.cpu, pack(*cpu_, weight, bias, DType::kBF16), {}, result.cpu);
+    linear(*gpu_, x.gpu, packed, {}, result.gpu);
+    expect_same(result, fmt::format("{}x{}", in, out));
+  }
 }
 
 TEST_P(CudaE4M3, RowsOfTAreEncodedByTheLinear) {

@@ -10,6 +10,10 @@
 namespace flux::cuda {
 namespace {
 
+/// Values of a row that decode_rows() decodes together: rows that are no multiple are decoded when
+/// they are packed.
+constexpr int64_t kDecodedTogether = 8;
+
 /// The same weights in T, in scratch memory.
 DenseWeights decode(Context& ctx, State& state, const DenseWeights& weights, DType dtype) {
   DenseWeights result;
@@ -45,11 +49,16 @@ std::shared_ptr<const PackedWeights> CudaBackend::pack_linear(Context& ctx,
     const std::vector<StoredTensor> encoded = encode_e4m3(weights, dtype, ctx.threads());
     return pack_linear(ctx, encoded, biases, dtype, Quantization::kNone);
   }
+  const bool plain = std::all_of(weights.begin(), weights.end(),
+                                 [](const StoredTensor& weight) { return weight.is_plain(); });
+  if (!plain && weights[0].shape[1] % kDecodedTogether != 0) {
+    std::vector<StoredTensor> decoded;
+    for (const StoredTensor& weight : weights) decoded.emplace_back(flux::decode(weight, dtype));
+    return pack_linear(ctx, decoded, biases, dtype, Quantization::kNone);
+  }
   auto packed = std::make_shared<DenseWeights>();
   packed->depth = weights[0].shape[1];
   for (const StoredTensor& weight : weights) packed->columns += weight.shape[0];
-  const bool plain = std::all_of(weights.begin(), weights.end(),
-                                 [](const StoredTensor& weight) { return weight.is_plain(); });
   if (plain) packed->weight = new_tensor(ctx, {packed->columns, packed->depth}, dtype);
   int64_t begin = 0;
   for (const StoredTensor& weight : weights) {
