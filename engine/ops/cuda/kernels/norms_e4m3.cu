@@ -10,7 +10,8 @@ namespace {
 
 constexpr int kWarps = 8;   // of a block, at most
 constexpr int kValues = 8;  // of a vector
-constexpr int kBlocksOfAMultiprocessor = 3;
+/// As many as its registers have room for, at 128 a thread.
+constexpr int kBlocksOfAMultiprocessor = 2;
 
 using Values = Pack<float, kValues>;
 
@@ -105,7 +106,7 @@ __device__ void encode_row(const NormRows& args, int64_t index, Row row, const f
 }
 
 template <int kHeld>
-__global__ void __launch_bounds__(kWarps * 32)
+__global__ void __launch_bounds__(kWarps * 32, kBlocksOfAMultiprocessor)
     norm_e4m3_kernel(const __grid_constant__ GridSplit grid) {
   begin_kernel();
   extern __shared__ float4 shared[];
