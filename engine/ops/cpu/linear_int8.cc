@@ -61,6 +61,7 @@ class Int8LinearCall {
   void run() {
     for (int64_t first = 0; first < x_.size(0); first += block_rows_) {
       const int64_t rows = std::min(block_rows_, x_.size(0) - first);
+      clear_rows_past(rows);
       for_row_tiles(ctx_, rows, packed_.depth, [&](int64_t begin, int64_t end, int) {
         for (int64_t i = begin; i < end; ++i) {
           kernels_.quantize(row<BFloat16>(x_, first + i), packed_.depth, slice(0) + i, block_rows_);
@@ -75,6 +76,13 @@ class Int8LinearCall {
   /// [slices, rows]
   Int8Row* slice(int64_t i) const {
     return reinterpret_cast<Int8Row*>(rows_.data<std::byte>()) + i * block_rows_;
+  }
+
+  /// The last rows that are multiplied together may be fewer than the kernel takes.
+  void clear_rows_past(int64_t rows) const {
+    for (int64_t s = 0; s < slices_; ++s) {
+      std::fill(slice(s) + rows, slice(s) + round_up(rows, kInt8Rows), Int8Row{});
+    }
   }
 
   void run_panel(int64_t first, int64_t rows, int64_t i, int thread) {

@@ -56,8 +56,10 @@ void quantize_block(const BFloat16* x, Int8Row& row, int64_t block) {
   const float largest = __builtin_bit_cast(
       float, reduce(larger((VecInt)low & kMagnitude, (VecInt)high & kMagnitude), larger));
   const float factor = largest > 0 ? 127.0f / largest : 0.0f;
-  const __m512i first = _mm512_maskz_cvtps_epi32(kAllLanes, (__m512)(low * factor));
-  const __m512i second = _mm512_maskz_cvtps_epi32(kAllLanes, (__m512)(high * factor));
+  // Where a value is not finite the scale says so, and the integers are zeros.
+  const __mmask16 lanes = largest < __builtin_inff() ? kAllLanes : __mmask16{0};
+  const __m512i first = _mm512_maskz_cvtps_epi32(lanes, (__m512)(low * factor));
+  const __m512i second = _mm512_maskz_cvtps_epi32(lanes, (__m512)(high * factor));
   int8_t* values = row.values + block * kInt8Block;
   _mm_storeu_si128((__m128i*)values, _mm512_maskz_cvtsepi32_epi8(kAllLanes, first));
   _mm_storeu_si128((__m128i*)(values + kLanes), _mm512_maskz_cvtsepi32_epi8(kAllLanes, second));
