@@ -59,6 +59,24 @@ TEST(GpuTraits, AreExpressionsOfTheGpusOwnFigures) {
   }
 }
 
+TEST(GpuTraits, ProductsOfFp8BeginWithAda) {
+  struct Case {
+    int major, minor;
+    bool fp8;
+  };
+  for (const Case& c : {Case{8, 0, false},
+                        {8, 6, false},
+                        {8, 9, true},
+                        {9, 0, true},
+                        {10, 0, true},
+                        {12, 0, true}}) {
+    GpuFigures gpu = kTunedGpu;
+    gpu.major = c.major;
+    gpu.minor = c.minor;
+    EXPECT_EQ(make_gpu_traits(gpu, false).fp8, c.fp8) << c.major << "." << c.minor;
+  }
+}
+
 TEST(GpuTraits, RatesOfTheTunedGpuAreTheMeasuredOnes) {
   const GpuTraits gpu = make_gpu_traits(kTunedGpu, true);
   EXPECT_EQ(kept_bytes(gpu), 32 * kMiB);

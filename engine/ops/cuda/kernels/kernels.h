@@ -118,7 +118,7 @@ struct HopperLinear {
   };
   /// Of products of e4m3: a value is the number times the scale of its row.
   struct Scales {
-    const float* x;  // [rows], scales_stride apart; or one for all rows, with 0
+    const float* x;  // [rows], x_stride apart; or one for all rows, with 0
     int64_t x_stride;
     const float* w;  // [columns]
     /// With GELU the result is e4m3, too, and its scales are written to out: [rows]. They are a
