@@ -1,10 +1,11 @@
 // Times FLUX.1's attention on a Hopper GPU, each size repeated for SECONDS, so that the GPU is at
 // its power limit as in a whole image.
-//   hopper_attention_bench [SECONDS]
+//   hopper_attention_bench [SECONDS [KIND [TOKENS]]]     KIND: scaled, plain or e4m3
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <stdexcept>
+#include <string_view>
 #include <vector>
 
 #include "bench/ops/bf16_values.h"
@@ -20,9 +21,59 @@ constexpr int64_t kHeads = 24;
 constexpr int64_t kHeadDim = 128;
 constexpr int64_t kWidth = kHeads * kHeadDim;
 
-/// plain: with scores that are known to be small exponents of two.
+/// Plain: with scores that are known to be small exponents of two.
+enum class Kind { kScaled, kPlain, kE4M3 };
+constexpr const char* kNames[] = {"scaled", "plain", "e4m3"};
+
+/// Queries, keys and values in e4m3, one sequence after the other.
+struct EncodedHeads {
+  EncodedHeads(int64_t tokens, int64_t count)
+      : qk(2 * count * tokens * kWidth), v(count * kWidth * encoded_keys(tokens)), v_scale(1) {
+    const float scale = 5.0f / kLargestE4M3;
+    check_cuda(cudaMemcpy(v_scale.get(), &scale, sizeof scale, cudaMemcpyDefault), "cudaMemcpy");
+  }
+
+  /// Puts sequence i in place of the bf16 heads of `segment`.
+  EncodeHeads encode(int64_t i, FlashAttention& segment) const {
+    const int64_t tokens = segment.q_tokens;
+    EncodeHeads args{.q = segment.q,
+                     .k = segment.k,
+                     .v = segment.v,
+                     .q_strides = {segment.q_strides[0], segment.q_strides[1]},
+                     .k_strides = {segment.k_strides[0], segment.k_strides[1]},
+                     .v_strides = {segment.v_strides[0], segment.v_strides[1]},
+                     .q_tokens = tokens,
+                     .k_tokens = tokens,
+                     .heads = kHeads,
+                     .dim = kHeadDim,
+                     .q_scale = 0.01f,
+                     .k_scale = 0.01f,
+                     .v_scale = v_scale.get(),
+                     .encoded_q = qk.get() + 2 * i * tokens * kWidth,
+                     .encoded_k = qk.get() + (2 * i + 1) * tokens * kWidth,
+                     .encoded_v = v.get() + i * kWidth * encoded_keys(tokens),
+                     .v_keys = encoded_keys(tokens)};
+    segment.e4m3 = true;
+    segment.bound = 20.0f;
+    segment.v_scale = v_scale.get();
+    segment.q = args.encoded_q;
+    segment.k = args.encoded_k;
+    segment.v = args.encoded_v;
+    segment.q_strides[0] = segment.k_strides[0] = kWidth;
+    segment.v_strides[0] = args.v_keys;
+    segment.v_strides[1] = kHeadDim * args.v_keys;
+    segment.scale *= args.q_scale * args.k_scale;
+    return args;
+  }
+
+  Buffer<uint8_t> qk;
+  Buffer<uint8_t> v;
+  Buffer<float> v_scale;
+};
+
 void report(State& state, const Meter& meter, double seconds, int64_t tokens, int64_t count,
-            bool plain) {
+            Kind kind) {
+  const bool plain = kind == Kind::kPlain;
   const float root = std::sqrt(static_cast<float>(kHeadDim));
   const Buffer<uint16_t> qkv(count * tokens * 3 * kWidth);
   const Buffer<uint16_t> out(count * tokens * kWidth);
@@ -52,6 +103,12 @@ void report(State& state, const Meter& meter, double seconds, int64_t tokens, in
     }
     segments.push_back(segment);
   }
+  const EncodedHeads encoded(tokens, count);
+  std::vector<EncodeHeads> encodings;
+  for (int64_t i = 0; kind == Kind::kE4M3 && i < count; ++i) {
+    encodings.push_back(encoded.encode(i, segments[static_cast<size_t>(i)]));
+    check_cuda(encode_heads(encodings.back(), state.stream()), "encode_heads");
+  }
   const double teraflop = 4e-12 * static_cast<double>(count * tokens * tokens * kWidth);
   const auto run = [&] {
     check_cuda(hopper_attention(segments, state.traits().multiprocessors, state.stream()),
@@ -59,20 +116,33 @@ void report(State& state, const Meter& meter, double seconds, int64_t tokens, in
   };
   measure(meter, state.stream(), seconds, teraflop, run);  // warms the GPU
   const Cost cost = measure(meter, state.stream(), seconds, teraflop, run);
-  std::printf("%lld x %4lld tokens%s: %7.1f us, %3.0f TFLOP/s, %3.0f mJ\n",
-              static_cast<long long>(count), static_cast<long long>(tokens), plain ? ", plain" : "",
-              cost.ms * 1e3, teraflop / cost.ms * 1e3, cost.mj);
+  std::printf("%lld x %4lld tokens, %-6s: %7.1f us, %4.0f TFLOP/s, %3.0f mJ",
+              static_cast<long long>(count), static_cast<long long>(tokens),
+              kNames[static_cast<int>(kind)], cost.ms * 1e3, teraflop / cost.ms * 1e3, cost.mj);
+  if (!encodings.empty()) {
+    const Cost passes = measure(meter, state.stream(), seconds / 4, teraflop, [&] {
+      for (const EncodeHeads& heads : encodings) {
+        check_cuda(encode_heads(heads, state.stream()), "encode_heads");
+      }
+    });
+    std::printf(", encoding %6.1f us", passes.ms * 1e3);
+  }
+  std::printf("\n");
   std::fflush(stdout);
 }
 
-void run(double seconds) {
+void run(double seconds, std::string_view only_kind, int64_t only_tokens) {
   State state(0, hopper_traits());
   const Meter meter;
-  for (const bool plain : {false, true, false, true}) {
-    for (const int64_t tokens : {4608, 4352, 1536, 1280, 768, 512}) {
-      report(state, meter, seconds, tokens, 1, plain);
+  for (int i = 0; i < 2; ++i) {
+    for (const Kind kind : {Kind::kScaled, Kind::kPlain, Kind::kE4M3}) {
+      if (!only_kind.empty() && only_kind != kNames[static_cast<int>(kind)]) continue;
+      for (const int64_t tokens : {4608, 4352, 1536, 1280, 768, 512}) {
+        if (only_tokens == 0 || only_tokens == tokens)
+          report(state, meter, seconds, tokens, 1, kind);
+      }
+      if (only_tokens == 0) report(state, meter, seconds, 1536, 4, kind);
     }
-    report(state, meter, seconds, 1536, 4, plain);
   }
 }
 
@@ -81,7 +151,8 @@ void run(double seconds) {
 
 int main(int argc, char** argv) {
   try {
-    flux::cuda::run(argc > 1 ? std::atof(argv[1]) : 0.5);
+    flux::cuda::run(argc > 1 ? std::atof(argv[1]) : 0.5, argc > 2 ? argv[2] : "",
+                    argc > 3 ? std::atoll(argv[3]) : 0);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "hopper_attention_bench: %s\n", error.what());
     return 1;

@@ -7,7 +7,7 @@ namespace {
 
 void check_part(const Context& ctx, const AttentionPart& part, const AttentionPart& first,
                 const AttentionOptions& options) {
-  const auto& [q, k, v, out, out_scales] = part;
+  const auto& [q, k, v, out, out_scales, v_scale] = part;
   check_rank("attention", "q", q, 3);
   check_rank("attention", "k", k, 3);
   const int64_t k_tokens = k.size(0);
@@ -31,6 +31,7 @@ void check_part(const Context& ctx, const AttentionPart& part, const AttentionPa
       ErrorCode::kInternal,
       "attention: scores to the base two have the scale {}, but 1 and no relative bias are needed",
       options.scale);
+  check_optional_parameter(ctx, "attention", "v_scale", v_scale, {1});
   check_optional_parameter(ctx, "attention", "relative_bias", options.relative_bias,
                            {heads, q.size(0) + k_tokens - 1});
 }
@@ -39,7 +40,7 @@ void check_part(const Context& ctx, const AttentionPart& part, const AttentionPa
 
 void attention(Context& ctx, const ConstTensor& q, const ConstTensor& k, const ConstTensor& v,
                const AttentionOptions& options, const Tensor& out) {
-  const AttentionPart part{q, k, v, out, {}};
+  const AttentionPart part{q, k, v, out, {}, {}};
   attention(ctx, {&part, 1}, options);
 }
 

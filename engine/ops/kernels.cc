@@ -35,4 +35,8 @@ Kernels& kernels_of(const Context& ctx) {
 
 int64_t useful_tokens(const Context& ctx) { return kernels_of(ctx).useful_tokens(); }
 
+bool attends_in_e4m3(const Context& ctx, DType dtype, int64_t head_dim) {
+  return kernels_of(ctx).attends_in_e4m3(dtype, head_dim);
+}
+
 }  // namespace flux

@@ -55,6 +55,12 @@ class Kernels {
   /// The number of tokens up to which sequences are computed faster together than one by one; 0
   /// where they never are.
   virtual int64_t useful_tokens() const { return 0; }
+  /// See ops.h.
+  virtual bool attends_in_e4m3(DType dtype, int64_t head_dim) const {
+    static_cast<void>(dtype);
+    static_cast<void>(head_dim);
+    return false;
+  }
 
 #define FLUX_REFUSE_OP(result, name, parameters) \
   virtual result name parameters { refuse(#name); }

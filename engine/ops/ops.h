@@ -24,6 +24,9 @@ namespace flux {
 /// one by one; 0 where it never does.
 int64_t useful_tokens(const Context& ctx);
 
+/// Whether the context's device has use for AttentionOptions::e4m3.
+bool attends_in_e4m3(const Context& ctx, DType dtype, int64_t head_dim);
+
 enum class Activation {
   kNone,
   kGeluTanh,   // 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
@@ -214,6 +217,13 @@ struct AttentionOptions {
   /// entry (k - q + q_tokens - 1) for key position k and query position q.
   ConstTensor relative_bias;
   std::optional<float> bound;  // no scaled score exceeds it in size; left out where not known
+  /// Queries, keys and values may be rounded to e4m3, and so may the weights of values; a device
+  /// may ignore it. No element of q exceeds 448 q_scale in size, none of k 448 k_scale.
+  struct E4M3 {
+    float q_scale;
+    float k_scale;
+  };
+  std::optional<E4M3> e4m3;
 
   /// The scale that gives the same softmax to the base e.
   float natural_scale() const { return base == ScoreBase::kTwo ? kLn2 : scale; }
@@ -233,6 +243,8 @@ struct AttentionPart {
   ConstTensor v;
   Tensor out;                   // T; or e4m3, where out_scales are given
   ConstTensor out_scales = {};  // [q_tokens] or [1], f32, of tokens; not below that of v
+  /// [1], f32: the least that suits v as e4m3; where it is undefined and wanted, it is found.
+  ConstTensor v_scale = {};
 };
 /// All parts, which a device may compute together.
 void attention(Context& ctx, std::span<const AttentionPart> parts, const AttentionOptions& options);

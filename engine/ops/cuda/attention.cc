@@ -15,9 +15,10 @@ static_assert(AttentionOptions::kLn2 * kLog2E == 1.0f, "exponents of two need no
 /// Number of scores that are stored at a time.
 constexpr int64_t kScores = int64_t{32} << 20;
 
-bool suits_flash(std::initializer_list<const ConstTensor*> tensors) {
+/// Whether the tensors are bf16 in vectors of 16 bytes.
+bool are_aligned(std::initializer_list<const ConstTensor*> tensors) {
   return std::all_of(tensors.begin(), tensors.end(), [](const ConstTensor* tensor) {
-    return tensor->dtype() == DType::kBF16 && flash_supports(tensor->size(2)) &&
+    return tensor->dtype() == DType::kBF16 &&
            reinterpret_cast<uintptr_t>(tensor->raw()) % 16 == 0 && tensor->stride(0) % 8 == 0 &&
            tensor->stride(1) % 8 == 0;
   });
@@ -138,10 +139,10 @@ class StoredAttention {
 void attend(Context& ctx, State& state, const AttentionPart& part,
             const AttentionOptions& options) {
   const Workspace::Scope scope(ctx.workspace());
-  const auto& [q, k, v, result, out_scales] = part;
+  const auto& [q, k, v, result, out_scales, v_scale] = part;
   const Tensor out =
       out_scales.defined() ? ctx.workspace().allocate(result.shape(), q.dtype()) : result;
-  if (suits_flash({&q, &k, &v, &out})) {
+  if (flash_supports(q.size(2)) && are_aligned({&q, &k, &v, &out})) {
     check_cuda(flash_attention(flash_args(ctx, q, k, v, options, out), state.stream()),
                "flash_attention");
   } else {
@@ -161,10 +162,88 @@ void attend(Context& ctx, State& state, const AttentionPart& part,
   check_cuda(encode_rows(args, out.dtype(), state.stream()), "encode_rows");
 }
 
+/// The scale of values, found where it is not given.
+const float* value_scale(Context& ctx, State& state, const AttentionPart& part) {
+  if (part.v_scale.defined()) return part.v_scale.data<float>();
+  const Tensor scale = ctx.workspace().allocate({1}, DType::kF32);
+  check_cuda(cudaMemsetAsync(scale.raw(), 0, sizeof(float), state.stream()), "cudaMemsetAsync");
+  for (int64_t head = 0; head < part.v.size(1); ++head) {
+    const ConstTensor rows = part.v.slice(1, head, head + 1);
+    const LargestRows args{.x = address(ctx, rows),
+                           .x_stride = rows.stride(0),
+                           .rows = rows.size(0),
+                           .columns = rows.size(2),
+                           .scale = scale.data<float>()};
+    check_cuda(raise_scale(args, state.stream()), "raise_scale");
+  }
+  return scale.data<float>();
+}
+
+/// Encodes q, k and v, in scratch memory.
+void encode(Context& ctx, State& state, const AttentionPart& part,
+            const AttentionOptions::E4M3& scales, FlashAttention& args) {
+  const int64_t keys = encoded_keys(args.k_tokens);
+  Workspace& workspace = ctx.workspace();
+  const Tensor q = workspace.allocate({args.q_tokens, args.heads, kEncodedDim}, DType::kU8);
+  const Tensor k = workspace.allocate({args.k_tokens, args.heads, kEncodedDim}, DType::kU8);
+  const Tensor v = workspace.allocate({args.heads, kEncodedDim, keys}, DType::kU8);
+  args.v_scale = value_scale(ctx, state, part);
+  const EncodeHeads heads{.q = args.q,
+                          .k = args.k,
+                          .v = args.v,
+                          .q_strides = {args.q_strides[0], args.q_strides[1]},
+                          .k_strides = {args.k_strides[0], args.k_strides[1]},
+                          .v_strides = {args.v_strides[0], args.v_strides[1]},
+                          .q_tokens = args.q_tokens,
+                          .k_tokens = args.k_tokens,
+                          .heads = args.heads,
+                          .dim = args.dim,
+                          .q_scale = scales.q_scale,
+                          .k_scale = scales.k_scale,
+                          .v_scale = args.v_scale,
+                          .encoded_q = q.data<uint8_t>(),
+                          .encoded_k = k.data<uint8_t>(),
+                          .encoded_v = v.data<uint8_t>(),
+                          .v_keys = keys};
+  check_cuda(encode_heads(heads, state.stream()), "encode_heads");
+  args.q = q.raw();
+  args.k = k.raw();
+  args.v = v.raw();
+  for (auto* strides : {&args.q_strides, &args.k_strides}) {
+    (*strides)[0] = args.heads * kEncodedDim;
+    (*strides)[1] = kEncodedDim;
+  }
+  args.v_strides[0] = keys;
+  args.v_strides[1] = kEncodedDim * keys;
+  args.scale *= scales.q_scale * scales.k_scale;
+}
+
+/// The part for hopper_attention(); nothing where that does not support it.
+std::optional<FlashAttention> hopper_args(Context& ctx, State& state, const AttentionPart& part,
+                                          const AttentionOptions& options) {
+  const auto& [q, k, v, out, out_scales, v_scale] = part;
+  const bool aligned = are_aligned({&q, &k, &v}) && (out_scales.defined() || are_aligned({&out}));
+  if (!state.traits().hopper || !aligned) return {};
+  FlashAttention args = flash_args(ctx, q, k, v, options, out);
+  if (out_scales.defined()) {
+    args.out_scales = out_scales.data<float>();
+    args.out_scales_stride = out_scales.numel() > 1 ? 1 : 0;
+  }
+  args.e4m3 = options.e4m3.has_value();
+  if (!hopper_attention_supports(args)) return {};
+  if (args.e4m3) encode(ctx, state, part, *options.e4m3, args);
+  return args;
+}
+
 }  // namespace
+
+bool CudaBackend::attends_in_e4m3(DType dtype, int64_t head_dim) const {
+  return traits_.hopper && dtype == DType::kBF16 && head_dim % 8 == 0 && head_dim <= kEncodedDim;
+}
 
 void CudaBackend::attention(Context& ctx, std::span<const AttentionPart> parts,
                             const AttentionOptions& options) {
+  const Workspace::Scope scope(ctx.workspace());
   State& state = state_of(ctx);
   std::vector<FlashAttention> on_hopper;
   const auto launch = [&] {
@@ -174,22 +253,13 @@ void CudaBackend::attention(Context& ctx, std::span<const AttentionPart> parts,
     on_hopper.clear();
   };
   for (const AttentionPart& part : parts) {
-    const auto& [q, k, v, out, out_scales] = part;
-    if (q.size(0) == 0) continue;
-    const bool suits = suits_flash({&q, &k, &v}) && (out_scales.defined() || suits_flash({&out}));
-    if (state.traits().hopper && suits) {
-      FlashAttention args = flash_args(ctx, q, k, v, options, out);
-      if (out_scales.defined()) {
-        args.out_scales = out_scales.data<float>();
-        args.out_scales_stride = out_scales.numel() > 1 ? 1 : 0;
-      }
-      if (hopper_attention_supports(args)) {
-        on_hopper.push_back(args);
-        if (on_hopper.size() == kMaxAttentionSegments) launch();
-        continue;
-      }
+    if (part.q.size(0) == 0) continue;
+    if (const auto args = hopper_args(ctx, state, part, options)) {
+      on_hopper.push_back(*args);
+      if (on_hopper.size() == kMaxAttentionSegments) launch();
+    } else {
+      attend(ctx, state, part, options);
     }
-    attend(ctx, state, part, options);
   }
   launch();
 }

@@ -141,6 +141,9 @@ __device__ inline float store_as_e4m3(const Pack<float, N>& values, float factor
   return squares;
 }
 
+/// The place of the values of a key among those of 16 keys; see EncodeHeads.
+__device__ constexpr int encoded_key(int key) { return key % 8 / 2 * 4 + key / 8 * 2 + key % 2; }
+
 /// 2^x that flushes denormal numbers to zero; exp2f needs three more instructions to keep them.
 __device__ inline float fast_exp2(float x) {
   float y;

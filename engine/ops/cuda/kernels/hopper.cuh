@@ -201,6 +201,22 @@ struct Descriptor {
   }
 };
 
+/// The descriptor of a tile whose rows of 64 bytes lie along the depth and are swizzled as rows of
+/// 64 bytes are.
+struct Descriptor64 {
+  uint32_t low;
+
+  __device__ static Descriptor64 rows(const void* tile) {
+    return {shared_address(tile) >> 4 | 1u << 16};
+  }
+  __device__ Descriptor64 after(uint32_t bytes) const { return {low + (bytes >> 4)}; }
+  __device__ operator uint64_t() const {
+    constexpr uint64_t kGroup = 512 >> 4;  // between groups of eight rows
+    constexpr uint64_t kSwizzle64 = uint64_t{2} << 62;
+    return low | kGroup << 32 | kSwizzle64;
+  }
+};
+
 /// The index of the thread's warpgroup in the block. The shuffle tells the compiler that it is the
 /// same for a whole warp, so that values derived from it are computed once a warp.
 __device__ inline int warpgroup() {
@@ -325,6 +341,30 @@ __device__ inline void product_columns(float (&c)[64], const uint32_t* a, uint64
       "}\n"
       : FLUX_SUMS64
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
+}
+
+/// c += a b for 128 columns and a depth of 32 e4m3, with a in registers: thread t has of row t % 32
+/// / 4 of its warp's 16 the four from 4 (t % 4) on, then those of the row eight below, then the
+/// same of the depth 16 further on.
+__device__ inline void product_e4m3(float (&c)[64], const uint32_t* a, uint64_t b) {
+  asm volatile("wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 {" FLUX_NAMES64
+               "}, {%64, %65, %66, %67}, %68, 1, 1, 1;\n"
+               : FLUX_SUMS64
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+/// Four values as e4m3, the first in the lowest byte; at most the largest number.
+__device__ inline uint32_t pack_e4m3(float a, float b, float c, float d) {
+  uint32_t word;
+  asm("{\n"
+      ".reg .b16 low, high;\n"
+      "cvt.rn.satfinite.e4m3x2.f32 low, %2, %1;\n"
+      "cvt.rn.satfinite.e4m3x2.f32 high, %4, %3;\n"
+      "mov.b32 %0, {low, high};\n"
+      "}\n"
+      : "=r"(word)
+      : "f"(a), "f"(b), "f"(c), "f"(d));
+  return word;
 }
 
 #undef FLUX_PRODUCT

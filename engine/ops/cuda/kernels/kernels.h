@@ -345,6 +345,9 @@ struct FlashAttention {
   /// stride 0, of all.
   const float* out_scales = nullptr;
   int64_t out_scales_stride = 0;
+  /// hopper_attention() alone: q, k and v are as encode_heads() makes them, and v has a scale, [1].
+  bool e4m3 = false;
+  const float* v_scale = nullptr;
 };
 bool flash_supports(int64_t dim);
 cudaError_t flash_attention(const FlashAttention& args, cudaStream_t stream);
@@ -355,5 +358,32 @@ inline constexpr size_t kMaxAttentionSegments = 16;
 bool hopper_attention_supports(const FlashAttention& args);
 cudaError_t hopper_attention(std::span<const FlashAttention> segments, int multiprocessors,
                              cudaStream_t stream);
+
+/// The heads of a sequence as hopper_attention() wants them in e4m3: of kEncodedDim numbers, zeros
+/// after `dim`. Values are [heads, kEncodedDim, encoded_keys(k_tokens)]: the numbers of a column lie
+/// together, zeros after the last; key 2 i + j of each 16 is at the place 4 (i % 4) + 2 (i / 4) + j,
+/// for j = 0 and 1.
+inline constexpr int64_t kEncodedDim = 128;
+constexpr int64_t encoded_keys(int64_t k_tokens) { return (k_tokens + 15) / 16 * 16; }
+/// bf16 heads -> such heads. dim is a multiple of 8; strides, as FlashAttention's.
+struct EncodeHeads {
+  const void* q;
+  const void* k;
+  const void* v;
+  int64_t q_strides[2];
+  int64_t k_strides[2];
+  int64_t v_strides[2];
+  int64_t q_tokens;
+  int64_t k_tokens;
+  int64_t heads;
+  int64_t dim;
+  float q_scale, k_scale;  // a value is the number times its scale
+  const float* v_scale;
+  uint8_t* encoded_q;  // [q_tokens, heads, kEncodedDim]
+  uint8_t* encoded_k;  // [k_tokens, heads, kEncodedDim]
+  uint8_t* encoded_v;
+  int64_t v_keys;  // encoded_keys(k_tokens)
+};
+cudaError_t encode_heads(const EncodeHeads& args, cudaStream_t stream);
 
 }  // namespace flux::cuda

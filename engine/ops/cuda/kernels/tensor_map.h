@@ -12,8 +12,8 @@ namespace flux::cuda {
 enum class MapElement { kBf16, kByte };
 
 /// Describes a tensor of three dimensions, innermost first and contiguous there, for the
-/// tensor copy engine: boxes of `box` elements, read as zeros outside the tensor, in rows of 128
-/// bytes that are swizzled. strides: of the outer two dimensions, in elements, multiples of 16
+/// tensor copy engine: boxes of `box` elements, read as zeros outside the tensor, in rows of 128 or
+/// of 64 bytes that are swizzled. strides: of the outer two dimensions, in elements, multiples of 16
 /// bytes.
 cudaError_t make_tensor_map(CUtensorMap& map, MapElement element, const void* address,
                             const std::array<int64_t, 3>& sizes,
