@@ -33,6 +33,7 @@ TIERS = {
     "f32": (["--dtype", "f32"], None),
     "bf16": (["--dtype", "bf16"], "f32"),
     "fp8": (["--dtype", "bf16", "--quantization", "fp8"], "bf16"),
+    "fp8-attn": (["--dtype", "bf16", "--quantization", "fp8", "--attention", "fp8"], "bf16"),
 }
 
 

@@ -106,7 +106,8 @@ void run_check(const ComputeOptions& options) {
   size.text_tokens = sequence_length(std::nullopt, config);
   print_out(fmt::format(
       "{}: {} on {}, {}, {}x{}, {}\n", session.checkpoint->name(),
-      precision_text(name_of(session.options.dtype), name_of(session.options.quantization)),
+      precision_text(name_of(session.options.dtype), name_of(session.options.quantization),
+                     name_of(session.options.attention)),
       to_string(session.options.device), counted(session.options.threads, "thread"), size.width,
       size.height, counted(size.text_tokens, "text token")));
   int failed = 0;

@@ -75,12 +75,23 @@ void add_quantization_option(CLI::App& command, std::string& quantization) {
       ->capture_default_str();
 }
 
+void add_attention_option(CLI::App& command, std::string& attention) {
+  command
+      .add_option(
+          "--attention", attention,
+          "bf16 (that of --dtype), or fp8: the transformer's queries, keys, values and their "
+          "weights in e4m3")
+      ->type_name("NAME")
+      ->capture_default_str();
+}
+
 void add_compute_options(CLI::App& command, ComputeOptions& options) {
   add_source(command, options.source, options.model.parts);
   command.add_option("--dtype", options.model.dtype, "f32 or bf16 to compute in")
       ->type_name("DTYPE")
       ->capture_default_str();
   add_quantization_option(command, options.model.quantization);
+  add_attention_option(command, options.model.attention);
   command.add_option("--device", options.model.device, "auto, cpu or cuda[:N]")
       ->type_name("DEVICE")
       ->capture_default_str();
@@ -190,9 +201,12 @@ std::string format_bytes(int64_t bytes) {
   return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.1f} {}", value, kUnits[unit]);
 }
 
-std::string precision_text(std::string_view dtype, std::string_view quantization) {
-  if (quantization == "none") return std::string(dtype);
-  return fmt::format("{} with products of {}", dtype, quantization);
+std::string precision_text(std::string_view dtype, std::string_view quantization,
+                           std::string_view attention) {
+  const char* what = "";
+  if (quantization == "fp8") what = attention == "fp8" ? "products and attention" : "products";
+  if (quantization != "fp8" && attention == "fp8") what = "attention";
+  return *what == 0 ? std::string(dtype) : fmt::format("{} with {} of fp8", dtype, what);
 }
 
 std::string counted(int64_t count, std::string_view noun) {

@@ -40,6 +40,8 @@ void add_part_options(CLI::App& command, PartOptions& parts);
 void add_source(CLI::App& command, std::string& source, PartOptions& parts);
 /// Adds --quantization.
 void add_quantization_option(CLI::App& command, std::string& quantization);
+/// Adds --attention.
+void add_attention_option(CLI::App& command, std::string& attention);
 /// Adds SOURCE, --dtype, --device, --gpu-memory and --threads.
 void add_compute_options(CLI::App& command, ComputeOptions& options);
 
@@ -70,8 +72,9 @@ int64_t peak_memory_bytes();
 std::string format_bytes(int64_t bytes);
 /// Formats a count with its noun, e.g. "1 step" or "4 steps".
 std::string counted(int64_t count, std::string_view noun);
-/// "bf16", or "bf16 with products of fp8".
-std::string precision_text(std::string_view dtype, std::string_view quantization);
+/// "bf16", or "bf16 with products and attention of fp8".
+std::string precision_text(std::string_view dtype, std::string_view quantization,
+                           std::string_view attention);
 /// Puts a text on one line by escaping control characters.
 std::string one_line(std::string_view text);
 

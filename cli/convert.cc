@@ -31,6 +31,7 @@ struct ConvertCommand {
   std::vector<std::string> stages;  // NAME=BACKEND
   std::string dtype = "as stored";
   std::string quantization = "none";
+  std::string attention = "bf16";
   std::string device = "auto";
   std::string weights = "link";
   std::string default_size;
@@ -148,12 +149,19 @@ ConvertOptions parse_options(const ConvertCommand& command) {
       options.serving.dtype = parse_compute_dtype(command.dtype);
     }
     options.serving.quantization = parse_quantization(command.quantization);
+    options.serving.attention = parse_attention(command.attention);
     for (const std::string& model : options.serving.in_python) {
       check(options.serving.quantization == Quantization::kNone || !has_quantization(model),
             ErrorCode::kInvalidArgument,
             "--quantization {}: model {} is to run in Python, which computes without; leave one of "
             "them out",
             command.quantization, model);
+      check(
+          options.serving.attention == AttentionPrecision::kSame || !has_attention_precision(model),
+          ErrorCode::kInvalidArgument,
+          "--attention {}: model {} is to run in Python, which computes without; leave one of them "
+          "out",
+          command.attention, model);
     }
   });
   return options;
@@ -198,7 +206,8 @@ std::string report(const ConvertCommand& command, const ConvertOptions& options,
       one_line(result.repository.string()),
       serving.prefix.empty() ? "" : fmt::format(" ({}bls, ...)", serving.prefix), result.files,
       format_bytes(result.weight_bytes), how, python,
-      precision_text(name_of(serving.dtype), name_of(serving.quantization)),
+      precision_text(name_of(serving.dtype), name_of(serving.quantization),
+                     name_of(serving.attention)),
       to_string(serving.device), serving.max_batch_size, serving.default_size.height,
       serving.default_size.width, one_line(command.repository));
 }
@@ -255,6 +264,7 @@ void add_options(CLI::App& command, ConvertCommand& options) {
       ->type_name("DTYPE")
       ->capture_default_str();
   add_quantization_option(command, options.quantization);
+  add_attention_option(command, options.attention);
   command
       .add_option("--device", options.device,
                   "auto, cpu, cuda (instances on every GPU) or cuda:N (on that one)")
@@ -304,7 +314,7 @@ void add_convert(CLI::App& app, Action& run) {
   CLI::App* command =
       app.add_subcommand("convert", "writes a Triton model repository made from a checkpoint");
   add_options(*command, *options);
-  group_options(*command, kComputeGroup, {"--dtype", "--quantization", "--device"});
+  group_options(*command, kComputeGroup, {"--dtype", "--quantization", "--attention", "--device"});
   group_options(*command, "Serving",
                 {"--max-batch-size", "--instances", "--max-queue-size", "--queue-timeout"});
   group_options(*command, kOutputGroup, {"--weights", "--force"});

@@ -116,6 +116,7 @@ nlohmann::json report_json(const std::vector<fs::path>& files, const Result& res
           {"guidance", *request.guidance_scale},
           {"dtype", model.dtype()},
           {"quantization", model.quantization()},
+          {"attention", model.attention()},
           {"device", model.device()},
           {"threads", model.threads()},
           {"seconds",
@@ -144,9 +145,9 @@ std::string report_text(const std::vector<fs::path>& files, const Result& result
       "device: {}, {}\n"
       "seconds: load {:.2f}, encode {:.2f}, denoise {:.2f}, decode {:.2f}, write {:.2f}\n"
       "peak memory: {}\n",
-      model.device(), precision_text(model.dtype(), model.quantization()), timing.load,
-      result.encode_seconds, result.denoise_seconds, result.decode_seconds, timing.write,
-      format_bytes(peak_memory_bytes()));
+      model.device(), precision_text(model.dtype(), model.quantization(), model.attention()),
+      timing.load, result.encode_seconds, result.denoise_seconds, result.decode_seconds,
+      timing.write, format_bytes(peak_memory_bytes()));
   return text;
 }
 

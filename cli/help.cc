@@ -11,8 +11,9 @@ void group_options(CLI::App& command, const char* group, std::initializer_list<c
 }
 
 void group_compute_options(CLI::App& command) {
-  group_options(command, kComputeGroup,
-                {"--dtype", "--quantization", "--device", "--gpu-memory", "--threads"});
+  group_options(
+      command, kComputeGroup,
+      {"--dtype", "--quantization", "--attention", "--device", "--gpu-memory", "--threads"});
 }
 
 void add_examples(CLI::App& command, std::initializer_list<const char*> lines) {

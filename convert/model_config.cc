@@ -63,6 +63,9 @@ TemplateValues values_of(std::string_view model, const FluxConfig& config,
   if (has_quantization(model) && !options.in_python.contains(model)) {
     values["QUANTIZATION"] = name_of(options.quantization);
   }
+  if (has_attention_precision(model) && !options.in_python.contains(model)) {
+    values["ATTENTION"] = name_of(options.attention);
+  }
   values["INSTANCES"] = std::to_string(options.instances);
   values["KIND"] = options.device.is_cpu() ? "KIND_CPU" : "KIND_GPU";
   values["GPUS"] = gpus(options);

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "ops/quantization.h"
+#include "ops/precision.h"
 #include "pipeline/flux_config.h"
 #include "pipeline/model_names.h"
 #include "tensor/device.h"
@@ -15,8 +15,9 @@ namespace flux {
 
 /// Settings of the config.pbtxt files besides the checkpoint's own sizes.
 struct ServingOptions {
-  DType dtype = DType::kF32;                        // f32, bf16 or f16
-  Quantization quantization = Quantization::kNone;  // of t5_encoder and dit_transformer
+  DType dtype = DType::kF32;                                 // f32, bf16 or f16
+  Quantization quantization = Quantization::kNone;           // of t5_encoder and dit_transformer
+  AttentionPrecision attention = AttentionPrecision::kSame;  // of dit_transformer
   Device device;
   bool every_gpu = true;   // stages have instances on every GPU, not on `device` alone
   int max_batch_size = 8;  // rows of one execution, >= 1

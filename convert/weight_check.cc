@@ -48,7 +48,7 @@ class BindingBackend final : public Backend {
 
 void check_weights(const Checkpoint& checkpoint, DType dtype, const Device& device) {
   BindingBackend backend(device);
-  backend.require(dtype);
+  backend.require({.activations = dtype});
   Context ctx(backend, 1);
   const FluxConfig& config = checkpoint.config();
   const auto load = [&](Component component) {

@@ -188,6 +188,9 @@ std::string Model::dtype() const { return std::string(name_of(parts_->session.op
 std::string Model::quantization() const {
   return std::string(name_of(parts_->session.options.quantization));
 }
+std::string Model::attention() const {
+  return std::string(name_of(parts_->session.options.attention));
+}
 std::string Model::device() const { return to_string(parts_->session.options.device); }
 int Model::threads() const { return parts_->session.options.threads; }
 

@@ -24,6 +24,7 @@ LocalOptions parse(const ModelOptions& options) {
   parsed.device = parse_device(options.device);
   if (!is_as_stored(options.dtype)) parsed.dtype = parse_compute_dtype(options.dtype);
   parsed.quantization = parse_quantization(options.quantization);
+  parsed.attention = parse_attention(options.attention);
   parsed.threads = options.threads > 0 ? options.threads : default_threads();
   if (options.gpu_memory == 0) return parsed;
   check(!parsed.device.is_cpu(), ErrorCode::kInvalidArgument,

@@ -71,7 +71,7 @@ class DitModel final : public StageModel {
                  {"img_ids", DataType::kFp32, {-1, 3}},
                  {"txt_ids", DataType::kFp32, {-1, 3}}};
     io.outputs = {{"noise_pred", type, {-1, config_.in_channels}}};
-    io.parameters = {"quantization"};
+    io.parameters = {"quantization", "attention"};
     io.shared_sizes = {{"pooled_projection_dim", config_.pooled_projection_dim},
                        {"joint_attention_dim", config_.joint_attention_dim},
                        {"in_channels", config_.in_channels}};

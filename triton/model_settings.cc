@@ -60,6 +60,9 @@ ModelSettings read_settings(Model* model) {
   if (has_quantization(settings.kind.kind) && settings.has_parameter("quantization")) {
     settings.quantization = parse_quantization(settings.parameter("quantization"));
   }
+  if (has_attention_precision(settings.kind.kind) && settings.has_parameter("attention")) {
+    settings.attention = parse_attention(settings.parameter("attention"));
+  }
   settings.device = parse_device(settings.parameter("device"));
   settings.metrics = std::make_shared<Metrics>(settings.name);
   return settings;

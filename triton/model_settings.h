@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "ops/quantization.h"
+#include "ops/precision.h"
 #include "pipeline/model_names.h"
 #include "tensor/tensor.h"
 #include "triton/c_api.h"
@@ -20,11 +20,13 @@ struct ModelSettings {
   std::filesystem::path directory;  // <repository>/<model>/<version>
   nlohmann::json config;
   DType dtype = DType::kF32;
-  Quantization quantization = Quantization::kNone;  // of t5_encoder and dit_transformer
+  Quantization quantization = Quantization::kNone;           // of t5_encoder and dit_transformer
+  AttentionPrecision attention = AttentionPrecision::kSame;  // of dit_transformer
   Device device;  // of config.pbtxt, and then of the instances that share a ServedModel
   Server* server = nullptr;
   std::shared_ptr<const Metrics> metrics;
 
+  Precision precision() const { return {dtype, quantization, attention}; }
   bool has_parameter(const char* key) const;
   /// A value of config.pbtxt's `parameters`. Throws kInvalidArgument when it is missing.
   std::string parameter(const char* key) const;

@@ -53,7 +53,7 @@ void let_go(Context& ctx, bool with_memory) {
 /// A context for packing weights while a model loads.
 Context loading_context(const ModelSettings& settings) {
   Backend& backend = backend_for(settings.device);
-  backend.require(settings.dtype, settings.quantization);
+  backend.require(settings.precision());
   return Context(backend, static_cast<int>(options().threads));
 }
 
@@ -144,7 +144,7 @@ void load_weights(const ModelSettings& settings, Component component,
   Context ctx = loading_context(settings);
   const NamedWeights weights =
       named_weights(component, open_place(component, layout_of(settings).place(component)), true);
-  make(Loader(ctx, *weights.store, {settings.dtype, settings.quantization}));
+  make(Loader(ctx, *weights.store, settings.precision()));
 }
 
 }  // namespace flux::triton

@@ -5,12 +5,6 @@
 
 namespace flux {
 
-/// What a model computes in.
-struct Precision {
-  DType activations = DType::kF32;                  // T of the ops: f32 or bf16
-  Quantization quantization = Quantization::kNone;  // of the large linears
-};
-
 /// The argument of every layer's and model's constructor: the context that packs weights, the place
 /// in the component's tensors, and the precision. It is used while loading and not kept.
 class Loader {
@@ -30,6 +24,7 @@ class Loader {
   DType dtype() const { return precision_.activations; }
   /// For the linears that do nearly all the work; the others ignore it.
   Quantization quantization() const { return precision_.quantization; }
+  AttentionPrecision attention() const { return precision_.attention; }
 
   /// The rows that an embedding picks from, in host memory, as they are stored: a copy, so that a
   /// loaded model does not depend on its files. Throws as WeightScope::take().

@@ -8,6 +8,7 @@ namespace flux {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kRounding = 1.02f;
 
 }  // namespace
 
@@ -27,7 +28,6 @@ QkNorm::QkNorm(Context& ctx, const ConstTensor& learned, float factor) {
 /// moves what a pair has: so the product is at most head_dim times the largest product of a pair's
 /// weights (Cauchy and Schwarz).
 float largest_product(const QkNorm& queries, const QkNorm& keys) {
-  constexpr float kRounding = 1.02f;
   float largest = 0;
   for (size_t i = 0; i < queries.pairs.size(); ++i) {
     const float product = queries.pairs[i] * keys.pairs[i];
@@ -35,6 +35,11 @@ float largest_product(const QkNorm& queries, const QkNorm& keys) {
     largest = std::max(largest, product);
   }
   return kRounding * 2.0f * static_cast<float>(queries.pairs.size()) * largest;
+}
+
+float largest_element(const QkNorm& norm) {
+  const float largest = *std::max_element(norm.pairs.begin(), norm.pairs.end());
+  return kRounding * std::sqrt(2.0f * static_cast<float>(norm.pairs.size())) * largest;
 }
 
 }  // namespace flux

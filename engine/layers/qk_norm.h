@@ -20,5 +20,7 @@ struct QkNorm {
 /// An upper bound on |q . k| after these norms and any rotation, for any values; bf16's rounding of
 /// both is allowed for. Infinity where a weight is not finite.
 float largest_product(const QkNorm& queries, const QkNorm& keys);
+/// The same of an element.
+float largest_element(const QkNorm& norm);
 
 }  // namespace flux

@@ -10,19 +10,27 @@ void Kernels::refuse(const char* op) {
   fail(ErrorCode::kUnsupported, "the op {} is not implemented for this device", op);
 }
 
-void Backend::require(DType dtype, Quantization quantization) const {
+void Backend::require(const Precision& precision) const {
+  const DType dtype = precision.activations;
   check(supports(dtype), ErrorCode::kUnsupported,
         "dtype {0} cannot be computed on {1}: use --dtype f32 or --dtype bf16; a checkpoint stored "
         "in {0} needs one of them",
         dtype, device());
-  const Support how = support(quantization, dtype);
-  check(how != Support::kNo, ErrorCode::kUnsupported,
-        "quantization {} cannot be computed on {}: its compute capability is below 8.9; use "
-        "--quantization none",
-        name_of(quantization), device());
-  if (how == Support::kByValues) {
-    log_warning("quantization {}: products on {} are of {}, with the values of the {} weights",
-                name_of(quantization), device(), dtype, name_of(quantization));
+  const auto support_of = [&](bool fp8, const char* option, const char* otherwise) {
+    const Support how = support(fp8 ? Quantization::kFp8 : Quantization::kNone, dtype);
+    check(how != Support::kNo, ErrorCode::kUnsupported,
+          "{0} fp8 cannot be computed on {1}: its compute capability is below 8.9; use --{0} {2}",
+          option, device(), otherwise);
+    return how;
+  };
+  const bool fp8_linears = precision.quantization == Quantization::kFp8;
+  if (support_of(fp8_linears, "quantization", "none") == Support::kByValues) {
+    log_warning("quantization fp8: products on {} are of {}, with the values of the fp8 weights",
+                device(), dtype);
+  }
+  const bool fp8_attention = precision.attention == AttentionPrecision::kFp8;
+  if (support_of(fp8_attention, "attention", "bf16") == Support::kByValues) {
+    log_warning("attention fp8: attention on {} is of {}", device(), dtype);
   }
 }
 
@@ -34,9 +42,5 @@ Kernels& kernels_of(const Context& ctx) {
 }
 
 int64_t useful_tokens(const Context& ctx) { return kernels_of(ctx).useful_tokens(); }
-
-bool attends_in_e4m3(const Context& ctx, DType dtype, int64_t head_dim) {
-  return kernels_of(ctx).attends_in_e4m3(dtype, head_dim);
-}
 
 }  // namespace flux

@@ -46,7 +46,8 @@ class Kernels {
 
   /// Whether activations and weights can be `dtype` here.
   virtual bool supports(DType dtype) const = 0;
-  /// How linears of a quantization are computed here with activations of `dtype`.
+  /// How linears of a quantization, or attention of the same, are computed here with activations of
+  /// `dtype`.
   enum class Support { kNo, kByValues, kYes };  // by values: in T, with those of the weights
   virtual Support support(Quantization quantization, DType dtype) const {
     static_cast<void>(dtype);
@@ -55,7 +56,7 @@ class Kernels {
   /// The number of tokens up to which sequences are computed faster together than one by one; 0
   /// where they never are.
   virtual int64_t useful_tokens() const { return 0; }
-  /// See ops.h.
+  /// Whether the device has use for AttentionOptions::e4m3.
   virtual bool attends_in_e4m3(DType dtype, int64_t head_dim) const {
     static_cast<void>(dtype);
     static_cast<void>(head_dim);
@@ -75,9 +76,9 @@ class Kernels {
 class Backend : public DeviceRuntime, public Kernels {
  public:
   Kernels* as_kernels() final { return this; }
-  /// Throws kUnsupported, naming dtype and device, unless supports(dtype); the same for a
-  /// quantization. Warns where the products are not those asked for.
-  void require(DType dtype, Quantization quantization = Quantization::kNone) const;
+  /// Throws kUnsupported, naming device and what of `precision` it cannot compute in. Warns where
+  /// the products are not those asked for.
+  void require(const Precision& precision) const;
 };
 
 /// The ops of the context's device. Throws kUnsupported where it has none.

@@ -5,7 +5,7 @@
 #include <optional>
 #include <span>
 
-#include "ops/quantization.h"
+#include "ops/precision.h"
 #include "runtime/context.h"
 #include "runtime/transfer.h"
 #include "tensor/encoding.h"
@@ -23,9 +23,6 @@ namespace flux {
 /// The number of tokens up to which the context's device computes sequences faster together than
 /// one by one; 0 where it never does.
 int64_t useful_tokens(const Context& ctx);
-
-/// Whether the context's device has use for AttentionOptions::e4m3.
-bool attends_in_e4m3(const Context& ctx, DType dtype, int64_t head_dim);
 
 enum class Activation {
   kNone,

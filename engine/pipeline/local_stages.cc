@@ -70,7 +70,7 @@ Slot LocalStages::Loaded::make_slot(Component component, std::function<void(cons
   const TensorStore& weights = checkpoint->weights(component);
   return {&weights,
           [this, &weights, load = std::move(load)] {
-            load(Loader(context, weights, {options.dtype, options.quantization}));
+            load(Loader(context, weights, options.precision()));
           },
           std::move(drop), std::move(bytes)};
 }
@@ -160,7 +160,7 @@ LocalStages::LocalStages(std::shared_ptr<const Checkpoint> checkpoint, const Loc
 
 LocalStages::LocalStages(std::shared_ptr<const Checkpoint> checkpoint, Backend& backend,
                          const LocalOptions& options) {
-  backend.require(options.dtype, options.quantization);
+  backend.require(options.precision());
   if (options.memory_limit) backend.limit_memory(*options.memory_limit);
   loaded_ = std::make_unique<Loaded>(std::move(checkpoint), backend, options);
 }

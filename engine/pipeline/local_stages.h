@@ -11,13 +11,16 @@
 namespace flux {
 
 struct LocalOptions {
-  DType dtype = DType::kF32;                        // compute dtype: f32 or bf16
-  Quantization quantization = Quantization::kNone;  // of the large linears
+  DType dtype = DType::kF32;                                 // compute dtype: f32 or bf16
+  Quantization quantization = Quantization::kNone;           // of the large linears
+  AttentionPrecision attention = AttentionPrecision::kSame;  // of the transformer
   Device device;
   int threads = 1;
   /// Bytes of the device's memory for weights and tensors; the driver and libraries take some more.
   /// Stages leave when another one needs their room, and are loaded again when they are wanted.
   std::optional<int64_t> memory_limit = {};
+
+  Precision precision() const { return {dtype, quantization, attention}; }
 };
 
 /// The stages in this process. A stage's weights are loaded by load() or on its first use, once,

@@ -24,5 +24,7 @@ std::optional<ModelName> parse_model_name(std::string_view name);
 constexpr bool has_quantization(std::string_view kind) {
   return kind == "t5_encoder" || kind == "dit_transformer";
 }
+/// Whether a kind of model has attention that may be of fp8.
+constexpr bool has_attention_precision(std::string_view kind) { return kind == "dit_transformer"; }
 
 }  // namespace flux

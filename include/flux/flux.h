@@ -28,6 +28,10 @@ struct ModelOptions {
   /// weights and of activations). Devices without such products compute in the dtype with the
   /// weights' values, and warn.
   std::string quantization = "none";
+  /// Of the transformer's attention: bf16 (that of the dtype, whichever it is), or fp8: queries,
+  /// keys, values and their weights in e4m3. Devices without such products warn and compute in the
+  /// dtype.
+  std::string attention = "bf16";
   std::string device = "auto";  // or cpu, cuda, cuda:N; auto: the first GPU where there is one
   int threads = 0;  // CPU threads; 0: one for each physical core. No result depends on it
   /// Cap on GPU memory in bytes, 0: none. Parts that do not fit together are evicted and loaded
@@ -153,6 +157,7 @@ class Model {
   std::string name() const;          // of the checkpoint, for people
   std::string dtype() const;         // f32 or bf16
   std::string quantization() const;  // none or fp8
+  std::string attention() const;     // bf16 or fp8
   std::string device() const;        // cpu or cuda:N
   int threads() const;
 

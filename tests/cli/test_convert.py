@@ -268,7 +268,7 @@ class ConfigTest(ConvertTest):
             extra = {
                 "bls": {"default_height", "default_width", "max_side"},
                 "t5_encoder": {"default_max_sequence_length", "quantization"},
-                "dit_transformer": {"quantization"},
+                "dit_transformer": {"quantization", "attention"},
             }
             parameters = {"dtype", "device"} | extra.get(model, set())
             self.assertEqual(set(config["parameters"]), parameters)
@@ -401,6 +401,9 @@ OPTION_CASES = [
     ("f16", ["--dtype", "f16"], 1, "f16 cannot be computed on cpu: use --dtype f32 or --dtype bf16"),
     ("dtype", ["--dtype", "int8"], 2, "dtype 'int8' is not known"),
     ("quantization", ["--quantization", "fp4"], 2, "quantization 'fp4' is not known: use none or fp8"),
+    ("attention", ["--attention", "fp4"], 2, "attention 'fp4' is not known: use bf16 or fp8"),
+    ("attention_python", ["--attention", "fp8", "--stage", "dit_transformer=python"], 2,
+     "--attention fp8: model dit_transformer is to run in Python"),
     ("quantized_python", ["--quantization", "fp8", "--stage", "t5_encoder=python"], 2,
      "--quantization fp8: model t5_encoder is to run in Python"),
     ("cuda", ["--device", "cuda:64"], 1, "'cuda:64': a machine has at most 64 GPUs"),

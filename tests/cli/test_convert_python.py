@@ -58,6 +58,7 @@ class RepositoryTest(ConvertTest):
                     ours, theirs = dict(native[model]), dict(python[model])
                     # Models in Python are not quantised.
                     self.assertEqual(ours["parameters"].pop("quantization", "none"), "none")
+                    self.assertEqual(ours["parameters"].pop("attention", "bf16"), "bf16")
                     for config in (ours, theirs):
                         config.pop("backend")
                         config.pop("instance_group")

@@ -1,4 +1,4 @@
-"""--quantization fp8 where products are computed with the weights' values: on the CPU."""
+"""--quantization fp8 and --attention fp8 where no products are of fp8: on the CPU."""
 
 import array
 import json
@@ -31,6 +31,13 @@ class QuantizationTest(CliTest):
             self.assertEqual(self.latents(*fp8, "--threads", "2", says=SAYS.format(dtype)), found)
             self.assertNotEqual(self.latents(*options), found)
 
+    def test_attention_is_that_of_the_dtype(self):
+        for dtype in ("f32", "bf16"):
+            options = [DEV, "--dtype", dtype]
+            says = f"attention fp8: attention on cpu is of {dtype}"
+            found = self.latents(*options, "--attention", "fp8", says=says)
+            self.assertEqual(self.latents(*options), found)
+
     def test_it_is_close(self):
         options = [DEV, "--dtype", "f32"]
         plain = array.array("f", self.latents(*options))
@@ -49,17 +56,23 @@ class QuantizationTest(CliTest):
         image = self.directory / "image.png"
         made = run("generate", *options, *PROMPT, "-o", image, "--json")
         self.assertEqual(json.loads(made.out)["quantization"], "fp8")
+        self.assertEqual(json.loads(made.out)["attention"], "bf16")
         self.assertIn("f32 with products of fp8 on cpu", run("check", *options).out)
+        options += ["--attention", "fp8"]
+        self.assertIn("f32 with products and attention of fp8 on cpu", run("check", *options).out)
 
     def test_repository(self):
         repository = self.directory / "models"
-        result = run("convert", DEV, repository, "--quantization", "fp8", "--device", "cpu")
+        result = run("convert", DEV, repository, "--quantization", "fp8", "--attention", "fp8",
+                     "--device", "cpu")  # fmt: skip
         self.assertEqual(result.code, 0, result.err)
-        self.assertIn("computes in f32 with products of fp8 on cpu", result.out)
+        self.assertIn("computes in f32 with products and attention of fp8 on cpu", result.out)
         for model in ("t5_encoder", "dit_transformer"):
             self.assertEqual(config_of(repository, model)["parameters"]["quantization"], "fp8")
         for model in ("bls", "clip_encoder", "vae_decoder"):
             self.assertNotIn("quantization", config_of(repository, model)["parameters"])
+        self.assertEqual(config_of(repository, "dit_transformer")["parameters"]["attention"], "fp8")
+        self.assertNotIn("attention", config_of(repository, "t5_encoder")["parameters"])
 
 
 if __name__ == "__main__":

@@ -67,6 +67,8 @@ USAGE_CASES = [
     ("images_many", generate(*PROMPT, "--images", "17"), "images_per_prompt is 17: .* 1 to 16"),
     ("tokens_many", generate(*PROMPT, "--max-sequence-length", "513"), "max_sequence_length is 513"),
     ("dtype_unknown", generate(*PROMPT, "--dtype", "int4"), "int4"),
+    ("attention_unknown", generate(*PROMPT, "--attention", "flash"),
+     "attention 'flash' is not known: use bf16 or fp8"),
     ("quantization_unknown", generate(*PROMPT, "--quantization", "int8"),
      "quantization 'int8' is not known: use none or fp8"),
     ("device_unknown", generate(*PROMPT, "--device", "tpu"), "device 'tpu' is not known"),
@@ -169,7 +171,7 @@ class UsageTest(CliTest):
 
     def test_help_has_groups_in_order(self):
         """What is asked comes first, then what computes it, then what becomes of the result."""
-        compute = ["--dtype", "--quantization", "--device", "--gpu-memory", "--threads"]
+        compute = ["--dtype", "--quantization", "--attention", "--device", "--gpu-memory", "--threads"]
         parts = ["--transformer", "--vae", "--clip", "--t5", "--tokenizers", "--variant"]
         for command, groups in {
             "check": {"Options": [], "Parts": parts, "Compute": compute},
@@ -189,7 +191,7 @@ class UsageTest(CliTest):
             "convert": {
                 "Options": ["--backend", "--stage", "--name", "--default-size"],
                 "Parts": parts,
-                "Compute": ["--dtype", "--quantization", "--device"],
+                "Compute": ["--dtype", "--quantization", "--attention", "--device"],
                 "Serving": ["--max-batch-size", "--instances", "--max-queue-size", "--queue-timeout"],
                 "Output": ["--weights", "--force"],
             },

@@ -22,7 +22,7 @@ class CudaAttentionE4M3 : public CudaOps {
   void SetUp() override {
     CudaOps::SetUp();
     if (IsSkipped()) return;
-    if (!attends_in_e4m3(*gpu_, DType::kBF16, 128)) {
+    if (!kernels_of(*gpu_).attends_in_e4m3(DType::kBF16, 128)) {
       GTEST_SKIP() << "the GPU has no attention in e4m3";
     }
     options_.base = ScoreBase::kTwo;

@@ -9,9 +9,24 @@ namespace {
 constexpr float kNormEps = 1e-6f;
 constexpr int64_t kMlpRatio = 4;
 
+/// The scales of queries and keys as e4m3. Nothing where a weight of their norms is not finite.
+std::optional<AttentionOptions::E4M3> e4m3_scales(
+    std::initializer_list<const QkvProjection*> streams) {
+  constexpr float kLargestE4M3 = 448.0f;
+  AttentionOptions::E4M3 scales{0.0f, 0.0f};
+  for (const QkvProjection* stream : streams) {
+    scales.q_scale = std::max(scales.q_scale, largest_element(stream->norm_q) / kLargestE4M3);
+    scales.k_scale = std::max(scales.k_scale, largest_element(stream->norm_k) / kLargestE4M3);
+  }
+  if (!std::isfinite(scales.q_scale * scales.k_scale)) return {};
+  return scales;
+}
+
 /// Attention options of streams that attend to one another.
-AttentionOptions attention_options(std::initializer_list<const QkvProjection*> streams) {
+AttentionOptions attention_options(const Loader& load,
+                                   std::initializer_list<const QkvProjection*> streams) {
   AttentionOptions options;
+  if (load.attention() == AttentionPrecision::kFp8) options.e4m3 = e4m3_scales(streams);
   options.base = ScoreBase::kTwo;
   options.bound = 0.0f;
   for (const QkvProjection* queries : streams) {
@@ -47,12 +62,16 @@ struct Activations {
 /// The attention of one sequence, in which its last rows are the queries. qkv: [tokens, 3 heads,
 /// head_dim]; out: [queries, inner_dim], rows may be strided.
 AttentionPart joint_attention(const FluxTransformerConfig& config, const ConstTensor& qkv,
-                              const Tensor& out, const ConstTensor& out_scales) {
+                              const ConstTensor& v_scale, const Tensor& out,
+                              const ConstTensor& out_scales) {
   const int64_t heads = config.num_attention_heads;
   const int64_t tokens = qkv.size(0);
   return {qkv.slice(0, tokens - out.size(0), tokens).slice(1, 0, heads),
-          qkv.slice(1, heads, 2 * heads), qkv.slice(1, 2 * heads, 3 * heads),
-          out.split_last(heads, config.attention_head_dim), out_scales};
+          qkv.slice(1, heads, 2 * heads),
+          qkv.slice(1, 2 * heads, 3 * heads),
+          out.split_last(heads, config.attention_head_dim),
+          out_scales,
+          v_scale};
 }
 
 /// `linear` of activations, with a result of T.
@@ -172,7 +191,7 @@ FluxTransformerBlock::FluxTransformerBlock(const Loader& load, const FluxTransfo
   image_.to_out = large_linear(attn / "to_out" / "0", dim, dim);
   image_.mlp_up = large_linear(load / "ff" / "net" / "0" / "proj", dim, kMlpRatio * dim);
   image_.mlp_down = large_linear(load / "ff" / "net" / "2", kMlpRatio * dim, dim);
-  attention_options_ = attention_options({&text_.qkv, &image_.qkv});
+  attention_options_ = attention_options(load, {&text_.qkv, &image_.qkv});
 }
 
 std::vector<FluxTransformerBlock::Segment> FluxTransformerBlock::make_segments(
@@ -218,9 +237,9 @@ void FluxTransformerBlock::forward(Context& ctx, const JointBatch& batch, size_t
   std::vector<AttentionPart> attentions;  // [tokens, dim], text and image of a sequence jointly
   for (size_t i = 0; i < batch.sequences.size(); ++i) {
     const JointSequence& sequence = batch.sequences[i];
-    attentions.push_back(joint_attention(config_, sequence.rows(by_head),
-                                         sequence.rows(normed.values),
-                                         batch.value_scale(block, i)));
+    const Tensor scale = batch.value_scale(block, i);
+    attentions.push_back(joint_attention(config_, sequence.rows(by_head), scale,
+                                         sequence.rows(normed.values), scale));
   }
   attention(ctx, attentions, attention_options_);
   linear_each(ctx, segments, [&](const Segment& s) {  // [tokens, dim]
@@ -273,7 +292,7 @@ FluxSingleTransformerBlock::FluxSingleTransformerBlock(const Loader& load,
           large_linear(load / "proj_mlp", config.inner_dim(), kMlpRatio * config.inner_dim())),
       proj_out_(large_linear(load / "proj_out", (1 + kMlpRatio) * config.inner_dim(),
                              config.inner_dim())),
-      attention_options_(attention_options({&qkv_})) {}
+      attention_options_(attention_options(load, {&qkv_})) {}
 
 std::vector<FluxSingleTransformerBlock::Segment> FluxSingleTransformerBlock::make_segments(
     Context& ctx, const JointBatch& batch, Update update) const {
@@ -324,7 +343,9 @@ void FluxSingleTransformerBlock::forward(Context& ctx, const JointBatch& batch, 
   std::vector<AttentionPart> attentions;  // [updated tokens, dim], the left columns of joined
   for (const Segment& s : segments) {
     const Activations out = s.updated_rows(attended);
-    attentions.push_back(joint_attention(config_, s.rows(by_head), out.values, out.scales.scales));
+    attentions.push_back(joint_attention(config_, s.rows(by_head),
+                                         batch.value_scale(block, s.sequence), out.values,
+                                         out.scales.scales));
   }
   attention(ctx, attentions, attention_options_);
   linear_each(ctx, segments, [&](const Segment& s) {  // [updated tokens, dim]

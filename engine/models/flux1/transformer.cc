@@ -3,7 +3,10 @@
 #include <algorithm>
 
 #include "layers/rope.h"
+#include "ops/kernels.h"
 #include "support/error.h"
+#include "support/log.h"
+#include "tensor/format.h"
 
 namespace flux {
 namespace {
@@ -18,6 +21,18 @@ float scaled_to_thousand(float value, DType dtype) {
   return round_to(dtype, round_to(dtype, value) * 1000.0f);
 }
 
+/// Says so where the device has attention of fp8, but not for the model's heads.
+void warn_of_attention(const Loader& load, const FluxTransformerConfig& config) {
+  if (load.attention() != AttentionPrecision::kFp8) return;
+  const Kernels& kernels = kernels_of(load.context());
+  if (kernels.support(Quantization::kFp8, load.dtype()) != Kernels::Support::kYes ||
+      kernels.attends_in_e4m3(load.dtype(), config.attention_head_dim)) {
+    return;
+  }
+  log_warning("attention fp8: attention is of {}: heads of {} are not a multiple of 8 up to 128",
+              load.dtype(), config.attention_head_dim);
+}
+
 }  // namespace
 
 int64_t TransformerInput::tokens() const {
@@ -29,6 +44,7 @@ int64_t TransformerInput::tokens() const {
 FluxTransformer::FluxTransformer(const Loader& load, const FluxTransformerConfig& config)
     : config_(config), dtype_(load.dtype()) {
   const int64_t dim = config.inner_dim();
+  warn_of_attention(load, config);
   x_embedder_ = Linear(load / "x_embedder", config.in_channels, dim);
   context_embedder_ = Linear(load / "context_embedder", config.joint_attention_dim, dim);
   const Loader embed = load / "time_text_embed";

@@ -1,4 +1,4 @@
-#include "ops/quantization.h"
+#include "ops/precision.h"
 
 #include "support/error.h"
 
@@ -13,6 +13,17 @@ Quantization parse_quantization(std::string_view name) {
     if (name == name_of(known)) return known;
   }
   fail(ErrorCode::kInvalidArgument, "quantization '{}' is not known: use none or fp8", name);
+}
+
+std::string_view name_of(AttentionPrecision attention) {
+  return attention == AttentionPrecision::kFp8 ? "fp8" : "bf16";
+}
+
+AttentionPrecision parse_attention(std::string_view name) {
+  for (const AttentionPrecision known : {AttentionPrecision::kSame, AttentionPrecision::kFp8}) {
+    if (name == name_of(known)) return known;
+  }
+  fail(ErrorCode::kInvalidArgument, "attention '{}' is not known: use bf16 or fp8", name);
 }
 
 }  // namespace flux
