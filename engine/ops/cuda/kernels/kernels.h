@@ -360,9 +360,9 @@ cudaError_t hopper_attention(std::span<const FlashAttention> segments, int multi
                              cudaStream_t stream);
 
 /// The heads of a sequence as hopper_attention() wants them in e4m3: of kEncodedDim numbers, zeros
-/// after `dim`. Values are [heads, kEncodedDim, encoded_keys(k_tokens)]: the numbers of a column lie
-/// together, zeros after the last; key 2 i + j of each 16 is at the place 4 (i % 4) + 2 (i / 4) + j,
-/// for j = 0 and 1.
+/// after `dim`. Values are [heads, kEncodedDim, encoded_keys(k_tokens)]: the numbers of a column
+/// lie together, zeros after the last; key 2 i + j of each 16 is at the place 4 (i % 4) + 2 (i / 4)
+/// + j, for j = 0 and 1.
 inline constexpr int64_t kEncodedDim = 128;
 constexpr int64_t encoded_keys(int64_t k_tokens) { return (k_tokens + 15) / 16 * 16; }
 /// bf16 heads -> such heads. dim is a multiple of 8; strides, as FlashAttention's.
