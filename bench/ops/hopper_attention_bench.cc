@@ -33,37 +33,41 @@ struct EncodedHeads {
     check_cuda(cudaMemcpy(v_scale.get(), &scale, sizeof scale, cudaMemcpyDefault), "cudaMemcpy");
   }
 
-  /// Puts sequence i in place of the bf16 heads of `segment`.
-  EncodeHeads encode(int64_t i, FlashAttention& segment) const {
+  /// Puts sequence i in place of the bf16 heads of `segment`; returns how its values are encoded.
+  EncodeValues encode(int64_t i, FlashAttention& segment, cudaStream_t stream) const {
+    constexpr float kScale = 0.01f;
     const int64_t tokens = segment.q_tokens;
-    EncodeHeads args{.q = segment.q,
-                     .k = segment.k,
-                     .v = segment.v,
-                     .q_strides = {segment.q_strides[0], segment.q_strides[1]},
-                     .k_strides = {segment.k_strides[0], segment.k_strides[1]},
-                     .v_strides = {segment.v_strides[0], segment.v_strides[1]},
-                     .q_tokens = tokens,
-                     .k_tokens = tokens,
-                     .heads = kHeads,
-                     .dim = kHeadDim,
-                     .q_scale = 0.01f,
-                     .k_scale = 0.01f,
-                     .v_scale = v_scale.get(),
-                     .encoded_q = qk.get() + 2 * i * tokens * kWidth,
-                     .encoded_k = qk.get() + (2 * i + 1) * tokens * kWidth,
-                     .encoded_v = v.get() + i * kWidth * encoded_keys(tokens),
-                     .v_keys = encoded_keys(tokens)};
+    const EncodeValues values{.x = segment.v,
+                              .strides = {segment.v_strides[0], segment.v_strides[1]},
+                              .tokens = tokens,
+                              .heads = kHeads,
+                              .dim = kHeadDim,
+                              .scale = v_scale.get(),
+                              .out = v.get() + i * kWidth * encoded_keys(tokens),
+                              .keys = encoded_keys(tokens)};
+    uint8_t* to = qk.get() + 2 * i * tokens * kWidth;
+    for (const void** heads : {&segment.q, &segment.k}) {
+      const EncodeHeads rows{.x = *heads,
+                             .strides = {segment.q_strides[0], segment.q_strides[1]},
+                             .tokens = tokens,
+                             .heads = kHeads,
+                             .dim = kHeadDim,
+                             .scale = kScale,
+                             .out = to};
+      check_cuda(encode_heads(rows, stream), "encode_heads");
+      *heads = to;
+      to += tokens * kWidth;
+    }
+    check_cuda(encode_values(values, stream), "encode_values");
     segment.e4m3 = true;
     segment.bound = 20.0f;
     segment.v_scale = v_scale.get();
-    segment.q = args.encoded_q;
-    segment.k = args.encoded_k;
-    segment.v = args.encoded_v;
+    segment.v = values.out;
     segment.q_strides[0] = segment.k_strides[0] = kWidth;
-    segment.v_strides[0] = args.v_keys;
-    segment.v_strides[1] = kHeadDim * args.v_keys;
-    segment.scale *= args.q_scale * args.k_scale;
-    return args;
+    segment.v_strides[0] = values.keys;
+    segment.v_strides[1] = kHeadDim * values.keys;
+    segment.scale *= kScale * kScale;
+    return values;
   }
 
   Buffer<uint8_t> qk;
@@ -104,10 +108,9 @@ void report(State& state, const Meter& meter, double seconds, int64_t tokens, in
     segments.push_back(segment);
   }
   const EncodedHeads encoded(tokens, count);
-  std::vector<EncodeHeads> encodings;
+  std::vector<EncodeValues> encodings;
   for (int64_t i = 0; kind == Kind::kE4M3 && i < count; ++i) {
-    encodings.push_back(encoded.encode(i, segments[static_cast<size_t>(i)]));
-    check_cuda(encode_heads(encodings.back(), state.stream()), "encode_heads");
+    encodings.push_back(encoded.encode(i, segments[static_cast<size_t>(i)], state.stream()));
   }
   const double teraflop = 4e-12 * static_cast<double>(count * tokens * tokens * kWidth);
   const auto run = [&] {
@@ -121,11 +124,11 @@ void report(State& state, const Meter& meter, double seconds, int64_t tokens, in
               kNames[static_cast<int>(kind)], cost.ms * 1e3, teraflop / cost.ms * 1e3, cost.mj);
   if (!encodings.empty()) {
     const Cost passes = measure(meter, state.stream(), seconds / 4, teraflop, [&] {
-      for (const EncodeHeads& heads : encodings) {
-        check_cuda(encode_heads(heads, state.stream()), "encode_heads");
+      for (const EncodeValues& values : encodings) {
+        check_cuda(encode_values(values, state.stream()), "encode_values");
       }
     });
-    std::printf(", encoding %6.1f us", passes.ms * 1e3);
+    std::printf(", encoding values %6.1f us", passes.ms * 1e3);
   }
   std::printf("\n");
   std::fflush(stdout);

@@ -5,6 +5,13 @@ namespace flux {
 
 namespace {
 
+void check_encoded(const Context& ctx, const char* name, const ConstTensor& heads,
+                   const Shape& shape, const AttentionOptions& options) {
+  check(heads.dtype() == DType::kU8 && heads.shape() == shape && options.e4m3, ErrorCode::kInternal,
+        "attention: {} is {}, but T or, with scales, e4m3{} is needed", name, heads, shape);
+  check_device(ctx, "attention", name, heads);
+}
+
 void check_part(const Context& ctx, const AttentionPart& part, const AttentionPart& first,
                 const AttentionOptions& options) {
   const auto& [q, k, v, out, out_scales, v_scale] = part;
@@ -13,9 +20,14 @@ void check_part(const Context& ctx, const AttentionPart& part, const AttentionPa
   const int64_t k_tokens = k.size(0);
   const int64_t heads = first.q.size(1);
   const int64_t head_dim = first.q.size(2);
-  const DType dtype = first.q.dtype();
-  check_activation(ctx, "attention", "q", q, dtype, {q.size(0), heads, head_dim});
-  check_activation(ctx, "attention", "k", k, dtype, {k_tokens, heads, head_dim});
+  const DType dtype = first.v.dtype();
+  if (q.dtype() == DType::kU8) {
+    check_encoded(ctx, "q", q, {q.size(0), heads, head_dim}, options);
+    check_encoded(ctx, "k", k, {k_tokens, heads, head_dim}, options);
+  } else {
+    check_activation(ctx, "attention", "q", q, dtype, {q.size(0), heads, head_dim});
+    check_activation(ctx, "attention", "k", k, dtype, {k_tokens, heads, head_dim});
+  }
   check_activation(ctx, "attention", "v", v, dtype, {k_tokens, heads, head_dim});
   if (out_scales.defined()) {
     check_e4m3(ctx, "attention", "out", out, out_scales, q.shape());

@@ -62,6 +62,11 @@ class Kernels {
     static_cast<void>(head_dim);
     return false;
   }
+  /// Whether linears that take e4m3 have HeadNorm::encoded for such heads.
+  virtual bool encodes_heads(int64_t head_dim) const {
+    static_cast<void>(head_dim);
+    return false;
+  }
 
 #define FLUX_REFUSE_OP(result, name, parameters) \
   virtual result name parameters { refuse(#name); }

@@ -58,6 +58,13 @@ void check_norm(const Context& ctx, const Epilogue& epilogue, int64_t rows, int6
   check_parameter(ctx, "linear", "cos", norm.rope.cos, {rows, head_dim / 2});
   check_parameter(ctx, "linear", "sin", norm.rope.sin, {rows, head_dim / 2});
   check_optional_parameter(ctx, "linear", "others_scale", norm.others_scale, {1});
+  if (!norm.encoded) return;
+  const Tensor& numbers = norm.encoded->numbers;
+  const Shape shape{rows, (norm.q_heads + norm.k_heads) * head_dim};
+  check(numbers.dtype() == DType::kU8 && numbers.shape() == shape && numbers.is_contiguous(),
+        ErrorCode::kInternal, "linear: encoded heads are {}, but contiguous e4m3{} is needed",
+        numbers, shape);
+  check_device(ctx, "linear", "encoded heads", numbers);
 }
 
 void check_part(const Context& ctx, const LinearPart& part) {
@@ -66,10 +73,13 @@ void check_part(const Context& ctx, const LinearPart& part) {
   const LinearWeights& weights = *part.weights;
   check_rank("linear", "x", part.x, 2);
   const int64_t rows = part.x.size(0);
-  const Shape result{rows, weights.out_features};
+  const auto& norm = part.epilogue.norm;
+  const bool encodes_heads = norm && norm->encoded;
+  const int64_t elsewhere = encodes_heads ? (norm->q_heads + norm->k_heads) * norm->head_dim() : 0;
+  const Shape result{rows, weights.out_features - elsewhere};
   const bool e4m3_x = part.x.dtype() == DType::kU8;
   const bool e4m3_out = part.out.dtype() == DType::kU8;
-  check((!e4m3_x && !e4m3_out) || weights.takes_e4m3(), ErrorCode::kInternal,
+  check((!e4m3_x && !e4m3_out && !encodes_heads) || weights.takes_e4m3(), ErrorCode::kInternal,
         "linear: x is {} and out {}, but the weights take no e4m3", part.x, part.out);
   if (e4m3_x) {
     check_e4m3(ctx, "linear", "x", part.x, part.x_scales.scales, {rows, weights.in_features});
@@ -96,7 +106,8 @@ void check_part(const Context& ctx, const LinearPart& part) {
 
 bool same_heads(const std::optional<HeadNorm>& a, const std::optional<HeadNorm>& b) {
   if (!a || !b) return !a && !b;
-  return a->head_dim() == b->head_dim() && a->q_heads == b->q_heads && a->k_heads == b->k_heads;
+  return a->head_dim() == b->head_dim() && a->q_heads == b->q_heads && a->k_heads == b->k_heads &&
+         a->encoded.has_value() == b->encoded.has_value();
 }
 
 void check_alike(const LinearPart& a, const LinearPart& b) {

@@ -95,6 +95,14 @@ struct HeadNorm {
   /// Optional [1], f32, with weights that take e4m3: raised to the least scale that suits the other
   /// columns.
   Tensor others_scale = {};
+  /// Optional, with weights that take e4m3 where Kernels::encodes_heads(): queries and keys go here
+  /// as e4m3 of one scale each, in place of out, which has the other columns alone.
+  struct Encoded {
+    Tensor numbers;  // [rows, (q_heads + k_heads) x head_dim], u8
+    float q_scale = 1.0f;
+    float k_scale = 1.0f;
+  };
+  std::optional<Encoded> encoded = std::nullopt;
 
   int64_t head_dim() const { return weight_q.size(0); }
 };
@@ -235,7 +243,7 @@ void attention(Context& ctx, const ConstTensor& q, const ConstTensor& k, const C
 
 /// One of several sequences that attend each to itself; they agree in heads and head_dim.
 struct AttentionPart {
-  ConstTensor q;
+  ConstTensor q;  // with AttentionOptions::e4m3, q and k may be e4m3 of those scales
   ConstTensor k;
   ConstTensor v;
   Tensor out;                   // T; or e4m3, where out_scales are given

@@ -174,6 +174,71 @@ TEST_P(CudaAttentionE4M3, PartsAreTheSameAlone) {
   }
 }
 
+TEST_P(CudaAttentionE4M3, LinearsGiveEncodedHeads) {
+  // The numbers are those of the linear's rows of bf16, and the other columns are the same.
+  const int64_t dim = 128;
+  ASSERT_TRUE(kernels_of(*gpu_).encodes_heads(dim));
+  for (const int64_t heads : {1, 3, 24}) {
+    const int64_t depth = 256;
+    const Twin weight = random({3 * heads * dim, depth}, DType::kBF16, 0.0f, 0.1f);
+    const Twin bias = random({3 * heads * dim}, DType::kBF16);
+    const LinearWeights packed =
+        pack_linear(*gpu_, {{weight.cpu}}, {{bias.cpu}}, DType::kBF16, Quantization::kFp8);
+    for (const int64_t rows : {1, 130, 577}) {
+      const Twin x = random({rows, depth}, DType::kBF16);
+      HeadNorm norm;
+      norm.weight_q = random({dim}, DType::kF32, 1.0f, 0.2f).gpu;
+      norm.weight_k = random({dim}, DType::kF32, 1.0f, 0.2f).gpu;
+      norm.rope = {random({rows, dim / 2}, DType::kF32).gpu,
+                   random({rows, dim / 2}, DType::kF32).gpu};
+      norm.q_heads = norm.k_heads = heads;
+      Epilogue epilogue;
+      epilogue.norm = norm;
+      const Tensor all = new_tensor(*gpu_, {rows, 3 * heads * dim}, DType::kBF16);
+      linear(*gpu_, x.gpu, packed, epilogue, all);
+      const Tensor others = new_tensor(*gpu_, {rows, heads * dim}, DType::kBF16);
+      const Tensor numbers = new_tensor(*gpu_, {rows, 2 * heads * dim}, DType::kU8);
+      epilogue.norm->encoded = {numbers, kQScale, kKScale};
+      linear(*gpu_, x.gpu, packed, epilogue, others);
+      const Tensor wide = to_dtype(to_host(*gpu_, all), DType::kF32);
+      const ConstTensor found = to_host(*gpu_, numbers);
+      int64_t wrong = 0;
+      for (int64_t i = 0; i < found.numel(); ++i) {
+        const int64_t column = i % (2 * heads * dim);
+        const float value = wide.data<float>()[i / (2 * heads * dim) * 3 * heads * dim + column];
+        const float scale = column < heads * dim ? kQScale : kKScale;
+        if (found.data<uint8_t>()[i] != encode_e4m3(value * (1.0f / scale))) ++wrong;
+      }
+      EXPECT_EQ(wrong, 0) << heads << " heads, " << rows << " rows";
+      const Tensor expected =
+          to_dtype(to_host(*gpu_, all).slice(1, 2 * heads * dim, 3 * heads * dim), DType::kF32);
+      const Tensor left = to_dtype(to_host(*gpu_, others), DType::kF32);
+      EXPECT_TRUE(std::equal(left.data<float>(), left.data<float>() + left.numel(),
+                             expected.data<float>()));
+    }
+  }
+}
+
+TEST_P(CudaAttentionE4M3, TakesEncodedHeads) {
+  const Heads size{300, 577, 2, 128};
+  const Twin qkv = random({577, 3 * 2 * 128}, DType::kBF16, 0.0f, 0.6f);
+  const AttentionPart part = part_of(qkv.gpu, size);
+  attention(*gpu_, {&part, 1}, options_);
+  const Tensor wide = to_dtype(qkv.cpu, DType::kF32);
+  const Tensor numbers = Tensor::allocate({577, 4, 128}, DType::kU8);
+  for (int64_t i = 0; i < numbers.numel(); ++i) {
+    const float value = wide.data<float>()[i / 512 * 768 + i % 512];
+    numbers.data<uint8_t>()[i] = encode_e4m3(value * (1.0f / (i % 512 < 256 ? kQScale : kKScale)));
+  }
+  const ConstTensor on_device = to_device(*gpu_, numbers);
+  AttentionPart encoded = part;
+  encoded.q = on_device.slice(0, 277, 577).slice(1, 0, 2);
+  encoded.k = on_device.slice(1, 2, 4);
+  encoded.out = new_tensor(*gpu_, part.out.shape(), DType::kBF16);
+  attention(*gpu_, {&encoded, 1}, options_);
+  EXPECT_TRUE(same_bytes(*gpu_, encoded.out, part.out));
+}
+
 TEST_P(CudaAttentionE4M3, NanStaysInItsRow) {
   const Heads size{200, 200, 1, 128};
   const Twin qkv = random({200, 384}, DType::kBF16);

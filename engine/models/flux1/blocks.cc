@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "ops/kernels.h"
+
 namespace flux {
 namespace {
 
@@ -59,17 +61,46 @@ struct Activations {
   }
 };
 
-/// The attention of one sequence, in which its last rows are the queries. qkv: [tokens, 3 heads,
-/// head_dim]; out: [queries, inner_dim], rows may be strided.
-AttentionPart joint_attention(const FluxTransformerConfig& config, const ConstTensor& qkv,
+/// Queries, keys and values of a batch's tokens: columns q | k | v of heads x head_dim.
+struct Heads {
+  Tensor values;   // [tokens, columns], T
+  Tensor encoded;  // undefined, or q and k as attention in e4m3 takes them: then values has v alone
+
+  /// `encodes`: whether the linear gives q and k encoded.
+  static Heads allocate(Context& ctx, int64_t tokens, int64_t dim, DType dtype, bool encodes) {
+    Workspace& workspace = ctx.workspace();
+    if (!encodes) return {workspace.allocate({tokens, 3 * dim}, dtype), {}};
+    return {workspace.allocate({tokens, dim}, dtype),
+            workspace.allocate({tokens, 2 * dim}, DType::kU8)};
+  }
+  Heads rows(int64_t begin, int64_t end) const {
+    return {values.slice(0, begin, end),
+            encoded.defined() ? encoded.slice(0, begin, end) : encoded};
+  }
+};
+
+/// Whether the linear of queries, keys and values gives them as attention in e4m3 takes them.
+bool encodes_heads(const Context& ctx, const FluxTransformerConfig& config, const Linear& linear,
+                   const AttentionOptions& options) {
+  return options.e4m3 && linear.takes_e4m3() &&
+         kernels_of(ctx).encodes_heads(config.attention_head_dim);
+}
+
+/// The attention of one sequence, in which its last rows are the queries. out: [queries,
+/// inner_dim], rows may be strided.
+AttentionPart joint_attention(const FluxTransformerConfig& config, const Heads& sequence,
                               const ConstTensor& v_scale, const Tensor& out,
                               const ConstTensor& out_scales) {
   const int64_t heads = config.num_attention_heads;
-  const int64_t tokens = qkv.size(0);
-  return {qkv.slice(0, tokens - out.size(0), tokens).slice(1, 0, heads),
-          qkv.slice(1, heads, 2 * heads),
-          qkv.slice(1, 2 * heads, 3 * heads),
-          out.split_last(heads, config.attention_head_dim),
+  const int64_t dim = config.attention_head_dim;
+  const int64_t tokens = sequence.values.size(0);
+  const bool encoded = sequence.encoded.defined();
+  const Tensor others = sequence.values.split_last(encoded ? heads : 3 * heads, dim);
+  const Tensor qk = encoded ? sequence.encoded.split_last(2 * heads, dim) : others;
+  return {qk.slice(0, tokens - out.size(0), tokens).slice(1, 0, heads),
+          qk.slice(1, heads, 2 * heads),
+          encoded ? others : others.slice(1, 2 * heads, 3 * heads),
+          out.split_last(heads, dim),
           out_scales,
           v_scale};
 }
@@ -80,6 +111,15 @@ LinearPart part_of(const Linear& linear, const Activations& x, const Tensor& out
   LinearPart part = linear.part(x.values, out, epilogue);
   part.x_scales = x.scales;
   return part;
+}
+
+/// The linear of queries, keys and values.
+LinearPart qkv_part(const QkvProjection& qkv, const Activations& x, Epilogue epilogue,
+                    const AttentionOptions& options, const Heads& out) {
+  if (out.encoded.defined()) {
+    epilogue.norm->encoded = {out.encoded, options.e4m3->q_scale, options.e4m3->k_scale};
+  }
+  return part_of(qkv.linear, x, out.values, epilogue);
 }
 
 /// gelu(linear(x)), the scales of whose rows, where there are some, are not below `least_scale`.
@@ -211,7 +251,6 @@ std::vector<FluxTransformerBlock::Segment> FluxTransformerBlock::make_segments(
 
 void FluxTransformerBlock::forward(Context& ctx, const JointBatch& batch, size_t block) const {
   const Workspace::Scope scope(ctx.workspace());
-  Workspace& workspace = ctx.workspace();
   const Tensor& hidden = batch.hidden;  // [tokens, dim]
   const DType dtype = hidden.dtype();
   const int64_t tokens = hidden.size(0);
@@ -219,7 +258,8 @@ void FluxTransformerBlock::forward(Context& ctx, const JointBatch& batch, size_t
   const int64_t heads = config_.num_attention_heads;
   const bool e4m3 = takes_e4m3();
   const auto normed = Activations::allocate(ctx, {tokens, dim}, dtype, e4m3);
-  const Tensor qkv = workspace.allocate({tokens, 3 * dim}, dtype);
+  const bool encodes = encodes_heads(ctx, config_, image_.qkv.linear, attention_options_);
+  const auto qkv = Heads::allocate(ctx, tokens, dim, dtype, encodes);
   const auto mlp = Activations::allocate(ctx, {tokens, kMlpRatio * dim}, dtype, e4m3);
   const std::vector<Segment> segments = make_segments(ctx, batch);
 
@@ -229,16 +269,17 @@ void FluxTransformerBlock::forward(Context& ctx, const JointBatch& batch, size_t
   });
   linear_each(ctx, segments, [&](const Segment& s) {  // [tokens, q | k | v of heads x head_dim]
     const RopeTable rope = rows_of(batch.rope, s.begin, s.end);
-    return part_of(s.weights.qkv.linear, s.rows(normed), s.rows(qkv),
-                   s.weights.qkv.epilogue(heads, rope, batch.value_scale(block, s.sequence)));
+    const Epilogue epilogue =
+        s.weights.qkv.epilogue(heads, rope, batch.value_scale(block, s.sequence));
+    return qkv_part(s.weights.qkv, s.rows(normed), epilogue, attention_options_,
+                    qkv.rows(s.begin, s.end));
   });
   // A mean of values suits their scale.
-  const Tensor by_head = qkv.split_last(3 * heads, config_.attention_head_dim);
   std::vector<AttentionPart> attentions;  // [tokens, dim], text and image of a sequence jointly
   for (size_t i = 0; i < batch.sequences.size(); ++i) {
     const JointSequence& sequence = batch.sequences[i];
     const Tensor scale = batch.value_scale(block, i);
-    attentions.push_back(joint_attention(config_, sequence.rows(by_head), scale,
+    attentions.push_back(joint_attention(config_, qkv.rows(sequence.begin, sequence.end), scale,
                                          sequence.rows(normed.values), scale));
   }
   attention(ctx, attentions, attention_options_);
@@ -311,7 +352,6 @@ std::vector<FluxSingleTransformerBlock::Segment> FluxSingleTransformerBlock::mak
 void FluxSingleTransformerBlock::forward(Context& ctx, const JointBatch& batch, size_t block,
                                          Update update) const {
   const Workspace::Scope scope(ctx.workspace());
-  Workspace& workspace = ctx.workspace();
   const Tensor& hidden = batch.hidden;  // [tokens, dim]
   const DType dtype = hidden.dtype();
   const int64_t tokens = hidden.size(0);
@@ -319,7 +359,8 @@ void FluxSingleTransformerBlock::forward(Context& ctx, const JointBatch& batch, 
   const int64_t heads = config_.num_attention_heads;
   const bool e4m3 = takes_e4m3();
   const auto normed = Activations::allocate(ctx, {tokens, dim}, dtype, e4m3);
-  const Tensor qkv = workspace.allocate({tokens, 3 * dim}, dtype);
+  const bool encodes = encodes_heads(ctx, config_, qkv_.linear, attention_options_);
+  const auto qkv = Heads::allocate(ctx, tokens, dim, dtype, encodes);
   const auto joined = Activations::allocate(ctx, {tokens, (1 + kMlpRatio) * dim}, dtype, e4m3);
   const Activations attended = joined.columns(0, dim);
   const Activations mlp = joined.columns(dim, (1 + kMlpRatio) * dim);
@@ -331,19 +372,18 @@ void FluxSingleTransformerBlock::forward(Context& ctx, const JointBatch& batch, 
   });
   linear_each(ctx, segments, [&](const Segment& s) {  // [tokens, q | k | v of heads x head_dim]
     const RopeTable rope = rows_of(batch.rope, s.begin, s.end);
-    return part_of(qkv_.linear, s.rows(normed), s.rows(qkv),
-                   qkv_.epilogue(heads, rope, batch.value_scale(block, s.sequence)));
+    const Epilogue epilogue = qkv_.epilogue(heads, rope, batch.value_scale(block, s.sequence));
+    return qkv_part(qkv_, s.rows(normed), epilogue, attention_options_, qkv.rows(s.begin, s.end));
   });
   // The scales of the joined rows, which come with the MLP, also suit means of the values.
   linear_each(ctx, segments, [&](const Segment& s) {  // [updated tokens, 4 dim], the right columns
     return gelu_part(proj_mlp_, s.updated_rows(normed), s.updated_rows(mlp),
                      batch.value_scale(block, s.sequence));
   });
-  const Tensor by_head = qkv.split_last(3 * heads, config_.attention_head_dim);
   std::vector<AttentionPart> attentions;  // [updated tokens, dim], the left columns of joined
   for (const Segment& s : segments) {
     const Activations out = s.updated_rows(attended);
-    attentions.push_back(joint_attention(config_, s.rows(by_head),
+    attentions.push_back(joint_attention(config_, qkv.rows(s.begin, s.end),
                                          batch.value_scale(block, s.sequence), out.values,
                                          out.scales.scales));
   }

@@ -5,7 +5,9 @@
 #include "ops/cuda/cublas.h"
 #include "ops/cuda/cuda_backend.h"
 #include "ops/cuda/kernels/kernels.h"
+#include "support/error.h"
 #include "support/integer.h"
+#include "tensor/format.h"
 
 namespace flux::cuda {
 namespace {
@@ -179,42 +181,48 @@ const float* value_scale(Context& ctx, State& state, const AttentionPart& part) 
   return scale.data<float>();
 }
 
-/// Encodes q, k and v, in scratch memory.
+/// Queries or keys as e4m3: as they are, or encoded in scratch memory.
+ConstTensor encoded_heads(Context& ctx, State& state, const ConstTensor& x, float scale) {
+  if (x.dtype() == DType::kU8) return x;
+  const Tensor out = ctx.workspace().allocate({x.size(0), x.size(1), kEncodedDim}, DType::kU8);
+  const EncodeHeads args{.x = address(ctx, x),
+                         .strides = {x.stride(0), x.stride(1)},
+                         .tokens = x.size(0),
+                         .heads = x.size(1),
+                         .dim = x.size(2),
+                         .scale = scale,
+                         .out = out.data<uint8_t>()};
+  check_cuda(encode_heads(args, state.stream()), "encode_heads");
+  return out;
+}
+
+/// Puts e4m3 in scratch memory in the place of q, k and v.
 void encode(Context& ctx, State& state, const AttentionPart& part,
             const AttentionOptions::E4M3& scales, FlashAttention& args) {
   const int64_t keys = encoded_keys(args.k_tokens);
-  Workspace& workspace = ctx.workspace();
-  const Tensor q = workspace.allocate({args.q_tokens, args.heads, kEncodedDim}, DType::kU8);
-  const Tensor k = workspace.allocate({args.k_tokens, args.heads, kEncodedDim}, DType::kU8);
-  const Tensor v = workspace.allocate({args.heads, kEncodedDim, keys}, DType::kU8);
   args.v_scale = value_scale(ctx, state, part);
-  const EncodeHeads heads{.q = args.q,
-                          .k = args.k,
-                          .v = args.v,
-                          .q_strides = {args.q_strides[0], args.q_strides[1]},
-                          .k_strides = {args.k_strides[0], args.k_strides[1]},
-                          .v_strides = {args.v_strides[0], args.v_strides[1]},
-                          .q_tokens = args.q_tokens,
-                          .k_tokens = args.k_tokens,
-                          .heads = args.heads,
-                          .dim = args.dim,
-                          .q_scale = scales.q_scale,
-                          .k_scale = scales.k_scale,
-                          .v_scale = args.v_scale,
-                          .encoded_q = q.data<uint8_t>(),
-                          .encoded_k = k.data<uint8_t>(),
-                          .encoded_v = v.data<uint8_t>(),
-                          .v_keys = keys};
-  check_cuda(encode_heads(heads, state.stream()), "encode_heads");
-  args.q = q.raw();
-  args.k = k.raw();
-  args.v = v.raw();
-  for (auto* strides : {&args.q_strides, &args.k_strides}) {
-    (*strides)[0] = args.heads * kEncodedDim;
-    (*strides)[1] = kEncodedDim;
-  }
+  const EncodeValues values{
+      .x = args.v,
+      .strides = {args.v_strides[0], args.v_strides[1]},
+      .tokens = args.k_tokens,
+      .heads = args.heads,
+      .dim = args.dim,
+      .scale = args.v_scale,
+      .out = ctx.workspace().allocate({args.heads, kEncodedDim, keys}, DType::kU8).data<uint8_t>(),
+      .keys = keys};
+  check_cuda(encode_values(values, state.stream()), "encode_values");
+  args.v = values.out;
   args.v_strides[0] = keys;
   args.v_strides[1] = kEncodedDim * keys;
+  const auto replace = [&](const ConstTensor& x, float scale, const void*& address,
+                           int64_t(&strides)[2]) {
+    const ConstTensor encoded = encoded_heads(ctx, state, x, scale);
+    address = encoded.raw();
+    strides[0] = encoded.stride(0);
+    strides[1] = encoded.stride(1);
+  };
+  replace(part.q, scales.q_scale, args.q, args.q_strides);
+  replace(part.k, scales.k_scale, args.k, args.k_strides);
   args.scale *= scales.q_scale * scales.k_scale;
 }
 
@@ -222,7 +230,8 @@ void encode(Context& ctx, State& state, const AttentionPart& part,
 std::optional<FlashAttention> hopper_args(Context& ctx, State& state, const AttentionPart& part,
                                           const AttentionOptions& options) {
   const auto& [q, k, v, out, out_scales, v_scale] = part;
-  const bool aligned = are_aligned({&q, &k, &v}) && (out_scales.defined() || are_aligned({&out}));
+  const bool aligned = are_aligned({&v}) && (q.dtype() == DType::kU8 || are_aligned({&q, &k})) &&
+                       (out_scales.defined() || are_aligned({&out}));
   if (!state.traits().hopper || !aligned) return {};
   FlashAttention args = flash_args(ctx, q, k, v, options, out);
   if (out_scales.defined()) {
@@ -236,6 +245,10 @@ std::optional<FlashAttention> hopper_args(Context& ctx, State& state, const Atte
 }
 
 }  // namespace
+
+bool CudaBackend::encodes_heads(int64_t head_dim) const {
+  return traits_.hopper && head_dim == kEncodedDim;
+}
 
 bool CudaBackend::attends_in_e4m3(DType dtype, int64_t head_dim) const {
   return traits_.hopper && dtype == DType::kBF16 && head_dim % 8 == 0 && head_dim <= kEncodedDim;
@@ -258,6 +271,8 @@ void CudaBackend::attention(Context& ctx, std::span<const AttentionPart> parts,
       on_hopper.push_back(*args);
       if (on_hopper.size() == kMaxAttentionSegments) launch();
     } else {
+      check(part.q.dtype() != DType::kU8, ErrorCode::kInternal,
+            "attention: {} of e4m3 is not what the kernel takes", part.q);
       attend(ctx, state, part, options);
     }
   }

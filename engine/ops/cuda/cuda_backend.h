@@ -33,6 +33,7 @@ class CudaBackend final : public Backend {
   Support support(Quantization quantization, DType dtype) const override;
   int64_t useful_tokens() const override;
   bool attends_in_e4m3(DType dtype, int64_t head_dim) const override;
+  bool encodes_heads(int64_t head_dim) const override;
 
   FLUX_OPS(FLUX_OVERRIDE_OP)
 

@@ -52,10 +52,11 @@ HopperLinear::Segment hopper_segment(Context& ctx, const ConstTensor& x,
   segment.out = store.out;
   segment.out_stride = store.out_stride;
   if (const auto& norm = epilogue.norm) {
-    segment.norm = {{optional_floats(ctx, norm->weight_q), optional_floats(ctx, norm->weight_k)},
-                    optional_floats(ctx, norm->rope.cos),
-                    optional_floats(ctx, norm->rope.sin),
-                    norm->eps};
+    segment.norm.weights[0] = optional_floats(ctx, norm->weight_q);
+    segment.norm.weights[1] = optional_floats(ctx, norm->weight_k);
+    segment.norm.cos = optional_floats(ctx, norm->rope.cos);
+    segment.norm.sin = optional_floats(ctx, norm->rope.sin);
+    segment.norm.eps = norm->eps;
   }
   return segment;
 }

@@ -123,6 +123,19 @@ HopperLinear::Scales scales_of(Context& ctx, const LinearPart& part) {
       .others = norm && norm->others_scale.defined() ? norm->others_scale.data<float>() : nullptr};
 }
 
+/// Sends queries and keys where they are wanted as e4m3. The columns that are left are stored where
+/// they would be if the others lay before them.
+void encode_heads_of(const LinearPart& part, HopperLinear::Segment& segment) {
+  const auto& norm = part.epilogue.norm;
+  if (!norm || !norm->encoded) return;
+  const HeadNorm::Encoded& encoded = *norm->encoded;
+  segment.norm.encoded = encoded.numbers.data<uint8_t>();
+  segment.norm.encodings[0] = 1.0f / encoded.q_scale;
+  segment.norm.encodings[1] = 1.0f / encoded.k_scale;
+  segment.out = static_cast<std::byte*>(segment.out) -
+                encoded.numbers.size(1) * static_cast<int64_t>(size_of(part.out.dtype()));
+}
+
 /// Norms the heads and raises the scale of the other columns, in passes.
 void finish_heads(Context& ctx, State& state, const LinearPart& part) {
   const HeadNorm& norm = *part.epilogue.norm;
@@ -171,16 +184,18 @@ void run(Context& ctx, State& state, std::span<const LinearPart> parts) {
         hopper_segment(ctx, own.x, weights, activates ? Epilogue{} : own.epilogue, own.out));
     segments.back().weights = weights.e4m3.numbers.raw();
     segments.back().scales = scales_of(ctx, own);
+    encode_heads_of(own, segments.back());
   }
   HopperLinear linear{.depth = parts[0].x.size(1),
-                      .columns = parts[0].out.size(1),
+                      .columns = parts[0].weights->out_features,
                       .e4m3 = true,
                       .gelu = encodes,
                       .segments = segments};
   set_heads(epilogue.norm, linear);
   const bool fused = hopper_linear_supports(linear);
   if (!fused) linear.q_columns = linear.k_columns = 0;
-  check(fused || hopper_linear_supports(linear), ErrorCode::kInternal,
+  const bool encodes_heads = epilogue.norm && epilogue.norm->encoded;
+  check(fused || (!encodes_heads && hopper_linear_supports(linear)), ErrorCode::kInternal,
         "linear: {} to {} of e4m3 is not aligned as the kernel needs", parts[0].x, parts[0].out);
   check_cuda(hopper_linear(linear, state.traits(), state.stream()), "hopper_linear");
   for (const LinearPart& part : parts) {

@@ -327,12 +327,7 @@ struct TileEpilogue<Whole, kSplit, EpilogueKind::kNorm> : Fragment<Whole, kSplit
       factors[kHead] = norm_factor(squares, kHeadDim, this->segment(args).norm.eps);
     } else {
       constexpr int kChunk = kFirst + kOwn / kHeads - 1;
-      if (is_normed) {
-        rotate(tiles, kChunk, kRowHalf, factors[kHead], loaded);
-      } else {
-        look_at(args, kChunk, kRowHalf);
-      }
-      this->store(args, kChunk, kRowHalf);
+      finish(args, tiles, kChunk, kRowHalf, is_normed, factors[kHead], loaded);
     }
   }
 
@@ -371,13 +366,32 @@ struct TileEpilogue<Whole, kSplit, EpilogueKind::kNorm> : Fragment<Whole, kSplit
     } else {
       constexpr int kOwn = kStep - kFirstSplit;
       constexpr int kChunk = kHalfHead / 32 + kOwn % 2;
-      if (is_normed) {
-        rotate(tiles, kChunk, kOwn / 2, factors[kOwn / 2], loaded);
-      } else {
-        look_at(args, kChunk, kOwn / 2);
-      }
-      this->store(args, kChunk, kOwn / 2);
+      finish(args, tiles, kChunk, kOwn / 2, is_normed, factors[kOwn / 2], loaded);
     }
+  }
+
+  /// Rotates a transposed chunk of queries or keys, and stores it.
+  __device__ __forceinline__ void finish(const Args& args, const SharedTiles<Whole>& tiles,
+                                         int chunk, int half, bool is_normed, float factor,
+                                         const Loaded& angles) {
+    if (is_normed) {
+      rotate(tiles, chunk, half, factor, angles);
+      if constexpr (Whole::kScaled) {
+        if (this->segment(args).norm.encoded != nullptr) return store_encoded(args, chunk, half);
+      }
+    } else {
+      look_at(args, chunk, half);
+    }
+    this->store(args, chunk, half);
+  }
+  __device__ void store_encoded(const Args& args, int chunk, int half) const {
+    if (!this->has_row(args, half)) return;
+    const HopperLinear::Norm& norm = this->segment(args).norm;
+    const int column = this->tile.column + 32 * chunk + 8 * this->quarter();
+    const int64_t row = this->row + half * 8;
+    store_as_e4m3(unpack_words(this->words[chunk][half]),
+                  norm.encodings[column < args.q_columns ? 0 : 1],
+                  norm.encoded + row * args.norm_columns + column);
   }
 
   template <int kCount>

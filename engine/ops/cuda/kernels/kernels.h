@@ -115,6 +115,11 @@ struct HopperLinear {
     const float* cos;         // [rows, head_dim / 2]
     const float* sin;
     float eps;
+    /// Of products of e4m3: null, or where queries and keys go as e4m3, [rows, q_columns +
+    /// k_columns], with what they are multiplied by; out has all columns, but theirs are not
+    /// stored.
+    uint8_t* encoded;
+    float encodings[2];
   };
   /// Of products of e4m3: a value is the number times the scale of its row.
   struct Scales {
@@ -345,9 +350,9 @@ struct FlashAttention {
   /// stride 0, of all.
   const float* out_scales = nullptr;
   int64_t out_scales_stride = 0;
-  /// hopper_attention() alone: q, k and v are as encode_heads() makes them, and v has a scale, [1].
+  /// hopper_attention() alone: q, k and v are as encode_heads() and encode_values() make them.
   bool e4m3 = false;
-  const float* v_scale = nullptr;
+  const float* v_scale = nullptr;  // [1]
 };
 bool flash_supports(int64_t dim);
 cudaError_t flash_attention(const FlashAttention& args, cudaStream_t stream);
@@ -365,25 +370,28 @@ cudaError_t hopper_attention(std::span<const FlashAttention> segments, int multi
 /// + j, for j = 0 and 1.
 inline constexpr int64_t kEncodedDim = 128;
 constexpr int64_t encoded_keys(int64_t k_tokens) { return (k_tokens + 15) / 16 * 16; }
-/// bf16 heads -> such heads. dim is a multiple of 8; strides, as FlashAttention's.
+/// Queries or keys of bf16 -> such. dim is a multiple of 8; strides, as FlashAttention's.
 struct EncodeHeads {
-  const void* q;
-  const void* k;
-  const void* v;
-  int64_t q_strides[2];
-  int64_t k_strides[2];
-  int64_t v_strides[2];
-  int64_t q_tokens;
-  int64_t k_tokens;
+  const void* x;
+  int64_t strides[2];
+  int64_t tokens;
   int64_t heads;
   int64_t dim;
-  float q_scale, k_scale;  // a value is the number times its scale
-  const float* v_scale;
-  uint8_t* encoded_q;  // [q_tokens, heads, kEncodedDim]
-  uint8_t* encoded_k;  // [k_tokens, heads, kEncodedDim]
-  uint8_t* encoded_v;
-  int64_t v_keys;  // encoded_keys(k_tokens)
+  float scale;   // a value is the number times it
+  uint8_t* out;  // [tokens, heads, kEncodedDim]
 };
 cudaError_t encode_heads(const EncodeHeads& args, cudaStream_t stream);
+/// Values of bf16 -> such.
+struct EncodeValues {
+  const void* x;
+  int64_t strides[2];
+  int64_t tokens;
+  int64_t heads;
+  int64_t dim;
+  const float* scale;
+  uint8_t* out;
+  int64_t keys;  // encoded_keys(tokens)
+};
+cudaError_t encode_values(const EncodeValues& args, cudaStream_t stream);
 
 }  // namespace flux::cuda
