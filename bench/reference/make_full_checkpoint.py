@@ -15,6 +15,9 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 SHARD_BYTES = 4 << 30
+# With --outliers: channels of the residual stream, and rows of each large linear of the blocks.
+OUTLIER_CHANNELS = 8
+OUTLIER_ROWS = 4
 
 
 def models(schnell: bool) -> dict:
@@ -72,14 +75,28 @@ def random_weight(name: str, shape: torch.Size, device: str) -> torch.Tensor:
     return torch.randn(shape, device=device, dtype=torch.bfloat16).mul_(scale).cpu()
 
 
-def save_weights(model, directory: pathlib.Path, stem: str, device: str) -> None:
+def add_outliers(name: str, weight: torch.Tensor) -> None:
+    """Makes some channels and rows of the transformer large, the same in all tensors of a size."""
+    places = torch.randperm(len(weight), generator=torch.Generator().manual_seed(21))
+    if name in ("x_embedder.bias", "context_embedder.bias"):
+        large = torch.linspace(50, 100, OUTLIER_CHANNELS)  # the other channels are near 1
+        large[1::2] *= -1
+        weight[places[:OUTLIER_CHANNELS]] = large.to(weight.dtype)
+    elif "transformer_blocks." in name and weight.dim() == 2 and ".norm" not in name:
+        weight[places[:OUTLIER_ROWS]] *= 10
+
+
+def save_weights(model, directory: pathlib.Path, stem: str, device: str, outliers: bool) -> None:
     directory.mkdir(parents=True)
     shards, size = [{}], 0
     for name, parameter in model.named_parameters():
         if size > SHARD_BYTES:
             shards.append({})
             size = 0
-        shards[-1][name] = random_weight(name, parameter.shape, device)
+        weight = random_weight(name, parameter.shape, device)
+        if outliers:
+            add_outliers(name, weight)
+        shards[-1][name] = weight
         size += parameter.numel() * 2
     places = {}
     for i, shard in enumerate(shards):
@@ -98,13 +115,21 @@ def main() -> None:
     parser.add_argument("--tokenizers", type=pathlib.Path, required=True)
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--schnell", action="store_true")
+    parser.add_argument(
+        "--outliers",
+        action="store_true",
+        help="massive activations, as real checkpoints have them: biases of the embedders make "
+        f"{OUTLIER_CHANNELS} channels of the transformer's residual stream 50 to 100 times larger "
+        f"than the others, and {OUTLIER_ROWS} rows of each large linear's weight in its blocks are "
+        "10 times larger; all other numbers are as without",
+    )
     args = parser.parse_args()
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(20)
     for name, model in models(args.schnell).items():
         stem = "model" if name.startswith("text") else "diffusion_pytorch_model"
-        save_weights(model, args.output / name, stem, device)
+        save_weights(model, args.output / name, stem, device, args.outliers)
         if name.startswith("text"):
             model.config.save_pretrained(args.output / name)
         else:
