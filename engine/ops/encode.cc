@@ -8,7 +8,6 @@
 namespace flux {
 namespace {
 
-constexpr float kLargestE4M3 = 448.0f;
 constexpr float kSmallestScale = 1e-30f;  // below it a row is zeros
 
 /// Encodes rows [begin, end) of a matrix; codes: u8, scales: f32 [rows].

@@ -20,12 +20,11 @@ void decode_blocks(Encoding encoding, const uint8_t* source, int64_t blocks, flo
 }
 
 uint8_t encode_e4m3(float value) {
-  constexpr float kLargest = 448.0f;
   constexpr float kSmallestNormal = 0x1p-6f;
   const auto bits = std::bit_cast<uint32_t>(value);
   const auto sign = static_cast<uint8_t>(bits >> 24 & 0x80);
   if (std::isnan(value)) return sign | 0x7f;
-  const float size = std::min(std::abs(value), kLargest);
+  const float size = std::min(std::abs(value), kLargestE4M3);
   if (size < kSmallestNormal) {  // steps of 2^-9
     return static_cast<uint8_t>(sign | static_cast<uint8_t>(std::nearbyint(size * 0x1p9f)));
   }
@@ -81,7 +80,7 @@ void decode_rows(const StoredTensor& tensor, int64_t begin, int64_t end, const T
   for (int64_t row = begin; row < end; ++row) {
     decode_blocks(tensor.encoding, tensor.data[row].data<uint8_t>(), blocks, values.data());
     if (tensor.scales.defined()) {
-      const float scale = tensor.scales.data<float>()[tensor.scales.numel() > 1 ? row : 0];
+      const float scale = tensor.scale_of(row);
       for (float& value : values) value *= scale;
     }
     copy_convert(Tensor(values.data(), DType::kF32, {columns}), out[row - begin]);

@@ -49,7 +49,8 @@ constexpr const EncodingInfo& info_of(Encoding encoding) {
 /// block layouts; OCP's 8-bit floating point format E4M3.
 void decode_blocks(Encoding encoding, const uint8_t* source, int64_t blocks, float* values);
 
-/// The number of E4M3 nearest to a value, ties to even; at most the largest one, 448. NaN is kept.
+inline constexpr float kLargestE4M3 = 448.0f;
+/// The number of E4M3 nearest to a value, ties to even; at most the largest one. NaN is kept.
 uint8_t encode_e4m3(float value);
 
 /// A tensor as a file stores it.
@@ -71,6 +72,10 @@ struct StoredTensor {
   int64_t rows() const;
   int64_t numel() const { return shape.numel(); }
   int64_t bytes() const { return data.bytes(); }
+  /// What the numbers of a row are multiplied with.
+  float scale_of(int64_t row) const {
+    return scales.defined() ? scales.data<float>()[scales.numel() > 1 ? row : 0] : 1.0f;
+  }
   /// Name of the stored type, e.g. "bf16" or "Q4_K".
   std::string_view type_name() const;
 

@@ -8,8 +8,6 @@
 namespace flux {
 namespace {
 
-constexpr float kLargest = 448.0f;
-
 struct Heads {
   int64_t q_tokens;
   int64_t k_tokens;
@@ -63,7 +61,7 @@ class CudaAttentionE4M3 : public CudaOps {
     for (int64_t i = 0; i < wide.numel(); ++i) {
       largest = std::max(largest, std::abs(wide.data<float>()[i]));
     }
-    return largest * (1.0f / kLargest);
+    return largest * (1.0f / kLargestE4M3);
   }
   /// qkv: [k_tokens, 3 heads dim] in host memory.
   Tensor expected_of(const Tensor& qkv, const Heads& size) {

@@ -10,8 +10,6 @@
 namespace flux {
 namespace {
 
-constexpr float kLargest = 448.0f;
-
 /// Rows of e4m3 on the GPU, and their values on the CPU.
 struct Encoded {
   Tensor numbers;
@@ -256,7 +254,7 @@ TEST_P(CudaE4M3, NormsOfHeadsAndTheScaleOfTheOthers) {
         }
       }
       const ConstTensor scale = to_host(*gpu_, part.epilogue.norm->others_scale);
-      EXPECT_FLOAT_EQ(scale.data<float>()[0] * kLargest, largest) << count << " rows";
+      EXPECT_FLOAT_EQ(scale.data<float>()[0] * kLargestE4M3, largest) << count << " rows";
     }
   }
 }
@@ -294,7 +292,7 @@ TEST_P(CudaE4M3, LayerNormGivesE4M3) {
           largest = std::max(largest, std::abs(wanted[j]));
           squares += std::pow(values.data<float>()[row * n + j], 2);
         }
-        EXPECT_NEAR(scales.data<float>()[row] * kLargest, largest, 1e-4f * largest);
+        EXPECT_NEAR(scales.data<float>()[row] * kLargestE4M3, largest, 1e-4f * largest);
         EXPECT_GE(norms.data<float>()[row], std::sqrt(squares));
         EXPECT_LE(norms.data<float>()[row], 1.1 * std::sqrt(squares));
       }
@@ -316,7 +314,7 @@ TEST_P(CudaE4M3, AttentionGivesE4M3) {
     for (const int64_t scales : {int64_t{1}, tokens}) {
       const Tensor host = Tensor::allocate({scales}, DType::kF32);
       for (int64_t i = 0; i < scales; ++i) {
-        host.data<float>()[i] = (6.0f + static_cast<float>(i % 3)) / kLargest;
+        host.data<float>()[i] = (6.0f + static_cast<float>(i % 3)) / kLargestE4M3;
       }
       const Tensor out = new_rows(tokens, 2 * dim, DType::kU8);
       const AttentionPart part{on_gpu_heads.slice(1, 0, 2), on_gpu_heads.slice(1, 2, 4),

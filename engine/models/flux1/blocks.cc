@@ -14,7 +14,6 @@ constexpr int64_t kMlpRatio = 4;
 /// The scales of queries and keys as e4m3. Nothing where a weight of their norms is not finite.
 std::optional<AttentionOptions::E4M3> e4m3_scales(
     std::initializer_list<const QkvProjection*> streams) {
-  constexpr float kLargestE4M3 = 448.0f;
   AttentionOptions::E4M3 scales{0.0f, 0.0f};
   for (const QkvProjection* stream : streams) {
     scales.q_scale = std::max(scales.q_scale, largest_element(stream->norm_q) / kLargestE4M3);

@@ -17,10 +17,7 @@ void decode_rows_of(const StoredTensor& weight, int64_t begin, int64_t end, cons
   const int64_t depth = weight.shape[1];
   for (int64_t i = begin; i < end; ++i) {
     const auto* source = row<uint8_t>(weight.data, i);
-    float scale = 1;
-    if (weight.scales.defined()) {
-      scale = weight.scales.data<float>()[weight.scales.numel() > 1 ? i : 0];
-    }
+    const float scale = weight.scale_of(i);
     if (out.dtype() == DType::kF32) {
       kernels.f32(weight.encoding, source, depth, scale, row<float>(out, i - begin));
     } else {

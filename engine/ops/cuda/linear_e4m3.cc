@@ -37,11 +37,7 @@ class Packing {
             float* largest_norm) {
     upload(weight.data, numbers);
     const Tensor values = Tensor::allocate(scales.shape(), DType::kF32);
-    for (int64_t i = 0; i < values.numel(); ++i) {
-      values.data<float>()[i] =
-          !weight.scales.defined() ? 1.0f
-                                   : weight.scales.data<float>()[weight.scales.numel() > 1 ? i : 0];
-    }
+    for (int64_t i = 0; i < values.numel(); ++i) values.data<float>()[i] = weight.scale_of(i);
     copy(ctx_, values, scales);
     state_.wait_for_uploads(uploader_.count(), uploader_.done());
     const E4M3Norms args{.x = numbers.data<uint8_t>(),

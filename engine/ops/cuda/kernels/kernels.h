@@ -107,7 +107,6 @@ cudaError_t row_product(const RowProduct& args, DType dtype, cudaStream_t stream
 /// computed of the rounded product, by a tanh that is exact enough for bf16.
 inline constexpr size_t kMaxLinearSegments = 16;
 inline constexpr int kLinearTiles = 5;
-inline constexpr float kLargestE4M3 = 448.0f;
 struct HopperLinear {
   /// norm_rope() of the heads of queries and keys.
   struct Norm {
