@@ -13,10 +13,13 @@
 #include "cli/help.h"
 #include "cli/log_writer.h"
 #include "cli/ports.h"
+#include "cli/python_models.h"
 #include "cli/python_serving.h"
 #include "cli/server_log.h"
 #include "cli/serving_files.h"
 #include "convert/repository_layout.h"
+#include "pipeline/model_names.h"
+#include "scheduling/step_policy.h"
 #include "support/error.h"
 #include "support/log.h"
 
@@ -39,6 +42,7 @@ struct ServeOptions {
   std::string backend_directory;
   std::string tritonserver;
   std::string python;
+  std::string policy;
   std::vector<std::string> more;
 };
 
@@ -106,6 +110,9 @@ Command server_command(const ServeOptions& options, const fs::path& repository,
       // A model that cannot be loaded ends the server, and its reason reaches the user.
       "--exit-on-error=true",
   };
+  if (!options.policy.empty()) {
+    command.arguments.push_back(fmt::format("--backend-config=flux,policy={}", options.policy));
+  }
   if (python != nullptr) {
     // The config.pbtxt files are complete; each model.py would be started twice to complete them.
     command.arguments.emplace_back("--disable-auto-complete-config");
@@ -228,8 +235,21 @@ class Serving {
   int stops_ = 0;  // number of requests to stop
 };
 
+/// The order of steps is that of the native pipelines; Triton's Python backend has none.
+void check_policy(const std::string& policy, const std::vector<PythonModel>& models) {
+  if (policy.empty()) return;
+  for (const PythonModel& model : models) {
+    const auto name = parse_model_name(model.name);
+    if (!name || name->kind != "bls") continue;
+    throw UsageError(fmt::format(
+        "--policy {}: model {} runs in Python, which shares all steps; leave the option out",
+        policy, model.name));
+  }
+}
+
 int serve(ServeOptions options) {
   check_more_arguments(options.more);
+  if (!options.policy.empty()) as_usage([&] { parse_step_policy(options.policy); });
   check_ports(options);
   // The server takes a host name for 255.255.255.255.
   options.address = resolve_address(options.address);
@@ -244,6 +264,7 @@ int serve(ServeOptions options) {
   const fs::path backends = find_backend_directory(options.backend_directory);
   std::optional<PythonServing> python;
   const std::vector<PythonModel> models = models_in_python(repository);
+  check_policy(options.policy, models);
   if (!models.empty()) python.emplace(backends, server, options.python, models);
   const Command command =
       server_command(options, repository, server, backends, python ? &*python : nullptr);
@@ -277,6 +298,12 @@ void add_serve(CLI::App& app, Action& run) {
                    "where to listen; 0.0.0.0: for everybody who can reach this machine")
       ->type_name("ADDRESS")
       ->capture_default_str();
+  command
+      ->add_option("--policy", options->policy,
+                   "who takes the next step: share (all images, in every step), fifo (first come, "
+                   "first served) or least-work (the least remaining work, with ageing) [default: "
+                   "share]")
+      ->type_name("NAME");
   command
       ->add_option("--backend-directory", options->backend_directory,
                    "holds flux/libtriton_flux.so [default: looked for near this program]")

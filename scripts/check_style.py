@@ -21,6 +21,7 @@ SUFFIXES = CXX_SUFFIXES | {".py", ".sh"}
 ENGINE_LAYERS = {
     "support": [],
     "tensor": ["support"],
+    "scheduling": ["support"],
     "tokenizer": ["support"],
     "runtime": ["tensor", "support"],
     "weights": ["tensor", "support"],

@@ -5,6 +5,7 @@
 #include <thread>
 #include <vector>
 
+#include "pipeline/latents.h"
 #include "pipeline/request_fields.h"
 #include "pipeline/text_to_image.h"
 #include "support/log.h"
@@ -12,6 +13,7 @@
 #include "triton/errors.h"
 #include "triton/instance_state.h"
 #include "triton/options.h"
+#include "triton/step_turns.h"
 #include "triton/triton_stages.h"
 #include "triton/wire_type.h"
 
@@ -111,10 +113,25 @@ int64_t BlsModel::answer(Instance* instance, Context& ctx, Request& request,
   return 0;
 }
 
+StepScheduler::Job BlsModel::job_of(const Request& request, const BlsRequest& asked) const {
+  StepScheduler::Job job;
+  for (const ImageParams& row : asked.rows) {
+    const int64_t tokens =
+        latent_size(config_, row.height, row.width).tokens() + row.max_sequence_length;
+    job.tokens += tokens * row.num_images_per_prompt * (row.negative_prompt ? 2 : 1);
+    job.steps = std::max(job.steps, row.num_inference_steps);
+  }
+  if (const auto left = request.remaining_us()) {
+    job.deadline = job.arrived + std::chrono::microseconds(*left);
+  }
+  return job;
+}
+
 void BlsModel::generate(Context& ctx, Request& request) const {
   request.read(ctx);
   const BlsRequest asked = read_bls_request(request, config_, limits_);
   TritonStages stages(settings(), request, ctx);
+  stages.take_turns(step_scheduler(settings().device).enter(job_of(request, asked)));
   int done_before = 0;
   int total = 0;
   GenerateObserver observer;

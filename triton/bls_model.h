@@ -3,6 +3,8 @@
 #include "pipeline/family.h"
 #include "pipeline/image_texts.h"
 #include "pipeline/request.h"
+#include "scheduling/step_scheduler.h"
+#include "triton/bls_request.h"
 #include "triton/served_model.h"
 
 namespace flux::triton {
@@ -24,6 +26,7 @@ class BlsModel final : public ServedModel {
   int64_t answer(Instance* instance, Context& ctx, Request& request,
                  uint64_t start_ns) const noexcept;
   void generate(Context& ctx, Request& request) const;
+  StepScheduler::Job job_of(const Request& request, const BlsRequest& asked) const;
   ModelIo io() const;
   void check_defaults() const;
 

@@ -1,11 +1,13 @@
 #include <algorithm>
 #include <optional>
 
+#include "ops/registry.h"
 #include "pipeline/stage_runs.h"
 #include "support/error.h"
 #include "support/json_file.h"
 #include "triton/stage_model.h"
 #include "triton/stage_models.h"
+#include "triton/step_turns.h"
 #include "triton/wire_type.h"
 
 namespace flux::triton {
@@ -23,7 +25,7 @@ class DitModel final : public StageModel {
   }
 
   std::unique_ptr<InstanceData> make_instance_data() const override {
-    return std::make_unique<Data>(*model_);
+    return std::make_unique<Data>(*model_, settings().device);
   }
 
  protected:
@@ -80,8 +82,10 @@ class DitModel final : public StageModel {
 
   /// The images of many users alternate in an instance.
   struct Data final : InstanceData {
-    explicit Data(const FluxTransformer& model) : conditioning(model, 16) {}
+    Data(const FluxTransformer& model, const Device& device)
+        : conditioning(model, 16), steps(device, backend_for(device).useful_tokens()) {}
     ConditioningCache conditioning;
+    StepDevice steps;
   };
 
   std::vector<TransformerInput> prepare(Request& request) const {

@@ -24,6 +24,7 @@ struct Setting {
 constexpr Setting kSettings[] = {
     {"computations", &Options::computations, 1, 64},
     {"threads", &Options::threads, 1, 1024},
+    {"max_slowdown", &Options::max_slowdown, 2, 1000},
     {"max_side", &Options::max_side, 16, 8192},
     {"max_steps", &Options::max_steps, 1, RequestLimits{}.max_steps},
     {"max_images", &Options::max_images, 1, RequestLimits{}.max_images_per_prompt},
@@ -51,10 +52,8 @@ int64_t parse(const Setting& setting, const std::string& text) {
 }
 
 std::string names_of_settings() {
-  std::string names;
-  for (const Setting& setting : kSettings) {
-    names += fmt::format("{}{}", names.empty() ? "" : ", ", setting.name);
-  }
+  std::string names = "policy";
+  for (const Setting& setting : kSettings) names += fmt::format(", {}", setting.name);
   return names;
 }
 
@@ -67,6 +66,12 @@ void read_setting(const std::string& key, const std::string& value, Options& rea
                                    [&](const Setting& setting) { return key == setting.name; });
   if (found != std::end(kSettings)) {
     read.*(found->value) = parse(*found, value);
+  } else if (key == "policy") {
+    try {
+      read.policy = parse_step_policy(value);
+    } catch (const Error& error) {
+      fail(error.code(), "--backend-config=flux,policy: {}", error.what());
+    }
   } else if (!kServers.contains(key)) {
     // An unknown setting is no error: settings for all backends arrive here, too.
     log_warning("--backend-config=flux,{}: not a setting of this backend; it has {}", key,

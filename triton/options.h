@@ -4,6 +4,7 @@
 #include <semaphore>
 
 #include "pipeline/request.h"
+#include "scheduling/step_policy.h"
 #include "triton/c_api.h"
 
 namespace flux::triton {
@@ -12,6 +13,8 @@ namespace flux::triton {
 struct Options {
   int64_t computations = 1;  // stages that compute on the CPU at once
   int64_t threads = 0;       // CPU threads of each; default: the cores, divided among them
+  StepPolicy policy = StepPolicy::kShare;
+  int64_t max_slowdown = 8;  // the bound of choose_step()
   // Limits of a request; config.pbtxt may set lower ones.
   int64_t max_side = 8192;  // pixels
   int64_t max_steps = RequestLimits{}.max_steps;

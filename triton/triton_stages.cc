@@ -72,6 +72,7 @@ std::vector<TextEmbeddings> TritonStages::encode(std::span<const TextInput> rows
 }
 
 void TritonStages::transformer(std::span<const TransformerInput> rows) {
+  if (turns_ != nullptr) turns_->next([&] { return request_.stopped(); });
   // The last answers showed whether the stage takes part in handovers. If it has been replaced
   // since by one that does not, that one read its inputs too early, and is asked again.
   std::shared_ptr<const Fence> ready = handing_over_ ? make_fence(ctx_) : nullptr;
@@ -110,6 +111,7 @@ bool TritonStages::predict(std::span<const TransformerInput> rows,
 }
 
 Tensor TritonStages::decode(const ConstTensor& latents) {
+  turns_ = nullptr;
   std::list<NestedCall> calls;
   NestedCall& call = add_call(calls, StageKind::kVaeDecoder);
   call.add_input("latents", latents);

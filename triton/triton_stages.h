@@ -4,6 +4,7 @@
 #include <string>
 
 #include "pipeline/stages.h"
+#include "scheduling/step_scheduler.h"
 #include "triton/model_settings.h"
 #include "triton/nested_call.h"
 #include "triton/request.h"
@@ -19,6 +20,9 @@ class TritonStages final : public Stages {
   /// must outlive the stages.
   TritonStages(const ModelSettings& caller, const Request& request, Context& ctx)
       : server_(caller.server), prefix_(caller.kind.prefix), request_(request), ctx_(ctx) {}
+
+  /// Lets the transformer take its steps in turns, until the first image is decoded.
+  void take_turns(std::unique_ptr<StepScheduler::Turns> turns) { turns_ = std::move(turns); }
 
   Context& context() override { return ctx_; }
   std::vector<TextEmbeddings> encode(std::span<const TextInput> rows) override;
@@ -40,6 +44,7 @@ class TritonStages final : public Stages {
   std::string prefix_;  // of the stages' names
   const Request& request_;
   Context& ctx_;
+  std::unique_ptr<StepScheduler::Turns> turns_;
   bool handing_over_ = false;  // the transformer took part in the last step's handover
 };
 

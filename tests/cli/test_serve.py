@@ -446,6 +446,8 @@ ARGUMENT_CASES = [
     ("port_text", [DEV, "--metrics-port", "http"], 2, "'http' is no whole number"),
     ("port_twice", [DEV, "--grpc-port", "8000"], 2, "--grpc-port 8000: another of the three"),
     ("no_address", [DEV, "--address", ""], 2, "--address"),
+    ("policy", [DEV, "--policy", "lifo"], 2,
+     "policy 'lifo' is not known: use share, fifo or least-work"),
     ("own_argument", [DEV, "--", "--http-port=9"], 2, "--http-port: serve has an option for that"),
     (
         "own_argument_later", [DEV, "--", "--log-verbose=1", "--metrics-address", "::"], 2,

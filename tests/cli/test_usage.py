@@ -196,7 +196,7 @@ class UsageTest(CliTest):
                 "Output": ["--weights", "--force"],
             },
             "serve": {
-                "Options": ["--http-port", "--grpc-port", "--metrics-port", "--address"],
+                "Options": ["--http-port", "--grpc-port", "--metrics-port", "--address", "--policy"],
                 "Programs": ["--backend-directory", "--tritonserver", "--python"],
             },
         }.items():  # fmt: skip

@@ -52,6 +52,8 @@ def test_a_setting_for_other_backends_is_no_error(repository, tmp_path):
         ("threads=4x", "flux,threads=4x: must be"),
         ("threads=99999999999999999999", "flux,threads=99999999999999999999: must be"),
         ("computations=-1", "flux,computations=-1: must be a whole number from 1 to 64"),
+        ("policy=lifo", "flux,policy: policy 'lifo' is not known: use share, fifo or least-work"),
+        ("max_slowdown=1", "flux,max_slowdown=1: must be a whole number from 2 to 1000"),
         ("max_side=8193", "flux,max_side=8193: must be a whole number from 16 to 8192"),
         ("max_steps=1.5", "flux,max_steps=1.5: must be"),
         ("max_images=17", "flux,max_images=17: must be a whole number from 1 to 16"),

@@ -1,0 +1,56 @@
+"""--policy: who takes the next step, which changes no image."""
+
+import queue
+import time
+
+import numpy as np
+import pytest
+import server as serving
+import tritonclient.grpc as grpcclient
+from tritonclient.utils import InferenceServerException
+
+pytestmark = pytest.mark.skipif("bls" in serving.IN_PYTHON, reason="bls in Python shares all steps")
+LONG = {"prompt": "long", "seed": 1, "num_inference_steps": 1000, "height": 64, "width": 64}
+LEAST_WORK = "--backend-config=flux,policy=least-work"
+SHORT = {"prompt": "short", "seed": 2, "num_inference_steps": 2}
+
+
+def answer(answers, seconds=120):
+    result, error = answers.get(timeout=seconds)
+    assert error is None, error
+    return result.as_numpy("images")
+
+
+@pytest.mark.parametrize("policy", ["share", "fifo", "least-work"])
+def test_images_are_the_same(repository, tmp_path, client, policy):
+    requests = [dict(SHORT, seed=seed, num_inference_steps=1 + seed) for seed in range(6)]
+    expected = [serving.generate(client, **request).as_numpy("images") for request in requests]
+    with serving.Server(repository, tmp_path / "log.txt", f"--backend-config=flux,policy={policy}") as own:
+        started = [serving.start(own.grpc_client(), **request) for request in requests]
+        for (_, answers), images in zip(started, expected):
+            assert (answer(answers) == images).all()
+
+
+def test_a_short_request_goes_between_the_steps_of_a_long_one(repository, tmp_path):
+    with serving.Server(repository, tmp_path / "log.txt", LEAST_WORK) as own:
+        _, slow = serving.start(own.grpc_client(), **LONG)
+        time.sleep(0.2)
+        _, quick = serving.start(own.grpc_client(), **SHORT)
+        assert answer(quick).shape[0] == 1
+        with pytest.raises(queue.Empty):
+            slow.get_nowait()
+        assert np.asarray(answer(slow)).shape[2:4] == (64, 64)
+
+
+def test_a_timeout_that_cannot_be_met_is_refused_at_once(repository, tmp_path):
+    with serving.Server(repository, tmp_path / "log.txt", "--backend-config=flux,policy=fifo") as own:
+        client = own.grpc_client()
+        start = time.monotonic()
+        inputs = serving.inputs(grpcclient, **dict(LONG, num_inference_steps=500))
+        client.infer("bls", inputs)
+        alone = time.monotonic() - start
+        start = time.monotonic()
+        with pytest.raises(InferenceServerException) as error:
+            client.infer("bls", inputs, timeout=int(0.5e6 * alone))
+        assert "the request's timeout cannot be met: its steps take" in error.value.message()
+        assert time.monotonic() - start < 0.4 * alone
