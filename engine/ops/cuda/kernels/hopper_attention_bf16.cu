@@ -1,7 +1,8 @@
 #include "ops/cuda/kernels/hopper_attention_kernel.cuh"
 
 namespace flux::cuda::hopper::attention {
-namespace {
+
+// Not in an unnamed namespace: compilers for other GPUs, which use none of it, would warn.
 
 /// Tiles are [rows, dim] with 64 columns after 64 columns.
 struct Bf16Heads {
@@ -57,6 +58,8 @@ struct Bf16Heads {
   }
   __device__ static float factor_of(const Segment&) { return 1.0f; }
 };
+
+namespace {
 
 /// Largest score for which 2^score needs no maximum taken off it: sums of 2^15 such weights times
 /// values up to 2^16 are finite.

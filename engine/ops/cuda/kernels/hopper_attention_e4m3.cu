@@ -1,7 +1,8 @@
 #include "ops/cuda/kernels/hopper_attention_kernel.cuh"
 
 namespace flux::cuda::hopper::attention {
-namespace {
+
+// Not in an unnamed namespace: compilers for other GPUs, which use none of it, would warn.
 
 /// Products of e4m3 want both operands along the depth. Queries and keys are so, [rows, dim]; of
 /// values a tile is [dim, keys], in boxes of kBox keys whose rows of 64 bytes are swizzled. The
@@ -60,6 +61,8 @@ struct E4M3Heads {
   }
   __device__ static float factor_of(const Segment& segment) { return *segment.v_scale; }
 };
+
+namespace {
 
 cudaError_t add_maps(const FlashAttention& from, Segment& to) {
   const auto map = [&](CUtensorMap& made, const void* address, const int64_t(&strides)[2],
