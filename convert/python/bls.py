@@ -25,6 +25,7 @@ import types
 NAME = "bls"
 PACKAGES = ("numpy", "torch", "diffusers", "PIL")
 PARTS = ("scheduler", "transformer", "vae")  # directories of the checkpoint; their configurations
+LONGEST_ERROR = 500  # characters
 MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 if not MISSING:
     import numpy as np
@@ -84,6 +85,8 @@ class TritonPythonModel:
         except Exception as error:  # whatever it is, the client is told
             known = isinstance(error, Refused)
             message = str(error) if known else f"{type(error).__name__}: {error}"
+            if len(message) > LONGEST_ERROR:  # gRPC drops what is longer than a header
+                message = f"{message[: LONGEST_ERROR // 2]}...{message[-LONGEST_ERROR // 2 :]}"
             code = getattr(pb_utils.TritonError, error.code if known else "INTERNAL")
             response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
             if "cancelled after step" in message:

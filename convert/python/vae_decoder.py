@@ -62,6 +62,8 @@ class TritonPythonModel:
                 f"latents of {latents.shape[-2]} x {latents.shape[-1]} give {height} x {width} "
                 f"pixels: at most {LARGEST_SIDE} a side"
             )
+        if not torch.isfinite(latents).all():
+            raise Refused("latents hold values that are not finite")
         images = []
         for row in latents.split(1):
             check_wanted(request)

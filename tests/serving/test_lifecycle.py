@@ -166,6 +166,7 @@ def test_stopping_with_work_in_flight(repository, tmp_path):
     assert own.process.returncode is not None
 
 
+@pytest.mark.skipif(bool(serving.IN_PYTHON), reason="torch maps the files of models in Python")
 def test_a_loaded_model_does_not_depend_on_its_files(repository, tmp_path):
     """Whoever overwrites a file in place does not change, or crash, what is loaded."""
     copy = tmp_path / "models"
