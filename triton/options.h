@@ -14,7 +14,7 @@ struct Options {
   int64_t computations = 1;  // stages that compute on the CPU at once
   int64_t threads = 0;       // CPU threads of each; default: the cores, divided among them
   StepPolicy policy = StepPolicy::kShare;
-  int64_t max_slowdown = 8;  // the bound of choose_step()
+  int64_t max_slowdown = 8;  // the bound of goes_before()
   // Limits of a request; config.pbtxt may set lower ones.
   int64_t max_side = 8192;  // pixels
   int64_t max_steps = RequestLimits{}.max_steps;

@@ -45,12 +45,16 @@ StepPolicy parse_step_policy(std::string_view name) {
        name);
 }
 
+bool goes_before(const StepCandidate& a, const StepCandidate& b, StepPolicy policy, double bound) {
+  return rank_of(a, policy, bound) < rank_of(b, policy, bound);
+}
+
 std::vector<size_t> choose_step(std::span<const StepCandidate> candidates, StepPolicy policy,
                                 double bound, int64_t capacity) {
   std::vector<size_t> order(candidates.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    return rank_of(candidates[a], policy, bound) < rank_of(candidates[b], policy, bound);
+    return goes_before(candidates[a], candidates[b], policy, bound);
   });
   if (policy == StepPolicy::kShare) return order;
   std::vector<size_t> chosen;

@@ -34,13 +34,16 @@ struct StepCandidate {
   double slowdown() const { return (waited + remaining) / alone; }
 };
 
-/// Those that take the next step together, as indices, the most urgent first: as many as have
-/// `capacity` tokens, and at least one. With kShare all of them.
+/// Whether the policy takes a step of `a` before one of `b`.
 ///
 /// kLeastWork takes the least of remaining x (1 - slowdown / bound), within the best class: the
 /// order that has the least mean latency (Schrage, 1968) while slowdowns are small, and that of the
 /// largest slowdown as they come near the bound, so that nobody starves. The bound holds as far as
 /// the load allows.
+bool goes_before(const StepCandidate& a, const StepCandidate& b, StepPolicy policy, double bound);
+
+/// Those that take the next step together, as indices, in the order of goes_before(): as many as
+/// have `capacity` tokens, and at least one. With kShare all of them.
 std::vector<size_t> choose_step(std::span<const StepCandidate> candidates, StepPolicy policy,
                                 double bound, int64_t capacity);
 

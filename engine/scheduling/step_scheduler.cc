@@ -94,9 +94,10 @@ double StepScheduler::work_ahead(const Entry& entry, Clock::time_point now) cons
   const StepCandidate own = candidate_of(entry, now);
   double seconds = 0;
   for (const Entry& other : entries_) {
-    const StepCandidate candidates[] = {candidate_of(other, now), own};
-    const auto first = choose_step(candidates, settings_.policy, settings_.bound, 0);
-    if (first.front() == 0) seconds += candidates[0].remaining;
+    const StepCandidate candidate = candidate_of(other, now);
+    if (goes_before(candidate, own, settings_.policy, settings_.bound)) {
+      seconds += candidate.remaining;
+    }
   }
   return seconds / settings_.lanes;
 }

@@ -23,7 +23,7 @@ class StepScheduler {
 
   struct Settings {
     StepPolicy policy = StepPolicy::kShare;
-    double bound = 8;      // of slowdowns; see choose_step()
+    double bound = 8;      // of slowdowns; see goes_before()
     int lanes = 1;         // computations at a time, >= 1
     int64_t capacity = 0;  // tokens that a computation gains from; 0: a request at a time
   };
