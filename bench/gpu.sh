@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Runs the tests on a GPU, then measures times; logs go to LOGS. It needs a build for that GPU.
 #   bench/gpu.sh BUILD LOGS [tests] [sanitizer] [checkpoint] [times] [first-image] [interrupt]
-#                           [memory] [equality] [profile] [diffusers] [compiled] [serving-tests]
-#                           [serving] [against]
-# Without named steps it runs all but the last, which alternates between the build AGAINST and this
-# one: cards differ by more than builds do. FULL is where the 33 GB checkpoint is, or is made. The
-# serving steps need SERVING_PACKAGES: a directory of Python packages for $FLUX_REFERENCE_PYTHON, with
-# pytest, tritonclient[http,grpc] and, from nvidia-pytriton, pytriton/tritonserver/bin/tritonserver
-# and nvidia_pytriton.libs. SERVING_SECONDS is the time for each number of clients.
+#                           [memory] [equality] [profile] [diffusers] [compiled] [compiled-fp8]
+#                           [serving-tests] [serving] [against]
+# Without named steps it runs all but compiled-fp8, for which torchao must be there, and against,
+# which alternates between the build AGAINST and this one: cards differ by more than builds do. FULL
+# is where the 33 GB checkpoint is, or is made. The serving steps need SERVING_PACKAGES: a directory
+# of Python packages for $FLUX_REFERENCE_PYTHON, with pytest, tritonclient[http,grpc] and, from
+# nvidia-pytriton, pytriton/tritonserver/bin/tritonserver and nvidia_pytriton.libs. SERVING_SECONDS is
+# the time for each number of clients.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 build=$1
@@ -149,7 +150,10 @@ time_diffusers() {
   tail -n 1 "$logs/$1.log"
 }
 if has_step diffusers; then time_diffusers diffusers; fi
-if has_step compiled; then LIMIT=400 time_diffusers compiled --compile; fi
+if has_step compiled; then LIMIT=400 time_diffusers compiled --compile whole; fi
+if has_step compiled-fp8; then
+  LIMIT=400 time_diffusers compiled-fp8 --compile blocks --quantization fp8
+fi
 if [[ -n ${SERVING_PACKAGES:-} ]]; then
   # Runs a command with the server and its clients in its environment.
   served=(env PYTHONPATH="$SERVING_PACKAGES" FLUX_TRITON="$flux" FLUX_BACKENDS="$build/backends"

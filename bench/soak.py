@@ -17,9 +17,11 @@ import datetime
 import os
 import pathlib
 import shlex
+import shutil
 import sys
 import tempfile
 import time
+import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -30,6 +32,8 @@ from soak_report import Outcome, counted, report_text, write_plot, write_samples
 from soak_requests import KINDS, PROTOCOLS, VARIED, Requests  # noqa: E402
 from soak_watch import Watcher, growth_faults, server_process  # noqa: E402
 
+ADAPTERS = ROOT / "tests/golden/adapters"
+KINDS_OF_ADAPTERS = ("kohya", "xlabs", "peft_bias", "lycoris_dora", "comfyui", "onetrainer")
 TINY = ROOT / "tests/golden/checkpoints/tiny-dev"  # the smallest whole checkpoint
 LINE_SECONDS = 30  # between lines where there is no terminal
 BAR = 30
@@ -71,8 +75,9 @@ class Soak:
         self._args = args
         self._served = served
         self._requests = Requests(
-            args.seed, args.only, args.fixed, args.protocols, args.largest_side, args.concurrency
-        )
+            args.seed, args.only, args.fixed, args.protocols, args.largest_side, args.concurrency,
+            adapter_names(args.adapters),
+        )  # fmt: skip
         self._load = Load(served, self._requests, args)
         self._watcher = Watcher(
             server_process(served.process.pid), args.device.startswith("cuda"), served.metrics
@@ -136,6 +141,13 @@ class Soak:
             if not self._broken:
                 self._broken.append(f"the server ended: {error}")
 
+    def note_adapters(self) -> None:
+        with urllib.request.urlopen(self._served.metrics, timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        loads = [line.rsplit(" ", 1)[1] for line in lines if line.startswith("flux_lora_loads_total{")]
+        said = f"{sum(map(float, loads)):.0f} times an adapter was packed"
+        self._note = "; ".join(filter(None, (self._note, said)))
+
     def outcome(self, more_faults=()) -> Outcome:
         tally = self._load.tally
         # What follows from the server's end or a hang is not worth a line each.
@@ -156,6 +168,17 @@ class Soak:
         """What changes the allocators and caches of the server's process."""
         words = ("MALLOC_", "GLIBC_TUNABLES", "ONEDNN_", "LD_PRELOAD", "OMP_")
         return sorted((name, value) for name, value in os.environ.items() if name.startswith(words))
+
+
+def adapter_names(count: int) -> list:
+    return [f"soak_{i}" for i in range(count)]
+
+
+def put_adapters(args, repository: pathlib.Path) -> None:
+    """Copies of golden adapters of the tiny checkpoint, which change several models."""
+    for i, name in enumerate(adapter_names(args.adapters)):
+        source = ADAPTERS / f"{KINDS_OF_ADAPTERS[i % len(KINDS_OF_ADAPTERS)]}.safetensors"
+        shutil.copy(source, repository / "bls/loras" / f"{name}.safetensors")
 
 
 def convert(args, work: pathlib.Path) -> pathlib.Path:
@@ -188,9 +211,12 @@ def soak(args, work: pathlib.Path) -> int:
     interrupted = False
     try:
         repository = convert(args, work)
+        put_adapters(args, repository)
         with Served(args.program, repository, args.output / "server.log", *options) as served:
             run = Soak(args, served)
             run.run()
+            if args.adapters:
+                run.note_adapters()
     except Failed as failure:
         if run is None:
             raise
@@ -229,6 +255,9 @@ def parsed():
     add("--largest-side", type=int, default=128, help="of random images (default: 128)")
     add("--reload-every", type=int, default=0, metavar="R",
         help="reload a model for each R requests (default: 0, never)")  # fmt: skip
+    add("--adapters", type=int, default=0, metavar="N",
+        help="put N adapters into the repository of the tiny checkpoint and ask for them (default: "
+        "0); with --backend-config lora_memory=420KiB they come and go all the time")  # fmt: skip
     add("--seed", type=int, default=1)
     add("--max-minutes", type=float, default=120, help="end after this time (default: 120)")
     add("--answer-seconds", type=float, default=60,

@@ -14,6 +14,7 @@ TYPES = {
     "prompt": "BYTES",
     "negative_prompt": "BYTES",
     "output_format": "BYTES",
+    "lora": "BYTES",
     "true_cfg_scale": "FP32",
     "guidance_scale": "FP32",
     "num_inference_steps": "INT32",
@@ -145,8 +146,14 @@ class Requests:
     """Call number i of a soak is the same for the same seed, whoever sends it. The first
     `largest_first` are the largest images: what is kept for later has then its full size early."""
 
-    def __init__(self, seed: int, only=(), fixed=(), protocols=(), largest=128, largest_first=0):
+    def __init__(
+        self, seed: int, only=(), fixed=(), protocols=(), largest=128, largest_first=0, adapters=()
+    ):
         self._seed = seed
+        self._adapters = adapters  # names, of which images and probes have some
+        self._probes = PROBES + [
+            PROBES[i % len(PROBES)] | {"lora": f"{name}:{1 + i}"} for i, name in enumerate(adapters)
+        ]
         self._largest_first = largest_first if not only and not fixed else 0
         self._sides = largest // 16
         self._kinds = [kind for kind in KINDS if not only or kind in only]
@@ -163,7 +170,7 @@ class Requests:
 
     def probes(self) -> list:
         """Each probe once, to be asked before the load."""
-        return [self._probe_call(i, "grpc") for i in range(len(PROBES))]
+        return [self._probe_call(i, "grpc") for i in range(len(self._probes))]
 
     def _largest(self, numbers) -> Call:
         """Every value that takes memory is the largest that a soak asks for."""
@@ -198,6 +205,9 @@ class Requests:
         self._fix(values)
         if cfg and "cfg" not in self._fixed:
             values |= cfg_values
+        if self._adapters and numbers.random() < 0.8:
+            names = numbers.sample(self._adapters, numbers.choice((1, 1, 2)))
+            values["lora"] = ",".join(f"{name}:{numbers.uniform(-2, 2):.3g}" for name in names)
         if protocol == "generate":
             values["output_format"] = "png_base64"  # its answer is JSON, which takes text
         images = values["num_images_per_prompt"]
@@ -241,12 +251,11 @@ class Requests:
     def _probe(self, numbers) -> Call:
         protocols = [name for name in self._protocols if name != "generate"]
         return self._probe_call(
-            numbers.randrange(len(PROBES)), numbers.choice(protocols or ["grpc"])
+            numbers.randrange(len(self._probes)), numbers.choice(protocols or ["grpc"])
         )
 
-    @staticmethod
-    def _probe_call(at: int, protocol: str) -> Call:
-        probe = PROBES[at]
+    def _probe_call(self, at: int, protocol: str) -> Call:
+        probe = self._probes[at]
         return Call("probe", protocol, columns(**probe), probe=f"probe {at}",
                     images=probe["num_images_per_prompt"], size=raw_size(probe))  # fmt: skip
 

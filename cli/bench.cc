@@ -19,8 +19,8 @@ constexpr int kMaxRuns = 10000;
 struct BenchOptions {
   ComputeOptions compute;
   Request request;
-  int runs = 5;
-  int warmup = 1;
+  int64_t runs = 5;
+  int64_t warmup = 1;
   bool json = false;
 };
 
@@ -35,7 +35,7 @@ struct Measurement {
 Measurement measure(std::string name, int calls, const BenchOptions& options, Context& ctx,
                     const std::function<void()>& work) {
   std::vector<double> seconds;
-  for (int run = -options.warmup; run < options.runs; ++run) {
+  for (int64_t run = -options.warmup; run < options.runs; ++run) {
     stop_if_interrupted();
     finish(ctx);  // leaves the GPU idle
     const double time = seconds_of(work);
@@ -176,7 +176,7 @@ std::string report_text(const BenchReport& report, const Session& session,
   std::string text = fmt::format(
       "{}: {} on {}, {}, {}x{}, {}, {}, {} after {} warm-up\n"
       "{:<16} {:>5} {:>11} {:>11} {:>11} {:>7}\n",
-      session.checkpoint->name(),
+      one_line(session.checkpoint->name()),
       precision_text(name_of(session.options.dtype), name_of(session.options.quantization),
                      name_of(session.options.attention)),
       to_string(session.options.device), counted(session.options.threads, "thread"), params.width,
@@ -209,6 +209,7 @@ void check_runs(const BenchOptions& options) {
 void run_bench(const BenchOptions& options) {
   check_runs(options);
   Session session = open_session(options.compute);
+  if (options.json) check_json_name("SOURCE", session.checkpoint->name());
   const FluxConfig& config = session.checkpoint->config();
   ImageParams params;
   as_usage([&] { params = validate(options.request, config, limits_for(config)); });

@@ -1,8 +1,11 @@
+#include <algorithm>
+
 #include "cli/common.h"
 #include "cli/help.h"
 #include "cli/made_inputs.h"
 #include "cli/session.h"
-#include "pipeline/latents.h"
+#include "models/vae/vae_encoder.h"
+#include "pipeline/stage_results.h"
 #include "support/error.h"
 #include "tensor/format.h"
 
@@ -47,6 +50,16 @@ StageResult run_transformer(Session& session, const ImageSize& size) {
           session.options.dtype};
 }
 
+StageResult run_encoder(Session& session, const ImageSize& size) {
+  const FluxConfig& config = session.checkpoint->config();
+  const Tensor image = made_tensor({3, size.height, size.width}, DType::kF32);
+  const int64_t factor = config.vae.scale_factor();
+  return {"latents",
+          session.stages->encode_image(image, {}).front(),
+          {config.vae.latent_channels, size.height / factor, size.width / factor},
+          session.options.dtype};
+}
+
 StageResult run_decoder(Session& session, const ImageSize& size) {
   LocalStages& stages = *session.stages;
   const Tensor latents = made_latents(session.checkpoint->config(), session.options.dtype, size);
@@ -57,16 +70,15 @@ StageResult run_decoder(Session& session, const ImageSize& size) {
 }
 
 /// In the order of StageKind.
-constexpr StageResult (*kRuns[])(Session&, const ImageSize&) = {run_clip, run_t5, run_transformer,
-                                                                run_decoder};
+constexpr StageResult (*kRuns[])(Session&, const ImageSize&) = {run_clip, run_t5, run_encoder,
+                                                                run_transformer, run_decoder};
 static_assert(std::size(kRuns) == std::size(kStages));
 
-void check_result(const StageResult& result) {
+void check_result(StageKind stage, const StageResult& result) {
   check(result.value.shape() == result.shape && result.value.dtype() == result.dtype,
         ErrorCode::kInternal, "{} is {}, {}{} is expected", result.name, result.value, result.dtype,
         result.shape);
-  check(all_finite(result.value), ErrorCode::kInternal, "{} {} holds values that are not finite",
-        result.name, result.value);
+  flux::check_result(name_of(stage), result.name, result.value);
 }
 
 /// Runs one stage; returns the rest of its line.
@@ -75,7 +87,7 @@ std::string stage_report(StageKind stage, Session& session, const ImageSize& siz
   const double load = seconds_of([&] { session.stages->load(stage); });
   const double seconds =
       seconds_of([&] { result = kRuns[static_cast<size_t>(stage)](session, size); });
-  check_result(result);
+  check_result(stage, result);
   return fmt::format("{} {}, load {:.3f} s, run {:.3f} s, weights {}, peak {}", result.name,
                      result.value, load, seconds, format_bytes(session.stages->weight_bytes(stage)),
                      format_bytes(peak_memory_bytes()));
@@ -97,6 +109,21 @@ bool check_stage(StageKind stage, Session& session, const ImageSize& size) {
   return works;
 }
 
+/// All stages that the checkpoint has weights for.
+std::vector<StageKind> stages_of(const Checkpoint& checkpoint) {
+  const Family& family = checkpoint.family();
+  const bool encoder = has_vae_encoder(checkpoint.weights(Component::kVae));
+  std::vector<StageKind> stages;
+  for (const StageInfo& stage : kStages) {
+    const auto is_in = [&](std::span<const StageKind> kinds) {
+      return std::find(kinds.begin(), kinds.end(), stage.kind) != kinds.end();
+    };
+    const bool there = stage.kind != StageKind::kVaeEncoder || encoder;
+    if (is_in(family.stages) || (is_in(family.on_demand) && there)) stages.push_back(stage.kind);
+  }
+  return stages;
+}
+
 void run_check(const ComputeOptions& options) {
   Session session = open_session(options);
   const FluxConfig& config = session.checkpoint->config();
@@ -105,13 +132,13 @@ void run_check(const ComputeOptions& options) {
   size.width = size.height + config.size_multiple();  // not square, so that swapped axes show
   size.text_tokens = sequence_length(std::nullopt, config);
   print_out(fmt::format(
-      "{}: {} on {}, {}, {}x{}, {}\n", session.checkpoint->name(),
+      "{}: {} on {}, {}, {}x{}, {}\n", one_line(session.checkpoint->name()),
       precision_text(name_of(session.options.dtype), name_of(session.options.quantization),
                      name_of(session.options.attention)),
       to_string(session.options.device), counted(session.options.threads, "thread"), size.width,
       size.height, counted(size.text_tokens, "text token")));
   int failed = 0;
-  const std::span<const StageKind> stages = session.checkpoint->family().stages;
+  const std::vector<StageKind> stages = stages_of(*session.checkpoint);
   for (const StageKind stage : stages) failed += check_stage(stage, session, size) ? 0 : 1;
   check(failed == 0, ErrorCode::kInvalidArgument, "{} of {} stages failed", failed, stages.size());
 }

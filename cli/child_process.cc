@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "support/error.h"
+#include "support/stop_signals.h"
 
 namespace flux::cli {
 namespace {
@@ -89,7 +90,9 @@ std::vector<char*> pointers_to(std::vector<std::string>& words) {
 SignalReader::SignalReader() {
   sigset_t wanted;
   sigemptyset(&wanted);
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGCHLD}) sigaddset(&wanted, signal);
+  for (const int signal : {SIGINT, SIGTERM, SIGCHLD}) sigaddset(&wanted, signal);
+  // A signal that is blocked arrives here even if it is ignored.
+  if (!hangup_is_ignored()) sigaddset(&wanted, SIGHUP);
   ::sigprocmask(SIG_BLOCK, &wanted, &before_);
   descriptor_ = ::signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK);
   if (descriptor_ < 0) {

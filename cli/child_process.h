@@ -14,7 +14,8 @@
 
 namespace flux::cli {
 
-/// Makes SIGINT, SIGTERM, SIGHUP and SIGCHLD readable instead of interrupting, while it lives.
+/// Makes SIGINT, SIGTERM, SIGCHLD and, unless it is ignored, SIGHUP readable instead of
+/// interrupting, while it lives.
 class SignalReader {
  public:
   SignalReader();

@@ -5,13 +5,15 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <csignal>
 #include <cstring>
 #include <fstream>
 #include <sstream>
 
+#include "support/byte_size.h"
+#include "support/default_threads.h"
 #include "support/error.h"
+#include "support/stop_signals.h"
 #include "support/stopwatch.h"
 #include "support/utf8.h"
 #include "weights/weight_files.h"
@@ -21,7 +23,27 @@ namespace {
 
 volatile std::sig_atomic_t interruption = 0;
 
-void on_signal(int signal) { interruption = signal; }
+void on_signal(int signal) {
+  static StopRequests requests;
+  interruption = signal;
+  if (requests.add() < 2) return;
+  // A user who does not want to wait: the default action, once this handler has returned.
+  std::signal(signal, SIG_DFL);
+  std::raise(signal);
+}
+
+/// The first text of a value that is not UTF-8: paths may hold any bytes. Null where there is none.
+const std::string* find_non_utf8(const nlohmann::json& value) {
+  if (value.is_string()) {
+    const auto& text = value.get_ref<const std::string&>();
+    return find_invalid_utf8(text) ? &text : nullptr;
+  }
+  if (!value.is_structured()) return nullptr;
+  for (const nlohmann::json& part : value) {
+    if (const std::string* text = find_non_utf8(part)) return text;
+  }
+  return nullptr;
+}
 
 }  // namespace
 
@@ -100,37 +122,37 @@ void add_compute_options(CLI::App& command, ComputeOptions& options) {
           "--gpu-memory", options.model.gpu_memory,
           "cap on GPU memory, for example 20GiB: models that do not fit together are evicted "
           "and reloaded as needed, and large images are decoded in tiles")
-      ->transform(CLI::AsSizeValue(false).description(""))  // its own lists every unit
+      ->transform(byte_size())
       ->type_name("SIZE");
   command
       .add_option("--threads", options.model.threads,
                   "CPU threads; 0: one for each physical core. The result does not depend on it")
       ->type_name("N")
-      ->transform(whole_number())
+      ->transform(whole_number(0, kMaxThreads))
       ->capture_default_str();
 }
 
-CLI::Validator whole_number() {
+CLI::Validator byte_size() {
   const auto normalize = [](std::string& text) -> std::string {
-    int64_t value = 0;
-    const char* end = text.data() + text.size();
-    const auto [stop, error] = std::from_chars(text.data(), end, value);
-    if (error == std::errc::result_out_of_range) return fmt::format("{}: too large", text);
-    if (error != std::errc() || stop != end) return fmt::format("'{}' is no whole number", text);
-    text = std::to_string(value);
+    try {
+      text = std::to_string(parse_byte_size(text));
+    } catch (const Error& error) {
+      return error.what();
+    }
     return {};
   };
-  return CLI::Validator(normalize, "", "whole_number");
+  return CLI::Validator(normalize, "", "byte_size");
 }
 
 void watch_for_interruption() {
   struct sigaction action {};
   action.sa_handler = on_signal;
-  // The default action is back for a second signal, for a user who does not want to wait.
-  action.sa_flags = static_cast<int>(SA_RESETHAND) | SA_RESTART;
+  action.sa_flags = SA_RESTART;
   sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
+  // A terminal that closes must not leave half-written files either.
+  if (!hangup_is_ignored()) sigaction(SIGHUP, &action, nullptr);
   // write() reports a reader that is gone; the signal would end the process silently.
   struct sigaction ignore {};
   ignore.sa_handler = SIG_IGN;
@@ -168,9 +190,20 @@ void print_out(std::string_view text) {
   }
 }
 
+void check_json_name(const char* option, const std::string& file) {
+  if (!find_invalid_utf8(file)) return;
+  throw UsageError(fmt::format(
+      "{} {}: the name is not valid UTF-8, which --json cannot report; choose another name", option,
+      file));
+}
+
 void print_json(const nlohmann::json& object) {
-  // Paths may hold bytes that are not UTF-8.
-  print_out(object.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+  if (const std::string* text = find_non_utf8(object)) {
+    throw UsageError(fmt::format(
+        "{}: is not valid UTF-8, which --json cannot report; rename it, or leave --json out",
+        *text));
+  }
+  print_out(object.dump(2) + "\n");
 }
 
 double seconds_of(const std::function<void()>& work) {

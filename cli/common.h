@@ -10,6 +10,7 @@
 #include <string>
 #include <string_view>
 
+#include "cli/option_values.h"
 #include "flux/flux.h"
 
 /// Common parts of the subcommands: options, exit codes, output, interruption.
@@ -45,11 +46,11 @@ void add_attention_option(CLI::App& command, std::string& attention);
 /// Adds SOURCE, --dtype, --device, --gpu-memory and --threads.
 void add_compute_options(CLI::App& command, ComputeOptions& options);
 
-/// Validates options that take an integer: decimal, and within 64 bits. (CLI11 alone reads 010 as 8
-/// and cuts what is too large.)
-CLI::Validator whole_number();
+/// Validates options that take a number of bytes, above 0, with or without a unit.
+CLI::Validator byte_size();
 
-/// Makes SIGINT and SIGTERM set interrupted(); a second signal ends the process.
+/// Makes SIGINT, SIGTERM and, unless it is ignored, SIGHUP set interrupted(); a second request to
+/// stop ends the process.
 void watch_for_interruption();
 bool interrupted();
 /// Throws kCancelled when interrupted.
@@ -61,6 +62,8 @@ void guard_standard_streams();
 void report(LogLevel level, std::string_view message);
 /// Writes text to standard output at once. Throws kUnavailable when it cannot be written.
 void print_out(std::string_view text);
+/// Throws UsageError for a file that JSON cannot name: --json would report another name.
+void check_json_name(const char* option, const std::string& file);
 /// Writes an object and a newline to standard output.
 void print_json(const nlohmann::json& object);
 
@@ -88,5 +91,11 @@ void add_inspect(CLI::App& app, Action& run);
 void add_bench(CLI::App& app, Action& run);
 void add_convert(CLI::App& app, Action& run);
 void add_serve(CLI::App& app, Action& run);
+/// `front` for the list of commands alone: become_front() runs it.
+void add_front(CLI::App& app, Action& run);
+
+/// Replaces this program with flux-triton-front, which reads its options itself. `arguments` begins
+/// with the name of the command and ends with a null. Throws kNotFound, kUnavailable.
+[[noreturn]] void become_front(char** arguments);
 
 }  // namespace flux::cli

@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <charconv>
 #include <chrono>
-#include <csignal>
+#include <set>
 
 #include "cli/common.h"
 #include "cli/help.h"
@@ -11,6 +11,7 @@
 #include "ops/registry.h"
 #include "pipeline/request.h"
 #include "support/error.h"
+#include "support/utf8.h"
 
 namespace flux::cli {
 namespace {
@@ -36,15 +37,15 @@ struct ConvertCommand {
   std::string weights = "link";
   std::string default_size;
   std::string name;
-  int max_batch_size = 8;
-  int instances = 1;
-  int max_queue_size = ServingOptions().max_queue_size;
+  int64_t max_batch_size = 8;
+  int64_t instances = 1;
+  int64_t max_queue_size = ServingOptions().max_queue_size;
   std::string queue_timeout = "10m";
   bool force = false;
 };
 
-void check_range(const char* option, int value, int smallest, int largest) {
-  if (value >= smallest && value <= largest) return;
+int in_range(const char* option, int64_t value, int smallest, int largest) {
+  if (value >= smallest && value <= largest) return static_cast<int>(value);
   throw UsageError(fmt::format("{} {}: must be {} to {}", option, value, smallest, largest));
 }
 
@@ -70,7 +71,7 @@ std::chrono::microseconds parse_queue_timeout(const std::string& text) {
   }
   throw UsageError(fmt::format(
       "--queue-timeout {}: give a whole number with its unit, us, ms, s, m or h: 1ms to 168h",
-      text));
+      excerpt(text)));
 }
 
 void set_sizes(const std::string& default_size, const FluxConfig& config, ServingOptions& serving) {
@@ -81,7 +82,8 @@ void set_sizes(const std::string& default_size, const FluxConfig& config, Servin
   const auto size = parse_image_size(default_size);
   if (!size) {
     throw UsageError(fmt::format(
-        "--default-size {}: give height and width in pixels, for example 1024x1024", default_size));
+        "--default-size {}: give height and width in pixels, in this order: 768x1024 is 1024 wide",
+        excerpt(default_size)));
   }
   as_usage([&] { check_image_size("--default-size", *size, config); });
   serving.default_size = *size;
@@ -91,6 +93,7 @@ void set_sizes(const std::string& default_size, const FluxConfig& config, Servin
 std::set<std::string, std::less<>> parse_backends(const ConvertCommand& command) {
   std::set<std::string, std::less<>> python;
   if (command.backend == "python") python.insert(std::begin(kModelNames), std::end(kModelNames));
+  std::set<std::string> seen;
   for (const std::string& stage : command.stages) {
     const size_t equals = std::min(stage.find('='), stage.size());
     const std::string name = stage.substr(0, equals);
@@ -99,7 +102,11 @@ std::set<std::string, std::less<>> parse_backends(const ConvertCommand& command)
         std::find(std::begin(kModelNames), std::end(kModelNames), name) != std::end(kModelNames);
     if (!known || (backend != "python" && backend != "native")) {
       throw UsageError(fmt::format("--stage {}: give NAME=python or NAME=native, with a NAME of {}",
-                                   stage, fmt::join(kModelNames, ", ")));
+                                   excerpt(stage), fmt::join(kModelNames, ", ")));
+    }
+    if (!seen.insert(name).second) {
+      throw UsageError(
+          fmt::format("--stage {}: {} is given twice; leave one of them out", stage, name));
     }
     if (backend == "python") {
       python.insert(name);
@@ -122,20 +129,19 @@ std::string parse_name(const std::string& name) {
     throw UsageError(fmt::format(
         "--name {}: must be letters, digits, - _ and ., at most {}, and begin with a letter, a "
         "digit or _",
-        name, kLongest));
+        excerpt(name), kLongest));
   }
   return name + "_";
 }
 
 ConvertOptions parse_options(const ConvertCommand& command) {
-  check_range("--max-batch-size", command.max_batch_size, 1, kMaxBatchSize);
-  check_range("--instances", command.instances, 1, kMaxInstances);
-  check_range("--max-queue-size", command.max_queue_size, 0, kMaxQueueSize);
   if (command.repository.empty()) throw UsageError("REPOSITORY is empty: name a directory");
   ConvertOptions options;
-  options.serving.max_batch_size = command.max_batch_size;
-  options.serving.instances = command.instances;
-  options.serving.max_queue_size = command.max_queue_size;
+  options.serving.max_batch_size =
+      in_range("--max-batch-size", command.max_batch_size, 1, kMaxBatchSize);
+  options.serving.instances = in_range("--instances", command.instances, 1, kMaxInstances);
+  options.serving.max_queue_size =
+      in_range("--max-queue-size", command.max_queue_size, 0, kMaxQueueSize);
   options.serving.queue_timeout = parse_queue_timeout(command.queue_timeout);
   options.serving.in_python = parse_backends(command);
   options.serving.prefix = parse_name(command.name);
@@ -200,10 +206,10 @@ std::string report(const ConvertCommand& command, const ConvertOptions& options,
                                  : fmt::format("in Python, with torch and diffusers: {}\n",
                                                fmt::join(serving.in_python, ", "));
   return fmt::format(
-      "wrote {}: five models{}, {} files, {} of weights {}\n"
-      "{}computes in {} on {}; batches of up to {}; default size {}x{}\n"
+      "wrote {}: {} models{}, {} files, {} of weights {}\n"
+      "{}computes in {} on {}; batches of up to {}; default size {}x{} (height x width)\n"
       "serve it: flux-triton serve {}\n",
-      one_line(result.repository.string()),
+      one_line(result.repository.string()), result.models,
       serving.prefix.empty() ? "" : fmt::format(" ({}bls, ...)", serving.prefix), result.files,
       format_bytes(result.weight_bytes), how, python,
       precision_text(name_of(serving.dtype), name_of(serving.quantization),
@@ -214,8 +220,6 @@ std::string report(const ConvertCommand& command, const ConvertOptions& options,
 
 void run_convert(const ConvertCommand& command) {
   ConvertOptions options = parse_options(command);
-  // SIGHUP counts too: a terminal that closes must not leave a half-written copy.
-  std::signal(SIGHUP, [](int) { std::raise(SIGTERM); });
   const auto checkpoint = open_source(command.checkpoint, command.parts);
   if (command.dtype == "as stored") options.serving.dtype = checkpoint->stored_dtype();
   set_sizes(command.default_size, checkpoint->config(), options.serving);
@@ -254,9 +258,10 @@ void add_options(CLI::App& command, ConvertCommand& options) {
                   "several checkpoints; REPOSITORY may hold others already [default: none]")
       ->type_name("NAME");
   command
-      .add_option("--default-size", options.default_size,
-                  "pixels of an image whose size is not given [default: the checkpoint's, FLUX: "
-                  "1024x1024]")
+      .add_option(
+          "--default-size", options.default_size,
+          "pixels of an image whose size is not given, the HEIGHT first (files and messages say "
+          "WIDTHxHEIGHT of an image) [default: the checkpoint's, FLUX: 1024x1024]")
       ->type_name("HEIGHTxWIDTH");
   command
       .add_option("--dtype", options.dtype,
@@ -277,10 +282,9 @@ void add_options(CLI::App& command, ConvertCommand& options) {
       ->type_name("N")
       ->capture_default_str();
   command
-      .add_option(
-          "--instances", options.instances,
-          "executions at once of each stage; of the pipeline eight times as many (in Python "
-          "four times)")
+      .add_option("--instances", options.instances,
+                  "executions at once of each stage; of the pipeline 32 times as many (in Python "
+                  "four times)")
       ->transform(whole_number())
       ->type_name("N")
       ->capture_default_str();

@@ -49,7 +49,7 @@ bool Drain::idle() const {
   double count = 0;
   std::istringstream lines(answer->body);
   for (std::string line; std::getline(lines, line);) {
-    // Model "bls" has requests as long as its stages have some.
+    // The pipelines have requests as long as their stages have some.
     const bool counts = line.starts_with("flux_requests_in_flight{") ||
                         line.starts_with("nv_inference_pending_request_count{");
     const size_t value = line.rfind(' ');

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cli/ports.h"
+#include "cli/server_arguments.h"
 #include "support/error.h"
 #include "support/utf8.h"
 
@@ -18,17 +19,13 @@ bool is_false(const std::string& text) {
 }  // namespace
 
 void Endpoints::heed(const std::vector<std::string>& arguments) {
-  for (size_t i = 0; i < arguments.size(); ++i) {
-    const std::string& argument = arguments[i];
-    const size_t equals = std::min(argument.find('='), argument.size());
-    const std::string name = argument.substr(0, equals);
-    std::string value = argument.substr(std::min(equals + 1, argument.size()));
-    if (equals == argument.size() && i + 1 < arguments.size()) value = arguments[i + 1];
-    if (!is_false(value)) continue;
-    if (name == "--allow-http") http.reset();
-    if (name == "--allow-grpc") grpc.reset();
-    if (name == "--allow-metrics") metrics.reset();
-  }
+  const auto is_off = [&](const char* name) {
+    const std::vector<std::string> values = values_of(name, arguments);
+    return std::any_of(values.begin(), values.end(), is_false);
+  };
+  if (is_off("--allow-http")) http.reset();
+  if (is_off("--allow-grpc")) grpc.reset();
+  if (is_off("--allow-metrics")) metrics.reset();
 }
 
 bool Endpoints::ready() const {
@@ -42,6 +39,14 @@ std::string Endpoints::describe(const std::string& bls) const {
   if (http) text += fmt::format("HTTP     http://{}:{}\n", address, *http);
   if (grpc) text += fmt::format("gRPC     {}:{}\n", address, *grpc);
   if (metrics) text += fmt::format("metrics  http://{}:{}/metrics\n", address, *metrics);
+  if (front) text += fmt::format("front    http://{}:{}/\n", address, *front);
+  if (bls.empty()) return text;
+  if (front) {
+    return text + fmt::format(
+                      "try      curl -s http://{}:{}/v1/images/generations -d '{{\"prompt\": \"a "
+                      "lighthouse at dawn\"}}'\n",
+                      address, *front);
+  }
   if (!http) return text;
   return text +
          fmt::format(

@@ -4,6 +4,7 @@
 
 #include "cli/common.h"
 #include "cli/help.h"
+#include "cli/output_files.h"
 #include "cli/progress.h"
 #include "cli/request_options.h"
 #include "flux/flux.h"
@@ -20,6 +21,7 @@ struct GenerateOptions {
   std::string output = "out.png";
   std::string latents;
   std::string save_latents;
+  std::string preview;
   bool json = false;
 };
 
@@ -41,9 +43,10 @@ std::vector<Request> make_rows(const RequestOptions& options, const Model& model
       seed = rows.front().seed;
       const int64_t first = images;
       images += *rows.back().num_images_per_prompt;
+      // A request is checked by itself; seeds go on from one to the next only here.
       if (*seed > std::numeric_limits<int64_t>::max() - (images - 1)) {
-        throw UsageError(
-            fmt::format("seed {}: too large for {} images, which count up from it", *seed, images));
+        throw UsageError(fmt::format("seed is {}: too large for {} images, which count up from it",
+                                     *seed, images));
       }
       rows.back().seed = *seed + first;
     }
@@ -53,19 +56,16 @@ std::vector<Request> make_rows(const RequestOptions& options, const Model& model
 
 /// FILE.png for one image, FILE_0.png, FILE_1.png, ... for more, of any format. Checks what can be
 /// known before generation begins.
-std::vector<fs::path> output_files(const std::string& output, size_t images) {
+std::vector<fs::path> output_files(const std::string& output, size_t images, bool quality) {
   const fs::path file = output;
-  std::error_code error;
-  const fs::file_status status = fs::status(file, error);
-  if (fs::is_directory(status)) {
-    throw UsageError(fmt::format("--output {}: is a directory; name a file in it", output));
+  check_output_files({{"--output", file}});
+  check_image_name({"--output", file});
+  const bool device = is_device(file);
+  if (quality && format_of_file(file).value_or(ImageFormat::kPng) == ImageFormat::kPng) {
+    report(LogLevel::kWarning,
+           fmt::format("--quality has no effect: {} is PNG, which loses nothing", output));
   }
-  const bool special = fs::exists(status) && !fs::is_regular_file(status);
-  if (!special && !format_of_file(file)) {
-    throw UsageError(
-        fmt::format("--output {}: the name must end in .png, .jpg, .jpeg or .webp", output));
-  }
-  if (special && images > 1) {
+  if (device && images > 1) {
     throw UsageError(fmt::format("--output {}: takes one image, {} are asked for", output, images));
   }
   if (images == 1) return {file};
@@ -79,12 +79,19 @@ std::vector<fs::path> output_files(const std::string& output, size_t images) {
   return files;
 }
 
-void check_directory_of(const char* option, const fs::path& file) {
-  const fs::path directory = file.has_parent_path() ? file.parent_path() : fs::path(".");
-  if (fs::is_directory(directory)) return;
-  throw Error(ErrorCode::kNotFound,
-              fmt::format("{} {}: the directory {} does not exist; make it first", option,
-                          file.string(), directory.string()));
+/// Of all that the call writes; `files` are the images.
+void check_outputs(const GenerateOptions& options, const std::vector<fs::path>& files) {
+  std::vector<OutputFile> outputs;
+  for (const fs::path& file : files) outputs.push_back({"--output", file});
+  if (!options.save_latents.empty()) {
+    outputs.push_back({"--save-latents", options.save_latents});
+    check_safetensors_name(outputs.back());
+  }
+  if (!options.preview.empty()) {
+    outputs.push_back({"--preview", options.preview});
+    check_image_name(outputs.back());
+  }
+  check_output_files(outputs);
 }
 
 nlohmann::json report_json(const std::vector<fs::path>& files, const Result& result,
@@ -107,26 +114,29 @@ nlohmann::json report_json(const std::vector<fs::path>& files, const Result& res
   const Request& request = result.images.front().request;
   const double total = timing.load + result.encode_seconds + result.denoise_seconds +
                        result.decode_seconds + timing.write;
-  return {{"files", names},
-          {"seeds", seeds},
-          {"images", images},
-          {"height", *request.height},
-          {"width", *request.width},
-          {"steps", *request.num_inference_steps},
-          {"guidance", *request.guidance_scale},
-          {"dtype", model.dtype()},
-          {"quantization", model.quantization()},
-          {"attention", model.attention()},
-          {"device", model.device()},
-          {"threads", model.threads()},
-          {"seconds",
-           {{"load", timing.load},
-            {"encode", result.encode_seconds},
-            {"denoise", result.denoise_seconds},
-            {"decode", result.decode_seconds},
-            {"write", timing.write},
-            {"total", total}}},
-          {"peak_memory_bytes", peak_memory_bytes()}};
+  nlohmann::json report{{"files", names},
+                        {"seeds", seeds},
+                        {"images", images},
+                        {"height", result.images.front().height},
+                        {"width", result.images.front().width},
+                        {"steps", *request.num_inference_steps},
+                        {"guidance", *request.guidance_scale},
+                        {"dtype", model.dtype()},
+                        {"quantization", model.quantization()},
+                        {"attention", model.attention()},
+                        {"device", model.device()},
+                        {"threads", model.threads()},
+                        {"lora_unused", result.lora_unused},
+                        {"seconds",
+                         {{"load", timing.load},
+                          {"encode", result.encode_seconds},
+                          {"denoise", result.denoise_seconds},
+                          {"decode", result.decode_seconds},
+                          {"write", timing.write},
+                          {"total", total}}},
+                        {"peak_memory_bytes", peak_memory_bytes()}};
+  if (request.strength) report["strength"] = *request.strength;
+  return report;
 }
 
 std::string report_text(const std::vector<fs::path>& files, const Result& result,
@@ -138,7 +148,7 @@ std::string report_text(const std::vector<fs::path>& files, const Result& result
     const std::string start =
         request.seed ? fmt::format("seed {}", *request.seed) : "given latents";
     text += fmt::format("prompt: {}\nfile: {}  {}, {}x{}, {}\n", one_line(*request.prompt),
-                        files[i].string(), start, image.width, image.height,
+                        one_line(files[i].string()), start, image.width, image.height,
                         counted(*request.num_inference_steps, "step"));
   }
   text += fmt::format(
@@ -154,12 +164,18 @@ std::string report_text(const std::vector<fs::path>& files, const Result& result
 /// Loads the model and generates; writes each image when it is decoded.
 Result generate_images(Model& model, const std::vector<Request>& rows,
                        const std::vector<Latents>& latents, const std::vector<fs::path>& files,
-                       Timing& timing) {
+                       const std::string& preview_file, Timing& timing) {
   Progress progress(Progress::Mode::kAutomatic);
   Observer observer;
   observer.on_phase = [&](std::string_view phase) { progress.phase(std::string(phase)); };
   observer.on_step = [&](int done, int total) { progress.step(done, total); };
   observer.cancelled = interrupted;
+  if (!preview_file.empty()) {
+    observer.preview_every = 1;
+    observer.on_preview = [&](const Preview& preview) {
+      if (preview.image == 0) preview.write(preview_file);
+    };
+  }
   size_t written = 0;
   observer.on_image = [&](const Image& image) {
     timing.write += seconds_of([&] { image.write(files[written++]); });
@@ -190,19 +206,22 @@ void save_latents(const std::string& file, const Result& result) {
   Latents::write(file, all);
 }
 
-void run_generate(const GenerateOptions& options) {
+void run_generate(GenerateOptions& options) {
   as_usage([&] { check_options(options.compute.model); });
+  if (options.json) check_json_name("--output", options.output);
   Model model = Model::open(options.compute.source, options.compute.model);
+  read_images(options.request);
   const std::vector<Request> rows = make_rows(options.request, model);
+  model.open_adapters(rows.front());  // all rows have the same
   const auto images_per_row = static_cast<size_t>(*rows.front().num_images_per_prompt);
-  const std::vector<fs::path> files = output_files(options.output, rows.size() * images_per_row);
-  check_directory_of("--output", files.front());
-  if (!options.save_latents.empty()) check_directory_of("--save-latents", options.save_latents);
+  const std::vector<fs::path> files = output_files(options.output, rows.size() * images_per_row,
+                                                   options.request.shared.quality.has_value());
+  check_outputs(options, files);
   std::vector<Latents> latents;
   if (!options.latents.empty()) latents = Latents::read(options.latents);
 
   Timing timing;
-  const Result result = generate_images(model, rows, latents, files, timing);
+  const Result result = generate_images(model, rows, latents, files, options.preview, timing);
   warn_of_cuts(result);
   if (!options.save_latents.empty()) {
     timing.write += seconds_of([&] { save_latents(options.save_latents, result); });
@@ -227,6 +246,9 @@ void add_generate(CLI::App& app, Action& run) {
                    "'latents', not from a seed's noise")
       ->type_name("FILE.safetensors")
       ->excludes("--seed");
+  add_image_options(*command, options->request);
+  command->get_option("--latents")->excludes("--image");
+  add_adapter_option(*command, options->request);
   command
       ->add_option("-o,--output", options->output,
                    "the file to write: PNG, JPEG or WebP by its ending (.png, .jpg, .jpeg, .webp); "
@@ -237,12 +259,19 @@ void add_generate(CLI::App& app, Action& run) {
       ->add_option("--save-latents", options->save_latents,
                    "also write the packed latents at the end of the loop [default: no]")
       ->type_name("FILE.safetensors");
+  command
+      ->add_option("--preview", options->preview,
+                   "show how the first image would look: a picture of half its size, written again "
+                   "after each step but the last (PNG, JPEG or WebP, as --output) [default: no]")
+      ->type_name("FILE");
   command->add_flag("--json", options->json, "print one JSON object");
   group_compute_options(*command);
-  group_options(*command, kOutputGroup, {"--output", "--quality", "--save-latents", "--json"});
-  add_examples(*command,
-               {"generate FLUX.1-dev --prompt \"a red fox\" --seed 7 -o fox.png",
-                "generate models --prompt \"a red fox\" --images 4 --height 512 --width 768"});
+  group_options(*command, kOutputGroup,
+                {"--output", "--quality", "--save-latents", "--preview", "--json"});
+  add_examples(
+      *command,
+      {"generate FLUX.1-dev --prompt \"a red fox\" --seed 7 -o fox.png",
+       "generate models --prompt \"a red fox\" --image dog.jpg --strength 0.8 --images 4"});
   command->callback([options, &run] { run = [options] { run_generate(*options); }; });
 }
 

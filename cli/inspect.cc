@@ -2,10 +2,13 @@
 
 #include <algorithm>
 
+#include "adapters/adapter_file.h"
 #include "cli/common.h"
 #include "cli/help.h"
+#include "cli/inspect_adapter.h"
 #include "cli/session.h"
 #include "convert/repository_layout.h"
+#include "models/vae/vae_encoder.h"
 #include "pipeline/request.h"
 #include "support/json_file.h"
 
@@ -15,14 +18,17 @@ namespace {
 /// Memory of the program with its libraries, tokenizers and compiled kernels.
 constexpr int64_t kProgramBytes = int64_t{64} << 20;
 
-/// Bytes of the weights that serving loads: only the decoder of the autoencoder; encoded matrices
-/// stay as they are stored.
-int64_t served_bytes(const Checkpoint& checkpoint, Component component, int64_t element) {
+/// The autoencoder's encoder, which only images as input need, or all other weights.
+enum class Served { kVaeEncoder, kRest };
+
+/// Bytes of the weights that serving loads; encoded matrices stay as they are stored.
+int64_t served_bytes(const Checkpoint& checkpoint, Component component, Served part,
+                     int64_t element) {
   const TensorStore& weights = checkpoint.weights(component);
   int64_t bytes = 0;
   for (const std::string& name : weights.names()) {
-    const bool encoder = name.starts_with("encoder.") || name.starts_with("quant_conv.");
-    if (component == Component::kVae && encoder) continue;
+    const bool encoder = component == Component::kVae && is_of_vae_encoder(name);
+    if (encoder != (part == Served::kVaeEncoder)) continue;
     const StoredTensor& tensor = *weights.find(name);
     const bool kept = !tensor.is_plain() && tensor.shape.rank() == 2;
     bytes += kept ? tensor.bytes() : tensor.numel() * element;
@@ -35,6 +41,7 @@ int64_t served_bytes(const Checkpoint& checkpoint, Component component, int64_t 
 /// an estimate.
 struct MemoryNeed {
   int64_t weights = 0;
+  int64_t vae_encoder = 0;  // more weights, where images are given; 0: the checkpoint has none
   int64_t activations = 0;
 };
 
@@ -44,8 +51,9 @@ MemoryNeed memory_need(const Checkpoint& checkpoint, DType dtype) {
   const RequestLimits limits = limits_for(config);
   MemoryNeed need;
   for (const Component component : checkpoint.weight_components()) {
-    need.weights += served_bytes(checkpoint, component, element);
+    need.weights += served_bytes(checkpoint, component, Served::kRest, element);
   }
+  need.vae_encoder = served_bytes(checkpoint, Component::kVae, Served::kVaeEncoder, element);
   // The single blocks hold the tokens, their projections (q, k, v, MLP) and the joined output.
   const int64_t multiple = config.size_multiple();
   const int64_t text_tokens = checked_sequence_length(std::nullopt, config);
@@ -64,6 +72,7 @@ MemoryNeed memory_need(const Checkpoint& checkpoint, DType dtype) {
 nlohmann::json memory_json(const Checkpoint& checkpoint, DType dtype) {
   const MemoryNeed need = memory_need(checkpoint, dtype);
   return {{"weight_bytes", need.weights},
+          {"vae_encoder_bytes", need.vae_encoder},
           {"activation_bytes", need.activations},
           {"total_bytes", need.weights + need.activations}};
 }
@@ -184,7 +193,29 @@ std::string inspect_text(const Checkpoint& checkpoint) {
     text += fmt::format("  {:<5} {:>10} weights + {:>10} activations\n", name_of(dtype),
                         format_bytes(need.weights), format_bytes(need.activations));
   }
+  const auto encoder_bytes = [&](DType dtype) {
+    return memory_need(checkpoint, dtype).vae_encoder;
+  };
+  text += encoder_bytes(DType::kF32) == 0
+              ? "  and takes no images: the VAE has no encoder\n"
+              : fmt::format("  and with images as input {} (f32) or {} (bf16) more weights\n",
+                            format_bytes(encoder_bytes(DType::kF32)),
+                            format_bytes(encoder_bytes(DType::kBF16)));
   return text;
+}
+
+bool has_parts(const PartOptions& parts) {
+  return !(parts.transformer.empty() && parts.vae.empty() && parts.clip.empty() &&
+           parts.t5.empty() && parts.tokenizers.empty() && parts.variant.empty());
+}
+
+void print_adapter(const std::string& file, bool json) {
+  const Adapter adapter = open_adapter(file);
+  if (json) {
+    print_json(adapter_json(adapter));
+  } else {
+    print_out(adapter_text(adapter));
+  }
 }
 
 }  // namespace
@@ -197,12 +228,17 @@ void add_inspect(CLI::App& app, Action& run) {
   };
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand(
-      "inspect", "shows components, classes, sizes, dtypes and the memory that serving needs");
+      "inspect",
+      "shows components, classes, sizes, dtypes and the memory that serving needs; of an adapter "
+      "(LoRA) what it changes");
   add_source(*command, options->source, options->parts);
   command->add_flag("--json", options->json, "print one JSON object, with all configurations");
-  add_examples(*command, {"inspect FLUX.1-dev", "inspect models --json"});
+  add_examples(*command, {"inspect FLUX.1-dev", "inspect style.safetensors --json"});
   command->callback([options, &run] {
     run = [options] {
+      if (!has_parts(options->parts) && is_adapter_file(options->source)) {
+        return print_adapter(options->source, options->json);
+      }
       const auto checkpoint = open_source(options->source, options->parts);
       if (options->json) {
         print_json(inspect_json(*checkpoint));

@@ -51,7 +51,7 @@ std::vector<std::string> packages_of(const fs::path& model) {
   const auto program = find_program(model);
   if (!program || fs::is_empty(*program) || fs::file_size(*program) > kMaxTextBytes)
     return packages;
-  const std::string text = read_text_file(*program, kMaxTextBytes);
+  const std::string text = read_file(*program, kMaxTextBytes);
   constexpr std::string_view kList = "\nPACKAGES = (";
   const size_t begin = text.find(kList);
   if (begin == text.npos || !has(text, kUseOfPackages)) return packages;
@@ -73,8 +73,8 @@ std::vector<PythonModel> models_in_python(const fs::path& repository) {
   std::vector<PythonModel> models;
   for (const fs::directory_entry& entry : fs::directory_iterator(repository)) {
     const fs::path config = entry.path() / "config.pbtxt";
-    if (!fs::is_regular_file(config)) continue;
-    const std::string text = condensed(read_text_file(config, kMaxTextBytes));
+    if (!fs::is_regular_file(config) || fs::is_empty(config)) continue;
+    const std::string text = condensed(read_file(config, kMaxTextBytes));
     if (!has(text, "backend:\"python\"") && !has(text, "backend:'python'")) continue;
     const bool packed = has(text, "\"EXECUTION_ENV_PATH\"");
     models.push_back({entry.path().filename().string(),

@@ -115,7 +115,7 @@ PythonInfo ask_python(const fs::path& program, const std::vector<std::string>& p
 bool needs_numpy_1(const fs::path& stub) {
   std::error_code error;
   if (const auto bytes = fs::file_size(stub, error); error || bytes > kMaxStubBytes) return false;
-  return read_text_file(stub, kMaxStubBytes).find("numpy.core.multiarray") != std::string::npos;
+  return read_file(stub, kMaxStubBytes).find("numpy.core.multiarray") != std::string::npos;
 }
 
 void check_packages(const PythonInfo& python, const std::vector<std::string>& packages,

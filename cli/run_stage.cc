@@ -3,10 +3,13 @@
 
 #include "cli/common.h"
 #include "cli/help.h"
+#include "cli/output_files.h"
 #include "cli/request_options.h"
 #include "cli/session.h"
 #include "pipeline/latents.h"
+#include "pipeline/request.h"
 #include "pipeline/request_fields.h"
+#include "pipeline/stage_results.h"
 #include "support/error.h"
 #include "support/log.h"
 #include "tensor/format.h"
@@ -32,7 +35,8 @@ struct InputSpec {
   const char* name;
   std::vector<int64_t> sizes;
   std::string_view symbols;  // one letter for each dimension, e.g. "BSc"
-  enum class Kind { kCompute, kFloat32 } kind;
+  enum class Kind { kCompute, kFloat32, kInt64 } kind;
+  bool optional = false;
 };
 
 std::string expected_shape(const InputSpec& spec) {
@@ -52,11 +56,17 @@ class StageInputs {
       : file_(SafetensorsFile::open(file)), stage_(stage) {
     refuse_unknown(specs);
     for (const InputSpec& spec : specs) {
-      const ConstTensor& found = find(spec);
-      check_shape(spec, found);
+      if (spec.optional && !is_there(spec)) continue;
+      const StoredTensor& found = find(spec);
+      check_shape(spec, found.data);
+      if (spec.kind == InputSpec::Kind::kInt64) {
+        tensors_[spec.name] = in_memory(found).data;
+        continue;
+      }
       const DType wanted = spec.kind == InputSpec::Kind::kCompute ? dtype : DType::kF32;
-      tensors_[spec.name] = to_dtype(found, wanted);
-      if (spec.kind == InputSpec::Kind::kFloat32) check_finite(spec.name);
+      tensors_[spec.name] = decode(found, wanted);
+      check(all_finite(tensors_[spec.name]), ErrorCode::kInvalidArgument,
+            "{}: tensor '{}' holds values that are not finite in {}", path(), spec.name, wanted);
     }
   }
 
@@ -82,13 +92,19 @@ class StageInputs {
     }
   }
 
-  const ConstTensor& find(const InputSpec& spec) const {
-    const ConstTensor* found = file_->find(spec.name);
+  bool is_there(const InputSpec& spec) const {
+    return file_->tensors().contains(spec.name) || file_->unreadable().contains(spec.name);
+  }
+
+  const StoredTensor& find(const InputSpec& spec) const {
+    const StoredTensor* found = file_->find(spec.name);
     check(found != nullptr, ErrorCode::kNotFound,
           "{}: tensor '{}' is missing; {} needs it with shape {}", path(), spec.name,
           name_of(stage_), expected_shape(spec));
-    check(is_floating_point(found->dtype()), ErrorCode::kInvalidArgument,
-          "{}: tensor '{}' is {}; a floating point dtype is expected", path(), spec.name, *found);
+    const bool integer = spec.kind == InputSpec::Kind::kInt64;
+    check(integer ? found->data.dtype() == DType::kI64 : is_floating_point(found->data.dtype()),
+          ErrorCode::kInvalidArgument, "{}: tensor '{}' is {}; {} is expected", path(), spec.name,
+          found->data, integer ? "i64" : "a floating point dtype");
     return *found;
   }
 
@@ -111,11 +127,6 @@ class StageInputs {
       if (letter >= 'A' && letter <= 'Z') text += fmt::format(", {} = {}", letter, size);
     }
     return text.empty() ? text : " (" + text.substr(2) + ")";
-  }
-
-  void check_finite(const char* name) const {
-    check(all_finite(tensors_.at(name)), ErrorCode::kInvalidArgument,
-          "{}: tensor '{}' holds values that are not finite", path(), name);
   }
 
   std::unique_ptr<const SafetensorsFile> file_;
@@ -164,6 +175,35 @@ NamedTensor run_transformer(Session& session, const RunStageOptions& options) {
   }
   session.stages->transformer(rows);
   return {"noise_pred", out};
+}
+
+NamedTensor run_encoder(Session& session, const RunStageOptions& options) {
+  const VaeConfig& config = session.checkpoint->config().vae;
+  const StageInputs in(
+      options.input, StageKind::kVaeEncoder,
+      {{"image", {-1, config.in_channels, -1, -1}, "BcHW", InputSpec::Kind::kFloat32},
+       {"seed", {-1, 1}, "B1", InputSpec::Kind::kInt64, true}},
+      session.options.dtype);
+  const ConstTensor& images = in["image"];
+  const int64_t factor = config.scale_factor();
+  const Shape size{images.size(0), config.latent_channels, images.size(2) / factor,
+                   images.size(3) / factor};
+  check(images.size(2) % factor == 0 && images.size(3) % factor == 0, ErrorCode::kInvalidArgument,
+        "{}: tensor 'image' is {}: height and width must be multiples of {}", in.path(), images,
+        factor);
+  const Tensor latents = Tensor::allocate(size, session.options.dtype);
+  for (int64_t i = 0; i < images.size(0); ++i) {
+    stop_if_interrupted();
+    std::vector<PosteriorDraw> draws;
+    if (in.has("seed")) {
+      const int64_t seed = in["seed"].data<int64_t>()[i];
+      check(seed >= 0, ErrorCode::kInvalidArgument, "{}: seed {} of row {}: must be 0 or more",
+            in.path(), seed, i);
+      draws.push_back({static_cast<uint64_t>(seed)});
+    }
+    copy_convert(session.stages->encode_image(images[i], draws).front(), latents[i]);
+  }
+  return {"latents", latents};
 }
 
 NamedTensor run_decoder(Session& session, const RunStageOptions& options) {
@@ -220,6 +260,12 @@ void check_options(const RunStageOptions& options, StageKind stage) {
   if (stage != StageKind::kT5Encoder && options.max_sequence_length) {
     refuse("takes no --max-sequence-length");
   }
+  as_usage([&] {
+    for (const std::string& prompt : options.prompts) check_text("--prompt", prompt, true);
+  });
+  const OutputFile output{"--output", options.output};
+  check_safetensors_name(output);
+  check_output_files({output});
 }
 
 void run_run_stage(const RunStageOptions& options) {
@@ -230,12 +276,14 @@ void run_run_stage(const RunStageOptions& options) {
   NamedTensor output;
   const double seconds = seconds_of([&] {
     output = stage == StageKind::kDitTransformer ? run_transformer(session, options)
+             : stage == StageKind::kVaeEncoder   ? run_encoder(session, options)
              : stage == StageKind::kVaeDecoder   ? run_decoder(session, options)
                                                  : run_text_encoder(session, options, stage);
   });
+  check_result(name_of(stage), output.first, output.second);
   write_safetensors(options.output, {output});
   print_out(fmt::format("{}: {} {} in {:.3f} s, written to {}\n", name_of(stage), output.first,
-                        output.second, seconds, options.output));
+                        output.second, seconds, one_line(options.output)));
 }
 
 }  // namespace
@@ -247,14 +295,15 @@ void add_run_stage(CLI::App& app, Action& run) {
   add_compute_options(*command, options->compute);
   command
       ->add_option("STAGE", options->stage,
-                   "clip_encoder, t5_encoder, dit_transformer or vae_decoder")
+                   "clip_encoder, t5_encoder, vae_encoder, dit_transformer or vae_decoder")
       ->required();
   command
-      ->add_option("--input", options->input,
-                   "tensors with a leading batch dimension, in any floating point dtype; "
-                   "dit_transformer: hidden_states, timestep, guidance (where the model has it), "
-                   "pooled_projections, encoder_hidden_states, img_ids, txt_ids; "
-                   "vae_decoder: latents")
+      ->add_option(
+          "--input", options->input,
+          "tensors with a leading batch dimension, in any floating point dtype; "
+          "dit_transformer: hidden_states, timestep, guidance (where the model has it), "
+          "pooled_projections, encoder_hidden_states, img_ids, txt_ids; "
+          "vae_encoder: image, seed (i64, for a sample; else the mean); vae_decoder: latents")
       ->type_name("FILE.safetensors");
   command->add_option("--output", options->output, "the file to write")
       ->type_name("FILE.safetensors")

@@ -8,6 +8,10 @@ namespace {
 /// Longer lines are cut, because the log is not under our control.
 constexpr size_t kMaxLine = 4096;
 
+/// What the parser of config.pbtxt begins with; line, column and cause follow.
+constexpr std::string_view kParser = "Error parsing text-format inference.ModelConfig: ";
+constexpr std::string_view kUnreadConfig = "Poll failed for model directory '";
+
 /// The server's own lines look like this: E1122 07:15:12.369113 27517 model_lifecycle.cc:642]
 /// "failed to ..."
 bool is_logged_error(std::string_view line) {
@@ -47,10 +51,13 @@ void ServerLog::add_line(std::string_view line) {
   last_ = line;
   if (line.find("Waiting for in-flight requests") != line.npos) stops_models_ = true;
   if (line.find("Exit timeout expired") != line.npos) exit_timed_out_ = true;
-  if (is_logged_error(line)) {
+  if (const size_t parser = line.find(kParser); parser != line.npos) {
+    if (config_error_.empty()) config_error_ = line.substr(parser + kParser.size());
+  } else if (is_logged_error(line)) {
     const std::string_view message = message_of(line);
     const bool of_a_model = message.starts_with("failed to load '") ||
-                            message.starts_with("Poll failed for model directory '");
+                            message.starts_with("failed to load model '") ||
+                            message.starts_with(kUnreadConfig);
     if (of_a_model && model_failure_.empty()) model_failure_ = message;
     // A line about GPU drivers is in every log of a machine without a GPU.
     if (message.find("CudaDriverHelper") == message.npos) logged_error_ = message;
@@ -65,6 +72,9 @@ void ServerLog::add_line(std::string_view line) {
 
 std::string ServerLog::reason() const {
   if (!usage_error_.empty()) return usage_error_;
+  if (model_failure_.starts_with(kUnreadConfig) && !config_error_.empty()) {
+    return model_failure_ + ": " + config_error_;
+  }
   if (!model_failure_.empty()) return model_failure_;
   if (!error_.empty()) return error_;
   if (!logged_error_.empty()) return logged_error_;

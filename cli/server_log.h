@@ -24,6 +24,7 @@ class ServerLog {
   std::string unfinished_;
   std::string usage_error_;    // about the server's own arguments
   std::string model_failure_;  // the first one
+  std::string config_error_;   // the first one that the parser of config.pbtxt wrote
   std::string error_;          // the last error that the program itself wrote
   std::string logged_error_;   // the last error of the log
   std::string last_;

@@ -133,4 +133,14 @@ fs::path find_backend_directory(const std::string& given) {
        kBackendFile, here.string());
 }
 
+std::optional<fs::path> find_front() {
+  constexpr const char* kFrontName = "flux-triton-front";
+  const fs::path here = directory_of_program();
+  for (const fs::path& place :
+       {here / FLUX_PRIVATE_FROM_PROGRAM, here, here.parent_path() / "front"}) {
+    if (is_program(place / kFrontName)) return fs::canonical(place / kFrontName);
+  }
+  return std::nullopt;
+}
+
 }  // namespace flux::cli

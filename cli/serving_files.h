@@ -32,4 +32,8 @@ std::string library_path(const std::vector<std::filesystem::path>& directories);
 /// Throws kNotFound.
 std::filesystem::path find_backend_directory(const std::string& given);
 
+/// Returns the program flux-triton-front, near this program; nothing where it was not built or not
+/// installed.
+std::optional<std::filesystem::path> find_front();
+
 }  // namespace flux::cli

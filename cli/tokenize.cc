@@ -3,6 +3,7 @@
 #include "cli/request_options.h"
 #include "cli/session.h"
 #include "convert/repository_layout.h"
+#include "pipeline/request.h"
 #include "pipeline/request_fields.h"
 #include "pipeline/text_stages.h"
 #include "support/log.h"
@@ -23,6 +24,7 @@ void warn_if_cut(const TokenIds& tokens, const char* encoder) {
 }
 
 void run_tokenize(const TokenizeOptions& options) {
+  as_usage([&] { check_text("--prompt", options.prompt, true); });
   const auto checkpoint = open_source(options.source, options.parts);
   const FluxConfig& config = checkpoint->config();
   const int length = sequence_length(options.max_sequence_length, config);

@@ -2,6 +2,9 @@
 # flux-triton-cuda with what computes on GPUs where that was built.
 install(TARGETS flux-triton RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT core)
 install(TARGETS triton_flux LIBRARY DESTINATION ${FLUX_PRIVATE_DIR}/backends/flux COMPONENT core)
+if(TARGET flux-triton-front)
+  install(TARGETS flux-triton-front RUNTIME DESTINATION ${FLUX_PRIVATE_DIR} COMPONENT core)
+endif()
 if(TARGET flux_cuda)
   install(TARGETS flux_cuda LIBRARY DESTINATION ${FLUX_PRIVATE_DIR} COMPONENT cuda)
 endif()

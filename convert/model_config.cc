@@ -21,10 +21,10 @@ std::string gpus(const ServingOptions& options) {
   return fmt::format(" gpus: [ {} ]", options.device.index);
 }
 
-/// Instances of "bls" for each instance of a stage: they only wait for stages, and while one waits
-/// for the decoder, others keep the transformer busy. This many fill a batch of the transformer;
-/// while all are busy, a request may wait half a second too long (see the stages' templates).
-constexpr int kPipelinesPerInstance = 8;
+/// Instances of "bls" for each instance of a stage: they only wait for stages. A request without
+/// one waits in Triton's queue, first come, first served, whatever the policy of the steps; and
+/// while all are busy, half a second too long at times (see the stages' templates).
+constexpr int kPipelinesPerInstance = 32;
 /// The same in Python, where each instance is a process.
 constexpr int kPythonPipelinesPerInstance = 4;
 
@@ -47,7 +47,7 @@ TemplateValues values_of(std::string_view model, const FluxConfig& config,
                            {"MAX_BATCH_SIZE", std::to_string(options.max_batch_size)},
                            {"DTYPE_NAME", std::string(name_of(options.dtype))},
                            {"DEVICE", device_name(options)}};
-  if (model == "bls") {
+  if (model == "bls" || model == kStreamName) {
     const int pipelines =
         options.in_python.contains(model) ? kPythonPipelinesPerInstance : kPipelinesPerInstance;
     values["REQUEST_INPUTS"] = request_inputs(config);
@@ -80,9 +80,13 @@ TemplateValues values_of(std::string_view model, const FluxConfig& config,
   }
   if (model == "dit_transformer") {
     values["IN_CHANNELS"] = std::to_string(config.transformer.in_channels);
+    values["OUT_CHANNELS"] = std::to_string(config.transformer.out_channels);
   }
-  if (model == "vae_decoder") {
+  if (model == "vae_decoder" || model == kImageEncoderName) {
     values["LATENT_CHANNELS"] = std::to_string(config.vae.latent_channels);
+  }
+  if (model == kImageEncoderName) {
+    values["MOMENT_CHANNELS"] = std::to_string(2 * config.vae.latent_channels);
   }
   return values;
 }
@@ -96,18 +100,32 @@ std::string with_name(std::string_view program, std::string_view kind, const std
   return text.replace(at, line.size(), fmt::format("\nNAME = \"{}\"\n", model));
 }
 
+/// The config.pbtxt of a model. The native pipelines have most of theirs in common.
+std::string config_text(std::string_view kind, const FluxConfig& config,
+                        const ServingOptions& options) {
+  const bool python = options.in_python.contains(kind);
+  const Template& own =
+      find_template(fmt::format("{}/{}.pbtxt.in", python ? "python" : "native", kind));
+  const TemplateValues values = values_of(kind, config, options);
+  if (python || (kind != "bls" && kind != kStreamName)) return fill_template(own, values);
+  TemplateValues common = values;
+  common.erase("PREFIX");
+  const std::string pipeline = fill_template(find_template("native/pipeline.pbtxt.in"), common);
+  return fill_template(own, {{"PREFIX", options.prefix}, {"PIPELINE", pipeline}});
+}
+
 }  // namespace
 
 std::vector<ModelFile> make_model_files(const FluxConfig& config, const ServingOptions& options) {
   std::vector<ModelFile> files;
   for (const std::string_view kind : kModelNames) {
     const std::string model = fmt::format("{}{}", options.prefix, kind);
-    const bool python = options.in_python.contains(kind);
-    const Template& source =
-        find_template(fmt::format("{}/{}.pbtxt.in", python ? "python" : "native", kind));
-    files.push_back(
-        {model, "config.pbtxt", fill_template(source, values_of(kind, config, options))});
-    if (!python) continue;
+    files.push_back({model, "config.pbtxt", config_text(kind, config, options)});
+    if (kind == kModelNames[0] && !options.in_python.contains(kind)) {
+      files.push_back({model, fmt::format("{}/{}", kLorasDirectory, kLorasReadme),
+                       std::string(find_template("native/loras.md").text)});
+    }
+    if (!options.in_python.contains(kind)) continue;
     const Template& program = find_template(fmt::format("python/{}.py", kind));
     files.push_back({model, "1/model.py", with_name(program.text, kind, model)});
     if (kind != "bls") continue;
@@ -117,6 +135,12 @@ std::vector<ModelFile> make_model_files(const FluxConfig& config, const ServingO
     }
     files.push_back({model, "1/request_fields.json", request_fields_json(config)});
   }
+  const auto add = [&](std::string_view kind) {
+    files.push_back({fmt::format("{}{}", options.prefix, kind), "config.pbtxt",
+                     config_text(kind, config, options)});
+  };
+  if (options.has_stream()) add(kStreamName);
+  if (options.encodes_images()) add(kImageEncoderName);
   return files;
 }
 

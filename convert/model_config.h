@@ -22,8 +22,8 @@ struct ServingOptions {
   bool every_gpu = true;   // stages have instances on every GPU, not on `device` alone
   int max_batch_size = 8;  // rows of one execution, >= 1
   int instances = 1;       // of each stage, >= 1
-  /// Of "bls", the only model with a bound: requests that may wait (0: any number), and for how
-  /// long.
+  /// Of "bls" and kStreamName, the only models with a bound: requests that may wait (0: any
+  /// number), and for how long.
   int max_queue_size = 256;
   std::chrono::microseconds queue_timeout = std::chrono::minutes(10);  // > 0
   ImageSize default_size;
@@ -31,6 +31,13 @@ struct ServingOptions {
   std::string prefix;    // of the models' names: empty, or a name and "_"
   /// Models that Triton's Python backend runs; the others are this program's backend's.
   std::set<std::string, std::less<>> in_python;
+
+  bool has_encoder = false;  // in the checkpoint's VAE; convert_checkpoint() looks
+
+  /// Whether there is kStreamName, which is native as "bls" is.
+  bool has_stream() const { return !in_python.contains("bls"); }
+  /// Whether there is kImageEncoderName, which a "bls" in Python has no use for.
+  bool encodes_images() const { return has_encoder && has_stream(); }
 };
 
 /// A file that convert writes into the directory of a model, beside weights and configurations.
@@ -40,7 +47,11 @@ struct ModelFile {
   std::string text;
 };
 
-/// The files of all five models, from the templates.
+/// The files of all models, from the templates. kOptionalModelNames are among them as the options
+/// say.
 std::vector<ModelFile> make_model_files(const FluxConfig& config, const ServingOptions& options);
+
+/// The file that says what the directory kLorasDirectory is for.
+inline constexpr std::string_view kLorasReadme = "README.md";
 
 }  // namespace flux

@@ -2,6 +2,7 @@
 
 #include <sys/statvfs.h>
 
+#include <algorithm>
 #include <array>
 #include <map>
 #include <set>
@@ -11,6 +12,8 @@
 #include "convert/repository_target.h"
 #include "convert/staging_directory.h"
 #include "convert/weight_check.h"
+#include "models/vae/vae_encoder.h"
+#include "pipeline/model_names.h"
 #include "support/error.h"
 #include "weights/weight_files.h"
 
@@ -46,16 +49,22 @@ Transfer config_transfer(const Checkpoint& checkpoint, Component component,
   return {Transfer::Kind::kText, {}, target, checkpoint.config_json(component).dump(2) + "\n"};
 }
 
-/// The configurations, which "bls" and whoever opens a repository read.
-void add_configs(const Checkpoint& checkpoint, const Layout& to, std::vector<Transfer>& transfers) {
+/// The configurations, which a pipeline and whoever opens a repository read.
+void add_configs(const Checkpoint& checkpoint, const ImageSize& default_size, const Layout& to,
+                 std::vector<Transfer>& transfers) {
+  transfers.push_back(
+      {Transfer::Kind::kText,
+       {},
+       to.model_index(),
+       model_index_for_repository(checkpoint.index(), default_size, checkpoint.name())});
   for (const Component component : checkpoint.family().components) {
     if (info_of(component).config_file.empty()) continue;
     transfers.push_back(config_transfer(checkpoint, component, to.config(component)));
   }
 }
 
-void add_weights(const Checkpoint& checkpoint, Component component, const Layout& to,
-                 std::vector<Transfer>& transfers) {
+void add_weight_files(const Checkpoint& checkpoint, Component component, const Layout& to,
+                      std::vector<Transfer>& transfers) {
   const ComponentInfo& info = info_of(component);
   const fs::path target = to.place(component);
   const fs::path source = checkpoint.layout().place(component);
@@ -97,21 +106,43 @@ bool is_complete(const Checkpoint& checkpoint, Component component) {
   return info_of(component).config_file.empty() || !checkpoint.layout().config(component).empty();
 }
 
-std::vector<Transfer> plan_transfers(const Checkpoint& checkpoint, const Layout& to,
-                                     Weights weights) {
+void add_weights(const Checkpoint& checkpoint, Component component, Weights weights,
+                 const Layout& to, std::vector<Transfer>& transfers) {
+  if (weights == Weights::kReference && is_complete(checkpoint, component)) {
+    transfers.push_back({Transfer::Kind::kDirectory,
+                         fs::canonical(checkpoint.layout().place(component)), to.place(component)});
+  } else {
+    add_weight_files(checkpoint, component, to, transfers);
+  }
+}
+
+std::vector<Transfer> plan_transfers(const Checkpoint& checkpoint, const fs::path& root,
+                                     const ConvertOptions& options) {
   const Layout& from = checkpoint.layout();
+  const ServingOptions& serving = options.serving;
+  const RepositoryLayout to(root, serving.prefix);
   std::vector<Transfer> transfers;
-  add_configs(checkpoint, to, transfers);
+  const auto version_of_model = [&](std::string_view kind) {
+    return DiffusersLayout(root / fmt::format("{}{}", serving.prefix, kind) / "1");
+  };
+  add_configs(checkpoint, serving.default_size, to, transfers);
+  if (serving.has_stream()) {
+    add_configs(checkpoint, serving.default_size, version_of_model(kStreamName), transfers);
+  }
+  if (serving.encodes_images()) {
+    add_weights(checkpoint, Component::kVae, options.weights, version_of_model(kImageEncoderName),
+                transfers);
+  }
   for (const Component component : checkpoint.family().components) {
     const ComponentInfo& info = info_of(component);
     if (!info.stage) continue;  // the configurations are all of it
-    if (weights == Weights::kReference && is_complete(checkpoint, component)) {
+    if (!info.weights_stem.empty()) {
+      add_weights(checkpoint, component, options.weights, to, transfers);
+    } else if (options.weights == Weights::kReference && is_complete(checkpoint, component)) {
       transfers.push_back(
           {Transfer::Kind::kDirectory, fs::canonical(from.place(component)), to.place(component)});
-    } else if (info.weights_stem.empty()) {
-      add_tokenizer(from.place(component), to.place(component), transfers);
     } else {
-      add_weights(checkpoint, component, to, transfers);
+      add_tokenizer(from.place(component), to.place(component), transfers);
     }
   }
   return transfers;
@@ -154,20 +185,20 @@ class Writer {
       : checkpoint_(checkpoint), options_(options), observer_(observer), result_(result) {}
 
   void fill(const fs::path& root) {
-    const RepositoryLayout layout(root, options_.serving.prefix);
-    fs::create_directories(layout.model_index().parent_path());
-    write_new_file(layout.model_index(),
-                   model_index_for_repository(checkpoint_.index(), options_.serving.default_size));
-    ++result_.files;
-    const std::vector<Transfer> transfers = plan_transfers(checkpoint_, layout, options_.weights);
+    const std::vector<Transfer> transfers = plan_transfers(checkpoint_, root, options_);
     const int64_t bytes = bytes_to_copy(transfers, options_.weights);
     check_room(root, bytes, options_.weights);
     total_ = result_.copied_bytes + bytes;
+    std::set<std::string> models;
     for (const ModelFile& file : make_model_files(checkpoint_.config(), options_.serving)) {
+      models.insert(file.model);
       fs::create_directories(root / file.model / "1");
-      write_new_file(root / file.model / file.name, file.text);
+      const fs::path place = root / file.model / file.name;
+      fs::create_directories(place.parent_path());
+      write_new_file(place, file.text);
       ++result_.files;
     }
+    result_.models = static_cast<int>(models.size());
     for (const Transfer& transfer : transfers) perform(transfer);
   }
 
@@ -243,6 +274,18 @@ void check_for_python(const Checkpoint& checkpoint, const ServingOptions& servin
   }
 }
 
+/// The models in Python take no images, and what every request needs must be there.
+void check_kind(const Checkpoint& checkpoint, const ServingOptions& serving) {
+  const PipelineKindInfo& kind = info_of(checkpoint.config().kind);
+  if (kind.kind == PipelineKind::kFlux) return;
+  check(serving.in_python.empty(), ErrorCode::kUnsupported,
+        "{}: models in Python serve {} alone, not {}; use --backend native",
+        checkpoint.index().file, info_of(PipelineKind::kFlux).class_name, kind.class_name);
+  check(serving.has_encoder, ErrorCode::kInvalidArgument,
+        "{}: the vae has no encoder, and {} takes images; give one that has it by --vae",
+        checkpoint.layout().place(Component::kVae), kind.class_name);
+}
+
 /// Weights are bound as the engine would. Where all models run in Python, the engine's dtypes and
 /// devices are no limit.
 void check_weights_for(const Checkpoint& checkpoint, const ServingOptions& serving) {
@@ -251,15 +294,37 @@ void check_weights_for(const Checkpoint& checkpoint, const ServingOptions& servi
                 engine ? serving.device : Device{});
 }
 
+/// Adapters are their owner's, not the checkpoint's: a repository that takes another's place has
+/// them, too.
+void keep_adapters(const fs::path& old_model, const fs::path& new_model) {
+  const fs::path from = old_model / kLorasDirectory;
+  const fs::path to = new_model / kLorasDirectory;
+  if (fs::is_symlink(from)) {
+    fs::remove_all(to);
+    fs::copy_symlink(from, to);
+  } else if (fs::is_directory(from)) {
+    const auto is_ours = [](const fs::directory_entry& entry) {
+      return entry.path().filename() == kLorasReadme;
+    };
+    const fs::directory_iterator entries(from);
+    if (std::all_of(begin(entries), end(entries), is_ours)) return;
+    fs::remove_all(to);
+    link_tree(from, to);
+  }
+}
+
 }  // namespace
 
 ConvertResult convert_checkpoint(const Checkpoint& checkpoint, const fs::path& name,
-                                 const ConvertOptions& options, const ConvertObserver& observer) {
+                                 const ConvertOptions& asked, const ConvertObserver& observer) {
+  ConvertOptions options = asked;
+  options.serving.has_encoder = has_vae_encoder(checkpoint.weights(Component::kVae));
   ConvertResult result;
   const RepositoryTarget target =
       resolve_repository(checkpoint, name, options.serving.prefix, options.replace);
   result.repository = target.path;
   result.weight_bytes = weight_bytes_of(checkpoint);
+  check_kind(checkpoint, options.serving);
   check_for_python(checkpoint, options.serving);
   check_weights_for(checkpoint, options.serving);
   observer.poll();
@@ -273,6 +338,8 @@ ConvertResult convert_checkpoint(const Checkpoint& checkpoint, const fs::path& n
       link_tree(target.path / model, staging.path() / model);
     }
     const bool replace = options.replace || !target.others.empty();
+    const std::string pipeline = fmt::format("{}{}", options.serving.prefix, kModelNames[0]);
+    keep_adapters(target.path / pipeline, staging.path() / pipeline);
     staging.commit(replace ? Existing::kReplace : Existing::kRefuse);
   } catch (const fs::filesystem_error& error) {
     fail(ErrorCode::kUnavailable, "{}: cannot be written: {}", result.repository.string(),

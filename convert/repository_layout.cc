@@ -3,13 +3,12 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <charconv>
 
+#include "convert/model_directory.h"
 #include "pipeline/model_names.h"
 #include "pipeline/part_search.h"
 #include "pipeline/source_check.h"
 #include "support/error.h"
-#include "support/file.h"
 #include "weights/weight_files.h"
 
 namespace flux {
@@ -18,44 +17,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kPipeline = "bls";
-
-/// The number of a version's directory; 0 for a name that servers pass over.
-int64_t version_of(const std::string& name) {
-  int64_t version = 0;
-  const auto parsed = std::from_chars(name.data(), name.data() + name.size(), version);
-  const bool plain = parsed.ec == std::errc() && parsed.ptr == name.data() + name.size();
-  return plain && !name.starts_with('0') && version > 0 ? version : 0;
-}
-
-/// The directory of the version of a model that a server takes by default.
-fs::path version_directory(const fs::path& model) {
-  int64_t highest = 0;
-  std::error_code error;
-  for (const fs::directory_entry& entry : fs::directory_iterator(model, error)) {
-    if (entry.is_directory(error)) {
-      highest = std::max(highest, version_of(entry.path().filename().string()));
-    }
-  }
-  return model / std::to_string(std::max<int64_t>(highest, 1));
-}
-
-/// A server may be told to take other versions than the highest; the commands cannot follow that.
-void check_version_policy(const fs::path& model) {
-  constexpr size_t kMaxConfigBytes = size_t{1} << 20;
-  const fs::path config = model / "config.pbtxt";
-  if (!fs::is_regular_file(config)) return;
-  const std::string text = read_text_file(config, kMaxConfigBytes);
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = std::min(text.find('\n', begin), text.size());
-    const std::string_view line = std::string_view(text).substr(begin, end - begin);
-    const std::string_view code = line.substr(0, line.find('#'));
-    check(code.find("version_policy") == code.npos, ErrorCode::kInvalidArgument,
-          "{}: version_policy is set, which this program does not follow: it takes the highest "
-          "version; leave only the version that is meant, and take the setting away",
-          config);
-    begin = end + 1;
-  }
-}
 
 /// What stands for the checkpoint of these models on the command line.
 fs::path source_of(const fs::path& repository, const std::string& prefix) {
@@ -90,9 +51,13 @@ void refuse_directory_around_repository(const fs::path& path) {
 
 RepositoryLayout::RepositoryLayout(fs::path root, std::string prefix)
     : root_(std::move(root)), prefix_(std::move(prefix)) {
-  for (const std::string_view kind : kModelNames) {
-    check_version_policy(root_ / fmt::format("{}{}", prefix_, kind));
-  }
+  const auto check_model = [&](std::string_view kind) {
+    const fs::path directory = root_ / fmt::format("{}{}", prefix_, kind);
+    std::error_code error;  // what is missing is named by who opens it
+    if (fs::is_directory(directory, error)) check_model_directory(directory);
+  };
+  for (const std::string_view kind : kModelNames) check_model(kind);
+  for (const std::string_view kind : kOptionalModelNames) check_model(kind);
 }
 
 fs::path RepositoryLayout::model(std::string_view kind) const {

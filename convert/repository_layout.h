@@ -15,8 +15,7 @@ namespace flux {
 class RepositoryLayout final : public Layout {
  public:
   /// `prefix`: of the models' names (model_names.h). Each model's version is the one that a server
-  /// takes: the highest number; 1 where there is none. Throws kInvalidArgument for a model whose
-  /// config.pbtxt has another version_policy.
+  /// takes (version_directory()). Throws as check_model_directory() does.
   RepositoryLayout(std::filesystem::path root, std::string prefix);
 
   std::filesystem::path place(Component component) const override;

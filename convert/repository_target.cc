@@ -64,8 +64,8 @@ void check_apart(const Checkpoint& checkpoint, const fs::path& target) {
 
 bool is_our_model(const fs::path& directory) {
   const fs::path config = directory / "config.pbtxt";
-  if (!fs::is_regular_file(config)) return false;
-  const std::string text = read_text_file(config, kMaxConfigBytes);
+  if (!fs::is_regular_file(config) || fs::is_empty(config)) return false;
+  const std::string text = read_file(config, kMaxConfigBytes);
   return text.find("backend: \"flux\"") != text.npos ||
          text.find("backend: \"python\"") != text.npos;
 }

@@ -51,8 +51,11 @@ Json to_json(const SideField&, const FluxConfig& config) {
   return {{"type", "side"}, {"multiple", config.size_multiple()}};
 }
 
-Json to_json(const NumberField& kind, const FluxConfig&) {
-  return {{"type", "number"}, {"low", kind.low}, {"high", kind.high}, {"default", kind.fallback}};
+Json to_json(const NumberField& kind, const FluxConfig& config) {
+  return {{"type", "number"},
+          {"low", kind.low},
+          {"high", kind.high},
+          {"default", default_of(kind, config)}};
 }
 
 }  // namespace

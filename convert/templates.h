@@ -8,7 +8,7 @@
 namespace flux {
 
 /// A file of native/ or python/, embedded at build time: a config.pbtxt with @PLACEHOLDERS@
-/// (*.pbtxt.in), or a program that is written as it is (*.py).
+/// (*.pbtxt.in), or a file that is written as it is (*.py, *.md).
 struct Template {
   std::string_view name;  // "native/vae_decoder.pbtxt.in"
   std::string_view text;

@@ -2,6 +2,7 @@
 
 #include "models/flux1/transformer.h"
 #include "models/vae/vae_decoder.h"
+#include "models/vae/vae_encoder.h"
 #include "ops/kernels.h"
 #include "ops/registry.h"
 #include "pipeline/text_stages.h"
@@ -32,7 +33,7 @@ class BindingBackend final : public Backend {
     return std::make_shared<NoWeights>();
   }
   std::shared_ptr<const PackedWeights> pack_conv2d(Context&, const ConstTensor&, const ConstTensor&,
-                                                   DType, bool) override {
+                                                   DType, ConvSize) override {
     return std::make_shared<NoWeights>();
   }
 
@@ -59,7 +60,9 @@ void check_weights(const Checkpoint& checkpoint, DType dtype, const Device& devi
                        layout.place(Component::kTokenizer));
   const T5Stage t5(load(Component::kTextEncoder2), config.t5, layout.place(Component::kTokenizer2));
   const FluxTransformer transformer(load(Component::kTransformer), config.transformer);
-  const VaeDecoder vae(load(Component::kVae), config.vae);
+  const VaeDecoder decoder(load(Component::kVae), config.vae);
+  if (!has_vae_encoder(checkpoint.weights(Component::kVae))) return;
+  const VaeEncoder encoder(load(Component::kVae), config.vae);
 }
 
 }  // namespace flux

@@ -15,15 +15,15 @@ constexpr const char* kName = "latents";
 
 ConstTensor read_values(const std::filesystem::path& file) {
   const auto opened = SafetensorsFile::open(file);
-  const ConstTensor* found = opened->find(kName);
+  const StoredTensor* found = opened->find(kName);
   check(found != nullptr, ErrorCode::kNotFound, "{}: tensor '{}' is missing", file, kName);
-  check(is_floating_point(found->dtype()) && found->rank() == 3 && found->numel() > 0,
+  const ConstTensor& stored = found->data;
+  check(is_floating_point(stored.dtype()) && stored.rank() == 3 && stored.numel() > 0,
         ErrorCode::kInvalidArgument,
         "{}: tensor '{}' is {}; a floating point dtype and [images, image tokens, channels] are "
         "expected",
-        file, kName, *found);
-  // A copy: the file may change while an image is generated.
-  const Tensor values = to_dtype(*found, found->dtype());
+        file, kName, stored);
+  const ConstTensor values = in_memory(*found).data;
   check(all_finite(values), ErrorCode::kInvalidArgument,
         "{}: tensor '{}' holds values that are not finite", file, kName);
   return values;

@@ -1,4 +1,4 @@
-#include <limits>
+#include <algorithm>
 #include <mutex>
 
 #include "flux/flux.h"
@@ -9,6 +9,7 @@
 #include "pipeline/latents.h"
 #include "pipeline/text_to_image.h"
 #include "support/error.h"
+#include "support/utf8.h"
 #include "tensor/format.h"
 
 namespace flux {
@@ -43,23 +44,25 @@ struct Model::Parts {
     return validate(request, config, limits_for(config));
   }
 
-  void load(const Observer& observer);
+  /// Loads the stages of every image, or those that only some requests need.
+  void load(const Observer& observer, std::span<const StageKind> stages);
   std::vector<ImageParams> make_rows(std::span<const Request> requests,
                                      std::span<const Latents> latents) const;
   /// The latents of one row of a call.
   ConstTensor stack(const ImageParams& row, std::span<const Latents> latents, size_t first) const;
   Image make_image(const flux::GeneratedImage& made, const ImageParams& row) const;
   Result generate(const std::vector<ImageParams>& rows, const Observer& observer);
+  std::vector<std::string> unused_tensors(const std::vector<ImageParams>& rows) const;
 
   Session session;
   std::mutex mutex;  // one call at a time
 };
 
-void Model::Parts::load(const Observer& observer) {
+void Model::Parts::load(const Observer& observer, std::span<const StageKind> stages) {
   const auto cancelled = from_caller(observer.cancelled);
   const auto on_phase = from_caller(observer.on_phase);
   const CancelScope scope(session.stages->context(), cancelled);
-  for (const StageKind stage : session.checkpoint->family().stages) {
+  for (const StageKind stage : stages) {
     if (session.stages->weight_bytes(stage) > 0) continue;
     check(!cancelled || !cancelled(), ErrorCode::kCancelled, "cancelled before loading {}",
           name_of(stage));
@@ -92,16 +95,14 @@ std::vector<ImageParams> Model::Parts::make_rows(std::span<const Request> reques
   for (const Request& request : requests) {
     rows.push_back(params_of(request));
     images += static_cast<size_t>(rows.back().num_images_per_prompt);
-    const int64_t last = rows.back().num_images_per_prompt - 1;
-    check(
-        rows.back().seed <= std::numeric_limits<int64_t>::max() - last, ErrorCode::kInvalidArgument,
-        "seed is {}: too large for {} images, which count up from it", rows.back().seed, last + 1);
   }
   if (latents.empty()) return rows;
   check(latents.size() == images, ErrorCode::kInvalidArgument,
         "{} latents are given for {} images: one for each is expected", latents.size(), images);
   size_t first = 0;
   for (ImageParams& row : rows) {
+    check(!row.image, ErrorCode::kInvalidArgument,
+          "latents are given, and an image to start from, too: give one of them");
     row.latents = stack(row, latents, first);
     first += static_cast<size_t>(row.num_images_per_prompt);
   }
@@ -119,14 +120,27 @@ Image Model::Parts::make_image(const flux::GeneratedImage& made, const ImagePara
   if (!row.latents.defined()) image.request.seed = static_cast<int64_t>(made.seed);
   image.truncated_by = made.truncated.names();
   image.latents = Latents(std::make_shared<const Latents::Data>(Latents::Data{made.latents}));
-  const ImageOrigin origin{session.options.dtype, session.checkpoint->name(),
+  // A file holds texts in UTF-8; the name of a directory may be none.
+  const ImageOrigin origin{session.options.dtype, readable_message(session.checkpoint->name()),
                            "flux-triton " FLUX_VERSION};
   image.texts = std::make_shared<const ImageTexts>(describe_image(row, made, origin));
   return image;
 }
 
+std::vector<std::string> Model::Parts::unused_tensors(const std::vector<ImageParams>& rows) const {
+  std::vector<AdapterChoice> chosen;
+  for (const ImageParams& row : rows) {
+    chosen.insert(chosen.end(), row.adapters.begin(), row.adapters.end());
+  }
+  return session.stages->unused_tensors(chosen);
+}
+
 Result Model::Parts::generate(const std::vector<ImageParams>& rows, const Observer& observer) {
-  load(observer);
+  const Family& family = session.checkpoint->family();
+  load(observer, family.stages);
+  const bool images =
+      std::any_of(rows.begin(), rows.end(), [](const ImageParams& row) { return bool(row.image); });
+  if (images) load(observer, family.on_demand);
   const auto on_phase = from_caller(observer.on_phase);
   const auto on_image = from_caller(observer.on_image);
   const auto on_preview = from_caller(observer.on_preview);
@@ -146,12 +160,12 @@ Result Model::Parts::generate(const std::vector<ImageParams>& rows, const Observ
   };
   const CancelScope scope(session.stages->context(), watch.cancelled);
   if (on_phase) on_phase("encoding the prompt");
-  const Checkpoint& checkpoint = *session.checkpoint;
-  const GenerateResult made = checkpoint.family().generate(*session.stages, checkpoint.config(),
-                                                           session.options.dtype, rows, watch);
+  const GenerateResult made = family.generate(*session.stages, session.checkpoint->config(),
+                                              session.options.dtype, rows, watch);
   result.encode_seconds = made.seconds.encode;
   result.denoise_seconds = made.seconds.denoise;
   result.decode_seconds = made.seconds.decode;
+  result.lora_unused = unused_tensors(rows);
   return result;
 }
 
@@ -171,7 +185,14 @@ Request Model::resolve(const Request& request) const {
 
 void Model::load(const Observer& observer) {
   const std::scoped_lock lock(parts_->mutex);
-  with_named_exceptions([&] { parts_->load(observer); });
+  with_named_exceptions(
+      [&] { parts_->load(observer, parts_->session.checkpoint->family().stages); });
+}
+
+void Model::open_adapters(const Request& request) {
+  const std::scoped_lock lock(parts_->mutex);
+  with_named_exceptions(
+      [&] { parts_->session.stages->open_adapters(checked_adapters(request.adapters)); });
 }
 
 Result Model::generate(std::span<const Request> requests, const Observer& observer,

@@ -11,8 +11,6 @@
 namespace flux {
 namespace {
 
-constexpr int kMaxThreads = 1024;
-
 bool is_as_stored(std::string_view dtype) { return dtype == "as stored" || dtype == "stored"; }
 
 /// All but the dtype of a checkpoint.

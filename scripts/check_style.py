@@ -28,9 +28,11 @@ ENGINE_LAYERS = {
     "ops": ["runtime", "tensor", "support"],
     "layers": ["ops", "weights", "runtime", "tensor", "support"],
     "models": ["layers", "ops", "weights", "runtime", "tensor", "support"],
-    "image": ["tensor", "support"],
+    "image": ["ops", "runtime", "tensor", "support"],
+    "adapters": ["models", "layers", "ops", "weights", "runtime", "tensor", "support"],
     "pipeline": [
-        "models", "layers", "ops", "weights", "runtime", "tensor", "support", "tokenizer", "image",
+        "adapters", "models", "layers", "ops", "weights", "runtime", "tensor", "support",
+        "tokenizer", "image",
     ],
 }
 # What is written against the library's headers alone, and what `generate` shares with commands.

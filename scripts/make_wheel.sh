@@ -13,7 +13,9 @@ if ! printf '%s\n' "${tools[@]}" | cmp -s - "$venv/installed.txt"; then
   "$venv/bin/pip" install --quiet --disable-pip-version-check "${tools[@]}"
   printf '%s\n' "${tools[@]}" >"$venv/installed.txt"
 fi
-# Objects of other builds of this tree are taken again.
+# Objects of other builds of this tree are taken again: of the same compiler by the same name, where
+# scikit-build-core would take Python's.
+export CC=${CC:-cc} CXX=${CXX:-c++}
 export CMAKE_CXX_COMPILER_LAUNCHER=ccache CMAKE_CUDA_COMPILER_LAUNCHER=ccache
 export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
 rm -rf build-wheel/dist dist

@@ -18,6 +18,9 @@ BUILD = ROOT / "build-fuzz"
 SEEDS = {
     "tokenizer_clip": ROOT / "tests/golden/tokenizer/clip",
     "tokenizer_t5": ROOT / "tests/golden/tokenizer/t5",
+    "png": ROOT / "tests/golden/images/png",
+    "jpeg": ROOT / "tests/golden/images/jpg",
+    "webp": ROOT / "tests/golden/images/webp",
 }
 
 

@@ -14,6 +14,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import xml.etree.ElementTree
 
@@ -33,10 +35,15 @@ class Count:
         return self
 
 
-def run(command: list, **environment) -> bool:
-    """Runs a command with its output shown; whether it succeeded."""
+def run(command: list, output=None, **environment) -> bool:
+    """Runs a command with its output shown, or in the file `output`; whether it succeeded."""
     done = subprocess.run(
-        [str(part) for part in command], cwd=ROOT, env=os.environ | environment, check=False
+        [str(part) for part in command],
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=output,
+        stderr=subprocess.STDOUT if output else None,
+        check=False,
     )
     return done.returncode == 0
 
@@ -45,12 +52,44 @@ def one(succeeded: bool) -> Count:
     return Count(passed=1) if succeeded else Count(failed=1)
 
 
-def build(preset: str, jobs: int, target: str = "all") -> Count:
+def build_commands(preset: str, jobs: int, target: str = "all") -> list:
     # The microbenchmarks must compile, too.
     options = ["-DFLUX_BUILD_BENCH=ON"] if preset == "default" else []
-    configured = run(["scripts/configure.sh", preset, *options])
-    command = ["cmake", "--build", "--preset", preset, "-j", jobs, "--target", target]
-    return one(configured and run(command))
+    return [
+        ["scripts/configure.sh", preset, *options],
+        ["cmake", "--build", "--preset", preset, "-j", jobs, "--target", target],
+    ]
+
+
+class Background:
+    """Steps of commands that run one after another while other steps, which mostly wait for
+    servers, go on: with the lowest priority, so that those do not notice."""
+
+    def __init__(self, steps: dict):
+        self.steps = steps  # name: its commands
+        self.ended = {name: threading.Event() for name in steps}
+        self.succeeded = {}
+        self.logs = {name: tempfile.TemporaryFile() for name in steps}
+        self.begun = False
+
+    def begin(self) -> None:
+        self.begun = True
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def _work(self) -> None:
+        for name, commands in self.steps.items():
+            log = self.logs[name]
+            self.succeeded[name] = all(run(["nice", "-n", 19, *c], output=log) for c in commands)
+            self.ended[name].set()
+
+    def finish(self, name: str) -> Count:
+        """Waits for a step, and shows what it printed."""
+        if not self.begun:
+            return one(all(run(command) for command in self.steps[name]))
+        self.ended[name].wait()
+        self.logs[name].seek(0)
+        sys.stdout.write(self.logs[name].read().decode(errors="replace"))
+        return one(self.succeeded[name])
 
 
 def count_gtest(results: pathlib.Path) -> Count:
@@ -140,27 +179,43 @@ def pytest_tests(directory: str, name: str, paths: list = None, **environment) -
 
 def steps(jobs: int) -> list:
     """(name, what it needs, what it does) in order."""
-    lint = [sys.executable, "scripts/lint.py", "--build", "build", "--jobs", jobs]
     symbols = [sys.executable, "scripts/check_symbols.py", "build/backends/flux/libtriton_flux.so"]
+    # What is older has been linted before; `make lint` takes all files.
+    lint = [sys.executable, "scripts/lint.py", "--build", "build", "--jobs", jobs, "--commits", 5]
+    beside = Background(
+        {
+            "clang-tidy": [lint],
+            "build with sanitizers": build_commands("asan", jobs),
+            "build with TSan": build_commands("tsan", jobs, "threads_test"),
+        }
+    )
+
+    def build() -> Count:
+        built = all(run(command) for command in build_commands("default", jobs))
+        if built:
+            beside.begin()
+        return one(built)
+
     return [
         ("style", None, lambda: one(run([sys.executable, "scripts/check_style.py"]))),
-        ("build", None, lambda: build("default", jobs)),
+        ("build", None, build),
         ("symbols", "build", lambda: one(run(symbols))),
         ("unit and golden tests", "build", lambda: unit_tests("build")),
         ("command line", "build", lambda: command_line_tests("build")),
         ("serving", "build", lambda: pytest_tests("build", "serving")),
+        ("front", "build", lambda: pytest_tests("build", "front")),
         ("deploy", "build", lambda: pytest_tests("build", "deploy")),
         ("packages", "build", lambda: pytest_tests("build", "packages")),
         ("demo model", "build", lambda: pytest_tests("build", "demo")),
-        ("clang-tidy", "build", lambda: one(run(lint))),
-        ("build with sanitizers", None, lambda: build("asan", jobs)),
+        ("clang-tidy", "build", lambda: beside.finish("clang-tidy")),
+        ("build with sanitizers", None, lambda: beside.finish("build with sanitizers")),
         ("unit tests under sanitizers", "build with sanitizers", lambda: unit_tests("build-asan")),
         (
             "bad inputs under sanitizers",
             "build with sanitizers",
             lambda: command_line_tests("build-asan", "test_bad_*.py"),
         ),
-        ("build with TSan", None, lambda: build("tsan", jobs, "threads_test")),
+        ("build with TSan", None, lambda: beside.finish("build with TSan")),
         ("unit tests under TSan", "build with TSan", lambda: unit_tests("build-tsan")),
     ]
 

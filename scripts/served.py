@@ -80,13 +80,14 @@ class Served:
     """A server with a model repository on free ports of this machine; its log goes to a file."""
 
     def __init__(self, program, repository, log, *server_arguments):
-        http, grpc, metrics = free_ports(3)
+        http, grpc, metrics, front = free_ports(4)
         self.http = f"127.0.0.1:{http}"
         self.grpc = f"127.0.0.1:{grpc}"
         self.metrics = f"http://127.0.0.1:{metrics}/metrics"
+        self.front = f"127.0.0.1:{front}"
         self.log = pathlib.Path(log)
         command = [program, "serve", repository, "--http-port", http, "--grpc-port", grpc]
-        command += ["--metrics-port", metrics, "--", *server_arguments]
+        command += ["--metrics-port", metrics, "--front-port", front, "--", *server_arguments]
         self.command = [str(part) for part in command]
         self.process = None
         self.start_seconds = 0.0

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian or Ubuntu packages that are missing, and nothing else.
-#   scripts/setup.sh GROUP...     groups: build, serve, test, fuzz, bench
+#   scripts/setup.sh GROUP...     groups: build, serve, browser, test, fuzz, bench
 # Runs as root or with sudo; the second run finds everything and does nothing.
 set -euo pipefail
 
@@ -10,21 +10,31 @@ packages_of() {
       # The product needs a compiler, build tools, and the libraries that it links.
       echo g++ cmake ninja-build ccache pkg-config python3 git make \
         libdnnl-dev libutf8proc-dev nlohmann-json3-dev libcli11-dev \
-        libpng-dev libjpeg-dev libwebp-dev libfmt-dev libgtest-dev
+        libpng-dev libjpeg-dev libwebp-dev libfmt-dev libgtest-dev \
+        libboost-dev libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc
       ;;
     # The server and its clients come from PyPI (scripts/serving_venv.sh).
     serve) echo python3-venv ;;
+    # The front's page is tested in a real browser. Ubuntu names it otherwise, and installs a snap.
+    browser)
+      if grep -qx 'ID=ubuntu' /etc/os-release; then
+        echo chromium-browser chromium-chromedriver
+      else
+        echo chromium chromium-driver
+      fi
+      ;;
     test)
       # Version 14 by name: other versions format and warn differently.
       # The serving tests use curl, too; the server's Python backend loads libpython; the
       # microbenchmarks are built.
-      echo clang-format-14 clang-tidy-14 dpkg-dev curl libpython3-dev libbenchmark-dev "$(packages_of serve)"
+      echo clang-format-14 clang-tidy-14 dpkg-dev curl libpython3-dev libbenchmark-dev \
+        "$(packages_of serve)" "$(packages_of browser)"
       ;;
     fuzz) echo clang-14 libclang-rt-14-dev ;;
     # perf_analyzer, from the wheel of tritonclient, needs libb64.
     bench) echo python3-venv libb64-0d ;;
     *)
-      echo "scripts/setup.sh: group '$1' is not known: use build, serve, test, fuzz or bench" >&2
+      echo "scripts/setup.sh: group '$1' is not known: use build, serve, browser, test, fuzz or bench" >&2
       exit 2
       ;;
   esac
@@ -39,6 +49,8 @@ is_present() {
     ninja-build) command -v ninja >/dev/null ;;
     python3-venv) python3 -c 'import ensurepip, venv' 2>/dev/null ;;
     g++ | cmake | ccache | pkg-config | python3 | git | make | curl) command -v "$1" >/dev/null ;;
+    chromium | chromium-browser) command -v chromium chromium-browser >/dev/null ;;
+    chromium-driver | chromium-chromedriver) command -v chromedriver >/dev/null ;;
     clang-*-14 | clang-14) command -v "$1" >/dev/null ;;
     # Older packages of clang 14 carry the sanitizer runtime in libclang-common-14-dev.
     libclang-rt-14-dev) compgen -G '/usr/lib/llvm-14/lib/clang/*/lib/linux/*fuzzer*' >/dev/null ;;

@@ -9,7 +9,8 @@
 
 namespace flux::triton {
 
-/// The orchestrator: FluxPipeline.__call__ over the other four models. It holds no weights.
+/// The orchestrator: FluxPipeline.__call__ over the four stages. It holds no weights. It is served
+/// twice: as `bls`, and as `bls_stream`, which answers with every step.
 class BlsModel final : public ServedModel {
  public:
   explicit BlsModel(const ModelSettings& settings);
@@ -18,7 +19,9 @@ class BlsModel final : public ServedModel {
   /// stages can batch the steps of all of them.
   void execute(InstanceState& instance,
                std::span<const std::unique_ptr<Request>> requests) const override;
-  /// Throws unless the other four models are ready.
+  /// Its many instances hold tensors only while they answer.
+  std::shared_ptr<MemoryPool> shared_memory() const override { return memory_; }
+  /// Throws unless the four stages are ready.
   void check_ready() const override;
 
  private:
@@ -26,10 +29,17 @@ class BlsModel final : public ServedModel {
   int64_t answer(Instance* instance, Context& ctx, Request& request,
                  uint64_t start_ns) const noexcept;
   void generate(Context& ctx, Request& request) const;
+  /// Writes what the images are answered as, and the line of the log.
+  void write_outputs(Request& request, const BlsRequest& asked, const GenerateResult& result) const;
+  /// Of the steps of the model's requests, to the metrics.
+  void report_load() const noexcept;
   StepScheduler::Job job_of(const Request& request, const BlsRequest& asked) const;
   ModelIo io() const;
   void check_defaults() const;
 
+  Answers answers_;
+  std::shared_ptr<MemoryPool> memory_;
+  LoraDirectory loras_;
   const Family& family_;
   FluxConfig config_;
   RequestLimits limits_;

@@ -1,95 +1,21 @@
 #include "triton/bls_request.h"
 
-#include <algorithm>
-#include <charconv>
-#include <cmath>
+#include <fmt/ranges.h>
+
 #include <cstring>
-#include <set>
-#include <type_traits>
 
 #include "pipeline/request_fields.h"
 #include "support/base64.h"
 #include "support/error.h"
 #include "support/json_file.h"
+#include "support/log.h"
+#include "support/utf8.h"
+#include "triton/image_inputs.h"
+#include "triton/known_parameters.h"
+#include "triton/row_values.h"
 
 namespace flux::triton {
 namespace {
-
-using Json = nlohmann::json;
-
-/// Optional inputs with one value a row: from the tensor of that name, else from the parameter.
-class RowValues {
- public:
-  explicit RowValues(const Request& request) : request_(request) {}
-
-  /// Value: std::string, int64_t or double.
-  template <typename Value>
-  std::vector<std::optional<Value>> column(std::string name, std::string_view alias = {}) const {
-    if (!alias.empty() && alias != name && request_.parameter(alias)) {
-      check(!request_.has_input(name) && !request_.parameter(name), ErrorCode::kInvalidArgument,
-            "{} and {} mean the same and are both given: give one", name, alias);
-      name = alias;
-    }
-    if (request_.has_input(name)) {
-      const std::vector<Value> values = input<Value>(name);
-      return {values.begin(), values.end()};
-    }
-    std::optional<Value> value;
-    if (const auto found = request_.parameter(name)) value = converted<Value>(name, *found);
-    return std::vector<std::optional<Value>>(static_cast<size_t>(request_.rows()), value);
-  }
-
- private:
-  template <typename Value>
-  std::vector<Value> input(const std::string& name) const {
-    if constexpr (std::is_same_v<Value, std::string>) return request_.strings(name);
-    if constexpr (std::is_same_v<Value, int64_t>) return request_.integers(name);
-    if constexpr (std::is_same_v<Value, double>) return request_.numbers(name);
-  }
-
-  template <typename Value>
-  static Value converted(const std::string& name, const Json& value) {
-    if constexpr (std::is_same_v<Value, std::string>) return as_text(name, value);
-    if constexpr (std::is_same_v<Value, int64_t>) return as_integer(name, value);
-    if constexpr (std::is_same_v<Value, double>) return as_number(name, value);
-  }
-
-  static std::string as_text(const std::string& name, const Json& value) {
-    check(value.is_string(), ErrorCode::kInvalidArgument, "parameter {} is {}: must be a string",
-          name, quoted(value));
-    return value.get<std::string>();
-  }
-
-  static int64_t as_integer(const std::string& name, const Json& value) {
-    const double number = as_number(name, value);
-    constexpr double kLargest = 9007199254740992.0;  // beyond, doubles are no exact integers
-    if (value.is_number_integer()) return value.get<int64_t>();
-    if (value.is_string()) return parse_integer(name, value.get<std::string>());
-    check(std::floor(number) == number && std::abs(number) <= kLargest, ErrorCode::kInvalidArgument,
-          "parameter {} is {}: must be an integer", name, quoted(value));
-    return static_cast<int64_t>(number);
-  }
-
-  static int64_t parse_integer(const std::string& name, const std::string& text) {
-    int64_t value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    check(error == std::errc() && end == text.data() + text.size(), ErrorCode::kInvalidArgument,
-          "parameter {} is '{}': must be an integer", name, text);
-    return value;
-  }
-
-  static double as_number(const std::string& name, const Json& value) {
-    if (value.is_number()) return value.get<double>();
-    double number = 0;
-    const std::string text = value.is_string() ? value.get<std::string>() : "";
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-    check(!text.empty() && error == std::errc() && end == text.data() + text.size(),
-          ErrorCode::kInvalidArgument, "parameter {} is {}: must be a number", name, quoted(value));
-    return number;
-  }
-
-  const Request& request_;
-};
 
 /// Reads one field of all rows.
 template <typename Value>
@@ -115,32 +41,60 @@ OutputFormat read_format(const RowValues& values) {
   check(format.file.has_value(), ErrorCode::kInvalidArgument,
         "output_format is '{}': must be raw, png, jpeg, webp, png_base64, jpeg_base64 or "
         "webp_base64",
-        format.name);
+        excerpt(format.name));
   return format;
 }
 
-/// Refuses a parameter that is neither the request's nor the server's own.
-void check_parameters(const Request& request) {
-  static const std::set<std::string, std::less<>> kOthers = {
-      "output_format", "timeout",     "priority",           "sequence_id", "sequence_start",
-      "sequence_end",  "binary_data", "binary_data_output", "stream",      "id"};
-  const auto fields = request_fields();
-  for (const std::string& name : request.parameter_names()) {
-    const bool known = kOthers.contains(name) || name.starts_with("triton_") ||
-                       std::any_of(fields.begin(), fields.end(), [&](const RequestField& field) {
-                         return name == field.name || name == alias_of(field);
-                       });
-    check(known, ErrorCode::kInvalidArgument,
-          "parameter {} is not known: the nearest that is known is {}", name, nearest_name(name));
+/// A whole number that all rows must have in common.
+int64_t read_shared(const RowValues& values, const char* name, int64_t fallback, int64_t low,
+                    int64_t high) {
+  const auto column = values.column<int64_t>(name);
+  const int64_t value = column[0].value_or(fallback);
+  for (const auto& other : column) {
+    check(other == column[0], ErrorCode::kInvalidArgument,
+          "{} differs between rows: send them as two requests", name);
   }
+  check(value >= low && value <= high, ErrorCode::kInvalidArgument, "{} is {}: must be {} to {}",
+        name, value, low, high);
+  return value;
 }
 
-/// An answer without the output that was asked for would look like success.
+PreviewSettings read_previews(const RowValues& values) {
+  constexpr int64_t kMostSteps = RequestLimits{}.max_steps;
+  constexpr int64_t kSmallest = 16;
+  constexpr int64_t kLargest = 1024;
+  const PreviewSettings fallback;
+  return {.every =
+              static_cast<int>(read_shared(values, "preview_every", fallback.every, 0, kMostSteps)),
+          .size = read_shared(values, "preview_size", fallback.size, kSmallest, kLargest)};
+}
+
+/// Refuses a parameter that is neither the request's nor the server's own.
+void check_parameters(const Request& request, Answers answers) {
+  std::vector<std::string_view> known;
+  for (const RequestField& field : request_fields()) {
+    known.push_back(field.name);
+    if (alias_of(field) != field.name) known.push_back(alias_of(field));
+  }
+  known.insert(known.end(), {"output_format", "lora"});
+  known.insert(known.end(), image_parameters().begin(), image_parameters().end());
+  if (answers == Answers::kEveryStep) known.insert(known.end(), {"preview_every", "preview_size"});
+  const auto unknown = unknown_parameter(request, known);
+  if (!unknown) return;
+  const auto near = near_name(*unknown);
+  fail(ErrorCode::kInvalidArgument, "parameter {} is not known: {}", excerpt(*unknown),
+       near ? fmt::format("the nearest that is known is {}", *near)
+            : fmt::format("known are {}", fmt::join(known, ", ")));
+}
+
+/// An answer without the output that was asked for would look like success. The server asks for all
+/// of them where a request names none.
 void check_outputs(const Request& request, const OutputFormat& format) {
   const bool raw = !format.file.has_value();
   const char* made = raw ? "images" : "encoded_images";
   const char* other = raw ? "encoded_images" : "images";
-  check(request.wants_output(made) || !request.wants_output(other), ErrorCode::kInvalidArgument,
+  const bool all = request.wants_output(made) && request.wants_output("seed");
+  check(all || !request.wants_output(other), ErrorCode::kInvalidArgument,
         "output {} is asked for, but output_format is {}: {}", other, format.name,
         raw ? "use png, jpeg or webp, or ask for images" : "use raw, or ask for encoded_images");
 }
@@ -162,17 +116,30 @@ void check_rows_agree(const BlsRequest& asked) {
 }  // namespace
 
 BlsRequest read_bls_request(const Request& request, const FluxConfig& config,
-                            const RequestLimits& limits) {
-  check_parameters(request);
+                            const RequestLimits& limits, const LoraDirectory& loras,
+                            Answers answers) {
+  refuse_pixel_parameters(request);
+  check_parameters(request, answers);
   const RowValues values(request);
   std::vector<flux::Request> rows(static_cast<size_t>(request.rows()));
   for (const RequestField& field : request_fields()) {
     std::visit([&](const auto& kind) { read_field(values, field, kind.given, rows); }, field.kind);
   }
+  const auto lora = values.column<std::string>("lora");
+  for (size_t row = 0; row < rows.size(); ++row) {
+    if (lora[row]) rows[row].adapters = loras.find(*lora[row]);
+  }
   BlsRequest asked;
   asked.format = read_format(values);
+  if (answers == Answers::kEveryStep) asked.previews = read_previews(values);
   check_outputs(request, asked.format);
-  for (const flux::Request& row : rows) asked.rows.push_back(validate(row, config, limits));
+  if (asked.format.file.value_or(ImageFormat::kPng) == ImageFormat::kPng && rows[0].quality) {
+    log_warning("quality has no effect: output_format is {}", asked.format.name);
+  }
+  const ImageNames names = read_image_inputs(request, values, info_of(config.kind), rows);
+  for (const flux::Request& row : rows) {
+    asked.rows.push_back(validate(row, config, limits, names));
+  }
   check_rows_agree(asked);
   return asked;
 }

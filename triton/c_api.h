@@ -7,6 +7,9 @@
 /// TRITONBACKEND 1.19 and TRITONSERVER 1.34 (release 24.10), unchanged in later releases. Nothing
 /// of Triton is linked: the functions are looked up in the running server when the backend loads,
 /// so that one binary fits servers whatever their library is called and however it was loaded.
+///
+/// A request of a backend and one of the server's own interface are the same object, though no
+/// header says so: there is no other way to read a request's priority.
 namespace flux::triton {
 
 // Opaque objects of the server.
@@ -128,6 +131,7 @@ using ResponseFn = void (*)(NestedResponse*, uint32_t flags, void* user);
   F(ServerError*, TRITONSERVER_MetricNew, (Metric**, MetricFamily*, const Label**, uint64_t))      \
   F(ServerError*, TRITONSERVER_MetricDelete, (Metric*))                                            \
   F(ServerError*, TRITONSERVER_MetricIncrement, (Metric*, double))                                 \
+  F(ServerError*, TRITONSERVER_MetricSet, (Metric*, double))                                       \
   F(Label*, TRITONSERVER_ParameterNew, (const char*, ParameterType, const void*))                  \
   F(void, TRITONSERVER_ParameterDelete, (Label*))                                                  \
   F(ServerError*, TRITONBACKEND_ApiVersion, (uint32_t*, uint32_t*))                                \
@@ -154,6 +158,7 @@ using ResponseFn = void (*)(NestedResponse*, uint32_t flags, void* user);
   F(ServerError*, TRITONBACKEND_RequestParameter,                                                  \
     (BackendRequest*, uint32_t, const char**, ParameterType*, const void**))                       \
   F(ServerError*, TRITONBACKEND_InferenceRequestTimeoutMicroseconds, (BackendRequest*, uint64_t*)) \
+  F(ServerError*, TRITONSERVER_InferenceRequestPriorityUInt64, (BackendRequest*, uint64_t*))       \
   F(ServerError*, TRITONBACKEND_RequestIsCancelled, (BackendRequest*, bool*))                      \
   F(ServerError*, TRITONBACKEND_RequestTrace, (BackendRequest*, Trace**))                          \
   F(ServerError*, TRITONBACKEND_RequestRelease, (BackendRequest*, uint32_t))                       \
@@ -167,6 +172,9 @@ using ResponseFn = void (*)(NestedResponse*, uint32_t flags, void* user);
     (BackendResponse*, Output**, const char*, DataType, const int64_t*, uint32_t))                 \
   F(ServerError*, TRITONBACKEND_OutputBuffer, (Output*, void**, uint64_t, MemoryType*, int64_t*))  \
   F(ServerError*, TRITONBACKEND_ResponseSetBoolParameter, (BackendResponse*, const char*, bool))   \
+  F(ServerError*, TRITONBACKEND_ResponseSetIntParameter, (BackendResponse*, const char*, int64_t)) \
+  F(ServerError*, TRITONBACKEND_ResponseSetDoubleParameter,                                        \
+    (BackendResponse*, const char*, double))                                                       \
   F(ServerError*, TRITONBACKEND_ResponseSetStringParameter,                                        \
     (BackendResponse*, const char*, const char*))                                                  \
   F(ServerError*, TRITONBACKEND_ResponseSend, (BackendResponse*, uint32_t, ServerError*))          \

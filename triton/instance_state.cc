@@ -27,14 +27,26 @@ Device device_of(Instance* instance, const ModelSettings& settings) {
 InstanceState::InstanceState(Instance* handle, std::shared_ptr<const ServedModel> model)
     : handle_(handle), model_(std::move(model)), data_(model_->make_instance_data()) {
   context();
+  model_->enter(*this);
 }
+
+InstanceState::~InstanceState() { model_->leave(*this); }
 
 Context& InstanceState::context(size_t index) {
   while (contexts_.size() <= index) {
     contexts_.push_back(std::make_unique<Context>(backend_for(model_->settings().device),
-                                                  static_cast<int>(options().threads)));
+                                                  static_cast<int>(options().threads),
+                                                  model_->shared_memory()));
   }
   return *contexts_[index];
+}
+
+void InstanceState::drop_states() noexcept {
+  if (data_ != nullptr) data_->drop_states();
+  log_and_drop(guard([&] {
+                 for (const std::unique_ptr<Context>& ctx : contexts_) release_memory(*ctx);
+               }),
+               "giving memory back");
 }
 
 }  // namespace flux::triton

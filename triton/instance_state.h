@@ -13,6 +13,9 @@ class InstanceState {
  public:
   /// `handle`: the server's. Makes a first context.
   InstanceState(Instance* handle, std::shared_ptr<const ServedModel> model);
+  ~InstanceState();
+  InstanceState(const InstanceState&) = delete;
+  InstanceState& operator=(const InstanceState&) = delete;
 
   Instance* handle() const { return handle_; }
   const ServedModel& model() const { return *model_; }
@@ -21,6 +24,9 @@ class InstanceState {
   Context& context(size_t index = 0);
   /// The state that ServedModel::make_instance_data() made; may be null.
   InstanceData* data() { return data_.get(); }
+  /// Lets go of what depends on the model's weights, and of scratch memory. The instance must not
+  /// compute meanwhile.
+  void drop_states() noexcept;
 
  private:
   Instance* handle_;

@@ -1,5 +1,8 @@
 #include "triton/memory.h"
 
+#include <map>
+#include <mutex>
+
 #include "ops/registry.h"
 
 namespace flux::triton {
@@ -25,6 +28,22 @@ void copy_anywhere(Context& ctx, const ConstTensor& from, const Tensor& to) {
   Context gpu(backend_for(from.device().is_cpu() ? to.device() : from.device()), 1);
   copy(gpu, from, to);
   finish(gpu);
+}
+
+void release_memory(Context& ctx) {
+  finish(ctx);
+  ctx.workspace().release();
+  ctx.memory().release();
+}
+
+std::shared_ptr<MemoryPool> pipeline_memory(const Device& device) {
+  static std::mutex mutex;
+  static std::map<std::string, std::weak_ptr<MemoryPool>> pools;  // by the device's name
+  const std::scoped_lock lock(mutex);
+  std::weak_ptr<MemoryPool>& known = pools[to_string(device)];
+  std::shared_ptr<MemoryPool> pool = known.lock();
+  if (pool == nullptr) known = pool = std::make_shared<MemoryPool>(backend_for(device));
+  return pool;
 }
 
 bool is_usable(const Context& ctx, const ConstTensor& tensor) {

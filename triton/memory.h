@@ -23,6 +23,14 @@ Device device_of(const MemoryLocation& location);
 /// why, for memory of a GPU that cannot be used.
 void copy_anywhere(Context& ctx, const ConstTensor& from, const Tensor& to);
 
+/// Waits for the work of `ctx` and gives its unused memory back. No scope of its workspace may be
+/// open.
+void release_memory(Context& ctx);
+
+/// The memory of tensors that the pipelines hold on a device while they answer: one pool in the
+/// process, whatever models there are, as long as one of them holds it. Thread-safe.
+std::shared_ptr<MemoryPool> pipeline_memory(const Device& device);
+
 /// Whether ops of `ctx` can read and write `tensor` where it is: the memory is the host's or that
 /// of a GPU within reach, and the address has the alignment that the ops need.
 bool is_usable(const Context& ctx, const ConstTensor& tensor);

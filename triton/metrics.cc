@@ -28,7 +28,24 @@ constexpr Family kFamilies[] = {
     {Measure::kImages, "flux_images_total", "Images generated"},
     {Measure::kBytesCopied, "flux_input_bytes_copied_total",
      "Bytes of tensors that came in pieces or unaligned"},
+    {Measure::kWeightLoads, "flux_weight_loads_total",
+     "Times that the model's weights were brought to the device"},
+    {Measure::kLoraLoads, "flux_lora_loads_total",
+     "Times that an adapter was read and packed for the model"},
+    {Measure::kLoraHits, "flux_lora_hits_total",
+     "Times that an adapter of a row was there already; each step asks again"},
     {Measure::kInFlight, "flux_requests_in_flight", "Requests that the model is answering",
+     MetricKind::kGauge},
+    {Measure::kWeightBytes, "flux_weight_bytes", "Bytes of the model's weights on the device",
+     MetricKind::kGauge},
+    {Measure::kLoraBytes, "flux_lora_bytes", "Bytes of the model's adapters", MetricKind::kGauge},
+    {Measure::kStepsWaiting, "flux_steps_waiting_requests",
+     "Requests of the model that wait for their next denoising step", MetricKind::kGauge},
+    {Measure::kStepSeconds, "flux_steps_ahead_seconds",
+     "Estimated seconds of all denoising steps that requests of the model still need",
+     MetricKind::kGauge},
+    {Measure::kStepError, "flux_step_estimate_error",
+     "Median relative error of the estimated seconds of the last 255 denoising steps",
      MetricKind::kGauge},
 };
 
@@ -83,6 +100,13 @@ void Metrics::add(Measure measure, double value) const {
   Metric* metric = metrics_[static_cast<size_t>(measure)];
   if (metric != nullptr) {
     log_and_drop(api().TRITONSERVER_MetricIncrement(metric, value), "counting");
+  }
+}
+
+void Metrics::set(Measure gauge, double value) const {
+  Metric* metric = metrics_[static_cast<size_t>(gauge)];
+  if (metric != nullptr) {
+    log_and_drop(api().TRITONSERVER_MetricSet(metric, value), "setting a gauge");
   }
 }
 

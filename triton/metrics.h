@@ -15,7 +15,15 @@ enum class Measure {
   kStepsCancelled,  // steps that cancelled requests no longer needed
   kImages,          // images generated
   kBytesCopied,     // bytes of inputs that could not be read where they were
-  kInFlight,        // requests that are being answered: a gauge, the others are counters
+  kWeightLoads,     // times that the weights came to the device
+  kLoraLoads,       // adapters that were packed for the model
+  kLoraHits,        // adapters of rows that were there already
+  kInFlight,        // requests that are being answered: gauges from here on, counters before
+  kWeightBytes,     // that the weights have on the device
+  kLoraBytes,       // that its adapters have
+  kStepsWaiting,    // requests that wait for their next step
+  kStepSeconds,     // that the steps of its requests still take, estimated
+  kStepError,       // the median error of such estimates, for a step
   kCount
 };
 
@@ -33,6 +41,8 @@ class Metrics {
 
   /// Thread-safe. Only a gauge takes a negative value.
   void add(Measure measure, double value) const;
+  /// Sets a gauge. Thread-safe.
+  void set(Measure gauge, double value) const;
 
  private:
   Metric* metrics_[static_cast<size_t>(Measure::kCount)] = {};

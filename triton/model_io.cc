@@ -44,19 +44,23 @@ class ConfigCheck {
   explicit ConfigCheck(const ModelSettings& settings)
       : settings_(settings), config_(settings.config) {}
 
-  void batching(bool may_warm_up) const {
+  void batching(const ModelIo& io) const {
     const int64_t most = integer_of(config_.value("max_batch_size", Json(0))).value_or(0);
     if (most < 1) refuse("max_batch_size is {}: must be 1 or more", most);
     for (const char* field : {"sequence_batching", "ensemble_scheduling"}) {
       if (is_set(field)) refuse("{} is set: requests of this model do not belong together", field);
     }
-    if (config_.value("/model_transaction_policy/decoupled"_json_pointer, false)) {
+    const bool decoupled = config_.value("/model_transaction_policy/decoupled"_json_pointer, false);
+    if (decoupled && !io.decoupled) {
       refuse("model_transaction_policy is decoupled: this model gives one answer a request");
+    }
+    if (!decoupled && io.decoupled) {
+      refuse("model_transaction_policy is not decoupled: this model answers a request many times");
     }
     if (config_.value("/response_cache/enable"_json_pointer, false)) {
       refuse("response_cache is enabled: it takes requests that differ in parameters for the same");
     }
-    if (!may_warm_up && is_set("model_warmup")) {
+    if (!io.may_warm_up && is_set("model_warmup")) {
       refuse(
           "model_warmup is set: this model calls others, which are not ready when a server warms "
           "up; send a request when the server is ready");
@@ -78,6 +82,14 @@ class ConfigCheck {
       if (type != config_type(spec->type)) {
         refuse("{} '{}' has data_type {}: must be {}{}", field, name, type, config_type(spec->type),
                spec->type == DataType::kFp32 || type == "TYPE_STRING" ? "" : of_dtype());
+      }
+      if (tensor.contains("reshape")) {
+        refuse("{} '{}' has a reshape: this model takes and gives the dims as they are", field,
+               name);
+      }
+      // Triton itself would refuse each request that leaves it out.
+      if (spec->optional && !tensor.value("optional", false)) {
+        refuse("{} '{}' is not optional: must be optional: true", field, name);
       }
       const std::vector<int64_t> dims = dims_of(tensor);
       if (dims != spec->dims) {
@@ -132,7 +144,7 @@ class ConfigCheck {
 
 void check_config(const ModelSettings& settings, const ModelIo& io) {
   const ConfigCheck check(settings);
-  check.batching(io.may_warm_up);
+  check.batching(io);
   check.tensors("input", io.inputs);
   check.tensors("output", io.outputs);
   check.parameters(io.parameters);

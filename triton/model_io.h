@@ -28,6 +28,7 @@ struct ModelIo {
   /// Sizes that the models of one checkpoint must agree on, by their names.
   std::vector<std::pair<std::string, int64_t>> shared_sizes;
   bool may_warm_up = true;  // with model_warmup
+  bool decoupled = false;   // several answers to a request
 };
 
 /// Throws kInvalidArgument, naming model and field, for a config.pbtxt with which the model would

@@ -18,11 +18,13 @@ struct Maker {
 
 /// Every kind of model that is served.
 constexpr Maker kMakers[] = {{"bls", make_bls_model},
+                             {kStreamName, make_bls_model},
                              {"clip_encoder", make_clip_model},
                              {"t5_encoder", make_t5_model},
                              {"dit_transformer", make_dit_model},
-                             {"vae_decoder", make_vae_model}};
-static_assert(std::size(kMakers) == std::size(kModelNames));
+                             {"vae_decoder", make_vae_decoder_model},
+                             {kImageEncoderName, make_vae_encoder_model}};
+static_assert(std::size(kMakers) == std::size(kModelNames) + std::size(kOptionalModelNames));
 
 }  // namespace
 

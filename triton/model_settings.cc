@@ -38,8 +38,8 @@ ModelSettings read_settings(Model* model) {
   settings.name = name;
   const auto kind = parse_model_name(settings.name);
   check(kind.has_value(), ErrorCode::kInvalidArgument,
-        "model '{}': its name must be, or end with _ and, one of {}", settings.name,
-        fmt::join(kModelNames, ", "));
+        "model '{}': its name must be, or end with _ and, one of {}, {}", settings.name,
+        fmt::join(kModelNames, ", "), fmt::join(kOptionalModelNames, ", "));
   settings.kind = *kind;
   uint64_t version = 0;
   check_ok(api().TRITONBACKEND_ModelVersion(model, &version));

@@ -13,7 +13,8 @@ namespace {
 
 /// Throws a failure of a stage. A stage that is gone is unavailable: the server's own code for it
 /// would tell clients that they asked for something that does not exist. A stage that does not take
-/// what bls sends it is no client's fault. `reason` says what gone may mean.
+/// what bls sends it is no client's fault. `reason` says what gone may mean. The place of a bug is
+/// in the stage's own line of the log.
 [[noreturn]] void fail_as_stage(const std::string& model, const Error& error,
                                 std::string_view reason) {
   const bool gone = error.code() == ErrorCode::kNotFound || error.code() == ErrorCode::kUnavailable;
@@ -22,7 +23,7 @@ namespace {
               : refused ? ErrorCode::kInternal
                         : error.code(),
               fmt::format("stage '{}'{}: {}", model, gone ? reason : "", error.what()),
-              error.where());
+              SourceLocation{});
 }
 
 }  // namespace
@@ -239,6 +240,7 @@ void NestedCall::read_response(NestedResponse* response) {
     try {
       check_ok(error);
     } catch (const Error& e) {
+      if (!refusal_word_.empty() && std::string_view(e.what()).starts_with(refusal_word_)) throw;
       fail_as_stage(model_, e, "");
     }
   }

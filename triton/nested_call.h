@@ -40,6 +40,8 @@ class NestedCall {
   void hand_over(const Tensor& output, std::shared_ptr<const Fence> ready);
   /// Whether the other model took part in the handover. After wait().
   bool handed_over() const { return handover_ && handover_->taken(); }
+  /// A refusal that begins with this word is about what the client sent: wait() throws it as it is.
+  void expect_refusal_of(std::string word) { refusal_word_ = std::move(word); }
   void set_timeout(uint64_t microseconds);
   void set_parameter(const char* name, const std::string& value);
   void set_parameter(const char* name, int64_t value);
@@ -85,6 +87,7 @@ class NestedCall {
   std::list<std::string> owned_;  // small inputs made here
   std::list<Target> targets_;
   std::vector<std::string> flags_;
+  std::string refusal_word_;  // empty: none
   std::optional<Handover> handover_;
 
   std::mutex mutex_;

@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <charconv>
+#include <condition_variable>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
 
 #include "runtime/context.h"
+#include "support/byte_size.h"
 #include "support/default_threads.h"
 #include "support/log.h"
 #include "triton/errors.h"
@@ -23,7 +26,7 @@ struct Setting {
 
 constexpr Setting kSettings[] = {
     {"computations", &Options::computations, 1, 64},
-    {"threads", &Options::threads, 1, 1024},
+    {"threads", &Options::threads, 1, kMaxThreads},
     {"max_slowdown", &Options::max_slowdown, 2, 1000},
     {"max_side", &Options::max_side, 16, 8192},
     {"max_steps", &Options::max_steps, 1, RequestLimits{}.max_steps},
@@ -35,8 +38,15 @@ Options& mutable_options() {
   return instance;
 }
 
-std::counting_semaphore<>& cpu_turns() {
-  static std::counting_semaphore<> turns(options().computations);
+/// The turns that are free. Not a std::counting_semaphore: that of libstdc++ can lose a wake-up
+/// (its bug 104928), and who waits then waits for ever.
+struct CpuTurns {
+  std::mutex mutex;
+  std::condition_variable freed;
+  int64_t free = options().computations;
+};
+CpuTurns& cpu_turns() {
+  static CpuTurns turns;
   return turns;
 }
 
@@ -51,8 +61,18 @@ int64_t parse(const Setting& setting, const std::string& text) {
   return value;
 }
 
+/// Reads a setting that is no whole number; an error names it.
+template <typename Read>
+void in_words(const std::string& key, const Read& read) {
+  try {
+    read();
+  } catch (const Error& error) {
+    fail(error.code(), "--backend-config=flux,{}: {}", key, error.what());
+  }
+}
+
 std::string names_of_settings() {
-  std::string names = "policy";
+  std::string names = "policy, weight_memory, lora_memory";
   for (const Setting& setting : kSettings) names += fmt::format(", {}", setting.name);
   return names;
 }
@@ -67,11 +87,11 @@ void read_setting(const std::string& key, const std::string& value, Options& rea
   if (found != std::end(kSettings)) {
     read.*(found->value) = parse(*found, value);
   } else if (key == "policy") {
-    try {
-      read.policy = parse_step_policy(value);
-    } catch (const Error& error) {
-      fail(error.code(), "--backend-config=flux,policy: {}", error.what());
-    }
+    in_words(key, [&] { read.policy = parse_step_policy(value); });
+  } else if (key == "weight_memory") {
+    in_words(key, [&] { read.weight_memory = parse_byte_size(value); });
+  } else if (key == "lora_memory") {
+    in_words(key, [&] { read.lora_memory = parse_byte_size(value); });
   } else if (!kServers.contains(key)) {
     // An unknown setting is no error: settings for all backends arrive here, too.
     log_warning("--backend-config=flux,{}: not a setting of this backend; it has {}", key,
@@ -101,8 +121,20 @@ void read_options(ServerBackend* backend) {
 
 const Options& options() { return mutable_options(); }
 
-CpuTurn::CpuTurn() : turns_(cpu_turns()) { turns_.acquire(); }
+CpuTurn::CpuTurn() {
+  CpuTurns& turns = cpu_turns();
+  std::unique_lock lock(turns.mutex);
+  turns.freed.wait(lock, [&] { return turns.free > 0; });
+  --turns.free;
+}
 
-CpuTurn::~CpuTurn() { turns_.release(); }
+CpuTurn::~CpuTurn() {
+  CpuTurns& turns = cpu_turns();
+  {
+    const std::scoped_lock lock(turns.mutex);
+    ++turns.free;
+  }
+  turns.freed.notify_one();
+}
 
 }  // namespace flux::triton

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <semaphore>
 
 #include "pipeline/request.h"
 #include "scheduling/step_policy.h"
@@ -13,8 +12,10 @@ namespace flux::triton {
 struct Options {
   int64_t computations = 1;  // stages that compute on the CPU at once
   int64_t threads = 0;       // CPU threads of each; default: the cores, divided among them
-  StepPolicy policy = StepPolicy::kShare;
-  int64_t max_slowdown = 8;  // the bound of goes_before()
+  StepPolicy policy = StepPolicy::kLeastWork;
+  int64_t max_slowdown = 8;   // the bound of goes_before()
+  int64_t weight_memory = 0;  // bytes of weights on each device, at most; 0: what the device has
+  int64_t lora_memory = int64_t{2} << 30;  // bytes of adapters of all models, at most
   // Limits of a request; config.pbtxt may set lower ones.
   int64_t max_side = 8192;  // pixels
   int64_t max_steps = RequestLimits{}.max_steps;
@@ -33,9 +34,6 @@ class CpuTurn {
   ~CpuTurn();
   CpuTurn(const CpuTurn&) = delete;
   CpuTurn& operator=(const CpuTurn&) = delete;
-
- private:
-  std::counting_semaphore<>& turns_;
 };
 
 }  // namespace flux::triton

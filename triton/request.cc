@@ -1,9 +1,11 @@
 #include "triton/request.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "support/error.h"
 #include "support/json_file.h"
+#include "support/utf8.h"
 #include "triton/errors.h"
 
 namespace flux::triton {
@@ -85,6 +87,11 @@ std::string Request::id() const {
   return text == nullptr ? "" : text;
 }
 
+std::string Request::log_prefix() const {
+  const std::string text = id();
+  return text.empty() ? "" : fmt::format("request '{}': ", excerpt(text));
+}
+
 Trace* Request::spawn_trace() const {
   Trace* own = nullptr;
   Trace* child = nullptr;
@@ -117,6 +124,21 @@ bool Request::stopped() const {
   return cancelled || deadline_passed();
 }
 
+int Request::priority() const {
+  uint64_t priority = 0;
+  check_ok(api().TRITONSERVER_InferenceRequestPriorityUInt64(request_, &priority));
+  // As `timeout`: from /generate it arrives as any other parameter.
+  if (const std::optional<nlohmann::json> given = parameter("priority")) {
+    check(given->is_number_integer() && *given >= 1 && *given <= kPriorities,
+          ErrorCode::kInvalidArgument,
+          "parameter priority is {}: must be a whole number from 1, which goes first, to {}",
+          quoted(*given), kPriorities);
+    return given->get<int>();
+  }
+  // 0: config.pbtxt has no priority_levels.
+  return priority == 0 ? kDefaultPriority : static_cast<int>(std::min<uint64_t>(priority, 1000));
+}
+
 std::optional<uint64_t> Request::remaining_us() const {
   if (!deadline_) return std::nullopt;
   const auto left =
@@ -135,6 +157,8 @@ void Request::release(Instance* instance, bool success, uint64_t start_ns,
   log_and_drop(api().TRITONBACKEND_RequestRelease(request_, kReleaseAll), "releasing a request");
   request_ = nullptr;
 }
+
+Response Request::part(Context& ctx) const { return Response(request_, ctx); }
 
 void Request::send(Instance* instance, uint64_t start_ns, uint64_t compute_start_ns,
                    uint64_t compute_end_ns) noexcept {

@@ -34,6 +34,9 @@ class Request {
   ConstTensor tensor(std::string_view name, DType dtype, std::span<const int64_t> sizes) const {
     return inputs_.tensor(name, dtype, sizes);
   }
+  ConstTensor host_bytes(std::string_view name, std::span<const int64_t> sizes) const {
+    return inputs_.host_bytes(name, sizes);
+  }
   int64_t copied_bytes() const { return inputs_.copied_bytes(); }
   std::vector<std::string> strings(std::string_view name) const { return inputs_.strings(name); }
   std::vector<int64_t> integers(std::string_view name) const { return inputs_.integers(name); }
@@ -46,6 +49,8 @@ class Request {
   std::vector<std::string> parameter_names() const;
 
   std::string id() const;
+  /// How lines of the log begin to speak of it: "request 'ID': ", the id cut; empty without one.
+  std::string log_prefix() const;
   /// A new trace below that of this request, for a request to another model; null when this one is
   /// not traced. The caller owns it.
   Trace* spawn_trace() const;
@@ -55,6 +60,10 @@ class Request {
   bool deadline_passed() const;
   /// Microseconds left until the deadline, at least 1; nothing when there is none.
   std::optional<uint64_t> remaining_us() const;
+  /// The class that it is in, from 1, which goes first, to kPriorities.
+  int priority() const;
+  static constexpr int kPriorities = 10;
+  static constexpr int kDefaultPriority = 5;
 
   // Its response; see Response.
   Tensor output(std::string_view name, DType dtype, const Shape& shape) {
@@ -71,6 +80,10 @@ class Request {
     response_.set_parameter(name, value);
   }
   void finish_outputs() { response_.finish(); }
+  /// A response before the last, of a decoupled model: to fill, and to send by send_part(). `ctx`
+  /// is that of the calling thread.
+  Response part(Context& ctx) const;
+  std::span<const Response::Made> outputs() const { return response_.made(); }
   bool can_hand_over() const { return response_.can_hand_over(); }
   void hand_over(std::shared_ptr<const Fence> done) { response_.hand_over(std::move(done)); }
 

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "pipeline/latents.h"
+#include "runtime/transfer.h"
 #include "support/error.h"
 #include "triton/errors.h"
 #include "triton/memory.h"
@@ -77,6 +79,18 @@ std::span<const std::byte> RequestInputs::bytes_of(const InputInfo& input,
 
 ConstTensor RequestInputs::tensor(std::string_view name, DType dtype,
                                   std::span<const int64_t> sizes) const {
+  const ConstTensor found = whole_tensor(name, dtype, sizes);
+  check(!found.device().is_cpu() || all_finite(found), ErrorCode::kInvalidArgument,
+        "input {} holds values that are not finite", name);
+  return found;
+}
+
+ConstTensor RequestInputs::host_bytes(std::string_view name, std::span<const int64_t> sizes) const {
+  return to_host(*ctx_, whole_tensor(name, DType::kU8, sizes));
+}
+
+ConstTensor RequestInputs::whole_tensor(std::string_view name, DType dtype,
+                                        std::span<const int64_t> sizes) const {
   const InputInfo& input = info(name);
   check(input.type == wire_type(dtype), ErrorCode::kInvalidArgument, "{} is {}: must be {}", name,
         api().TRITONSERVER_DataTypeString(input.type),

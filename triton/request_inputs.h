@@ -26,8 +26,11 @@ class RequestInputs {
   int64_t rows() const { return rows_; }
   /// An input of a floating point `dtype` and rank `sizes`.size() + 1; a size of -1 is free. The
   /// tensor is a view of the server's memory where that is whole, aligned and within reach of the
-  /// context, else a copy in host memory.
+  /// context, else a copy in host memory. In host memory its values must be finite. Those on a GPU
+  /// would have to be waited for; the ones of `bls` are checked by itself.
   ConstTensor tensor(std::string_view name, DType dtype, std::span<const int64_t> sizes) const;
+  /// A UINT8 input in host memory; `sizes` as for tensor().
+  ConstTensor host_bytes(std::string_view name, std::span<const int64_t> sizes) const;
   /// The values of a STRING [rows, 1], INT32/INT64 [rows, 1] or FP32 [rows, 1] input.
   std::vector<std::string> strings(std::string_view name) const;
   std::vector<int64_t> integers(std::string_view name) const;
@@ -44,6 +47,9 @@ class RequestInputs {
     uint32_t buffers = 0;
   };
   const InputInfo& info(std::string_view name) const;
+  /// tensor() without a look at the values.
+  ConstTensor whole_tensor(std::string_view name, DType dtype,
+                           std::span<const int64_t> sizes) const;
   /// One of the buffers that an input comes in.
   ConstTensor piece(const InputInfo& input, uint32_t index) const;
   /// All bytes of an input in one piece of host memory, which `owner` keeps.

@@ -48,6 +48,7 @@ Tensor Response::output(std::string_view name, DType dtype, const Shape& shape) 
   const Device here = ctx_->device();
   const Tensor buffer = output_buffer(name, wire_type(dtype), sizes_of(shape), bytes, here);
   const Tensor target(buffer.raw(), dtype, shape, buffer.device());
+  made_.push_back({std::string(name), target});
   if (!is_usable(*ctx_, target)) return staged(target, here);
   if (!here.is_cpu()) handover_ = Handover::find(target);
   if (handover_ != nullptr) handover_->take_part(*ctx_);
@@ -76,6 +77,14 @@ void Response::strings(std::string_view name, const std::vector<std::string>& te
   }
 }
 
+Response::~Response() { drop(); }
+
+void Response::drop() noexcept {
+  if (response_ == nullptr) return;
+  log_and_drop(api().TRITONBACKEND_ResponseDelete(std::exchange(response_, nullptr)),
+               "dropping a response");
+}
+
 void Response::finish() {
   for (const Staged& output : staged_) copy_anywhere(*ctx_, output.made, output.target);
   flux::finish(*ctx_);
@@ -87,6 +96,21 @@ void Response::set_flag(const char* name) {
 
 void Response::set_parameter(const char* name, const std::string& value) {
   check_ok(api().TRITONBACKEND_ResponseSetStringParameter(handle(), name, value.c_str()));
+}
+
+void Response::set_parameter(const char* name, int64_t value) {
+  check_ok(api().TRITONBACKEND_ResponseSetIntParameter(handle(), name, value));
+}
+
+void Response::set_parameter(const char* name, double value) {
+  check_ok(api().TRITONBACKEND_ResponseSetDoubleParameter(handle(), name, value));
+}
+
+void Response::send_part() {
+  if (!staged_.empty()) finish();  // else nothing is on its way, and the GPU is not waited for
+  BackendResponse* made = handle();
+  response_ = nullptr;  // sending takes it over, also when it fails
+  check_ok(api().TRITONBACKEND_ResponseSend(made, 0, nullptr));
 }
 
 bool Response::send() noexcept {
@@ -105,10 +129,7 @@ bool Response::send() noexcept {
 
 void Response::send_error(const std::exception& error) noexcept {
   // A response that already has outputs is dropped: an error carries none.
-  if (response_ != nullptr) {
-    log_and_drop(api().TRITONBACKEND_ResponseDelete(std::exchange(response_, nullptr)),
-                 "dropping a response");
-  }
+  drop();
   ServerError* created = api().TRITONBACKEND_ResponseNew(&response_, request_);
   if (created == nullptr) {
     ServerError* reason = to_server_error(error);

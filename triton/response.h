@@ -2,6 +2,7 @@
 
 #include <exception>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,12 +14,17 @@
 
 namespace flux::triton {
 
-/// The response to one request: its outputs in the memory that the server gives for them, its
-/// parameters (flags and texts), and how it is sent. It is made with the first of these, and sent
-/// once.
+/// A response to one request: its outputs in the memory that the server gives for them, its
+/// parameters, and how it is sent. It is made with the first of these, and sent once. A request to
+/// a decoupled model may have several, of which the last is final; they are sent one after another,
+/// before the request is released.
 class Response {
  public:
   explicit Response(BackendRequest* request) : request_(request) {}
+  /// As if use(ctx) were called.
+  Response(BackendRequest* request, Context& ctx) : request_(request), ctx_(&ctx) {}
+  /// Drops what was not sent.
+  ~Response();
   Response(const Response&) = delete;
   Response& operator=(const Response&) = delete;
 
@@ -35,16 +41,28 @@ class Response {
   void strings(std::string_view name, const std::vector<std::string>& texts, int64_t rows);
   void set_flag(const char* name);
   void set_parameter(const char* name, const std::string& value);
+  void set_parameter(const char* name, int64_t value);
+  void set_parameter(const char* name, double value);
   /// After the last output was written, by ops of the context or by the CPU: brings all outputs to
   /// where the server wants them and waits until they are there.
   void finish();
+  /// The tensors of output(), where the server has them.
+  struct Made {
+    std::string name;
+    Tensor target;
+  };
+  std::span<const Made> made() const { return made_; }
   /// Whether the caller takes all outputs where they are, before the GPU has written them.
   bool can_hand_over() const { return handover_ != nullptr && staged_.empty(); }
   /// Instead of finish(), where can_hand_over(): the outputs are there when `done` has been
   /// reached.
   void hand_over(std::shared_ptr<const Fence> done) { handover_->answer(std::move(done)); }
 
-  /// Sends the response. Returns false, with a line in the log, when the server cannot make one.
+  /// Sends one of several responses, which is not the last; its outputs were made by the CPU.
+  /// Throws where the server cannot make one, or cannot send it.
+  void send_part();
+  /// Sends the response, the last. Returns false, with a line in the log, when the server cannot
+  /// make one.
   bool send() noexcept;
   /// Drops the response, if there is one, and sends an error.
   void send_error(const std::exception& error) noexcept;
@@ -56,6 +74,7 @@ class Response {
     Tensor target;
   };
   BackendResponse* handle();
+  void drop() noexcept;
   /// The memory that the server gives for an output; `wish` is the device that suits best.
   Tensor output_buffer(std::string_view name, DataType type, const std::vector<int64_t>& shape,
                        uint64_t bytes, const Device& wish);
@@ -64,6 +83,7 @@ class Response {
   BackendRequest* request_;
   BackendResponse* response_ = nullptr;
   Context* ctx_ = nullptr;
+  std::vector<Made> made_;
   std::vector<Staged> staged_;  // finish() copies them to where the server wants them
   Handover* handover_ = nullptr;
 };

@@ -2,6 +2,7 @@
 
 #include "support/log.h"
 #include "triton/errors.h"
+#include "triton/instance_state.h"
 
 namespace flux::triton {
 
@@ -21,7 +22,7 @@ void ServedModel::refuse(Instance* instance, Request& request, const std::except
   }
   log_and_drop(guard([&] {
                  log(LogLevel::kWarning,
-                     fmt::format("{}: request '{}': {}: {}", settings_.name, request.id(),
+                     fmt::format("{}: {}{}: {}", settings_.name, request.log_prefix(),
                                  to_string(code), report_of(error)));
                }),
                "logging an error");
@@ -35,6 +36,21 @@ void ServedModel::refuse(Instance* instance, Request& request, const std::except
   } catch (const std::exception& known) {
     refuse(instance, request, known, start_ns);
   }
+}
+
+void ServedModel::enter(InstanceState& instance) const {
+  const std::scoped_lock lock(mutex_);
+  instances_.insert(&instance);
+}
+
+void ServedModel::leave(InstanceState& instance) const {
+  const std::scoped_lock lock(mutex_);
+  instances_.erase(&instance);
+}
+
+void ServedModel::drop_states() const {
+  const std::scoped_lock lock(mutex_);
+  for (InstanceState* instance : instances_) instance->drop_states();
 }
 
 void report_batch(Instance* instance, int64_t rows, uint64_t start_ns, uint64_t compute_start_ns,

@@ -2,8 +2,11 @@
 
 #include <exception>
 #include <memory>
+#include <mutex>
+#include <set>
 #include <span>
 
+#include "runtime/memory_pool.h"
 #include "triton/agreement.h"
 #include "triton/model_settings.h"
 #include "triton/request.h"
@@ -16,9 +19,11 @@ class InstanceState;
 class InstanceData {
  public:
   virtual ~InstanceData() = default;
+  /// Lets go of what depends on the model's weights, which leave.
+  virtual void drop_states() {}
 };
 
-/// One of the five models, loaded on one device. Immutable and shared by its instances there.
+/// One of the models, loaded on one device. Immutable and shared by its instances there.
 class ServedModel {
  public:
   explicit ServedModel(const ModelSettings& settings) : settings_(settings) {}
@@ -28,6 +33,8 @@ class ServedModel {
   virtual void execute(InstanceState& instance,
                        std::span<const std::unique_ptr<Request>> requests) const = 0;
 
+  /// The pool that its contexts share (see MemoryPool); null: each has one of its own.
+  virtual std::shared_ptr<MemoryPool> shared_memory() const { return nullptr; }
   /// The state of a new instance; may be null.
   virtual std::unique_ptr<InstanceData> make_instance_data() const { return nullptr; }
 
@@ -36,10 +43,16 @@ class ServedModel {
 
   const ModelSettings& settings() const { return settings_; }
 
+  /// Called by an instance when it begins, and before it ends.
+  void enter(InstanceState& instance) const;
+  void leave(InstanceState& instance) const;
+
  protected:
   /// To be called before anything is loaded. Throws as check_config() and Agreement.
   void accept_config(const ModelIo& io);
   const Metrics& metrics() const { return *settings_.metrics; }
+  /// Lets go of what instances keep that depends on the model's weights. None of them computes.
+  void drop_states() const;
   /// Answers a request with an error, which also goes to the log with the request's id. This is the
   /// one place that tells a deadline, which ends work in the same way, from a client that
   /// cancelled.
@@ -51,6 +64,8 @@ class ServedModel {
  private:
   ModelSettings settings_;
   std::unique_ptr<const Agreement> agreement_;
+  mutable std::mutex mutex_;
+  mutable std::set<InstanceState*> instances_;
 };
 
 /// Reports one execution to the server's statistics. `rows` is its batch size.

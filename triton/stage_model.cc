@@ -1,14 +1,19 @@
 #include "triton/stage_model.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <optional>
 
-#include "ops/registry.h"
-#include "pipeline/weight_layouts.h"
+#include "pipeline/stage_results.h"
 #include "support/error.h"
-#include "support/log.h"
+#include "support/utf8.h"
 #include "triton/cancel_scope.h"
+#include "triton/errors.h"
+#include "triton/known_parameters.h"
+#include "triton/memory.h"
 #include "triton/options.h"
+#include "triton/stage_adapters.h"
 
 namespace flux::triton {
 namespace {
@@ -19,9 +24,18 @@ void check_still_wanted(const Request& request) {
   check(!request.stopped(), ErrorCode::kCancelled, "cancelled before the stage began");
 }
 
+/// Texts cannot be too large for a stage: what it makes of them is the weights' fault. Outputs that
+/// stay on a GPU are those of calls by `bls`, which checks what comes of them.
+void check_results(const std::string& model, const Request& request) {
+  const bool of_text = request.has_input("prompt");
+  for (const auto& [name, values] : request.outputs()) {
+    check_result(model, name, values, of_text ? ErrorCode::kInternal : ErrorCode::kInvalidArgument);
+  }
+}
+
 /// The one place where a stage waits for its GPU: whoever gets an answer may read it at once.
 /// Where all callers take a handover, the host waits for `nearly_done` only.
-void end(Context& ctx, std::span<Job> jobs, const Fence* nearly_done) {
+void end(const std::string& model, Context& ctx, std::span<Job> jobs, const Fence* nearly_done) {
   const bool early =
       nearly_done != nullptr && std::all_of(jobs.begin(), jobs.end(), [](const Job& job) {
         return !job.error && job.request->can_hand_over();
@@ -29,7 +43,10 @@ void end(Context& ctx, std::span<Job> jobs, const Fence* nearly_done) {
   std::shared_ptr<const Fence> done;
   for (Job& job : jobs) {
     job.attempt([&](Request& request) {
-      if (!early) return request.finish_outputs();
+      if (!early) {
+        request.finish_outputs();
+        return check_results(model, request);
+      }
       if (done == nullptr) done = make_fence(ctx);
       nearly_done->wait();
       request.hand_over(done);
@@ -40,21 +57,14 @@ void end(Context& ctx, std::span<Job> jobs, const Fence* nearly_done) {
 /// After a failure: a request must not be answered while a GPU still works on its tensors. Where
 /// memory ran out, unused memory is given back, so that other models can go on.
 void let_go(Context& ctx, bool with_memory) {
-  try {
-    finish(ctx);
-    if (!with_memory) return;
-    ctx.workspace().release();
-    ctx.memory().release();
-  } catch (const std::exception& error) {
-    log_warning("after a failed request: {}", error.what());
-  }
+  log_and_drop(guard([&] { with_memory ? release_memory(ctx) : finish(ctx); }),
+               "after a failed request");
 }
 
-/// A context for packing weights while a model loads.
-Context loading_context(const ModelSettings& settings) {
-  Backend& backend = backend_for(settings.device);
-  backend.require(settings.precision());
-  return Context(backend, static_cast<int>(options().threads));
+/// Whether nobody waits for the jobs.
+bool all_have_ended(std::span<const Job> jobs) {
+  return std::all_of(jobs.begin(), jobs.end(),
+                     [](const Job& job) { return job.error || job.request->stopped(); });
 }
 
 }  // namespace
@@ -87,6 +97,17 @@ std::shared_ptr<const Fence> StageModel::run_together(InstanceState& instance,
   return nullptr;
 }
 
+void StageModel::check_parameters(const Request& request) const {
+  const std::span<const std::string_view> offered = request_parameters();
+  std::vector<std::string_view> known(offered.begin(), offered.end());
+  if (takes_adapters()) known.emplace_back(kLoraParameter);
+  const auto unknown = unknown_parameter(request, known);
+  if (!unknown) return;
+  fail(ErrorCode::kInvalidArgument, "parameter {} is not known: {} takes {}", excerpt(*unknown),
+       settings().name,
+       offered.empty() ? "no parameters" : fmt::format("{}", fmt::join(offered, ", ")));
+}
+
 void StageModel::answer(InstanceState& instance, std::span<const std::unique_ptr<Request>> requests,
                         Execution& execution) const {
   Context& ctx = instance.context();
@@ -95,13 +116,11 @@ void StageModel::answer(InstanceState& instance, std::span<const std::unique_ptr
     jobs.push_back({request.get(), {}});
     jobs.back().attempt([&](Request& read) {
       read.read(ctx);
+      check_parameters(read);
       check_still_wanted(read);
     });
   }
-  const CancelScope scope(ctx, [&jobs] {
-    return std::all_of(jobs.begin(), jobs.end(),
-                       [](const Job& job) { return job.error || job.request->stopped(); });
-  });
+  const CancelScope scope(ctx, [&jobs] { return all_have_ended(jobs); });
   const uint64_t begin = compute(instance, jobs);
   execution.last = now_ns();
   metrics().add(Measure::kStageSeconds, static_cast<double>(execution.last - begin) * 1e-9);
@@ -117,16 +136,36 @@ void StageModel::answer(InstanceState& instance, std::span<const std::unique_ptr
 }
 
 uint64_t StageModel::compute(InstanceState& instance, std::span<Job> jobs) const {
+  const std::optional<WeightResidency::Member::Use> weights = use_weights(jobs);
   std::optional<CpuTurn> turn;
   if (settings().device.is_cpu()) turn.emplace();
   const uint64_t begin = now_ns();
   const std::shared_ptr<const Fence> nearly_done = run_together(instance, jobs);
-  end(instance.context(), jobs, nearly_done.get());
+  end(settings().name, instance.context(), jobs, nearly_done.get());
   const auto any = [&](const auto& is) { return std::any_of(jobs.begin(), jobs.end(), is); };
   if (any([](const Job& job) { return job.error != nullptr; })) {
     let_go(instance.context(), any([](const Job& job) { return job.ran_out_of_memory(); }));
   }
   return begin;
+}
+
+std::optional<WeightResidency::Member::Use> StageModel::use_weights(std::span<Job> jobs) const {
+  const bool any = std::any_of(jobs.begin(), jobs.end(), [](const Job& job) { return !job.error; });
+  if (!any) return std::nullopt;
+  try {
+    return weights().use([&] { return all_have_ended(jobs); });
+  } catch (...) {
+    for (Job& job : jobs) job.attempt([](Request&) { throw; });
+  }
+  return std::nullopt;
+}
+
+Relief StageModel::others_leave() const {
+  return {[this]() -> std::string {
+    if (adapter_shelf().drop_unused() > 0) return "adapters that nobody computes with are dropped";
+    const std::string other = weights().drop_another();
+    return other.empty() ? "" : fmt::format("the weights of {} are dropped", other);
+  }};
 }
 
 void StageModel::count(const Request& request, bool first_of_batch) const {
@@ -138,13 +177,4 @@ void StageModel::count(const Request& request, bool first_of_batch) const {
 DiffusersLayout layout_of(const ModelSettings& settings) {
   return DiffusersLayout(settings.directory);
 }
-
-void load_weights(const ModelSettings& settings, Component component,
-                  const std::function<void(const Loader&)>& make) {
-  Context ctx = loading_context(settings);
-  const NamedWeights weights =
-      named_weights(component, open_place(component, layout_of(settings).place(component)), true);
-  make(Loader(ctx, *weights.store, settings.precision()));
-}
-
 }  // namespace flux::triton

@@ -1,13 +1,13 @@
 #pragma once
 
 #include <exception>
-#include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 
-#include "layers/loader.h"
-#include "pipeline/components.h"
 #include "pipeline/layout.h"
+#include "pipeline/memory_pressure.h"
+#include "scheduling/weight_residency.h"
 #include "triton/clock.h"
 #include "triton/instance_state.h"
 #include "triton/model_io.h"
@@ -45,9 +45,18 @@ class StageModel : public ServedModel {
                std::span<const std::unique_ptr<Request>> requests) const final;
 
  protected:
+  /// The weights, which are on the device during run() and run_together().
+  virtual WeightResidency::Member& weights() const = 0;
+  /// The last relief of every run: adapters that nobody computes with leave, then the weights of
+  /// another model on the device.
+  Relief others_leave() const;
   /// Whether run_together() computes all requests of an execution at once. Otherwise they are
   /// computed one after another, and each is answered before the next one begins.
   virtual bool computes_together() const { return false; }
+  /// The request parameters that the model takes, besides the server's own.
+  virtual std::span<const std::string_view> request_parameters() const { return {}; }
+  /// Whether it takes kLoraParameter, which is bls's own: errors do not offer it.
+  virtual bool takes_adapters() const { return false; }
   /// Computes all rows of a request into its outputs.
   virtual void run(InstanceState& instance, Request& request) const = 0;
   /// Computes the jobs that have no error yet. Returns a fence shortly before the end of the
@@ -62,20 +71,21 @@ class StageModel : public ServedModel {
     int64_t rows = 0;
   };
 
+  /// Refuses a parameter that is not known, and might as well have been meant.
+  void check_parameters(const Request& request) const;
   void answer(InstanceState& instance, std::span<const std::unique_ptr<Request>> requests,
               Execution& execution) const;
-  /// Returns the time when it began: on a CPU, after waiting for its turn. A GPU schedules the work
-  /// of several models by itself.
+  /// Returns the time when it began: after waiting for the weights, and on a CPU for its turn. A
+  /// GPU schedules the work of several models by itself.
   uint64_t compute(InstanceState& instance, std::span<Job> jobs) const;
+  /// The weights, until the result ends; nothing where all jobs have failed. Jobs fail where
+  /// they cannot come.
+  std::optional<WeightResidency::Member::Use> use_weights(std::span<Job> jobs) const;
   /// Called before the answer goes out: a client that has the answer finds it counted.
   void count(const Request& request, bool first_of_batch) const;
 };
 
 /// The components of a served model, which are beside one another as in a checkpoint.
 DiffusersLayout layout_of(const ModelSettings& settings);
-
-/// Calls `make` with a loader of the component's weights.
-void load_weights(const ModelSettings& settings, Component component,
-                  const std::function<void(const Loader&)>& make);
 
 }  // namespace flux::triton

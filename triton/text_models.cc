@@ -2,6 +2,8 @@
 #include "pipeline/text_stages.h"
 #include "support/error.h"
 #include "support/log.h"
+#include "triton/served_weights.h"
+#include "triton/stage_adapters.h"
 #include "triton/stage_model.h"
 #include "triton/stage_models.h"
 #include "triton/wire_type.h"
@@ -16,25 +18,43 @@ class TextModel : public StageModel {
  public:
   TextModel(const ModelSettings& settings, const Config& config, const ModelIo& io,
             Component encoder, Component tokenizer)
-      : StageModel(settings), config_(config), output_(io.outputs[0].name) {
+      : StageModel(settings),
+        config_(config),
+        output_(io.outputs[0].name),
+        adapters_(this->settings(),
+                  encoder == Component::kTextEncoder ? AdapterModel::kClip : AdapterModel::kT5) {
     accept_config(io);
-    load_weights(settings, encoder, [&](const Loader& load) {
-      stage_ = std::make_unique<Stage>(load, config_, layout_of(settings).place(tokenizer));
-    });
+    const auto make = [this, tokenizer](const Loader& load) {
+      return std::make_unique<const Stage>(load, config_,
+                                           layout_of(this->settings()).place(tokenizer));
+    };
+    stage_.emplace(this->settings(), encoder, FirstLoad::kNow, make, [this] { drop_states(); });
   }
 
  protected:
+  WeightResidency::Member& weights() const final { return stage_->member(); }
+
+  bool takes_adapters() const final { return true; }
+
   void run(InstanceState& instance, Request& request) const final {
     Context& ctx = instance.context();
     const std::vector<std::string> prompts = request.strings("prompt");
+    const std::vector<AdapterUse> uses = adapters_.read(request);
     const Tensor embeds = request.output(output_, settings().dtype, output_shape(request));
+    const Relief others = others_leave();
+    const std::vector<AppliedAdapter> applied = with_relief({&others, 1}, [&] {
+      return adapters_.bind(ctx, {(*stage_)->places(), stage_->store(), settings().dtype},
+                            {&uses, 1})[0];
+    });
     bool truncated = false;
     for (size_t row = 0; row < prompts.size(); ++row) {
-      truncated |= stage_->encode(ctx, prompts[row], embeds[static_cast<int64_t>(row)]);
+      truncated |= with_relief({&others, 1}, [&] {
+        return (*stage_)->encode(ctx, prompts[row], embeds[static_cast<int64_t>(row)], applied);
+      });
     }
     if (!truncated) return;
-    log_warning("{}: request '{}': a prompt was longer than the encoder takes and was cut",
-                settings().name, request.id());
+    log_warning("{}: {}a prompt was longer than the encoder takes and was cut", settings().name,
+                request.log_prefix());
     request.set_flag("truncated");
   }
 
@@ -44,7 +64,8 @@ class TextModel : public StageModel {
  private:
   Config config_;
   std::string output_;
-  std::unique_ptr<const Stage> stage_;
+  std::optional<const ServedWeights<Stage>> stage_;
+  StageAdapters adapters_;
 };
 
 class ClipModel final : public TextModel<ClipStage, ClipConfig> {

@@ -125,19 +125,19 @@ struct ConvShape {
   int64_t size;  // height and width of the input
   int64_t in;
   int64_t out;
-  bool upsample;
+  ConvSize kind = ConvSize::kSame;
 };
 
 void bench_conv(benchmark::State& state, const ConvShape& shape, DType dtype, int threads) {
   Context ctx(backend_for(Device{}), threads);
   const ConstTensor weight = random_tensor({shape.out, shape.in, 3, 3}, dtype);
   const Conv2dWeights weights =
-      pack_conv2d(ctx, weight, random_tensor({shape.out}, DType::kF32), dtype, shape.upsample);
-  const int64_t out_size = shape.upsample ? 2 * shape.size : shape.size;
+      pack_conv2d(ctx, weight, random_tensor({shape.out}, DType::kF32), dtype, shape.kind);
+  const int64_t out_size = conv_side(shape.kind, shape.size);
   const Tensor x = random_tensor({shape.size, shape.size, shape.in}, dtype);
   const Tensor out = Tensor::allocate({out_size, out_size, shape.out}, dtype);
   Tensor residual;
-  if (!shape.upsample) residual = random_tensor(out.shape(), dtype);
+  if (shape.kind == ConvSize::kSame) residual = random_tensor(out.shape(), dtype);
   // The plain convolution's arithmetic, also where taps are summed beforehand.
   const auto flops = 18.0 * static_cast<double>(out.numel() * shape.in);
   measure(state, flops, weights.packed->bytes(), [&] { conv2d(ctx, x, weights, residual, out); });
@@ -170,9 +170,18 @@ constexpr Encoding kStoredEncodings[] = {Encoding::kQ4_0, Encoding::kQ8_0, Encod
                                          Encoding::kQ6K};
 
 constexpr ConvShape kConvShapes[] = {
-    {512, 64, 64, false},  {256, 128, 128, false}, {128, 128, 128, false}, {64, 128, 128, false},
-    {64, 512, 512, false}, {256, 128, 64, false},  {64, 16, 128, false},   {512, 64, 3, false},
-    {256, 64, 64, true},   {128, 128, 128, true},  {64, 128, 128, true},
+    {512, 64, 64},
+    {256, 128, 128},
+    {128, 128, 128},
+    {64, 128, 128},
+    {64, 512, 512},
+    {256, 128, 64},
+    {64, 16, 128},
+    {512, 64, 3},
+    {256, 64, 64, ConvSize::kDoubled},
+    {128, 128, 128, ConvSize::kDoubled},
+    {64, 128, 128, ConvSize::kDoubled},
+    {512, 128, 128, ConvSize::kHalved},
 };
 
 void register_stored(int threads) {
@@ -203,8 +212,12 @@ void register_all(DType dtype, int threads) {
     })->UseRealTime();
   }
   for (const ConvShape& shape : kConvShapes) {
-    const std::string name = fmt::format("conv/{}/{}x{}x{}to{}{}{}", type, shape.size, shape.size,
-                                         shape.in, shape.out, shape.upsample ? "_up" : "", suffix);
+    const std::string name =
+        fmt::format("conv/{}/{}x{}x{}to{}{}{}", type, shape.size, shape.size, shape.in, shape.out,
+                    shape.kind == ConvSize::kDoubled  ? "_up"
+                    : shape.kind == ConvSize::kHalved ? "_down"
+                                                      : "",
+                    suffix);
     benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
       bench_conv(state, shape, dtype, threads);
     })->UseRealTime();

@@ -37,7 +37,7 @@ except ImportError:
     pb_utils = None  # without Triton: main() puts StandIn in its place
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from bls_request import Job, Refused, Sizes, read_request  # noqa: E402
+from bls_request import Job, Refused, Sizes, log_prefix, read_request  # noqa: E402
 
 if not MISSING:
     from bls_images import encoded
@@ -53,13 +53,12 @@ class TritonPythonModel:
     def initialize(self, args):
         """Once, when the model is loaded."""
         require_packages()
+        check_inputs(args)
         directory = pathlib.Path(args["model_repository"]) / args["model_version"]
         self.sizes = Sizes(directory, parameters_of(args))
         self.dtype = dtype_of(args)
         names = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
-        repository = pathlib.Path(args["model_repository"]).parent
-        checkpoint = NAME.removesuffix("bls").rstrip("_") or repository.name
-        self.origin = {"dtype": names[self.dtype], "checkpoint": checkpoint}
+        self.origin = {"dtype": names[self.dtype], "checkpoint": checkpoint_name(directory)}
         self.counters = Counters(COUNTERS)
         torch.set_num_threads(1)  # it computes little; more would be in the way of the stages
         # Each request to another model waits in a thread.
@@ -91,7 +90,7 @@ class TritonPythonModel:
             response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
             if "cancelled after step" in message:
                 self.counters.add("flux_steps_cancelled_total", job.steps - job.done)
-        pb_utils.Logger.log_info(f"{NAME}: request '{request.request_id()}': {message}")
+        pb_utils.Logger.log_info(f"{NAME}: {log_prefix(request)}{message}")
         return response
 
     async def generate(self, job):
@@ -277,6 +276,15 @@ def require_packages():
         )
 
 
+def checkpoint_name(directory):
+    """The name in the index. That of an older repository has none: then it is the models', and
+    without one the directory's: <repository>/bls/1."""
+    index = directory / "model_index.json"
+    said = json.loads(index.read_text()) if index.exists() else {}
+    known = said.get("flux_triton", {}).get("name")
+    return known or NAME.removesuffix("bls").rstrip("_") or directory.parents[1].name
+
+
 def dtype_of(args):
     names = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
     return names[parameters_of(args)["dtype"]]
@@ -286,6 +294,18 @@ def parameters_of(args):
     """Those of config.pbtxt, name: text."""
     given = json.loads(args["model_config"])["parameters"]
     return {name: value["string_value"] for name, value in given.items()}
+
+
+def check_inputs(args):
+    """Refuses a config.pbtxt with which the server would refuse every short request."""
+    for tensor in json.loads(args["model_config"]).get("input", []):
+        name = tensor["name"]
+        found = "has a reshape" if "reshape" in tensor else "is not optional"
+        if "reshape" in tensor or not (name == "prompt" or tensor.get("optional", False)):
+            raise RuntimeError(
+                f"model '{NAME}': config.pbtxt: input '{name}' {found}; change it, or make the "
+                "repository again with flux-triton convert"
+            )
 
 
 def to_torch(tensor):

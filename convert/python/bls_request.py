@@ -17,9 +17,11 @@ FIELDS = pathlib.Path(__file__).with_name("request_fields.json")
 FORMATS = ("raw", "png", "jpeg", "webp", "png_base64", "jpeg_base64", "webp_base64")
 # Request parameters that are not bls's own: the server's, and those of its HTTP endpoints.
 OTHERS = {
-    "output_format", "timeout", "priority", "sequence_id", "sequence_start", "sequence_end",
+    "output_format", "lora", "timeout", "priority", "sequence_id", "sequence_start", "sequence_end",
     "binary_data", "binary_data_output", "stream", "id",
 }  # fmt: skip
+# Inputs of the native bls, most of them parameters, too; refused here.
+OF_IMAGES = ("image", "encoded_image", "mask_image", "encoded_mask", "strength")
 YEAR = 365 * 24 * 3600 * 10**6  # microseconds
 
 
@@ -99,6 +101,7 @@ def read_fields(parameters):
 
 def read_request(request, sizes):
     """(rows, output format); raises Refused. A row has an attribute for each field."""
+    refuse_images([tensor.name() for tensor in request.inputs()], parameters_of_request(request))
     inputs = {tensor.name(): tensor.as_numpy().reshape(-1).tolist() for tensor in request.inputs()}
     parameters = parameters_of_request(request)
     check_parameters(parameters, sizes.fields)
@@ -115,6 +118,12 @@ def read_request(request, sizes):
         value = parameters.get(name)
         return [None if value is None else converted(name, kind, value)] * count
 
+    for value in column("lora", "text"):
+        if (value or b"").strip():
+            raise Refused(
+                f"lora is {quoted(value.decode(errors='replace'))}: bls in Python takes no "
+                "adapters; convert again with --stage bls=native, or without --backend python"
+            )
     columns = {
         field["name"]: column(field["name"], field["type"], field.get("alias"))
         for field in sizes.fields
@@ -125,37 +134,52 @@ def read_request(request, sizes):
     output_format = "raw" if formats[0] is None else decoded("output_format", formats[0])
     if output_format not in FORMATS:
         allowed = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-        raise Refused(f"output_format is '{output_format}': must be {allowed}")
+        raise Refused(f"output_format is '{excerpt(output_format)}': must be {allowed}")
     check_outputs(request, output_format)
     rows = [
-        checked_row({name: values[at] for name, values in columns.items()}, sizes.fields)
+        checked_row(
+            {name: values[at] for name, values in columns.items()}, sizes.fields, sizes.guided
+        )
         for at in range(count)
     ]
     check_rows_agree(rows, output_format)
     return rows, output_format
 
 
-def check_parameters(parameters, fields):
-    """Refuses a parameter that is neither the request's nor the server's own."""
-    names = {name for field in fields for name in (field["name"], field.get("alias", ""))}
-    for name in sorted(parameters):
-        if name not in names | OTHERS and not name.startswith("triton_"):
+def refuse_images(inputs, parameters):
+    """Before they are read: pixels are many."""
+    for name in OF_IMAGES:
+        if name in inputs or name in parameters:
             raise Refused(
-                f"parameter {name} is not known: the nearest that is known is "
-                f"{nearest_name(name, fields)}"
+                f"{name} is given: bls in Python takes no images; convert again with "
+                "--stage bls=native, or without --backend python"
             )
 
 
-def nearest_name(name, fields):
-    """The name of the field that is nearest to one that is none's."""
-    plain = name[:64].replace("-", "_")
-    return min(
-        fields,
-        key=lambda field: min(
-            edit_distance(plain, field["name"]),
-            edit_distance(plain, field.get("alias", field["name"])),
-        ),
-    )["name"]
+def check_parameters(parameters, fields):
+    """Refuses a parameter that is neither the request's nor the server's own."""
+    names = [field[key] for field in fields for key in ("name", "alias") if key in field]
+    for name in sorted(parameters):
+        if name not in OTHERS.union(names) and not name.startswith("triton_"):
+            near, known = near_name(name, fields), ", ".join([*names, "output_format"])
+            raise Refused(
+                f"parameter {excerpt(name)} is not known: "
+                + (f"the nearest that is known is {near}" if near else f"known are {known}")
+            )
+
+
+def near_name(name, fields):
+    """The name of the field that one that is none's may have been meant for; None where no field
+    has most of its letters."""
+    if len(name) > 64:  # no field's is as long
+        return None
+    plain, near, least = name.replace("-", "_"), None, 64
+    for field in fields:
+        for known in (field["name"], field.get("alias", field["name"])):
+            distance = edit_distance(plain, known)
+            if distance < least and 3 * distance <= min(len(plain), len(known)):
+                near, least = field["name"], distance
+    return near
 
 
 def edit_distance(a, b):
@@ -171,11 +195,12 @@ def edit_distance(a, b):
 
 
 def check_outputs(request, output_format):
-    """An answer without the output that was asked for would look like success."""
+    """An answer without the output that was asked for would look like success. The server asks for
+    all three where a request names none."""
     raw = output_format == "raw"
     made, other = ("images", "encoded_images") if raw else ("encoded_images", "images")
     wanted = request.requested_output_names()
-    if other in wanted and made not in wanted:
+    if other in wanted and not {made, "seed"} <= set(wanted):
         hint = (
             "use png, jpeg or webp, or ask for images"
             if raw
@@ -190,7 +215,7 @@ def timeout_of(request):
     value = request.timeout() or parameters_of_request(request).get("timeout")
     if value is not None and not (type(value) is int and 1 <= value <= YEAR):
         raise Refused(
-            f"parameter timeout is {json.dumps(value)}: must be a whole number of microseconds "
+            f"parameter timeout is {quoted(value)}: must be a whole number of microseconds "
             f"from 1 to {YEAR}"
         )
     return value
@@ -200,9 +225,24 @@ def parameters_of_request(request):
     return json.loads(request.parameters() or "{}")
 
 
+def log_prefix(request):
+    """How lines of the log begin to speak of it."""
+    text = request.request_id()
+    return f"request '{excerpt(text)}': " if text else ""
+
+
+def excerpt(text):
+    """A text as a message quotes it."""
+    return text if len(text) <= 200 else f"{text[:200]}... ({len(text.encode())} bytes)"
+
+
+def quoted(value):
+    return excerpt(json.dumps(value))
+
+
 def converted(name, kind, value):
     """A request parameter as what the input of that name would hold."""
-    said = f"parameter {name} is {json.dumps(value)}"
+    said = f"parameter {name} is {quoted(value)}"
     if kind == "text":
         if not isinstance(value, str):
             raise Refused(f"{said}: must be a string")
@@ -217,15 +257,15 @@ def converted(name, kind, value):
         return number
     if isinstance(value, str):
         if not re.fullmatch(r"-?\d+", value):
-            raise Refused(f"parameter {name} is '{value}': must be an integer")
+            raise Refused(f"parameter {name} is '{excerpt(value)}': must be an integer")
         return int(value)
     if not (math.isfinite(number) and number == int(number)):
         raise Refused(f"{said}: must be an integer")
     return int(value)
 
 
-def checked_row(values, fields):
-    """One prompt, every value present and allowed."""
+def checked_row(values, fields, guided):
+    """One prompt, every value present and allowed; what has no effect has its default."""
     row = types.SimpleNamespace(
         **{field["name"]: checked(field, values[field["name"]]) for field in fields}
     )
@@ -233,8 +273,18 @@ def checked_row(values, fields):
         row.prompt_2 = row.prompt
     if row.true_cfg_scale <= 1:
         row.negative_prompt = None  # it is there exactly when true CFG is done
+    defaults = {field["name"]: field.get("default") for field in fields}
+    if row.negative_prompt is None:
+        row.true_cfg_scale = defaults["true_cfg_scale"]
+    if not guided:
+        row.guidance_scale = defaults["guidance_scale"]
     if row.seed is None:
         row.seed = random.SystemRandom().getrandbits(32)
+    if row.seed > 2**63 - row.num_images_per_prompt:
+        raise Refused(
+            f"seed is {row.seed}: too large for {row.num_images_per_prompt} images, which count up "
+            "from it"
+        )
     return row
 
 
@@ -277,7 +327,7 @@ def checked_text(name, value, field):
 def checked_number(name, value, field):
     low, high = field["low"], field["high"]
     if not low <= value <= high:  # NaN is in no range
-        raise Refused(f"{name} is {value:g}: must be a number from {low:g} to {high:g}")
+        raise Refused(f"{name} is {value:g}: must be a number from {low:g} to {high:.9g}")
     return value
 
 

@@ -26,6 +26,7 @@ import time
 NAME = "dit_transformer"
 PACKAGES = ("numpy", "torch", "diffusers")
 PARTS = ("transformer",)  # directories of the checkpoint
+PARAMETERS = ("timesteps", "step")  # of a schedule that native models prepare at once
 MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 if not MISSING:
     import numpy as np
@@ -61,11 +62,11 @@ class TritonPythonModel:
     def compute(self, request):
         """(outputs, rows, False). Rows are computed one by one: the same row gives the same bytes
         alone and in company, and an execution may hold images of different sizes."""
-        hidden = to_torch(input_of(request, "hidden_states"), self.device)
-        text = to_torch(input_of(request, "encoder_hidden_states"), self.device)
-        pooled = to_torch(input_of(request, "pooled_projections"), self.device)
-        img_ids = to_torch(input_of(request, "img_ids"), self.device)
-        txt_ids = to_torch(input_of(request, "txt_ids"), self.device)
+        hidden = states_of(request, "hidden_states", self.device)
+        text = states_of(request, "encoder_hidden_states", self.device)
+        pooled = states_of(request, "pooled_projections", self.device)
+        img_ids = states_of(request, "img_ids", self.device)
+        txt_ids = states_of(request, "txt_ids", self.device)
         expect_tokens("img_ids", img_ids, "hidden_states", hidden)
         expect_tokens("txt_ids", txt_ids, "encoder_hidden_states", text)
         timesteps = self.numbers_of(request, "timestep", 1)
@@ -86,7 +87,7 @@ class TritonPythonModel:
                 joint_attention_kwargs={},
                 return_dict=False,
             )
-        return [to_triton("noise_pred", torch.cat(predicted))], rows, False
+        return [output_of("noise_pred", torch.cat(predicted))], rows, False
 
     def numbers_of(self, request, name, largest):
         """FP32 values, one a row."""
@@ -109,6 +110,14 @@ class TritonPythonModel:
 def expect_tokens(name, ids, of, states):
     if ids.shape[1] != states.shape[1]:
         raise Refused(f"{name} has {ids.shape[1]} tokens: {of} has {states.shape[1]}")
+
+
+def states_of(request, name, device):
+    """An input whose values must be finite: others would look like success in the end."""
+    values = to_torch(input_of(request, name), device)
+    if not torch.isfinite(values).all():
+        raise Refused(f"input {name} holds values that are not finite")
+    return values
 
 
 def try_it(model, directory):
@@ -149,6 +158,13 @@ STAGE_COUNTERS = {
     "flux_stage_rows_total": "Rows (prompts, steps of images, images) that the model computed",
     "flux_stage_batches_total": "Executions of the model; rows / batches is the mean batch size",
 }
+
+
+# Request parameters of the server, and of its HTTP endpoints.
+SERVERS = {
+    "timeout", "priority", "sequence_id", "sequence_start", "sequence_end", "binary_data",
+    "binary_data_output", "stream", "id",
+}  # fmt: skip
 
 
 class Refused(Exception):
@@ -200,6 +216,7 @@ def answer(model, request):
     """The response to one request."""
     start = time.monotonic()
     try:
+        check_parameters(request)
         with torch.inference_mode():
             outputs, rows, truncated = model.compute(request)
         model.counters.add("flux_stage_rows_total", rows)
@@ -222,6 +239,19 @@ def respond(outputs, truncated):
         if hasattr(pb_utils.InferenceResponse, "parameters"):
             return pb_utils.InferenceResponse(outputs, parameters={"truncated": True})
     return pb_utils.InferenceResponse(outputs)
+
+
+def check_parameters(request):
+    """Refuses a parameter that is not known, and might as well have been meant."""
+    for name in sorted(json.loads(request.parameters() or "{}")):
+        if name == "lora":
+            raise Refused(
+                f"lora is given: {NAME} is a model in Python, which takes no adapters; convert "
+                "again with that stage native"
+            )
+        if name not in SERVERS.union(PARAMETERS) and not name.startswith("triton_"):
+            known = ", ".join(PARAMETERS) or "no parameters"
+            raise Refused(f"parameter {name[:200]} is not known: {NAME} takes {known}")
 
 
 def check_wanted(request):
@@ -251,6 +281,19 @@ def to_triton(name, tensor):
     if tensor.is_cuda:
         torch.cuda.current_stream(tensor.device).synchronize()
     return pb_utils.Tensor.from_dlpack(name, tensor)
+
+
+def output_of(name, tensor):
+    """A result as Triton takes it. One that is not finite would look like success."""
+    if not torch.isfinite(tensor).all():
+        dtype = {torch.bfloat16: "bf16", torch.float16: "f16"}.get(tensor.dtype, "f32")
+        raise Refused(
+            f"output {name} of {NAME} holds values that are not finite: the weights are damaged, "
+            f"or the inputs too large for {dtype}",
+            # Texts cannot be too large.
+            "INTERNAL" if NAME.endswith("encoder") else "INVALID_ARG",
+        )
+    return to_triton(name, tensor)
 
 
 class Counters:
@@ -303,6 +346,9 @@ class StandIn:
         def request_id(self):
             return "made"
 
+        def parameters(self):
+            return ""
+
         def is_cancelled(self):
             return False
 
@@ -311,7 +357,8 @@ class StandIn:
             self.outputs, self.failure = output_tensors, error
 
     class TritonError:
-        INVALID_ARG, UNAVAILABLE, CANCELLED = "INVALID_ARG", "UNAVAILABLE", "CANCELLED"
+        INVALID_ARG, INTERNAL = "INVALID_ARG", "INTERNAL"
+        UNAVAILABLE, CANCELLED = "UNAVAILABLE", "CANCELLED"
 
         def __init__(self, message, code):
             self.message, self.code = message, code

@@ -22,6 +22,7 @@ import time
 NAME = "t5_encoder"
 PACKAGES = ("numpy", "torch", "transformers")
 PARTS = ("text_encoder_2", "tokenizer_2")  # directories of the checkpoint
+PARAMETERS = ()  # of requests
 MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 if not MISSING:
     import numpy as np
@@ -67,7 +68,7 @@ class TritonPythonModel:
             embed, cut = self.encode(prompt, length)
             embeds.append(embed)
             truncated |= cut
-        return [to_triton("prompt_embeds", torch.cat(embeds))], len(prompts), truncated
+        return [output_of("prompt_embeds", torch.cat(embeds))], len(prompts), truncated
 
     def length_of(self, request):
         if pb_utils.get_input_tensor_by_name(request, "max_sequence_length") is None:
@@ -122,6 +123,13 @@ STAGE_COUNTERS = {
 }
 
 
+# Request parameters of the server, and of its HTTP endpoints.
+SERVERS = {
+    "timeout", "priority", "sequence_id", "sequence_start", "sequence_end", "binary_data",
+    "binary_data_output", "stream", "id",
+}  # fmt: skip
+
+
 class Refused(Exception):
     """What a request is answered with instead of outputs; `code` is one of pb_utils.TritonError."""
 
@@ -171,6 +179,7 @@ def answer(model, request):
     """The response to one request."""
     start = time.monotonic()
     try:
+        check_parameters(request)
         with torch.inference_mode():
             outputs, rows, truncated = model.compute(request)
         model.counters.add("flux_stage_rows_total", rows)
@@ -193,6 +202,19 @@ def respond(outputs, truncated):
         if hasattr(pb_utils.InferenceResponse, "parameters"):
             return pb_utils.InferenceResponse(outputs, parameters={"truncated": True})
     return pb_utils.InferenceResponse(outputs)
+
+
+def check_parameters(request):
+    """Refuses a parameter that is not known, and might as well have been meant."""
+    for name in sorted(json.loads(request.parameters() or "{}")):
+        if name == "lora":
+            raise Refused(
+                f"lora is given: {NAME} is a model in Python, which takes no adapters; convert "
+                "again with that stage native"
+            )
+        if name not in SERVERS.union(PARAMETERS) and not name.startswith("triton_"):
+            known = ", ".join(PARAMETERS) or "no parameters"
+            raise Refused(f"parameter {name[:200]} is not known: {NAME} takes {known}")
 
 
 def check_wanted(request):
@@ -233,6 +255,19 @@ def texts_of(request, name):
             at = error.start
             raise Refused(f"{name} is not valid UTF-8: byte {at} is 0x{value[at]:02x}") from None
     return texts
+
+
+def output_of(name, tensor):
+    """A result as Triton takes it. One that is not finite would look like success."""
+    if not torch.isfinite(tensor).all():
+        dtype = {torch.bfloat16: "bf16", torch.float16: "f16"}.get(tensor.dtype, "f32")
+        raise Refused(
+            f"output {name} of {NAME} holds values that are not finite: the weights are damaged, "
+            f"or the inputs too large for {dtype}",
+            # Texts cannot be too large.
+            "INTERNAL" if NAME.endswith("encoder") else "INVALID_ARG",
+        )
+    return to_triton(name, tensor)
 
 
 class Counters:
@@ -285,6 +320,9 @@ class StandIn:
         def request_id(self):
             return "made"
 
+        def parameters(self):
+            return ""
+
         def is_cancelled(self):
             return False
 
@@ -293,7 +331,8 @@ class StandIn:
             self.outputs, self.failure = output_tensors, error
 
     class TritonError:
-        INVALID_ARG, UNAVAILABLE, CANCELLED = "INVALID_ARG", "UNAVAILABLE", "CANCELLED"
+        INVALID_ARG, INTERNAL = "INVALID_ARG", "INTERNAL"
+        UNAVAILABLE, CANCELLED = "UNAVAILABLE", "CANCELLED"
 
         def __init__(self, message, code):
             self.message, self.code = message, code

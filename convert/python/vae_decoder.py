@@ -20,6 +20,7 @@ import time
 NAME = "vae_decoder"
 PACKAGES = ("numpy", "torch", "diffusers")
 PARTS = ("vae",)  # directories of the checkpoint
+PARAMETERS = ()  # of requests
 MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 if not MISSING:
     import numpy as np
@@ -55,20 +56,18 @@ class TritonPythonModel:
     def compute(self, request):
         """(outputs, rows, False). Rows are decoded one by one: the same row gives the same bytes
         alone and in company."""
-        latents = to_torch(input_of(request, "latents"), self.device)
+        latents = states_of(request, "latents", self.device)
         height, width = (self.factor * side for side in latents.shape[-2:])
         if max(height, width) > LARGEST_SIDE:
             raise Refused(
                 f"latents of {latents.shape[-2]} x {latents.shape[-1]} give {height} x {width} "
                 f"pixels: at most {LARGEST_SIDE} a side"
             )
-        if not torch.isfinite(latents).all():
-            raise Refused("latents hold values that are not finite")
         images = []
         for row in latents.split(1):
             check_wanted(request)
             images.append(self.decode(row).float())
-        return [to_triton("image", torch.cat(images))], len(images), False
+        return [output_of("image", torch.cat(images))], len(images), False
 
     def decode(self, latents):
         """[1, latent_channels, h, w] to [1, 3, height, width]: in tiles where a GPU has no room
@@ -83,6 +82,14 @@ class TritonPythonModel:
             return self.vae.decode(latents, return_dict=False)[0]
         finally:
             self.vae.disable_tiling()
+
+
+def states_of(request, name, device):
+    """An input whose values must be finite: others would look like success in the end."""
+    values = to_torch(input_of(request, name), device)
+    if not torch.isfinite(values).all():
+        raise Refused(f"input {name} holds values that are not finite")
+    return values
 
 
 def try_it(model, directory):
@@ -104,6 +111,13 @@ STAGE_COUNTERS = {
     "flux_stage_rows_total": "Rows (prompts, steps of images, images) that the model computed",
     "flux_stage_batches_total": "Executions of the model; rows / batches is the mean batch size",
 }
+
+
+# Request parameters of the server, and of its HTTP endpoints.
+SERVERS = {
+    "timeout", "priority", "sequence_id", "sequence_start", "sequence_end", "binary_data",
+    "binary_data_output", "stream", "id",
+}  # fmt: skip
 
 
 class Refused(Exception):
@@ -155,6 +169,7 @@ def answer(model, request):
     """The response to one request."""
     start = time.monotonic()
     try:
+        check_parameters(request)
         with torch.inference_mode():
             outputs, rows, truncated = model.compute(request)
         model.counters.add("flux_stage_rows_total", rows)
@@ -177,6 +192,19 @@ def respond(outputs, truncated):
         if hasattr(pb_utils.InferenceResponse, "parameters"):
             return pb_utils.InferenceResponse(outputs, parameters={"truncated": True})
     return pb_utils.InferenceResponse(outputs)
+
+
+def check_parameters(request):
+    """Refuses a parameter that is not known, and might as well have been meant."""
+    for name in sorted(json.loads(request.parameters() or "{}")):
+        if name == "lora":
+            raise Refused(
+                f"lora is given: {NAME} is a model in Python, which takes no adapters; convert "
+                "again with that stage native"
+            )
+        if name not in SERVERS.union(PARAMETERS) and not name.startswith("triton_"):
+            known = ", ".join(PARAMETERS) or "no parameters"
+            raise Refused(f"parameter {name[:200]} is not known: {NAME} takes {known}")
 
 
 def check_wanted(request):
@@ -206,6 +234,19 @@ def to_triton(name, tensor):
     if tensor.is_cuda:
         torch.cuda.current_stream(tensor.device).synchronize()
     return pb_utils.Tensor.from_dlpack(name, tensor)
+
+
+def output_of(name, tensor):
+    """A result as Triton takes it. One that is not finite would look like success."""
+    if not torch.isfinite(tensor).all():
+        dtype = {torch.bfloat16: "bf16", torch.float16: "f16"}.get(tensor.dtype, "f32")
+        raise Refused(
+            f"output {name} of {NAME} holds values that are not finite: the weights are damaged, "
+            f"or the inputs too large for {dtype}",
+            # Texts cannot be too large.
+            "INTERNAL" if NAME.endswith("encoder") else "INVALID_ARG",
+        )
+    return to_triton(name, tensor)
 
 
 class Counters:
@@ -258,6 +299,9 @@ class StandIn:
         def request_id(self):
             return "made"
 
+        def parameters(self):
+            return ""
+
         def is_cancelled(self):
             return False
 
@@ -266,7 +310,8 @@ class StandIn:
             self.outputs, self.failure = output_tensors, error
 
     class TritonError:
-        INVALID_ARG, UNAVAILABLE, CANCELLED = "INVALID_ARG", "UNAVAILABLE", "CANCELLED"
+        INVALID_ARG, INTERNAL = "INVALID_ARG", "INTERNAL"
+        UNAVAILABLE, CANCELLED = "UNAVAILABLE", "CANCELLED"
 
         def __init__(self, message, code):
             self.message, self.code = message, code

@@ -4,6 +4,7 @@
 #include "image/png.h"
 #include "image/webp.h"
 #include "support/error.h"
+#include "support/file.h"
 #include "support/utf8.h"
 #include "tensor/format.h"
 
@@ -17,7 +18,7 @@ std::optional<ImageFormat> parse_image_format(std::string_view name) {
 }
 
 std::optional<ImageFormat> format_of_file(const std::filesystem::path& file) {
-  const std::string extension = lower_case(file.extension().string());
+  const std::string extension = ending_of(file);
   for (const ImageFormatInfo& info : kImageFormats) {
     for (const std::string_view known : info.extensions) {
       if (!extension.empty() && extension == known) return info.format;

@@ -22,19 +22,17 @@ class Linear {
 
   /// x: [rows, in], out: [rows, out features]; see ops linear().
   void operator()(Context& ctx, const ConstTensor& x, const Tensor& out,
-                  const Epilogue& epilogue = {}) const {
-    linear(ctx, x, weights_, epilogue, out);
-  }
-  /// Its share of a linear over several parts; see ops linear().
-  LinearPart part(const ConstTensor& x, const Tensor& out, const Epilogue& epilogue = {}) const {
-    return {x, &weights_, epilogue, out};
-  }
+                  const Epilogue& epilogue = {}, Adapters adapters = {}) const;
+  /// Its share of a linear over several parts, which `adapters` must outlive; see ops linear().
+  LinearPart part(const ConstTensor& x, const Tensor& out, const Epilogue& epilogue = {},
+                  Adapters adapters = {}) const;
   bool takes_e4m3() const { return weights_.takes_e4m3(); }
   int64_t out_features() const { return weights_.out_features; }
   int64_t bytes() const { return weights_.packed ? weights_.packed->bytes() : 0; }
 
  private:
   LinearWeights weights_;
+  size_t place_ = 0;  // of LinearPlace in its model
 };
 
 }  // namespace flux

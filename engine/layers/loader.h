@@ -1,5 +1,6 @@
 #pragma once
 
+#include "layers/adapters.h"
 #include "ops/ops.h"
 #include "weights/weight_scope.h"
 
@@ -11,12 +12,15 @@ class Loader {
  public:
   /// The whole component. The context and the store must outlive the loader.
   Loader(Context& ctx, const TensorStore& store, const Precision& precision)
-      : ctx_(&ctx), scope_(store), precision_(precision) {}
+      : ctx_(&ctx),
+        scope_(store),
+        precision_(precision),
+        places_(std::make_shared<std::vector<LinearPlace>>()) {}
 
   /// The loader of the module `name` inside this one; names are those of diffusers' and
   /// transformers' modules.
-  Loader operator/(std::string_view name) const { return {*ctx_, scope_ / name, precision_}; }
-  Loader operator/(int64_t index) const { return {*ctx_, scope_ / index, precision_}; }
+  Loader operator/(std::string_view name) const { return with(scope_ / name); }
+  Loader operator/(int64_t index) const { return with(scope_ / index); }
 
   Context& context() const { return *ctx_; }
   const WeightScope& weights() const { return scope_; }
@@ -25,13 +29,13 @@ class Loader {
   /// For the linears that do nearly all the work; the others ignore it.
   Quantization quantization() const { return precision_.quantization; }
   AttentionPrecision attention() const { return precision_.attention; }
+  /// The linears that were loaded so far, of the whole component.
+  std::vector<LinearPlace>& places() const { return *places_; }
 
-  /// The rows that an embedding picks from, in host memory, as they are stored: a copy, so that a
-  /// loaded model does not depend on its files. Throws as WeightScope::take().
+  /// The rows that an embedding picks from, in host memory, as they are stored. Throws as
+  /// WeightScope::take().
   StoredTensor table(std::string_view name, const Shape& shape) const {
-    const StoredTensor copy = copy_of(scope_.take_stored(name, shape));
-    scope_.drop_pages(name);
-    return copy;
+    return in_memory(scope_.take_stored(name, shape), ctx_->threads());
   }
 
   /// A vector of parameters ([features], f32) where the context computes. Throws as
@@ -41,12 +45,16 @@ class Loader {
   }
 
  private:
-  Loader(Context& ctx, WeightScope scope, const Precision& precision)
-      : ctx_(&ctx), scope_(std::move(scope)), precision_(precision) {}
+  Loader with(WeightScope scope) const {
+    Loader inner = *this;
+    inner.scope_ = std::move(scope);
+    return inner;
+  }
 
   Context* ctx_;
   WeightScope scope_;
   Precision precision_;
+  std::shared_ptr<std::vector<LinearPlace>> places_;
 };
 
 }  // namespace flux

@@ -17,13 +17,14 @@ Modulation::Modulation(const Loader& load, int64_t features, int64_t chunks, siz
       chunks_(chunks),
       index_(index) {}
 
-void Modulation::compute(Context& ctx, const ConstTensor& rows, const Tensor& out) const {
+void Modulation::compute(Context& ctx, const ConstTensor& rows, Adapters adapters,
+                         const Tensor& out) const {
   const Workspace::Scope scope(ctx.workspace());
   const Shape flat{rows.size(0), chunks_ * features_};
   const Tensor rounded = ctx.workspace().allocate(flat, rows.dtype());
   for (int64_t begin = 0; begin < rows.size(0); begin += kRowsAtOnce) {
     const int64_t end = std::min(rows.size(0), begin + kRowsAtOnce);
-    linear_(ctx, rows.slice(0, begin, end), rounded.slice(0, begin, end));
+    linear_(ctx, rows.slice(0, begin, end), rounded.slice(0, begin, end), {}, adapters);
   }
   cast(ctx, rounded, out.reshape(flat));
 }
@@ -34,7 +35,7 @@ ConstTensor Modulation::kept(Context& ctx, const Conditioning& conditioning) con
     // It is kept once it is complete: memory may run out before.
     const Tensor computed =
         pooled_tensor(ctx, {conditioning.rows.size(0), chunks_, features_}, DType::kF32);
-    compute(ctx, conditioning.rows, computed);
+    compute(ctx, conditioning.rows, conditioning.adapters, computed);
     all = computed;
   }
   return all[conditioning.step];
@@ -43,19 +44,23 @@ ConstTensor Modulation::kept(Context& ctx, const Conditioning& conditioning) con
 std::vector<ConstTensor> Modulation::operator()(
     Context& ctx, std::span<const Conditioning* const> conditionings) const {
   std::vector<ConstTensor> result(conditionings.size());
-  std::vector<size_t> missing;
+  std::vector<size_t> together;  // of one weight: no adapter changes it
   for (size_t i = 0; i < conditionings.size(); ++i) {
-    if (conditionings[i]->kept == nullptr) {
-      missing.push_back(i);
+    const Conditioning& one = *conditionings[i];
+    if (one.kept != nullptr) {
+      result[i] = kept(ctx, one);
+    } else if (one.adapters.empty()) {
+      together.push_back(i);
     } else {
-      result[i] = kept(ctx, *conditionings[i]);
+      const Tensor computed = ctx.workspace().allocate({1, chunks_, features_}, DType::kF32);
+      compute(ctx, one.row(), one.adapters, computed);
+      result[i] = computed[0];
     }
   }
-  if (missing.empty()) return result;
-  const auto count = std::ssize(missing);
+  if (together.empty()) return result;
+  const auto count = std::ssize(together);
   const auto row_of = [&](int64_t i) {
-    const Conditioning& from = *conditionings[missing[static_cast<size_t>(i)]];
-    return from.rows.slice(0, from.step, from.step + 1);
+    return conditionings[together[static_cast<size_t>(i)]]->row();
   };
   const Tensor computed = ctx.workspace().allocate({count, chunks_, features_}, DType::kF32);
   ConstTensor rows = row_of(0);
@@ -64,8 +69,8 @@ std::vector<ConstTensor> Modulation::operator()(
     for (int64_t i = 0; i < count; ++i) copy(ctx, row_of(i), gathered.slice(0, i, i + 1));
     rows = gathered;
   }
-  compute(ctx, rows, computed);
-  for (int64_t i = 0; i < count; ++i) result[missing[static_cast<size_t>(i)]] = computed[i];
+  compute(ctx, rows, {}, computed);
+  for (int64_t i = 0; i < count; ++i) result[together[static_cast<size_t>(i)]] = computed[i];
   return result;
 }
 

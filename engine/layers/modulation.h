@@ -15,6 +15,10 @@ struct Conditioning {
   /// Where defined, every Modulation keeps its result for all steps here, under its index, so that
   /// its weights are read once an image: [steps, chunks, features], f32, each.
   std::vector<ConstTensor>* kept = nullptr;
+  Adapters adapters = {};  // of the image
+
+  /// [1, features]
+  ConstTensor row() const { return rows.slice(0, step, step + 1); }
 };
 
 /// One chunk each of a modulation's result: x is normed, then * (1 + scale) + shift, and a residual
@@ -50,7 +54,7 @@ class Modulation {
   /// [chunks, features] of the step in use from what is kept; computes it where it is missing.
   ConstTensor kept(Context& ctx, const Conditioning& conditioning) const;
   /// rows: [n, features], T; out: [n, chunks, features], f32.
-  void compute(Context& ctx, const ConstTensor& rows, const Tensor& out) const;
+  void compute(Context& ctx, const ConstTensor& rows, Adapters adapters, const Tensor& out) const;
 
   Linear linear_;
   int64_t features_ = 0;

@@ -8,11 +8,13 @@ TwoLayerEmbedding::TwoLayerEmbedding(const Loader& load, int64_t in, int64_t out
     : linear_1_(load / "linear_1", in, out), linear_2_(load / "linear_2", out, out) {}
 
 void TwoLayerEmbedding::operator()(Context& ctx, const ConstTensor& x, const Tensor& out,
-                                   const ConstTensor& residual) const {
+                                   const ConstTensor& residual, Adapters adapters) const {
   const Workspace::Scope scope(ctx.workspace());
   const Tensor hidden = ctx.workspace().allocate({x.size(0), linear_1_.out_features()}, x.dtype());
-  linear_1_(ctx, x, hidden, {.activation = Activation::kSilu, .gate = {}, .residual = {}});
-  linear_2_(ctx, hidden, out, {.activation = Activation::kNone, .gate = {}, .residual = residual});
+  linear_1_(ctx, x, hidden, {.activation = Activation::kSilu, .gate = {}, .residual = {}},
+            adapters);
+  linear_2_(ctx, hidden, out, {.activation = Activation::kNone, .gate = {}, .residual = residual},
+            adapters);
 }
 
 Tensor embed_timestep(Context& ctx, float value, DType dtype) {

@@ -12,7 +12,7 @@ class TwoLayerEmbedding {
 
   /// x: [1, in], out: [1, out]. `residual` ([1, out]), when defined, is added; it may be out.
   void operator()(Context& ctx, const ConstTensor& x, const Tensor& out,
-                  const ConstTensor& residual = {}) const;
+                  const ConstTensor& residual = {}, Adapters adapters = {}) const;
   int64_t bytes() const { return linear_1_.bytes() + linear_2_.bytes(); }
 
  private:

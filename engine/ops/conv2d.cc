@@ -10,7 +10,7 @@ constexpr int64_t kMaxKernel = 63;
 }  // namespace
 
 Conv2dWeights pack_conv2d(Context& ctx, const ConstTensor& weight, const ConstTensor& bias,
-                          DType dtype, bool upsample) {
+                          DType dtype, ConvSize size) {
   check_rank("pack_conv2d", "weight", weight, 4);
   const int64_t out = weight.size(0);
   const int64_t in = weight.size(1);
@@ -26,8 +26,8 @@ Conv2dWeights pack_conv2d(Context& ctx, const ConstTensor& weight, const ConstTe
         ErrorCode::kInternal, "pack_conv2d: bias is {}, but floats [{}] are needed", bias, out);
   check(dtype == DType::kF32 || dtype == DType::kBF16, ErrorCode::kInternal,
         "pack_conv2d: dtype {}, but f32 or bf16 is needed", dtype);
-  return {in,    out,      kernel,
-          dtype, upsample, kernels_of(ctx).pack_conv2d(ctx, weight, bias, dtype, upsample)};
+  return {in,    out,  kernel,
+          dtype, size, kernels_of(ctx).pack_conv2d(ctx, weight, bias, dtype, size)};
 }
 
 void conv2d(Context& ctx, const ConstTensor& x, const Conv2dWeights& weights,
@@ -35,8 +35,10 @@ void conv2d(Context& ctx, const ConstTensor& x, const Conv2dWeights& weights,
   const Context::Range range(ctx, "conv2d");
   check(weights.packed != nullptr, ErrorCode::kInternal, "conv2d: weights are not packed");
   check_rank("conv2d", "x", x, 3);
-  const int64_t scale = weights.upsample ? 2 : 1;
-  const Shape result{x.size(0) * scale, x.size(1) * scale, weights.out_channels};
+  check(weights.size != ConvSize::kHalved || (x.size(0) % 2 == 0 && x.size(1) % 2 == 0),
+        ErrorCode::kInternal, "conv2d: x is {}, but even sides are needed to halve them", x);
+  const Shape result{conv_side(weights.size, x.size(0)), conv_side(weights.size, x.size(1)),
+                     weights.out_channels};
   check_activation(ctx, "conv2d", "x", x, weights.dtype,
                    {x.size(0), x.size(1), weights.in_channels});
   check_activation(ctx, "conv2d", "out", out, weights.dtype, result);

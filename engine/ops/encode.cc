@@ -1,9 +1,9 @@
 #include <algorithm>
 #include <cmath>
-#include <thread>
 #include <vector>
 
 #include "ops/kernels.h"
+#include "support/parts.h"
 
 namespace flux {
 namespace {
@@ -39,12 +39,10 @@ StoredTensor encode(const StoredTensor& weight, DType dtype, int threads) {
   encoded.scales = scales;
   const int64_t useful = std::max<int64_t>(1, weight.numel() / kWorthAThread);
   const int64_t parts = std::min<int64_t>({threads, useful, rows});
-  const auto part = [&](int64_t i) {
-    encode_rows(weight, dtype, rows * i / parts, rows * (i + 1) / parts, codes, scales);
-  };
-  std::vector<std::jthread> others;
-  for (int64_t i = 1; i < parts; ++i) others.emplace_back(part, i);
-  part(0);
+  const StoredTensor read = in_memory(weight, threads);
+  for_each_part(parts, [&](int64_t i) {
+    encode_rows(read, dtype, rows * i / parts, rows * (i + 1) / parts, codes, scales);
+  });
   return encoded;
 }
 

@@ -14,8 +14,10 @@ namespace flux {
 #define FLUX_OPS(OP)                                                                               \
   OP(std::shared_ptr<const PackedWeights>, pack_linear,                                            \
      (Context&, std::span<const StoredTensor>, std::span<const ConstTensor>, DType, Quantization))                         \
+  OP(std::shared_ptr<const PackedWeights>, pack_up,                                                \
+     (Context&, const ConstTensor&, const ConstTensor&, int64_t, DType))                                     \
   OP(std::shared_ptr<const PackedWeights>, pack_conv2d,                                            \
-     (Context&, const ConstTensor&, const ConstTensor&, DType, bool))                                        \
+     (Context&, const ConstTensor&, const ConstTensor&, DType, ConvSize))                                        \
   OP(void, linear, (Context&, std::span<const LinearPart>))                                        \
   OP(void, conv2d,                                                                                 \
      (Context&, const ConstTensor&, const Conv2dWeights&, const ConstTensor&, const Tensor&))                \
@@ -31,6 +33,7 @@ namespace flux {
   OP(void, transpose, (Context&, const ConstTensor&, const Tensor&))                                    \
   OP(void, rope_angles, (Context&, const ConstTensor&, const RopeAxes&, const Tensor&, const Tensor&))              \
   OP(void, euler_step, (Context&, const Tensor&, const EulerStep&))                                \
+  OP(void, scale_noise, (Context&, const Tensor&, const NoisedImage&))                             \
   OP(void, unpack_tokens, (Context&, const ConstTensor&, float, float, const Tensor&))                  \
   OP(void, to_bytes, (Context&, const ConstTensor&, const Tensor&))                                     \
   OP(void, embedding, (Context&, const StoredTensor&, std::span<const int32_t>, const Tensor&))

@@ -17,6 +17,19 @@ void euler_step(Context& ctx, const Tensor& latents, const EulerStep& step) {
   if (latents.numel() > 0) kernels_of(ctx).euler_step(ctx, latents, step);
 }
 
+void scale_noise(Context& ctx, const Tensor& latents, const NoisedImage& noised) {
+  const Context::Range range(ctx, "scale_noise");
+  const auto check_operand = [&](const char* name, const ConstTensor& operand) {
+    check_activation(ctx, "scale_noise", name, operand, latents.dtype(), latents.shape());
+    check_contiguous("scale_noise", name, operand);
+  };
+  check_operand("latents", latents);
+  check_operand("image", noised.image);
+  check_operand("noise", noised.noise);
+  if (noised.mask.defined()) check_operand("mask", noised.mask);
+  if (latents.numel() > 0) kernels_of(ctx).scale_noise(ctx, latents, noised);
+}
+
 void unpack_tokens(Context& ctx, const ConstTensor& packed, float divisor, float shift,
                    const Tensor& out) {
   const Context::Range range(ctx, "unpack_tokens");

@@ -67,6 +67,26 @@ void check_norm(const Context& ctx, const Epilogue& epilogue, int64_t rows, int6
   check_device(ctx, "linear", "encoded heads", numbers);
 }
 
+void check_term(const WeightTerm& term, const LinearWeights& weights, bool e4m3_x) {
+  check(term.weights != nullptr && (term.weights->down.packed || term.weights->up),
+        ErrorCode::kInternal, "linear: a change is not packed");
+  const WeightChange& change = *term.weights;
+  const int64_t columns = change.outer.defined() ? change.outer.size(1) : 1;
+  check(change.down.in_features * columns == weights.in_features &&
+            change.down.dtype == weights.dtype &&
+            change.begin + change.out_features <= weights.out_features && !e4m3_x,
+        ErrorCode::kInternal,
+        "linear: a change of {} outputs from {} on of {} inputs does not fit weights of {} outputs "
+        "of {} inputs",
+        change.out_features, change.begin, change.down.in_features * columns, weights.out_features,
+        weights.in_features);
+}
+
+void check_outputs(const char* op, const WeightChange& change) {
+  check(change.begin >= 0 && change.begin + change.out_features <= kMaxFeatures,
+        ErrorCode::kInternal, "{}: {} outputs from {} on", op, change.out_features, change.begin);
+}
+
 void check_part(const Context& ctx, const LinearPart& part) {
   check(part.weights != nullptr && part.weights->packed != nullptr, ErrorCode::kInternal,
         "linear: weights are not packed");
@@ -102,6 +122,7 @@ void check_part(const Context& ctx, const LinearPart& part) {
   if (part.epilogue.norm) check_norm(ctx, part.epilogue, rows, weights.out_features);
   check(rows == 0 || part.x.raw() != part.out.raw(), ErrorCode::kInternal,
         "linear: out must not alias x");
+  for (const WeightTerm& term : part.terms) check_term(term, weights, e4m3_x);
 }
 
 bool same_heads(const std::optional<HeadNorm>& a, const std::optional<HeadNorm>& b) {
@@ -133,6 +154,58 @@ LinearWeights pack_linear(Context& ctx, std::span<const StoredTensor> weights,
         "pack_linear: dtype {}, but f32 or bf16 is needed", dtype);
   return {weights[0].shape[1], out_features, dtype,
           kernels_of(ctx).pack_linear(ctx, weights, biases, dtype, quantization)};
+}
+
+WeightChange pack_low_rank(Context& ctx, const ConstTensor& down, const ConstTensor& up,
+                           const ConstTensor& gains, int64_t begin, DType dtype) {
+  const StoredTensor stored(down);
+  WeightChange change;
+  change.begin = begin;
+  change.down = pack_linear(ctx, {&stored, 1}, {}, dtype);
+  change.out_features = change.rank();
+  if (up.defined()) {
+    check_rank("pack_low_rank", "up", up, 2);
+    check(is_floating_point(up.dtype()) && up.is_contiguous() && up.size(1) == change.rank(),
+          ErrorCode::kInternal, "pack_low_rank: up is {}, but contiguous floats [n, {}] are needed",
+          up, change.rank());
+    change.out_features = up.size(0);
+  }
+  check(!gains.defined() || (up.defined() && gains.dtype() == DType::kF32 &&
+                             gains.is_contiguous() && gains.shape() == Shape{up.size(0)}),
+        ErrorCode::kInternal, "pack_low_rank: gains are {}, and up is {}", gains, up);
+  if (up.defined()) change.up = kernels_of(ctx).pack_up(ctx, up, gains, begin, dtype);
+  check_outputs("pack_low_rank", change);
+  return change;
+}
+
+WeightChange pack_kronecker(Context& ctx, const ConstTensor& outer, const ConstTensor& inner,
+                            int64_t first, int64_t rows, int64_t begin, DType dtype) {
+  check_rank("pack_kronecker", "outer", outer, 2);
+  check_rank("pack_kronecker", "inner", inner, 2);
+  check(first >= 0 && rows > 0 && first + rows <= outer.size(0) * inner.size(0),
+        ErrorCode::kInternal, "pack_kronecker: {} rows from {} on of {} (x) {}", rows, first, outer,
+        inner);
+  const StoredTensor stored(inner);
+  WeightChange change;
+  change.begin = begin;
+  change.out_features = rows;
+  change.down = pack_linear(ctx, {&stored, 1}, {}, dtype);
+  change.outer = to_dtype(outer, DType::kF32);
+  change.first = first;
+  check_outputs("pack_kronecker", change);
+  return change;
+}
+
+WeightChange pack_bias_change(Context& ctx, const ConstTensor& bias, int64_t in_features,
+                              int64_t begin, DType dtype) {
+  check_rank("pack_bias_change", "bias", bias, 1);
+  WeightChange change;
+  change.begin = begin;
+  change.out_features = bias.size(0);
+  change.down = {in_features, 1, dtype, nullptr};
+  // Biases are f32 whatever the dtype.
+  change.up = kernels_of(ctx).pack_up(ctx, bias.reshape({bias.size(0), 1}), {}, begin, DType::kF32);
+  return change;
 }
 
 void linear(Context& ctx, const ConstTensor& x, const LinearWeights& weights,

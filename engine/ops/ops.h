@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "ops/precision.h"
 #include "runtime/context.h"
@@ -76,6 +77,48 @@ LinearWeights pack_linear(Context& ctx, std::span<const StoredTensor> weights,
                           std::span<const ConstTensor> biases, DType dtype,
                           Quantization quantization = Quantization::kNone);
 
+/// A change to a linear's weights that holds for some of the rows that they are multiplied with. It
+/// concerns the outputs from `begin` on, of which W becomes W + scale * (gains W + P). P is
+///   of low rank: up down;
+///   whole, where there is neither `up` nor `outer`: down;
+///   a Kronecker product: rows [first, first + out_features) of outer (x) down.
+struct WeightChange {
+  int64_t begin = 0;
+  int64_t out_features = 0;
+  LinearWeights down;                       // not packed: down x is 1, the change is of a bias
+  std::shared_ptr<const PackedWeights> up;  // and the gains, where there are some
+  Tensor outer = {};                        // [outer rows, outer columns], f32, on the host
+  int64_t first = 0;
+
+  int64_t rank() const { return down.out_features; }
+  int64_t bytes() const {
+    return (down.packed ? down.packed->bytes() : 0) + (up ? up->bytes() : 0) +
+           (outer.defined() ? outer.bytes() : 0);
+  }
+};
+
+/// Packs a change of low rank. down: [rank, in_features], up: [out_features, rank], of any float
+/// dtype, in host memory; both are rounded to `dtype`, f32 or bf16, that of the linear's
+/// activations. gains: optional [out_features], f32, on the host. An undefined `up`: `down` is the
+/// whole change, [out_features, in_features], and there are no gains. Throws kUnsupported for a
+/// device that has no such products; so do the two below.
+WeightChange pack_low_rank(Context& ctx, const ConstTensor& down, const ConstTensor& up,
+                           const ConstTensor& gains, int64_t begin, DType dtype);
+/// Packs rows [first, first + rows) of the Kronecker product of `outer` and `inner`, matrices of
+/// any float dtype in host memory. `inner` is rounded to `dtype`.
+WeightChange pack_kronecker(Context& ctx, const ConstTensor& outer, const ConstTensor& inner,
+                            int64_t first, int64_t rows, int64_t begin, DType dtype);
+/// Packs a change of a bias: [out_features], of any float dtype, in host memory.
+WeightChange pack_bias_change(Context& ctx, const ConstTensor& bias, int64_t in_features,
+                              int64_t begin, DType dtype);
+
+/// A change that a linear's product has. x (down^T) is rounded to T, as are the results of a change
+/// that is whole or a Kronecker product; all else is part of the sums.
+struct WeightTerm {
+  const WeightChange* weights = nullptr;
+  float scale = 1.0f;
+};
+
 /// Rotary position angles for one sequence.
 struct RopeTable {
   ConstTensor cos;  // [tokens, head_dim / 2], f32
@@ -132,27 +175,40 @@ struct LinearPart {
   Tensor out;
   RowScales x_scales = {};    // of x, where it is e4m3
   RowScales out_scales = {};  // written: scales alone
+  /// Added to x W^T before the epilogue. The bits of a part do not depend on those of others.
+  std::vector<WeightTerm> terms = {};
 };
 /// All parts, which a device may compute together. They are alike: in features, activation, in
 /// whether they have a gate, a residual and a norm, and in its heads. The result of a part does not
 /// depend on the others.
 void linear(Context& ctx, std::span<const LinearPart> parts);
 
-/// Weights of a 2-d convolution with a square odd kernel, stride 1 and "same" padding.
+/// The height and width of a convolution's result, and what it reads beyond its image's edges.
+enum class ConvSize {
+  kSame,     // zeros all around: those of the input
+  kDoubled,  // the input is first doubled, nearest neighbour. Source: diffusers' Upsample2D
+  kHalved,   // every second pixel, zeros below and to the right alone. Source: its Downsample2D
+};
+/// A side of the result where the input's is `side`, which is even where it is halved.
+constexpr int64_t conv_side(ConvSize size, int64_t side) {
+  return size == ConvSize::kDoubled ? 2 * side : size == ConvSize::kHalved ? side / 2 : side;
+}
+
+/// Weights of a 2-d convolution with a square odd kernel.
 struct Conv2dWeights {
   int64_t in_channels = 0;
   int64_t out_channels = 0;
   int64_t kernel = 0;
   DType dtype = DType::kF32;
-  bool upsample = false;  // the input is first doubled in height and width, nearest neighbour
+  ConvSize size = ConvSize::kSame;
   std::shared_ptr<const PackedWeights> packed;
 };
 
 /// weight: [out, in, k, k] of any float dtype; bias: [out].
 Conv2dWeights pack_conv2d(Context& ctx, const ConstTensor& weight, const ConstTensor& bias,
-                          DType dtype, bool upsample = false);
+                          DType dtype, ConvSize size = ConvSize::kSame);
 
-/// x: [h, w, in], T, channels last; out: [h', w', out_channels], T; h' = h or 2 h with upsample.
+/// x: [h, w, in], T, channels last; out: [h', w', out_channels], T; sides by conv_side().
 /// residual: optional, added to the result; shaped like out; may alias it.
 void conv2d(Context& ctx, const ConstTensor& x, const Conv2dWeights& weights,
             const ConstTensor& residual, const Tensor& out);
@@ -282,6 +338,17 @@ void euler_step(Context& ctx, const Tensor& latents, const EulerStep& step);
 /// for 2 x 2 latents; out: [channels, h, w]. Source: FluxPipeline._unpack_latents and __call__.
 void unpack_tokens(Context& ctx, const ConstTensor& packed, float divisor, float shift,
                    const Tensor& out);
+
+/// Latents of a noise level: of an image that has some of the noise.
+struct NoisedImage {
+  ConstTensor image;  // shaped as the latents, T, as all of these
+  ConstTensor noise;
+  float sigma = 1.0f;     // the noise's part, 0 to 1
+  ConstTensor mask = {};  // optional; 0 or 1: latents that are 1 here keep what they hold
+};
+/// latents = sigma x noise + (1 - sigma) x image, where sigma and every result are rounded to T.
+/// Sources: diffusers' FlowMatchEulerDiscreteScheduler.scale_noise, FluxInpaintPipeline.__call__.
+void scale_noise(Context& ctx, const Tensor& latents, const NoisedImage& noised);
 
 /// (x / 2 + 0.5) clamped to [0, 1], times 255, rounded half to even. x: [3, h, w], f32; out:
 /// [h, w, 3], u8. NaN becomes 0. Source: diffusers' VaeImageProcessor.

@@ -6,6 +6,7 @@
 #include "ops/cpu/cpu_backend.h"
 #include "ops/cuda_library.h"
 #include "support/error.h"
+#include "support/utf8.h"
 
 namespace flux {
 
@@ -28,7 +29,7 @@ Device parse_device(std::string_view text, Machine machine) {
   const bool cuda = text == "cuda" || (text.starts_with("cuda:") && text.size() > 5 &&
                                        text.find_first_not_of("0123456789", 5) == text.npos);
   check(cuda, ErrorCode::kInvalidArgument,
-        "device '{}' is not known: use auto, cpu, cuda or cuda:N", text);
+        "device '{}' is not known: use auto, cpu, cuda or cuda:N", excerpt(text));
   int index = 0;
   const std::string_view digits =
       text.substr(std::min(text.size(), std::string_view("cuda:").size()));

@@ -7,6 +7,7 @@
 #include "models/flux1/names.h"
 #include "pipeline/source_check.h"
 #include "support/error.h"
+#include "support/utf8.h"
 #include "weights/weight_files.h"
 
 namespace flux {
@@ -24,7 +25,7 @@ void check_component(const Layout& layout, const ModelIndex& index, const Compon
         "{}: component '{}' is missing, expected {}", index.file, info.name, expected);
   check(found->class_name == info.classes[0] || found->class_name == info.classes[1],
         ErrorCode::kInvalidArgument, "{}: component '{}' has class '{}', expected {}", index.file,
-        info.name, found->class_name, expected);
+        info.name, excerpt(found->class_name), expected);
   const fs::path place = layout.place(info.component);
   if (place.empty()) return;  // the scheduler of a checkpoint without files for it
   check(fs::exists(place), ErrorCode::kNotFound, "{}: directory of component '{}' is missing",
@@ -113,16 +114,18 @@ void Checkpoint::check_variant() const {
     const std::string_view stem = info_of(component).weights_stem;
     const fs::path plain = WeightFiles::first_file(place, stem);
     if (WeightFiles::first_file(place, stem, variant_) != plain) return;
-    found.push_back((plain.empty() ? first_weights_in(place) : plain).string());
+    const std::string file = (plain.empty() ? first_weights_in(place) : plain).string();
+    // Several parts may be in one file.
+    if (std::find(found.begin(), found.end(), file) == found.end()) found.push_back(file);
   }
-  fail(
-      ErrorCode::kNotFound,
-      "{}: no part has weights of the variant '{}'; there are {}; leave --variant out, or give one "
-      "that is there",
-      source_, variant_, fmt::join(found, ", "));
+  fail(ErrorCode::kNotFound,
+       "{}: no part has weights of the variant '{}'; there {} {}; leave --variant out, or give one "
+       "that is there",
+       source_, variant_, found.size() == 1 ? "is" : "are", fmt::join(found, ", "));
 }
 
 std::string Checkpoint::name() const {
+  if (!index_.name.empty()) return index_.name;
   return fs::is_directory(source_) ? source_.filename().string() : source_.stem().string();
 }
 

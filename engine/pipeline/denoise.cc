@@ -1,6 +1,7 @@
 #include "pipeline/denoise.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "runtime/transfer.h"
@@ -22,15 +23,19 @@ struct Predictions {
 
 TransformerInput make_input(const DenoiseImage& image, const StepClock& clock,
                             const TextEmbeddings& text, const Tensor& noise_pred) {
-  return {.images = {{image.latents, image.img_ids, noise_pred}},
+  const ConstTensor seen = image.input.defined() ? image.input : image.latents;
+  std::vector<ImageTokens> images = {{seen, image.img_ids, noise_pred}};
+  if (image.reference) images.push_back(*image.reference);
+  return {.images = std::move(images),
           .encoder_hidden_states = text.prompt_embeds,
           .txt_ids = image.txt_ids,
           .pooled_projections = text.pooled_prompt_embeds,
           .guidance = image.guidance,
-          .clock = clock};
+          .clock = clock,
+          .chosen = image.adapters};
 }
 
-/// Moves latents from one noise level to another along the prediction.
+/// Moves latents from one noise level to another: along the prediction, and to what is kept.
 void euler_to(Context& ctx, const Tensor& latents, const DenoiseImage& image,
               const Predictions& predictions, float sigma, float next) {
   euler_step(ctx, latents,
@@ -38,6 +43,8 @@ void euler_to(Context& ctx, const Tensor& latents, const DenoiseImage& image,
               .prediction = predictions.positive,
               .negative = predictions.negative,
               .cfg_scale = image.true_cfg_scale});
+  if (!image.kept) return;
+  scale_noise(ctx, latents, {image.kept->image, image.kept->noise, next, image.kept->mask});
 }
 
 /// The latents without noise as the last prediction has them.
@@ -46,6 +53,20 @@ Tensor predict_clean(Context& ctx, const DenoiseImage& image, const Predictions&
   const Tensor clean = pooled_tensor(ctx, image.latents.shape(), image.latents.dtype());
   copy(ctx, image.latents, clean);
   euler_to(ctx, clean, image, predictions, sigma, 0);
+  return clean;
+}
+
+/// Those of all images after `done` steps.
+std::vector<ConstTensor> predict_all(Context& ctx, std::span<const DenoiseImage> images,
+                                     std::span<const Predictions> predictions, int done) {
+  std::vector<ConstTensor> clean;
+  for (size_t i = 0; i < images.size(); ++i) {
+    const DenoiseImage& image = images[i];
+    const bool ended = done >= image.schedule.steps();
+    clean.push_back(ended ? ConstTensor(image.latents)
+                          : predict_clean(ctx, image, predictions[i],
+                                          image.schedule.sigmas[static_cast<size_t>(done)]));
+  }
   return clean;
 }
 
@@ -78,6 +99,9 @@ void denoise(Stages& stages, std::span<DenoiseImage> images, const DenoiseObserv
     for (size_t i = 0; i < images.size(); ++i) {
       const DenoiseImage& image = images[i];
       if (step >= image.schedule.steps()) continue;
+      if (image.input.defined()) {
+        cast(ctx, image.latents, image.input.slice(1, 0, image.latents.size(1)));
+      }
       const StepClock clock{timesteps[i], static_cast<size_t>(step)};
       inputs.push_back(make_input(image, clock, *image.text, predictions[i].positive));
       if (image.negative != nullptr) {
@@ -93,12 +117,9 @@ void denoise(Stages& stages, std::span<DenoiseImage> images, const DenoiseObserv
       euler_to(ctx, images[i].latents, images[i], predictions[i], sigmas[at], sigmas[at + 1]);
     }
     report(done);
-    if (observer.predict_every == 0 || done % observer.predict_every != 0) continue;
-    for (size_t i = 0; i < images.size(); ++i) {
-      if (done >= images[i].schedule.steps()) continue;
-      const float sigma = images[i].schedule.sigmas[at + 1];
-      observer.on_predicted(i, predict_clean(ctx, images[i], predictions[i], sigma));
-    }
+    if (observer.predict_every == 0 || done % observer.predict_every != 0 || done == total)
+      continue;
+    observer.on_predicted(done, predict_all(ctx, images, predictions, done));
   }
 }
 

@@ -24,7 +24,8 @@ struct Family {
   std::string_view class_name;            // the pipeline's, of model_index.json
   std::string_view description;           // for messages
   std::span<const Component> components;  // that its checkpoints must have
-  std::span<const StageKind> stages;      // in the order in which an image passes them
+  std::span<const StageKind> stages;      // of every image, in the order in which it passes them
+  std::span<const StageKind> on_demand;   // that only some requests need: those with an image
   /// Reads the configurations of all parts and checks that they fit one another. Throws
   /// kInvalidArgument naming file, key, found and expected.
   FluxConfig (*load_config)(const Configs& configs);
@@ -32,9 +33,6 @@ struct Family {
   GenerateResult (*generate)(Stages& stages, const FluxConfig& config, DType dtype,
                              std::span<const ImageParams> rows, const GenerateObserver& observer);
 };
-
-/// FluxPipeline: FLUX.1 text to image.
-const Family& flux1_family();
 
 /// The family of the pipeline that an index names. Throws kInvalidArgument for a class that is not
 /// known, listing those that are.

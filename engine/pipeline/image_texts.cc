@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
+
+#include "support/utf8.h"
 
 namespace flux {
 namespace {
@@ -11,6 +14,17 @@ namespace {
 std::string setting(std::string_view name, const std::string& value) {
   const bool plain = value.find_first_of(",:\"\n") == value.npos;
   return fmt::format(", {}: {}", name, plain ? value : nlohmann::json(value).dump());
+}
+
+/// "style:0.8, detail:0.5": the files without folder and ending, and their scales.
+std::string adapters(const ImageParams& row) {
+  std::string text;
+  for (const AdapterChoice& adapter : row.adapters) {
+    text += fmt::format("{}{}:{}", text.empty() ? "" : ", ",
+                        readable_message(std::filesystem::path(adapter.file).stem().string()),
+                        adapter.scale);
+  }
+  return text;
 }
 
 /// The settings as AUTOMATIC1111's web UI writes them: the prompt, the negative prompt, a line of
@@ -23,8 +37,10 @@ std::string parameters(const ImageParams& row, const GeneratedImage& image,
                       row.num_inference_steps, row.true_cfg_scale, row.guidance_scale);
   if (!row.latents.defined()) text += fmt::format(", Seed: {}", image.seed);
   text += fmt::format(", Size: {}x{}", row.width, row.height);
+  if (row.strength) text += fmt::format(", Denoising strength: {}", *row.strength);
   text += setting("Model", origin.checkpoint);
   if (row.prompt_2 != row.prompt) text += setting("Prompt 2", row.prompt_2);
+  if (!row.adapters.empty()) text += setting("Adapters", adapters(row));
   return text + setting("Version", origin.software);
 }
 
@@ -40,9 +56,11 @@ ImageTexts describe_image(const ImageParams& row, const GeneratedImage& image,
   }
   if (!row.latents.defined()) texts.push_back({"seed", fmt::format("{}", image.seed)});
   texts.push_back({"steps", fmt::format("{}", row.num_inference_steps)});
+  if (row.strength) texts.push_back({"strength", fmt::format("{}", *row.strength)});
   texts.push_back({"guidance", fmt::format("{}", row.guidance_scale)});
   texts.push_back({"size", fmt::format("{}x{}", row.width, row.height)});
   texts.push_back({"max_sequence_length", fmt::format("{}", row.max_sequence_length)});
+  if (!row.adapters.empty()) texts.push_back({"adapters", adapters(row)});
   texts.push_back({"dtype", std::string(name_of(origin.dtype))});
   texts.push_back({"checkpoint", origin.checkpoint});
   texts.push_back({"Software", origin.software});

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
-#include <random>
-#include <vector>
+#include <utility>
 
 #include "support/error.h"
+#include "support/integer.h"
 #include "tensor/format.h"
 
 namespace flux {
@@ -82,23 +82,6 @@ class BlockwiseNormal {
   int bits_;
 };
 
-/// torch's normal_distribution<double>, which it uses for fewer than 16 numbers.
-void fill_scalar_normal(std::mt19937& engine, std::vector<float>& values) {
-  const auto uniform = [&] {
-    const uint64_t high = engine();
-    const uint64_t word = (high << 32) | engine();
-    return static_cast<double>(word & ((uint64_t{1} << 53) - 1)) * 0x1p-53;
-  };
-  for (size_t i = 0; i < values.size(); i += 2) {
-    const double u1 = uniform();
-    const double u2 = uniform();
-    const double radius = std::sqrt(-2.0 * std::log1p(-u2));
-    const double theta = 2.0 * std::numbers::pi * u1;
-    values[i] = static_cast<float>(radius * std::cos(theta));
-    if (i + 1 < values.size()) values[i + 1] = static_cast<float>(radius * std::sin(theta));
-  }
-}
-
 /// Index of a latent in its packed form.
 int64_t packed_index(const LatentSize& size, int64_t channel, int64_t y, int64_t x) {
   const int64_t token = (y / 2) * size.token_columns() + x / 2;
@@ -123,16 +106,39 @@ LatentSize latent_size(const FluxConfig& config, int64_t height, int64_t width) 
   return {config.vae.latent_channels, 2 * (height / multiple), 2 * (width / multiple)};
 }
 
-Tensor draw_noise(uint64_t seed, const Shape& shape, DType dtype) {
-  // torch keeps the low 32 bits of a seed.
-  std::mt19937 engine(static_cast<uint32_t>(seed));
+/// torch's normal_distribution<double>, which it uses for fewer than 16 numbers.
+void NoiseGenerator::fill_scalar_normal(std::vector<float>& values) {
+  const auto uniform = [&] {
+    const uint64_t high = engine_();
+    const uint64_t word = (high << 32) | engine_();
+    return static_cast<double>(word & ((uint64_t{1} << 53) - 1)) * 0x1p-53;
+  };
+  for (float& value : values) {
+    if (spare_) {
+      value = static_cast<float>(*std::exchange(spare_, std::nullopt));
+      continue;
+    }
+    const double u1 = uniform();
+    const double u2 = uniform();
+    const double radius = std::sqrt(-2.0 * std::log1p(-u2));
+    const double theta = 2.0 * std::numbers::pi * u1;
+    value = static_cast<float>(radius * std::cos(theta));
+    spare_ = radius * std::sin(theta);
+  }
+}
+
+Tensor NoiseGenerator::draw(const Shape& shape, DType dtype) {
   std::vector<float> values(static_cast<size_t>(shape.numel()));
   if (values.size() >= BlockwiseNormal::kBlock) {
-    BlockwiseNormal(engine, dtype).fill(values);
+    BlockwiseNormal(engine_, dtype).fill(values);
   } else {
-    fill_scalar_normal(engine, values);
+    fill_scalar_normal(values);
   }
   return to_dtype(Tensor(values.data(), DType::kF32, shape), dtype);
+}
+
+Tensor draw_noise(uint64_t seed, const Shape& shape, DType dtype) {
+  return NoiseGenerator(seed).draw(shape, dtype);
 }
 
 Tensor pack_latents(const ConstTensor& latents) {
@@ -147,30 +153,57 @@ Tensor pack_latents(const ConstTensor& latents) {
   return packed;
 }
 
+Tensor scale_latents(const ConstTensor& latents, const VaeConfig& config) {
+  const DType dtype = latents.dtype();
+  const float shift = round_to(dtype, config.shift_factor);  // see unpack_latents()
+  const Tensor scaled = to_dtype(latents, DType::kF32);
+  auto* values = scaled.data<float>();
+  for (int64_t i = 0; i < scaled.numel(); ++i) {
+    values[i] = round_to(dtype, values[i] - shift) * config.scaling_factor;
+  }
+  return to_dtype(scaled, dtype);
+}
+
 Tensor unpack_latents(Context& ctx, const ConstTensor& packed, const LatentSize& size,
                       const VaeConfig& config) {
   const DType dtype = packed.dtype();
   const Tensor latents = pooled_tensor(ctx, {size.channels, size.height, size.width}, dtype);
-  // A python number added to a tensor is first rounded to the tensor's dtype; a divisor is not.
+  // A python number added to a tensor is first rounded to the tensor's dtype; a factor is not.
   unpack_tokens(ctx, to_device(ctx, packed), config.scaling_factor,
                 round_to(dtype, config.shift_factor), latents);
   return latents;
 }
 
-Tensor unpack_half(Context& ctx, const ConstTensor& packed, const LatentSize& size,
-                   const VaeConfig& config) {
+Tensor unpack_reduced(Context& ctx, const ConstTensor& packed, const LatentSize& size,
+                      const VaeConfig& config, int64_t factor) {
   const Tensor values = to_dtype(to_host(ctx, packed), DType::kF32);
-  Tensor half =
-      Tensor::allocate({size.channels, size.token_rows(), size.token_columns()}, DType::kF32);
-  const auto* four = values.data<float>();  // the latents of one token and channel
-  for (int64_t token = 0; token < size.tokens(); ++token) {
-    for (int64_t channel = 0; channel < size.channels; ++channel, four += 4) {
-      const float mean = (four[0] + four[1] + four[2] + four[3]) / 4;
-      half.data<float>()[channel * size.tokens() + token] =
-          mean / config.scaling_factor + config.shift_factor;
+  const int64_t rows = ceil_div(size.height, factor);
+  const int64_t columns = ceil_div(size.width, factor);
+  const Tensor reduced = Tensor::allocate({size.channels, rows, columns}, DType::kF32);
+  const auto* from = values.data<float>();
+  auto* to = reduced.data<float>();
+  for (int64_t channel = 0; channel < size.channels; ++channel) {
+    for (int64_t row = 0; row < rows; ++row) {
+      const int64_t bottom = std::min((row + 1) * factor, size.height);
+      for (int64_t column = 0; column < columns; ++column) {
+        const int64_t right = std::min((column + 1) * factor, size.width);
+        float sum = 0;
+        for (int64_t y = row * factor; y < bottom; ++y) {
+          for (int64_t x = column * factor; x < right; ++x) {
+            sum += from[packed_index(size, channel, y, x)];
+          }
+        }
+        const auto count = static_cast<float>((bottom - row * factor) * (right - column * factor));
+        *to++ = sum / count / config.scaling_factor + config.shift_factor;
+      }
     }
   }
-  return to_device(ctx, to_dtype(half, packed.dtype()));
+  return to_device(ctx, to_dtype(reduced, packed.dtype()));
+}
+
+int64_t reduction_to(const LatentSize& size, const VaeConfig& config, int64_t pixels) {
+  const int64_t most = std::max<int64_t>(1, pixels / config.scale_factor());
+  return ceil_div(std::max(size.height, size.width), most);
 }
 
 Tensor make_image_ids(const LatentSize& size) {

@@ -5,17 +5,20 @@
 #include <string>
 #include <utility>
 
+#include "models/vae/vae_encoder.h"
 #include "ops/registry.h"
+#include "pipeline/adapter_shelf.h"
 #include "pipeline/stage_runs.h"
 #include "pipeline/text_stages.h"
+#include "pipeline/weight_bytes.h"
 #include "support/error.h"
 
 namespace flux {
 namespace {
 
-/// A stage of the table below: its weights, and what loads and drops its model.
+/// A stage of the table below: what loads and drops its model.
 struct Slot {
-  const TensorStore* weights;
+  int64_t least_bytes;  // of its weights
   std::function<void()> load;
   std::function<void()> drop;
   /// Bytes of the loaded weights; empty while they are not loaded.
@@ -40,9 +43,15 @@ struct LocalStages::Loaded {
   std::optional<ClipStage> clip;
   std::optional<T5Stage> t5;
   std::optional<FluxTransformer> transformer;
-  std::optional<VaeDecoder> vae;
+  std::optional<VaeEncoder> vae_encoder;
+  std::optional<VaeDecoder> vae_decoder;
   std::optional<ConditioningCache> conditioning;  // of the transformer
   std::shared_ptr<const Fence> last_step;         // a point shortly before its end, on a GPU
+  AdapterShelf shelf;
+  AdapterSet adapters{shelf};
+  AdapterShelf::Target clip_adapters{shelf, AdapterModel::kClip};
+  AdapterShelf::Target t5_adapters{shelf, AdapterModel::kT5};
+  AdapterShelf::Target transformer_adapters{shelf, AdapterModel::kTransformer};
 
   /// In the order of StageKind.
   const std::array<Slot, std::size(kStages)> slots = make_slots();
@@ -58,17 +67,22 @@ struct LocalStages::Loaded {
   /// The last relief of every stage: the others are dropped; they are loaded again when they are
   /// wanted.
   Relief others_leave(StageKind stage);
-  /// Bytes that the weights of a stage take at least.
-  int64_t least_bytes(StageKind stage) const;
+  /// The reliefs of the VAE that are better than seams between tiles: what is quickly made again.
+  /// Loading the transformer again for each image is not.
+  std::array<Relief, 2> before_tiles();
   /// Loads a stage; drops the others where there is no room.
   void ensure(StageKind stage);
+  /// The chosen adapters of a stage that is loaded; `of` is its target.
+  std::vector<AppliedAdapter> applied(AdapterShelf::Target& of, Component component,
+                                      std::span<const LinearPlace> places,
+                                      std::span<const AdapterChoice> chosen);
 };
 
 Slot LocalStages::Loaded::make_slot(Component component, std::function<void(const Loader&)> load,
                                     std::function<void()> drop,
                                     std::function<std::optional<int64_t>()> bytes) {
   const TensorStore& weights = checkpoint->weights(component);
-  return {&weights,
+  return {least_weight_bytes(component, weights, options.precision()),
           [this, &weights, load = std::move(load)] {
             load(Loader(context, weights, options.precision()));
           },
@@ -92,6 +106,9 @@ std::array<Slot, std::size(kStages)> LocalStages::Loaded::make_slots() {
           },
           [&] { t5.reset(); }, [&] { return bytes_of(t5); }),
       make_slot(
+          Component::kVae, [&](const Loader& load) { vae_encoder.emplace(load, config.vae); },
+          [&] { vae_encoder.reset(); }, [&] { return bytes_of(vae_encoder); }),
+      make_slot(
           Component::kTransformer,
           [&](const Loader& load) {
             transformer.emplace(load, config.transformer);
@@ -103,8 +120,8 @@ std::array<Slot, std::size(kStages)> LocalStages::Loaded::make_slots() {
           },
           [&] { return bytes_of(transformer); }),
       make_slot(
-          Component::kVae, [&](const Loader& load) { vae.emplace(load, config.vae); },
-          [&] { vae.reset(); }, [&] { return bytes_of(vae); }),
+          Component::kVae, [&](const Loader& load) { vae_decoder.emplace(load, config.vae); },
+          [&] { vae_decoder.reset(); }, [&] { return bytes_of(vae_decoder); }),
   };
 }
 
@@ -135,24 +152,38 @@ Relief LocalStages::Loaded::others_leave(StageKind stage) {
   }};
 }
 
-int64_t LocalStages::Loaded::least_bytes(StageKind stage) const {
-  const TensorStore& weights = *slot(stage).weights;
-  const bool quantized = options.quantization == Quantization::kFp8 &&
-                         (stage == StageKind::kDitTransformer || stage == StageKind::kT5Encoder);
-  const int64_t count = weights.parameter_count();
-  if (quantized) return count;
-  // Encoded weights, which take less than 16 bits each, stay as they are stored.
-  return weights.bytes() < 2 * count ? weights.bytes()
-                                     : count * static_cast<int64_t>(size_of(options.dtype));
+std::array<Relief, 2> LocalStages::Loaded::before_tiles() {
+  const auto states_leave = [this] {
+    if (!conditioning || conditioning->empty()) return std::string();
+    finish(context);
+    conditioning->clear();
+    context.memory().release();
+    return std::string("the states of images are dropped");
+  };
+  const auto text_encoders_leave = [this] {
+    constexpr StageKind kEncoders[] = {StageKind::kClipEncoder, StageKind::kT5Encoder};
+    if (!drop(kEncoders)) return std::string();
+    context.workspace().release();
+    return std::string("the weights of the text encoders are dropped");
+  };
+  return {{{states_leave}, {text_encoders_leave}}};
 }
 
 void LocalStages::Loaded::ensure(StageKind stage) {
   if (has(stage)) return;
-  const int64_t expected = least_bytes(stage);
+  const int64_t expected = slot(stage).least_bytes;
   // Checked first: a load that fails midway is wasted.
   if (context.runtime().available_bytes() < expected) drop_others(stage);
   const Relief others = others_leave(stage);
   with_relief({&others, 1}, slot(stage).load);
+}
+
+std::vector<AppliedAdapter> LocalStages::Loaded::applied(AdapterShelf::Target& of,
+                                                         Component component,
+                                                         std::span<const LinearPlace> places,
+                                                         std::span<const AdapterChoice> chosen) {
+  const std::vector<AdapterUse> uses = adapters.find(chosen);
+  return of.bind(context, {places, checkpoint->weights(component), options.dtype}, {&uses, 1})[0];
 }
 
 LocalStages::LocalStages(std::shared_ptr<const Checkpoint> checkpoint, const LocalOptions& options)
@@ -169,6 +200,15 @@ LocalStages::~LocalStages() = default;
 
 void LocalStages::load(StageKind stage) { loaded_->ensure(stage); }
 
+void LocalStages::open_adapters(std::span<const AdapterChoice> adapters) {
+  loaded_->adapters.open(adapters, loaded_->checkpoint->config());
+}
+
+std::vector<std::string> LocalStages::unused_tensors(
+    std::span<const AdapterChoice> adapters) const {
+  return loaded_->adapters.unused(adapters);
+}
+
 int64_t LocalStages::weight_bytes(StageKind stage) const {
   return loaded_->slot(stage).bytes().value_or(0);
 }
@@ -181,41 +221,60 @@ Context& LocalStages::context() { return loaded_->context; }
 
 template <typename Stage>
 bool LocalStages::encode_text(StageKind kind, const std::optional<Stage>& stage,
-                              std::string_view prompt, const Tensor& out) {
+                              std::string_view prompt, std::span<const AdapterChoice> adapters,
+                              const Tensor& out) {
   loaded_->ensure(kind);
+  const bool clip = kind == StageKind::kClipEncoder;
+  const std::vector<AppliedAdapter> applied = loaded_->applied(
+      clip ? loaded_->clip_adapters : loaded_->t5_adapters,
+      clip ? Component::kTextEncoder : Component::kTextEncoder2, stage->places(), adapters);
   const Relief others = loaded_->others_leave(kind);
-  return with_relief({&others, 1}, [&] { return stage->encode(loaded_->context, prompt, out); });
+  return with_relief({&others, 1},
+                     [&] { return stage->encode(loaded_->context, prompt, out, applied); });
 }
 
-Tensor LocalStages::encode_clip(std::string_view prompt, bool* truncated) {
+Tensor LocalStages::encode_clip(std::string_view prompt, bool* truncated,
+                                std::span<const AdapterChoice> adapters) {
   const int64_t size = loaded_->checkpoint->config().clip.hidden_size;
   const Tensor pooled = pooled_tensor(loaded_->context, {size}, loaded_->options.dtype);
-  const bool cut = encode_text(StageKind::kClipEncoder, loaded_->clip, prompt, pooled);
+  const bool cut = encode_text(StageKind::kClipEncoder, loaded_->clip, prompt, adapters, pooled);
   if (truncated != nullptr && cut) *truncated = true;
   return pooled;
 }
 
-Tensor LocalStages::encode_t5(std::string_view prompt, int max_sequence_length, bool* truncated) {
+Tensor LocalStages::encode_t5(std::string_view prompt, int max_sequence_length, bool* truncated,
+                              std::span<const AdapterChoice> adapters) {
   const int64_t size = loaded_->checkpoint->config().t5.d_model;
   const Tensor embeds =
       pooled_tensor(loaded_->context, {max_sequence_length, size}, loaded_->options.dtype);
-  const bool cut = encode_text(StageKind::kT5Encoder, loaded_->t5, prompt, embeds);
+  const bool cut = encode_text(StageKind::kT5Encoder, loaded_->t5, prompt, adapters, embeds);
   if (truncated != nullptr && cut) *truncated = true;
   return embeds;
 }
 
 std::vector<TextEmbeddings> LocalStages::encode(std::span<const TextInput> rows) {
+  // Here images begin: a file that was replaced since the last ones is noticed.
+  for (const TextInput& row : rows) open_adapters(row.adapters);
   std::vector<TextEmbeddings> result;
   for (const TextInput& row : rows) {
     TextEmbeddings embeddings;
     // On the host: ConditioningCache compares it before each step.
-    embeddings.pooled_prompt_embeds =
-        to_host(loaded_->context, encode_clip(row.prompt, &embeddings.truncated.clip));
+    embeddings.pooled_prompt_embeds = to_host(
+        loaded_->context, encode_clip(row.prompt, &embeddings.truncated.clip, row.adapters));
     embeddings.prompt_embeds =
-        encode_t5(row.prompt_2, row.max_sequence_length, &embeddings.truncated.t5);
+        encode_t5(row.prompt_2, row.max_sequence_length, &embeddings.truncated.t5, row.adapters);
     result.push_back(std::move(embeddings));
   }
   return result;
+}
+
+std::vector<Tensor> LocalStages::encode_image(const ConstTensor& image,
+                                              std::span<const PosteriorDraw> draws) {
+  loaded_->ensure(StageKind::kVaeEncoder);
+  const Relief others = loaded_->others_leave(StageKind::kVaeEncoder);
+  return draw_posterior(run_encoder(loaded_->context, *loaded_->vae_encoder, image,
+                                    loaded_->before_tiles(), {&others, 1}),
+                        draws);
 }
 
 void LocalStages::transformer(std::span<const TransformerInput> rows) {
@@ -223,9 +282,14 @@ void LocalStages::transformer(std::span<const TransformerInput> rows) {
   // them ahead progress would not be what is done, and Ctrl-C would have to wait for them.
   if (const auto last_step = std::exchange(loaded_->last_step, nullptr)) last_step->wait();
   loaded_->ensure(StageKind::kDitTransformer);
+  std::vector<TransformerInput> inputs(rows.begin(), rows.end());
+  for (TransformerInput& input : inputs) {
+    input.adapters = loaded_->applied(loaded_->transformer_adapters, Component::kTransformer,
+                                      loaded_->transformer->places(), input.chosen);
+  }
   const Relief others = loaded_->others_leave(StageKind::kDitTransformer);
-  run_transformer_step(loaded_->context, *loaded_->conditioning, {rows.begin(), rows.end()},
-                       {&others, 1}, &loaded_->last_step);
+  run_transformer_step(loaded_->context, *loaded_->conditioning, std::move(inputs), {&others, 1},
+                       &loaded_->last_step);
 }
 
 Tensor LocalStages::decode(const ConstTensor& latents) {
@@ -233,26 +297,11 @@ Tensor LocalStages::decode(const ConstTensor& latents) {
   const int64_t factor = config.scale_factor();
   const Shape size{config.out_channels, latents.size(1) * factor, latents.size(2) * factor};
   loaded_->ensure(StageKind::kVaeDecoder);
-  const Relief states_leave{[&] {
-    if (!loaded_->conditioning || loaded_->conditioning->empty()) return std::string();
-    finish(loaded_->context);
-    loaded_->conditioning->clear();
-    loaded_->context.memory().release();
-    return std::string("the states of images are dropped");
-  }};
-  // Dropping the text encoders is better than seams between tiles, but loading the transformer
-  // again for each image is not.
-  const Relief encoders_leave{[&] {
-    constexpr StageKind kEncoders[] = {StageKind::kClipEncoder, StageKind::kT5Encoder};
-    if (!loaded_->drop(kEncoders)) return std::string();
-    loaded_->context.workspace().release();
-    return std::string("the weights of the text encoders are dropped");
-  }};
   const Relief others = loaded_->others_leave(StageKind::kVaeDecoder);
   const Tensor image =
       with_relief({&others, 1}, [&] { return pooled_tensor(loaded_->context, size, DType::kF32); });
-  const Relief before_tiles[] = {states_leave, encoders_leave};
-  run_decoder(loaded_->context, *loaded_->vae, latents, image, before_tiles, {&others, 1});
+  run_decoder(loaded_->context, *loaded_->vae_decoder, latents, image, loaded_->before_tiles(),
+              {&others, 1});
   return image;
 }
 

@@ -40,16 +40,25 @@ class LocalStages final : public Stages {
   void load(StageKind stage);
   /// Bytes that the loaded weights of a stage hold; 0 before it is loaded.
   int64_t weight_bytes(StageKind stage) const;
+  /// Reads what the adapters change, not their values. Throws for a file that cannot be used.
+  void open_adapters(std::span<const AdapterChoice> adapters);
+  /// The names of tensors of adapters that change nothing of the models, in alphabetical order:
+  /// complete after images with them. They are open.
+  std::vector<std::string> unused_tensors(std::span<const AdapterChoice> adapters) const;
   /// Bytes of scratch memory held.
   int64_t workspace_bytes() const;
 
   std::vector<TextEmbeddings> encode(std::span<const TextInput> rows) override;
+  std::vector<Tensor> encode_image(const ConstTensor& image,
+                                   std::span<const PosteriorDraw> draws) override;
   void transformer(std::span<const TransformerInput> rows) override;
   Tensor decode(const ConstTensor& latents) override;
 
   /// The two halves of encode(). `truncated`, which may be null, is set when the text was cut.
-  Tensor encode_clip(std::string_view prompt, bool* truncated);
-  Tensor encode_t5(std::string_view prompt, int max_sequence_length, bool* truncated);
+  Tensor encode_clip(std::string_view prompt, bool* truncated,
+                     std::span<const AdapterChoice> adapters = {});
+  Tensor encode_t5(std::string_view prompt, int max_sequence_length, bool* truncated,
+                   std::span<const AdapterChoice> adapters = {});
 
   /// The context every forward uses: cancellation and tracing are set here.
   Context& context() override;
@@ -57,7 +66,7 @@ class LocalStages final : public Stages {
  private:
   template <typename Stage>
   bool encode_text(StageKind kind, const std::optional<Stage>& stage, std::string_view prompt,
-                   const Tensor& out);
+                   std::span<const AdapterChoice> adapters, const Tensor& out);
 
   struct Loaded;
   std::unique_ptr<Loaded> loaded_;

@@ -6,11 +6,13 @@
 #include "pipeline/request.h"
 #include "support/error.h"
 #include "support/json_file.h"
+#include "support/utf8.h"
 
 namespace flux {
 namespace {
 
 constexpr const char* kOwnKey = "flux_triton";
+constexpr size_t kLongestName = 1000;  // a directory's has 255 bytes, more where they are no UTF-8
 
 /// Reads this project's own key.
 void read_own_key(const nlohmann::json& own, ModelIndex& index) {
@@ -31,9 +33,15 @@ void read_own_key(const nlohmann::json& own, ModelIndex& index) {
       check(index.default_size.has_value(), ErrorCode::kInvalidArgument,
             "{}: 'default_size' of '{}' is {}, expected a text such as \"1024x1024\"", index.file,
             kOwnKey, quoted(value));
+    } else if (key == "name") {
+      if (value.is_string()) index.name = value.get<std::string>();
+      check(!index.name.empty() && index.name.size() <= kLongestName, ErrorCode::kInvalidArgument,
+            "{}: 'name' of '{}' is {}, expected a text of at most {} bytes", index.file, kOwnKey,
+            quoted(value), kLongestName);
     } else {
       fail(ErrorCode::kInvalidArgument,
-           "{}: '{}' of '{}' is not known: use default_size and format", index.file, key, kOwnKey);
+           "{}: '{}' of '{}' is not known: use default_size, format and name", index.file,
+           excerpt(key), kOwnKey);
     }
   }
 }
@@ -76,11 +84,14 @@ ModelIndex default_model_index(const std::filesystem::path& name) {
   return index;
 }
 
-std::string model_index_for_repository(const ModelIndex& from, ImageSize default_size) {
+std::string model_index_for_repository(const ModelIndex& from, ImageSize default_size,
+                                       std::string_view name) {
   nlohmann::json index = from.json;
   index[kOwnKey] = {{"default_size", fmt::format("{}x{}", default_size.height, default_size.width)},
-                    {"format", kRepositoryFormat}};
-  return index.dump(2) + "\n";
+                    {"format", kRepositoryFormat},
+                    {"name", name}};
+  // A directory's name need not be UTF-8.
+  return index.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
 std::optional<ImageSize> parse_image_size(std::string_view text) {

@@ -12,8 +12,8 @@
 namespace flux {
 
 /// What model_index.json says of a checkpoint: diffusers' entries, and this project's own under the
-/// key `flux_triton`: {"default_size": "1024x1024", "format": 1}. Both are optional; `convert`
-/// writes them.
+/// key `flux_triton`: {"default_size": "1024x1024", "format": 1, "name": "FLUX.1-dev"}. All are
+/// optional; `convert` writes them.
 struct ModelIndex {
   /// The entry of a component: its name, and [library, class].
   struct Entry {
@@ -26,6 +26,7 @@ struct ModelIndex {
   std::string class_name;  // the pipeline's
   std::vector<Entry> components;
   std::optional<ImageSize> default_size;  // of an image where a request is silent
+  std::string name;                       // of the checkpoint; empty: that of its directory
   nlohmann::json json;                    // all of it
 };
 
@@ -41,7 +42,9 @@ ModelIndex read_model_index(const std::filesystem::path& file);
 ModelIndex default_model_index(const std::filesystem::path& name);
 
 /// The text of an index like that of `index`, with this project's key as `convert` writes it.
-std::string model_index_for_repository(const ModelIndex& index, ImageSize default_size);
+/// `name`: the checkpoint's.
+std::string model_index_for_repository(const ModelIndex& index, ImageSize default_size,
+                                       std::string_view name);
 
 /// Parses "HEIGHTxWIDTH", in pixels; nothing for another text.
 std::optional<ImageSize> parse_image_size(std::string_view text);

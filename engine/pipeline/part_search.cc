@@ -9,6 +9,7 @@
 #include "pipeline/gguf_tokenizer.h"
 #include "pipeline/weight_layouts.h"
 #include "support/error.h"
+#include "support/file.h"
 #include "weights/weight_files.h"
 
 namespace flux {
@@ -116,7 +117,7 @@ PartsLayout::Places given_places(const PartOptions& options) {
 
 bool is_gguf_with_tokenizer(const fs::path& file) {
   std::error_code error;
-  return file.extension() == ".gguf" && fs::is_regular_file(file, error) &&
+  return ending_of(file) == ".gguf" && fs::is_regular_file(file, error) &&
          has_t5_tokenizer(*GgufFile::open(file));
 }
 

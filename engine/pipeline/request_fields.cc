@@ -2,15 +2,18 @@
 
 #include <algorithm>
 #include <limits>
-#include <numeric>
 #include <string>
 #include <vector>
 
+#include "support/edit_distance.h"
 #include "support/error.h"
 #include "tokenizer/token_ids.h"
 
 namespace flux {
 namespace {
+
+/// Far beyond any use. What it scales still has finite squares, by which it is normalized.
+constexpr double kLargestScale = 1e6;
 
 using Given = Request;
 using Checked = ImageParams;
@@ -35,20 +38,21 @@ constexpr RequestField kFields[] = {
      NumberField{.given = &Given::true_cfg_scale,
                  .checked = &Checked::true_cfg_scale,
                  .low = 1,
-                 .high = std::numeric_limits<float>::max(),
+                 .high = kLargestScale,
                  .fallback = 1}},
     {"num_inference_steps", "steps", "denoising steps",
      IntegerField{.given = &Given::num_inference_steps,
                   .checked = &Checked::num_inference_steps,
                   .low = 1,
                   .high = &RequestLimits::max_steps,
-                  .fallback = IntegerDefault{28, 4}}},
+                  .fallback = IntegerDefault{28, 4, 50}}},
     {"guidance_scale", "guidance", "guidance scale",
      NumberField{.given = &Given::guidance_scale,
                  .checked = &Checked::guidance_scale,
                  .low = 0,
                  .high = 100,
-                 .fallback = 3.5}},
+                 .fallback = 3.5,
+                 .fill = 30}},
     {"height", "", "pixels",
      SideField{.given = &Given::height,
                .checked = &Checked::height,
@@ -97,7 +101,6 @@ std::string in_words(const IntegerField& field) {
 std::string in_words(const SideField&) { return "a multiple of 16"; }
 
 std::string in_words(const NumberField& field) {
-  if (field.high == std::numeric_limits<float>::max()) return fmt::format("{} or more", field.low);
   return fmt::format("{} to {}", field.low, field.high);
 }
 
@@ -105,7 +108,8 @@ std::string fallback_in_words(const TextField& field) { return std::string(field
 
 std::string fallback_in_words(const IntegerField& field) {
   if (!field.fallback) return "a random one, reported";
-  const auto [guided, unguided] = *field.fallback;
+  const int64_t guided = field.fallback->guided;
+  const int64_t unguided = field.fallback->unguided;
   if (guided == unguided) return std::to_string(guided);
   return fmt::format("{} with guidance embeddings, else {}", guided, unguided);
 }
@@ -114,22 +118,6 @@ std::string fallback_in_words(const SideField&) { return "the checkpoint's, FLUX
 
 std::string fallback_in_words(const NumberField& field) {
   return fmt::format("{}", field.fallback);
-}
-
-/// Levenshtein's distance: the insertions, deletions and replacements that make `a` of `b`.
-size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 0; i < a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i + 1;
-    for (size_t j = 0; j < b.size(); ++j) {
-      const size_t replaced = diagonal + (a[i] == b[j] ? 0 : 1);
-      diagonal = row[j + 1];
-      row[j + 1] = std::min({replaced, diagonal + 1, row[j] + 1});
-    }
-  }
-  return row.back();
 }
 
 std::string as_option(std::string_view name) {
@@ -160,25 +148,36 @@ int64_t high_of(const IntegerField& field, const RequestLimits& limits) {
 int64_t default_of(const IntegerField& field, const FluxConfig& config,
                    const RequestLimits& limits) {
   if (!field.fallback) return random_seed();
+  if (config.kind == PipelineKind::kFill && field.fallback->fill) return *field.fallback->fill;
   const bool guided = config.transformer.guidance_embeds;
   const int64_t value = guided ? field.fallback->guided : field.fallback->unguided;
   return std::min(value, high_of(field, limits));
+}
+
+double default_of(const NumberField& field, const FluxConfig& config) {
+  return config.kind == PipelineKind::kFill ? field.fill.value_or(field.fallback) : field.fallback;
 }
 
 std::string_view alias_of(const RequestField& field) {
   return field.option.empty() ? field.name : field.option;
 }
 
-std::string_view nearest_name(std::string_view name) {
-  constexpr size_t kLongestName = 64;  // what is longer is compared by its beginning
-  std::string plain(name.substr(0, kLongestName));
+std::optional<std::string_view> near_name(std::string_view name) {
+  constexpr size_t kLongestName = 64;  // no field's is as long
+  if (name.size() > kLongestName) return std::nullopt;
+  std::string plain(name);
   std::replace(plain.begin(), plain.end(), '-', '_');
-  const auto distance = [&](const RequestField& field) {
-    return std::min(edit_distance(plain, field.name), edit_distance(plain, alias_of(field)));
-  };
-  return std::min_element(std::begin(kFields), std::end(kFields),
-                          [&](const auto& a, const auto& b) { return distance(a) < distance(b); })
-      ->name;
+  std::optional<std::string_view> near;
+  size_t least = kLongestName;
+  for (const RequestField& field : kFields) {
+    for (const std::string_view known : {field.name, alias_of(field)}) {
+      const size_t distance = edit_distance(plain, known);
+      if (distance >= least || 3 * distance > std::min(plain.size(), known.size())) continue;
+      least = distance;
+      near = field.name;
+    }
+  }
+  return near;
 }
 
 std::string option_of(const RequestField& field) { return as_option(alias_of(field)); }

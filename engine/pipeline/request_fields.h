@@ -23,6 +23,7 @@ struct TextField {
 struct IntegerDefault {
   int64_t guided;  // with guidance embeddings
   int64_t unguided;
+  std::optional<int64_t> fill = {};  // of FluxFillPipeline, where it has another
 };
 
 /// An integer. It has 32 bits on the wire where the checked value is an int, else 64.
@@ -49,6 +50,7 @@ struct NumberField {
   double low;
   double high;
   double fallback;
+  std::optional<double> fill = {};  // the default of FluxFillPipeline, where it has another
 };
 
 /// One value that a user may give: in a request to a server, and as an option of a command.
@@ -72,13 +74,15 @@ int64_t high_of(const IntegerField& field, const RequestLimits& limits);
 int64_t default_of(const IntegerField& field, const FluxConfig& config,
                    const RequestLimits& limits);
 
+double default_of(const NumberField& field, const FluxConfig& config);
+
 /// The word of the command line for a field where it has one of its own, as a request's name:
 /// "steps" for num_inference_steps. Else the field's name.
 std::string_view alias_of(const RequestField& field);
 
-/// The name of the field that is nearest to `name`, which is none's: by Levenshtein's distance from
-/// names and aliases.
-std::string_view nearest_name(std::string_view name);
+/// The name of the field that `name`, which is none's, may have been meant for: the nearest by
+/// Levenshtein's distance from names and aliases. Nothing where none has most of its letters.
+std::optional<std::string_view> near_name(std::string_view name);
 
 /// The name of a field's option on the command line, as messages have it: "--steps".
 std::string option_of(const RequestField& field);

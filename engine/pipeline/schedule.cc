@@ -1,5 +1,6 @@
 #include "pipeline/schedule.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "support/error.h"
@@ -56,6 +57,16 @@ Schedule make_schedule(const SchedulerConfig& config, int steps, int64_t image_t
   }
   schedule.sigmas.push_back(0.0f);
   return schedule;
+}
+
+int skipped_steps(int steps, double strength) {
+  const double done = std::min(steps * strength, static_cast<double>(steps));
+  return static_cast<int>(std::max(steps - done, 0.0));
+}
+
+Schedule without_first(const Schedule& schedule, int count) {
+  return {{schedule.sigmas.begin() + count, schedule.sigmas.end()},
+          {schedule.timesteps.begin() + count, schedule.timesteps.end()}};
 }
 
 }  // namespace flux

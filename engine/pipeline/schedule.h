@@ -19,4 +19,11 @@ struct Schedule {
 /// Throws kInvalidArgument where the config's shifts leave no finite noise levels.
 Schedule make_schedule(const SchedulerConfig& config, int steps, int64_t image_tokens);
 
+/// The steps of `steps` that image to image leaves out: those before the noise level that
+/// `strength`, above 0 and at most 1, stands for. Source: FluxImg2ImgPipeline.get_timesteps.
+int skipped_steps(int steps, double strength);
+
+/// What is left of a schedule without its first `count` steps.
+Schedule without_first(const Schedule& schedule, int count);
+
 }  // namespace flux

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "support/error.h"
+#include "support/file.h"
 
 namespace flux {
 namespace {
@@ -77,7 +78,7 @@ std::string what_directory_is(const fs::path& source) {
 bool is_weight_file(const fs::path& file) {
   static constexpr std::string_view kEndings[] = {".safetensors", ".sft", ".gguf", ".ckpt",
                                                   ".pt",          ".pth", ".bin"};
-  const std::string ending = file.extension().string();
+  const std::string ending = ending_of(file);
   return std::find(std::begin(kEndings), std::end(kEndings), ending) != std::end(kEndings);
 }
 

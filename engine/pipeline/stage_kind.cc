@@ -3,6 +3,7 @@
 #include <string>
 
 #include "support/error.h"
+#include "support/utf8.h"
 
 namespace flux {
 
@@ -15,7 +16,7 @@ StageKind parse_stage(std::string_view name) {
     const bool last = &stage == &kStages[std::size(kStages) - 1];
     known += fmt::format("{}{}", known.empty() ? "" : last ? " or " : ", ", stage.name);
   }
-  fail(ErrorCode::kInvalidArgument, "stage '{}' is not known: use {}", name, known);
+  fail(ErrorCode::kInvalidArgument, "stage '{}' is not known: use {}", excerpt(name), known);
 }
 
 }  // namespace flux

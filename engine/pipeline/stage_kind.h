@@ -5,7 +5,7 @@
 namespace flux {
 
 /// The models that an image passes. Their names are also those of the served models.
-enum class StageKind { kClipEncoder, kT5Encoder, kDitTransformer, kVaeDecoder };
+enum class StageKind { kClipEncoder, kT5Encoder, kVaeEncoder, kDitTransformer, kVaeDecoder };
 
 /// All stages in the order in which an image passes them, with their names.
 struct StageInfo {
@@ -13,9 +13,8 @@ struct StageInfo {
   std::string_view name;
 };
 inline constexpr StageInfo kStages[] = {
-    {StageKind::kClipEncoder, "clip_encoder"},
-    {StageKind::kT5Encoder, "t5_encoder"},
-    {StageKind::kDitTransformer, "dit_transformer"},
+    {StageKind::kClipEncoder, "clip_encoder"}, {StageKind::kT5Encoder, "t5_encoder"},
+    {StageKind::kVaeEncoder, "vae_encoder"},   {StageKind::kDitTransformer, "dit_transformer"},
     {StageKind::kVaeDecoder, "vae_decoder"},
 };
 

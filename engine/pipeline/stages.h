@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "models/flux1/transformer.h"
+#include "pipeline/posterior.h"
 #include "pipeline/stage_kind.h"
 #include "tensor/tensor.h"
 
@@ -14,6 +15,7 @@ struct TextInput {
   std::string prompt;       // to CLIP
   std::string prompt_2;     // to T5
   int max_sequence_length;  // T5 tokens
+  std::span<const AdapterChoice> adapters = {};
 };
 
 /// The encoders that take less than a text and cut it: CLIP drops the end of every long prompt,
@@ -52,6 +54,11 @@ class Stages {
 
   /// Both text encoders. Source: FluxPipeline.encode_prompt.
   virtual std::vector<TextEmbeddings> encode(std::span<const TextInput> rows) = 0;
+  /// AutoencoderKL.encode. image: [3, H, W], f32, in [-1, 1]; H and W are multiples of the VAE's
+  /// factor. Returns latents [latent_channels, H / factor, W / factor], T, as the model has them,
+  /// neither shifted nor scaled: one sample for each draw, or the mean where there is none.
+  virtual std::vector<Tensor> encode_image(const ConstTensor& image,
+                                           std::span<const PosteriorDraw> draws) = 0;
   /// One step of FluxTransformer2DModel for each row; their `state` is the callee's to set.
   virtual void transformer(std::span<const TransformerInput> rows) = 0;
   /// AutoencoderKL.decode. latents: [latent_channels, h, w], T, already divided by scaling_factor

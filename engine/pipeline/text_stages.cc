@@ -4,6 +4,7 @@
 
 #include "pipeline/gguf_tokenizer.h"
 #include "support/error.h"
+#include "support/file.h"
 
 namespace flux {
 namespace {
@@ -14,7 +15,7 @@ namespace fs = std::filesystem;
 fs::path only_gguf_in(const fs::path& directory) {
   std::vector<fs::path> files;
   for (const fs::directory_entry& entry : fs::directory_iterator(directory)) {
-    if (entry.path().extension() == ".gguf") files.push_back(entry.path());
+    if (ending_of(entry.path()) == ".gguf") files.push_back(entry.path());
   }
   return files.size() == 1 ? files[0] : fs::path();
 }
@@ -50,9 +51,10 @@ ClipStage::ClipStage(const Loader& load, const ClipConfig& config, const fs::pat
         config.max_position_embeddings);
 }
 
-bool ClipStage::encode(Context& ctx, std::string_view prompt, const Tensor& out) const {
+bool ClipStage::encode(Context& ctx, std::string_view prompt, const Tensor& out,
+                       Adapters adapters) const {
   const TokenIds tokens = tokenizer_.encode(prompt);
-  encoder_.forward(ctx, tokens.ids, out);
+  encoder_.forward(ctx, tokens.ids, out, adapters);
   return tokens.truncated;
 }
 
@@ -61,9 +63,10 @@ T5Stage::T5Stage(const Loader& load, const T5Config& config, const fs::path& tok
   check_vocabulary(tokenizer, tokenizer_.max_id(), config.vocab_size);
 }
 
-bool T5Stage::encode(Context& ctx, std::string_view prompt, const Tensor& out) const {
+bool T5Stage::encode(Context& ctx, std::string_view prompt, const Tensor& out,
+                     Adapters adapters) const {
   const TokenIds tokens = tokenizer_.encode(prompt, static_cast<int>(out.size(0)));
-  encoder_.forward(ctx, tokens.ids, out);
+  encoder_.forward(ctx, tokens.ids, out, adapters);
   return tokens.truncated;
 }
 

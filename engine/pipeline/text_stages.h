@@ -23,8 +23,10 @@ class ClipStage {
   ClipStage(const Loader& load, const ClipConfig& config, const std::filesystem::path& tokenizer);
 
   /// out: [hidden_size], T. Returns whether the prompt was cut.
-  bool encode(Context& ctx, std::string_view prompt, const Tensor& out) const;
+  bool encode(Context& ctx, std::string_view prompt, const Tensor& out,
+              Adapters adapters = {}) const;
   int64_t weight_bytes() const { return encoder_.weight_bytes(); }
+  std::span<const LinearPlace> places() const { return encoder_.places(); }
 
  private:
   ClipTokenizer tokenizer_;
@@ -38,8 +40,10 @@ class T5Stage {
   T5Stage(const Loader& load, const T5Config& config, const std::filesystem::path& tokenizer);
 
   /// out: [max_sequence_length, d_model], T. Returns whether the prompt was cut.
-  bool encode(Context& ctx, std::string_view prompt, const Tensor& out) const;
+  bool encode(Context& ctx, std::string_view prompt, const Tensor& out,
+              Adapters adapters = {}) const;
   int64_t weight_bytes() const { return encoder_.weight_bytes(); }
+  std::span<const LinearPlace> places() const { return encoder_.places(); }
 
  private:
   T5Tokenizer tokenizer_;

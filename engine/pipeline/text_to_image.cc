@@ -1,19 +1,17 @@
 #include "pipeline/text_to_image.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "pipeline/denoise.h"
+#include "pipeline/image_start.h"
 #include "pipeline/latents.h"
+#include "pipeline/stage_results.h"
 #include "support/error.h"
 #include "support/stopwatch.h"
 
 namespace flux {
 namespace {
-
-/// Image `j` of a row is generated from the row's seed + j; torch's seeds are unsigned.
-uint64_t seed_of(const ImageParams& row, int j) {
-  return static_cast<uint64_t>(row.seed) + static_cast<uint64_t>(j);
-}
 
 /// The embeddings of all rows: those of the prompts, and of the negative prompts where rows have
 /// one (FluxPipeline gives both encoders the same negative prompt).
@@ -37,46 +35,88 @@ RowEmbeddings encode_prompts(Stages& stages, std::span<const ImageParams> rows) 
   std::vector<TextInput> inputs;
   for (const ImageParams& row : rows) {
     result.positive.push_back(inputs.size());
-    inputs.push_back({row.prompt, row.prompt_2, row.max_sequence_length});
+    inputs.push_back({row.prompt, row.prompt_2, row.max_sequence_length, row.adapters});
     result.negative.push_back(row.negative_prompt ? inputs.size() : RowEmbeddings::kNone);
     if (row.negative_prompt) {
-      inputs.push_back({*row.negative_prompt, *row.negative_prompt, row.max_sequence_length});
+      inputs.push_back(
+          {*row.negative_prompt, *row.negative_prompt, row.max_sequence_length, row.adapters});
     }
   }
   result.all = stages.encode(inputs);
   return result;
 }
 
-/// The noise and everything else that the loop needs, image by image.
-std::vector<DenoiseImage> prepare_images(Context& ctx, const FluxConfig& config, DType dtype,
+/// The latents to start from and everything else that the loop needs, image by image.
+std::vector<DenoiseImage> prepare_images(Stages& stages, const FluxConfig& config, DType dtype,
                                          std::span<const ImageParams> rows,
                                          const RowEmbeddings& embeddings) {
+  Context& ctx = stages.context();
   std::vector<DenoiseImage> images;
   for (size_t r = 0; r < rows.size(); ++r) {
     const ImageParams& row = rows[r];
     const LatentSize size = latent_size(config, row.height, row.width);
     DenoiseImage image;
-    image.schedule = make_schedule(config.scheduler, row.num_inference_steps, size.tokens());
     if (config.transformer.guidance_embeds) image.guidance = row.guidance_scale;
     image.true_cfg_scale = row.true_cfg_scale;
+    image.adapters = row.adapters;
     image.text = &embeddings.all[embeddings.positive[r]];
     if (embeddings.negative[r] != RowEmbeddings::kNone) {
       image.negative = &embeddings.all[embeddings.negative[r]];
     }
     image.img_ids = to_device(ctx, make_image_ids(size));
     image.txt_ids = to_device(ctx, make_text_ids(image.text->prompt_embeds.size(0)));
-    for (int j = 0; j < row.num_images_per_prompt; ++j) {
-      const Shape noise = {size.channels, size.height, size.width};
-      image.latents = to_device(ctx, row.latents.defined()
-                                         ? to_dtype(row.latents[j], dtype)
-                                         : pack_latents(draw_noise(seed_of(row, j), noise, dtype)));
+    image.schedule =
+        without_first(make_schedule(config.scheduler, row.num_inference_steps, size.tokens()),
+                      row.num_inference_steps - row.denoising_steps());
+    for (ImageStart& start : start_images({stages, config, dtype, row, image.schedule})) {
+      image.latents = start.latents;
+      image.kept = std::move(start.kept);
+      image.input = start.input;
+      image.reference = std::move(start.reference);
       images.push_back(image);
     }
   }
   return images;
 }
 
-/// The row that an image of a call belongs to.
+/// Decodes the previews of the images that have steps to go.
+void show_previews(Stages& stages, const FluxConfig& config, std::span<const ImageParams> rows,
+                   int done, std::span<const ConstTensor> predicted,
+                   const GenerateObserver& observer) {
+  constexpr int64_t kHalf = 2;
+  Context& ctx = stages.context();
+  for (size_t i = 0; i < predicted.size(); ++i) {
+    const ImageParams& row = rows[row_of(rows, i)];
+    if (done >= row.denoising_steps()) continue;
+    const LatentSize size = latent_size(config, row.height, row.width);
+    const Tensor half = unpack_reduced(ctx, predicted[i], size, config.vae, kHalf);
+    observer.on_preview(i, to_pixels(ctx, stages.decode(half)));
+  }
+}
+
+/// Checks what is in host memory.
+void check_embeddings(std::span<const TextEmbeddings> all) {
+  for (const TextEmbeddings& each : all) {
+    check_result(name_of(StageKind::kClipEncoder), "pooled_prompt_embeds",
+                 each.pooled_prompt_embeds);
+    check_result(name_of(StageKind::kT5Encoder), "prompt_embeds", each.prompt_embeds);
+  }
+}
+
+/// Checks the results of the loop, in host memory.
+void check_latents(Context& ctx, std::span<const ConstTensor> latents,
+                   std::vector<TextEmbeddings> embeddings) {
+  if (std::all_of(latents.begin(), latents.end(), all_finite)) return;
+  // Those on a GPU have not been looked at, and may be where it began.
+  for (TextEmbeddings& each : embeddings) each.prompt_embeds = to_host(ctx, each.prompt_embeds);
+  check_embeddings(embeddings);
+  for (const ConstTensor& each : latents) {
+    check_result(name_of(StageKind::kDitTransformer), "noise_pred", each);
+  }
+}
+
+}  // namespace
+
 size_t row_of(std::span<const ImageParams> rows, size_t image) {
   size_t row = 0;
   while (image >= static_cast<size_t>(rows[row].num_images_per_prompt)) {
@@ -84,16 +124,6 @@ size_t row_of(std::span<const ImageParams> rows, size_t image) {
   }
   return row;
 }
-
-/// A black image is no success. Weights that are damaged, or overflow in a small dtype, give one.
-void check_finite(std::span<const ConstTensor> tensors, const char* name) {
-  check(std::all_of(tensors.begin(), tensors.end(), all_finite), ErrorCode::kInternal,
-        "the {} hold values that are not finite: the weights are damaged, or overflow in this "
-        "dtype; f32 tells which",
-        name);
-}
-
-}  // namespace
 
 GenerateResult generate(Stages& stages, const FluxConfig& config, DType dtype,
                         std::span<const ImageParams> rows, const GenerateObserver& observer) {
@@ -105,9 +135,10 @@ GenerateResult generate(Stages& stages, const FluxConfig& config, DType dtype,
   GenerateResult result;
   Stopwatch stopwatch;
   const RowEmbeddings embeddings = encode_prompts(stages, rows);
+  check_embeddings(embeddings.all);
+  std::vector<DenoiseImage> images = prepare_images(stages, config, dtype, rows, embeddings);
   result.seconds.encode = stopwatch.lap();
 
-  std::vector<DenoiseImage> images = prepare_images(ctx, config, dtype, rows, embeddings);
   std::vector<ConstTensor> latents;  // the results, in host memory
   int steps_done = 0;
   int steps_total = 0;
@@ -118,12 +149,10 @@ GenerateResult generate(Stages& stages, const FluxConfig& config, DType dtype,
     if (observer.on_step) observer.on_step(done, total);
     stop_if_cancelled(done, total);
   };
-  watch.predict_every = observer.on_preview ? observer.preview_every : 0;
-  watch.on_predicted = [&](size_t image, const Tensor& predicted) {
-    const ImageParams& row = rows[row_of(rows, image)];
-    const LatentSize size = latent_size(config, row.height, row.width);
-    const Tensor half = unpack_half(ctx, predicted, size, config.vae);
-    observer.on_preview(image, to_pixels(ctx, stages.decode(half)));
+  if (observer.on_preview || observer.on_predicted) watch.predict_every = observer.preview_every;
+  watch.on_predicted = [&](int done, std::span<const ConstTensor> predicted) {
+    if (observer.on_predicted) observer.on_predicted(done, predicted);
+    if (observer.on_preview) show_previews(stages, config, rows, done, predicted, observer);
   };
   try {
     denoise(stages, images, watch);
@@ -135,7 +164,7 @@ GenerateResult generate(Stages& stages, const FluxConfig& config, DType dtype,
     }
     throw;
   }
-  check_finite(latents, "latents");
+  check_latents(ctx, latents, embeddings.all);
   result.seconds.denoise = stopwatch.lap();
 
   size_t next = 0;
@@ -146,10 +175,9 @@ GenerateResult generate(Stages& stages, const FluxConfig& config, DType dtype,
       stop_if_cancelled(steps_done, steps_total);
       const ConstTensor decoded =
           stages.decode(unpack_latents(ctx, images[next].latents, size, config.vae));
-      // On a GPU the image stays there: only what is in host memory is looked at.
-      if (decoded.device().is_cpu()) check_finite({&decoded, 1}, "decoded pixels");
+      check_result(name_of(StageKind::kVaeDecoder), "image", decoded);
       result.images.push_back(
-          {to_pixels(ctx, decoded), latents[next++], seed_of(row, j), r, embeddings.truncated(r)});
+          {to_pixels(ctx, decoded), latents[next++], row.seed_of(j), r, embeddings.truncated(r)});
       if (observer.on_image) observer.on_image(result.images.back());
     }
   }

@@ -39,7 +39,10 @@ struct GenerateObserver {
   /// would look if it were finished now, at half its size. pixels: [height / 2, width / 2, 3], u8,
   /// RGB.
   std::function<void(size_t image, const ConstTensor& pixels)> on_preview;
-  int preview_every = 0;
+  /// For a caller that makes previews itself: after every `preview_every` steps but the last, for
+  /// all images what DenoiseObserver::on_predicted gives.
+  std::function<void(int done, std::span<const ConstTensor> predicted)> on_predicted;
+  int preview_every = 0;  // of both
   /// Each image when it is decoded.
   std::function<void(const GeneratedImage& image)> on_image;
   /// Asked between stages and steps; true makes generate() throw kCancelled
@@ -47,9 +50,13 @@ struct GenerateObserver {
   std::function<bool()> cancelled;
 };
 
-/// FluxPipeline.__call__: text encoding, noise, the denoise loop, decoding, pixels. `dtype` is the
-/// pipeline's dtype T (f32 or bf16); it decides the noise. Rows may differ in every value and do
-/// not influence one another.
+/// The row that an image of a call belongs to.
+size_t row_of(std::span<const ImageParams> rows, size_t image);
+
+/// FluxPipeline.__call__, and that of the other kinds, which differ in how the loop begins and what
+/// it looks at (pipeline/image_start.h): text encoding, images, noise, the denoise loop, decoding,
+/// pixels. `dtype` is the pipeline's dtype T (f32 or bf16); it decides the noise. Rows may differ
+/// in every value and do not influence one another.
 GenerateResult generate(Stages& stages, const FluxConfig& config, DType dtype,
                         std::span<const ImageParams> rows, const GenerateObserver& observer);
 

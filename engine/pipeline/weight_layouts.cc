@@ -11,6 +11,7 @@
 #include "models/text/names.h"
 #include "models/vae/names.h"
 #include "support/error.h"
+#include "support/file.h"
 #include "weights/renamed_store.h"
 #include "weights/weight_files.h"
 
@@ -106,7 +107,7 @@ std::unique_ptr<const WeightFiles> open_directory(const fs::path& directory, std
   bool usual = false;
   for (const fs::directory_entry& entry : fs::directory_iterator(directory)) {
     const std::string name = entry.path().filename().string();
-    const std::string ending = entry.path().extension().string();
+    const std::string ending = ending_of(entry.path());
     if (ending == ".safetensors" || ending == ".sft" || ending == ".gguf") {
       files.push_back(entry.path());
     }

@@ -5,14 +5,14 @@
 
 namespace flux {
 
-Context::Context(DeviceRuntime& runtime, int threads)
+Context::Context(DeviceRuntime& runtime, int threads, std::shared_ptr<MemoryPool> shared)
     : runtime_(&runtime),
       is_profiled_(runtime.has_profiler()),
       device_(runtime.device()),
       threads_(threads),
       state_(runtime.make_state()),
       workspace_(runtime),
-      memory_(std::make_shared<MemoryPool>(runtime)) {
+      memory_(std::make_shared<MemoryPool>(runtime, std::move(shared))) {
   check(threads >= 1 && threads <= 1024, ErrorCode::kInvalidArgument,
         "threads = {}: must be from 1 to 1024", threads);
 }

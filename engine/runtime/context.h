@@ -19,8 +19,9 @@ class Context {
   using Trace = std::function<void(std::string_view name, const ConstTensor& value)>;
   using CancelCheck = std::function<bool()>;
 
-  /// `threads` >= 1: how many CPU threads ops may use; results never depend on it.
-  Context(DeviceRuntime& runtime, int threads);
+  /// `threads` >= 1: how many CPU threads ops may use; results never depend on it. `shared`: see
+  /// MemoryPool.
+  Context(DeviceRuntime& runtime, int threads, std::shared_ptr<MemoryPool> shared = nullptr);
 
   DeviceRuntime& runtime() const { return *runtime_; }
   const Device& device() const { return device_; }

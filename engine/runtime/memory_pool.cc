@@ -34,6 +34,7 @@ MemoryPool::Block MemoryPool::find(size_t bytes) {
 
 std::deque<MemoryPool::Block> MemoryPool::drop_to(size_t most) {
   std::deque<Block> dropped;
+  if (shared_ != nullptr) return dropped;  // others would get it before finish()
   while (unused_bytes_ > most) {
     dropped.push_back(std::move(unused_.front()));
     unused_bytes_ -= dropped.back().size;
@@ -50,9 +51,14 @@ MemoryPool::Block MemoryPool::make(size_t bytes) {
     dropped = drop_to(most_in_use_ > needed ? most_in_use_ - needed : 0);
   }
   dropped.clear();
-  Block block{runtime_->allocate(bytes), bytes};
-  if (block.memory == nullptr && release()) block.memory = runtime_->allocate(bytes);
+  Block block{allocate(bytes), bytes};
+  // What others could get is not given away before finish(): see above.
+  if (block.memory == nullptr && shared_ == nullptr && release()) block.memory = allocate(bytes);
   return block;
+}
+
+std::shared_ptr<std::byte> MemoryPool::allocate(size_t bytes) const {
+  return shared_ != nullptr ? shared_->take(bytes) : runtime_->allocate(bytes);
 }
 
 bool MemoryPool::release() {

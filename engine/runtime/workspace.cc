@@ -1,6 +1,7 @@
 #include "runtime/workspace.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "runtime/device_runtime.h"
 #include "support/error.h"
@@ -43,8 +44,10 @@ bool Workspace::add_block(size_t size) {
 
 void Workspace::make_one_block(size_t size) {
   const size_t most = most_;
+  if (is_one_block_) size = round_up(size, std::bit_floor(size) / 8);
   drop_blocks();
   most_ = most;
+  is_one_block_ = true;
   add_block(size);  // where there is not as much in one piece, blocks come one by one again
 }
 
@@ -66,6 +69,7 @@ void Workspace::drop_blocks() {
   used_ = 0;
   in_use_ = 0;
   most_ = 0;
+  is_one_block_ = false;
 }
 
 }  // namespace flux

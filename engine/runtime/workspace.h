@@ -12,7 +12,9 @@ class DeviceRuntime;
 
 /// Scratch memory for one forward: a stack of tensors. Memory is kept when scopes end, so after
 /// the first passes nothing is allocated: it grows by blocks, and once nothing is in use they
-/// become one that is as large as what ever was. Not thread-safe: one Workspace for each caller.
+/// become one that is as large as what ever was, or up to an eighth larger when that was not the
+/// first peak: sums of random sizes reach new ones for a long time. Not thread-safe: one Workspace
+/// for each caller.
 class Workspace {
  public:
   /// In the memory of `runtime`, which must outlive it.
@@ -72,6 +74,7 @@ class Workspace {
   size_t in_use_ = 0;  // bytes of all tensors
   size_t most_ = 0;    // that ever were in use
   int scopes_ = 0;     // open
+  bool is_one_block_ = false;
 };
 
 }  // namespace flux

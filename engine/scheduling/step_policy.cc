@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "support/error.h"
+#include "support/utf8.h"
 
 namespace flux {
 namespace {
@@ -17,7 +18,8 @@ auto rank_of(const StepCandidate& candidate, StepPolicy policy, double bound) {
   double ageing = 0;
   if (policy == StepPolicy::kLeastWork) {
     const double slowdown = candidate.slowdown();
-    work = candidate.remaining * std::max(0.0, 1.0 - slowdown / bound);
+    const double whole = candidate.remaining + 2 * candidate.to_load;
+    work = whole * std::max(0.0, 1.0 - slowdown / bound);
     ageing = -std::max(slowdown, bound);  // among those beyond the bound
   }
   return std::tuple(candidate.priority, work, ageing, candidate.order);
@@ -42,7 +44,7 @@ StepPolicy parse_step_policy(std::string_view name) {
     if (name == name_of(known)) return known;
   }
   fail(ErrorCode::kInvalidArgument, "policy '{}' is not known: use share, fifo or least-work",
-       name);
+       excerpt(name));
 }
 
 bool goes_before(const StepCandidate& a, const StepCandidate& b, StepPolicy policy, double bound) {
@@ -56,13 +58,16 @@ std::vector<size_t> choose_step(std::span<const StepCandidate> candidates, StepP
   std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
     return goes_before(candidates[a], candidates[b], policy, bound);
   });
-  if (policy == StepPolicy::kShare) return order;
-  std::vector<size_t> chosen;
-  int64_t tokens = 0;
-  for (const size_t i : order) {
-    if (!chosen.empty() && tokens + candidates[i].tokens > capacity) continue;
+  if (policy == StepPolicy::kShare || order.empty()) return order;
+  const StepCandidate& first = candidates[order[0]];
+  std::vector<size_t> chosen = {order[0]};
+  int64_t tokens = first.tokens;
+  for (const size_t i : std::span(order).subspan(1)) {
+    const StepCandidate& next = candidates[i];
+    if (next.costs != first.costs || tokens + next.tokens > capacity) continue;
+    if (!first.costs->gain_together(tokens, next.tokens)) continue;
     chosen.push_back(i);
-    tokens += candidates[i].tokens;
+    tokens += next.tokens;
   }
   return chosen;
 }

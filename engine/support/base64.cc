@@ -29,7 +29,7 @@ std::string encode_base64(std::string_view bytes) {
   return text;
 }
 
-std::string decode_base64(std::string_view text, const std::string& what) {
+std::string decode_base64(std::string_view text, const std::string& what, std::string_view remedy) {
   std::array<int8_t, 256> values;
   values.fill(-1);
   for (size_t i = 0; i < kDigits.size(); ++i) {
@@ -38,16 +38,15 @@ std::string decode_base64(std::string_view text, const std::string& what) {
   size_t length = text.size();
   while (length > 0 && text.size() - length < 2 && text[length - 1] == '=') --length;
   check(text.size() % 4 == 0, ErrorCode::kInvalidArgument,
-        "{}: {} base64 characters, not a multiple of 4; copy the file from the checkpoint again",
-        what, text.size());
+        "{}: {} base64 characters, not a multiple of 4; {}", what, text.size(), remedy);
   std::string out;
   out.reserve(length / 4 * 3 + 2);
   uint32_t bits = 0;
   int count = 0;
   for (size_t i = 0; i < length; ++i) {
     const int value = values[static_cast<unsigned char>(text[i])];
-    check(value >= 0, ErrorCode::kInvalidArgument,
-          "{}: character {} is not base64; copy the file from the checkpoint again", what, i);
+    check(value >= 0, ErrorCode::kInvalidArgument, "{}: character {} is not base64; {}", what, i,
+          remedy);
     bits = (bits << 6) | static_cast<uint32_t>(value);
     count += 6;
     if (count < 8) continue;

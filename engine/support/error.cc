@@ -21,7 +21,9 @@ const char* to_string(ErrorCode code) {
 }
 
 std::string report_of(const Error& error) {
-  if (error.code() != ErrorCode::kInternal) return error.what();
+  // One without a place (pipeline/stage_results.h) is no bug of this program.
+  const bool bug = error.code() == ErrorCode::kInternal && error.where().line > 0;
+  if (!bug) return error.what();
   return fmt::format("{} ({} at {}:{}; please report it)", error.what(), to_string(error.code()),
                      error.where().file, error.where().line);
 }

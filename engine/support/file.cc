@@ -1,53 +1,46 @@
 #include "support/file.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
+#include <atomic>
 #include <cerrno>
+#include <climits>
 #include <cstring>
 #include <utility>
 
 #include "support/error.h"
-#include "support/file_descriptor.h"
+#include "support/file_bytes.h"
+#include "support/utf8.h"
 
 namespace flux {
-
-MappedFile map_file(const std::filesystem::path& file) {
-  // O_NONBLOCK: a FIFO put where a weight file belongs must not hang the reader.
-  const FileDescriptor descriptor(::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (descriptor.get() < 0) {
-    const int error = errno;
-    const bool missing = error == ENOENT || error == ENOTDIR;
-    fail(missing ? ErrorCode::kNotFound : ErrorCode::kInvalidArgument, "{}: cannot be opened: {}",
-         file, std::strerror(error));
-  }
-  struct stat status {};
-  check(::fstat(descriptor.get(), &status) == 0 && S_ISREG(status.st_mode),
-        ErrorCode::kInvalidArgument, "{}: not a regular file; put the file itself there", file);
-  check(status.st_size > 0, ErrorCode::kInvalidArgument, "{}: the file is empty; download it again",
-        file);
-  const auto size = static_cast<size_t>(status.st_size);
-  void* data = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor.get(), 0);
-  check(data != MAP_FAILED, ErrorCode::kUnavailable, "{}: cannot be mapped ({} bytes): {}", file,
-        size, std::strerror(errno));
-  return {std::shared_ptr<const void>(
-              data, [size](const void* p) { ::munmap(const_cast<void*>(p), size); }),
-          size};
-}
-
-std::string read_text_file(const std::filesystem::path& file, size_t max_bytes) {
-  const MappedFile mapped = map_file(file);
-  check(mapped.size <= max_bytes, ErrorCode::kInvalidArgument,
-        "{}: {} bytes, at most {} are expected", file, mapped.size, max_bytes);
-  return std::string(static_cast<const char*>(mapped.data.get()), mapped.size);
-}
-
 namespace {
 
-/// What a symbolic link leads to, whether that exists or not; another path as it is.
+/// A name beside `file`, not longer than a name may be although the file's own may be that long
+/// already.
+std::filesystem::path temporary_name(const std::filesystem::path& file) {
+  static std::atomic<unsigned> count = 0;
+  const std::string ending = fmt::format(".{}-{}.partial", ::getpid(), count++);
+  const size_t most = NAME_MAX - ending.size();
+  const std::string name = file.filename().string();
+  return file.parent_path() / (std::string(first_bytes(name, most)) + ending);
+}
+
+}  // namespace
+
+std::string ending_of(const std::filesystem::path& file) {
+  return lower_case(file.extension().string());
+}
+
+std::string read_file(const std::filesystem::path& file, size_t max_bytes) {
+  const auto bytes = FileBytes::open(file);
+  check(bytes->size() <= max_bytes, ErrorCode::kInvalidArgument,
+        "{}: {} bytes, at most {} are expected", file, bytes->size(), max_bytes);
+  std::string text(bytes->size(), '\0');
+  bytes->read(bytes->begin(), text.size(), text.data());
+  return text;
+}
+
 std::filesystem::path follow_links(std::filesystem::path file) {
   constexpr int kMostLinks = 40;  // as the kernel's
   std::error_code error;
@@ -59,16 +52,20 @@ std::filesystem::path follow_links(std::filesystem::path file) {
   return file;
 }
 
-}  // namespace
+bool is_device(const std::filesystem::path& file) {
+  std::error_code error;
+  return std::filesystem::is_character_file(file, error);
+}
 
 AtomicFile::AtomicFile(std::filesystem::path file) : file_(follow_links(std::move(file))) {
-  struct stat status {};
-  const bool special = ::stat(file_.c_str(), &status) == 0 && !S_ISREG(status.st_mode);
-  if (special) {
+  std::error_code error;
+  const auto status = std::filesystem::status(file_, error);
+  if (is_device(file_)) {
     descriptor_ = ::open(file_.c_str(), O_WRONLY | O_CLOEXEC);
+  } else if (exists(status) && !is_regular_file(status)) {
+    fail(ErrorCode::kUnavailable, "{}: is no regular file; choose another place", file_);
   } else {
-    temporary_ = file_;
-    temporary_ += fmt::format(".{}.partial", ::getpid());
+    temporary_ = temporary_name(file_);
     descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   }
   if (descriptor_ < 0) refuse("cannot be created", errno);

@@ -2,30 +2,30 @@
 
 #include <cstddef>
 #include <filesystem>
-#include <memory>
 #include <string>
 
 namespace flux {
 
-/// A regular file mapped for reading.
-struct MappedFile {
-  std::shared_ptr<const void> data;  // unmaps when the last owner goes
-  size_t size = 0;
-};
+/// The ending of a file's name, in small letters: ".gguf".
+std::string ending_of(const std::filesystem::path& file);
 
-/// Maps `file`. Throws kNotFound when it does not exist and kInvalidArgument when it is not a
-/// regular file, cannot be read or is empty.
-MappedFile map_file(const std::filesystem::path& file);
+/// Reads a whole file of at most `max_bytes`. Throws like FileBytes.
+std::string read_file(const std::filesystem::path& file, size_t max_bytes);
 
-/// Reads a whole text file of at most `max_bytes`. Throws like map_file.
-std::string read_text_file(const std::filesystem::path& file, size_t max_bytes);
+/// What a symbolic link leads to, whether that exists or not; another path as it is. Throws
+/// kUnavailable for links that lead nowhere.
+std::filesystem::path follow_links(std::filesystem::path file);
+
+/// Whether `file` is a character device, such as /dev/null or a terminal.
+bool is_device(const std::filesystem::path& file);
 
 /// A file that appears under its name only when it is complete: it is written beside it, then
 /// renamed. Without commit() nothing is left. A symbolic link stays: the file that it leads to is
 /// written.
 class AtomicFile {
  public:
-  /// Throws kUnavailable, naming file and cause, when the directory cannot be written.
+  /// Throws kUnavailable, naming file and cause, when the directory cannot be written, or `file` is
+  /// there and neither a regular file nor a device: a FIFO would wait for a reader.
   explicit AtomicFile(std::filesystem::path file);
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;

@@ -54,6 +54,11 @@ std::string_view first_bytes(std::string_view text, size_t most) {
   return text.substr(0, most);
 }
 
+std::string excerpt(std::string_view text) {
+  if (text.size() <= kMaxQuotedBytes) return std::string(text);
+  return fmt::format("{}... ({} bytes)", first_bytes(text, kMaxQuotedBytes), text.size());
+}
+
 std::string lower_case(std::string_view text) {
   std::string lower(text);
   for (char& c : lower) {

@@ -14,6 +14,11 @@ std::optional<size_t> find_invalid_utf8(std::string_view text);
 /// The first bytes of a text in UTF-8, at most `most`, that end with a whole character.
 std::string_view first_bytes(std::string_view text, size_t most);
 
+/// A text as a message quotes it: of one that is longer than kMaxQuotedBytes the beginning, and how
+/// many bytes there are.
+std::string excerpt(std::string_view text);
+inline constexpr size_t kMaxQuotedBytes = 200;
+
 /// A text with the letters A to Z in lower case.
 std::string lower_case(std::string_view text);
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "support/error.h"
+#include "support/utf8.h"
 
 namespace flux {
 
@@ -45,7 +46,7 @@ DType parse_compute_dtype(std::string_view name) {
   }
   fail(ErrorCode::kInvalidArgument,
        "dtype '{}' is not known: use f32 (float32, fp32), bf16 (bfloat16) or f16 (float16, fp16)",
-       name);
+       excerpt(name));
 }
 
 bool is_floating_point(DType dtype) {

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "support/error.h"
+#include "support/parts.h"
 #include "tensor/block_decoders.h"
 #include "tensor/format.h"
 
@@ -66,13 +68,60 @@ StoredTensor slice(const StoredTensor& tensor, int64_t begin, int64_t end) {
   return part;
 }
 
-StoredTensor copy_of(const StoredTensor& tensor) {
-  StoredTensor copy = tensor;
-  copy.data = to_dtype(tensor.data, tensor.data.dtype());
-  return copy;
+void copy_bytes(const StoredTensor& tensor, void* to, int threads) {
+  constexpr int64_t kWorthAThread = int64_t{1} << 20;
+  constexpr int kMostThreads = 8;
+  check(tensor.data.is_contiguous(), ErrorCode::kInternal, "copy of the bytes of {}", tensor.data);
+  const auto* from = static_cast<const std::byte*>(tensor.data.raw());
+  const int64_t bytes = tensor.bytes();
+  const int64_t useful = std::max<int64_t>(1, bytes / kWorthAThread);
+  const int64_t parts = std::min<int64_t>({threads, kMostThreads, useful});
+  for_each_part(parts, [&](int64_t i) {
+    const int64_t begin = bytes * i / parts;
+    const auto size = static_cast<size_t>(bytes * (i + 1) / parts - begin);
+    auto* const part = static_cast<std::byte*>(to) + begin;
+    if (tensor.file) {
+      tensor.file->read(from + begin, size, part);
+    } else {
+      std::memcpy(part, from + begin, size);
+    }
+  });
+}
+
+StoredTensor in_memory(const StoredTensor& tensor, int threads) {
+  if (!tensor.file && tensor.data.is_contiguous()) return tensor;
+  StoredTensor result = tensor;
+  result.file = nullptr;
+  if (tensor.file) {
+    const Tensor data = Tensor::allocate(tensor.data.shape(), tensor.data.dtype());
+    copy_bytes(tensor, data.raw(), threads);
+    result.data = data;
+  } else {
+    result.data = to_dtype(tensor.data, tensor.data.dtype());
+  }
+  return result;
+}
+
+void read_convert(const ConstTensor& from, const FileBytes* file, const Tensor& to) {
+  constexpr int64_t kAtOnce = int64_t{64} << 10;  // elements that stay in the cache
+  if (file == nullptr) return copy_convert(from, to);
+  if (from.dtype() == to.dtype()) {
+    return file->read(from.raw(), static_cast<size_t>(from.bytes()), to.raw());
+  }
+  const int64_t count = from.numel();
+  const ConstTensor source = from.reshape({count});
+  const Tensor target = to.reshape({count});
+  const Tensor buffer = Tensor::allocate({std::min(count, kAtOnce)}, from.dtype());
+  for (int64_t begin = 0; begin < count; begin += kAtOnce) {
+    const int64_t end = std::min(count, begin + kAtOnce);
+    const Tensor part = buffer.slice(0, 0, end - begin);
+    file->read(source.slice(0, begin, end).raw(), static_cast<size_t>(part.bytes()), part.raw());
+    copy_convert(part, target.slice(0, begin, end));
+  }
 }
 
 void decode_rows(const StoredTensor& tensor, int64_t begin, int64_t end, const Tensor& out) {
+  check(!tensor.file, ErrorCode::kInternal, "decoding of a tensor that has not been read");
   if (tensor.is_plain()) return copy_convert(tensor.data.slice(0, begin, end), out);
   const int64_t columns = out.size(1);
   const int64_t blocks = columns / info_of(tensor.encoding).block_values;
@@ -88,6 +137,7 @@ void decode_rows(const StoredTensor& tensor, int64_t begin, int64_t end, const T
 }
 
 Tensor decode(const StoredTensor& tensor, DType dtype) {
+  if (tensor.file) return decode(in_memory(tensor), dtype);
   if (tensor.is_plain()) return to_dtype(tensor.data, dtype);
   const Tensor result = Tensor::allocate(tensor.shape, dtype);
   const int64_t rows = tensor.rows();

@@ -1,8 +1,10 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string_view>
 
+#include "support/file_bytes.h"
 #include "tensor/tensor.h"
 
 namespace flux {
@@ -81,23 +83,34 @@ struct StoredTensor {
 
   Encoding encoding = Encoding::kPlain;
   Shape shape;       // of the values
-  ConstTensor data;  // host memory
+  ConstTensor data;  // host memory, or its place in `file`
+  /// The file that the bytes of `data` are still to be read from, by one of the functions below.
+  /// Null: they are in memory.
+  std::shared_ptr<const FileBytes> file;
   /// What the values of kF8E4M3 are multiplied with: f32 [1], or [rows]. Undefined: nothing.
   ConstTensor scales;
 };
 
-/// A copy of its own in host memory.
-StoredTensor copy_of(const StoredTensor& tensor);
+/// Copies the bytes of a tensor to `to`, or reads them from its file, by up to `threads` threads.
+/// Throws as FileBytes::read().
+void copy_bytes(const StoredTensor& tensor, void* to, int threads);
+
+/// The tensor in host memory, contiguous: itself where it is there. Throws as copy_bytes().
+StoredTensor in_memory(const StoredTensor& tensor, int threads = 1);
+
+/// As copy_convert(), for contiguous elements with their place in `file`, which may be null.
+void read_convert(const ConstTensor& from, const FileBytes* file, const Tensor& to);
 
 /// Rows [begin, end) along the first dimension; shares the data.
 StoredTensor slice(const StoredTensor& tensor, int64_t begin, int64_t end);
 
 /// Decodes rows [begin, end) of a tensor of two dimensions into `out`, [end - begin, columns] of a
-/// floating point dtype, in host memory; rows may be strided. As decode().
+/// floating point dtype, in host memory; rows may be strided. The tensor is in memory.
 void decode_rows(const StoredTensor& tensor, int64_t begin, int64_t end, const Tensor& out);
 
 /// The values in `dtype`, rounded once from float32 (a plain tensor: from its own dtype).
-/// Contiguous host memory. Throws kInvalidArgument for a dtype that values cannot be converted to.
+/// Contiguous host memory. Throws kInvalidArgument for a dtype that values cannot be converted to,
+/// and as copy_bytes().
 Tensor decode(const StoredTensor& tensor, DType dtype);
 
 }  // namespace flux

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "support/error.h"
+#include "support/json_outline.h"
 
 namespace flux {
 namespace {
@@ -248,14 +249,12 @@ json read_optional_json(const fs::path& path) {
   std::error_code error;
   if (!fs::exists(path, error)) return json::object();
   const std::string text = read_tokenizer_file(path);
+  constexpr int kDeepest = static_cast<int>(kMaxDepth);
+  check(outline_of(text, kDeepest).depth <= kDeepest, ErrorCode::kInvalidArgument,
+        "{}: more than {} nested levels; copy the file from the checkpoint again", path, kMaxDepth);
   json value;
   try {
-    value = json::parse(text, [&path](int depth, json::parse_event_t, json&) {
-      check(depth <= static_cast<int>(kMaxDepth), ErrorCode::kInvalidArgument,
-            "{}: more than {} nested levels; copy the file from the checkpoint again", path,
-            kMaxDepth);
-      return true;
-    });
+    value = json::parse(text);
   } catch (const json::parse_error& problem) {
     fail(ErrorCode::kInvalidArgument,
          "{}: not valid JSON at byte {}; the file is damaged: copy it from the checkpoint again",

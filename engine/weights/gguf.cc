@@ -117,14 +117,17 @@ struct TensorInfo {
 /// Reads a file from its begin to its data; refuses what does not fit.
 class GgufReader {
  public:
-  GgufReader(GgufFile& file, const void* data, size_t size)
-      : file_(file), data_(static_cast<const uint8_t*>(data)), size_(size) {}
+  GgufReader(GgufFile& file, const std::shared_ptr<FileBytes>& bytes)
+      : file_(file),
+        bytes_(bytes),
+        data_(reinterpret_cast<const uint8_t*>(bytes->begin())),
+        size_(bytes->size()) {}
 
-  void read(const std::shared_ptr<const void>& owner) {
-    if (size_ < kMagic.size() || std::memcmp(data_, kMagic.data(), kMagic.size()) != 0) {
+  void read() {
+    if (size_ < kMagic.size() ||
+        std::memcmp(take(kMagic.size(), "magic"), kMagic.data(), kMagic.size()) != 0) {
       damaged("it does not begin with \"GGUF\"");
     }
-    at_ = kMagic.size();
     const auto version = number<uint32_t>("version");
     // Versions are small: the upper half of the bytes is empty, or the whole is turned around.
     if (version != 0 && version % 0x10000 == 0) refuse("it is big-endian, little-endian is read");
@@ -142,7 +145,7 @@ class GgufReader {
     const uint64_t alignment = read_alignment();
     // What is empty has no data section, and may end without the padding before it.
     begin_ = std::min<uint64_t>(round_up(at_, alignment), size_);
-    for (const TensorInfo& info : infos) add_tensor(info, alignment, owner);
+    for (const TensorInfo& info : infos) add_tensor(info, alignment);
     check_extents();
   }
 
@@ -166,6 +169,7 @@ class GgufReader {
     }
     const uint8_t* taken = data_ + at_;
     at_ += bytes;
+    bytes_->read_front(at_);
     return taken;
   }
 
@@ -297,8 +301,7 @@ class GgufReader {
     return static_cast<uint64_t>(*number);
   }
 
-  void add_tensor(const TensorInfo& info, uint64_t alignment,
-                  const std::shared_ptr<const void>& owner) {
+  void add_tensor(const TensorInfo& info, uint64_t alignment) {
     if (file_.tensors_.contains(info.name) || file_.unreadable_.contains(info.name)) {
       refuse("tensor '{}' is named twice", info.name);
     }
@@ -335,22 +338,12 @@ class GgufReader {
     }
     extents_.emplace_back(info.offset, info.offset + bytes, info.name);
     const uint8_t* data = data_ + begin_ + info.offset;
-    file_.tensors_.emplace(
-        info.name, type->dtype
-                       ? StoredTensor(plain(data, *type->dtype, info.shape, owner))
-                       : StoredTensor(*type->encoding, info.shape,
-                                      ConstTensor(data, DType::kU8, {rows, row_bytes}, {}, owner)));
-  }
-
-  /// The tensor in the file; a copy where an alignment of less than an element left it unaligned.
-  static ConstTensor plain(const uint8_t* data, DType dtype, const Shape& shape,
-                           const std::shared_ptr<const void>& owner) {
-    if (reinterpret_cast<uintptr_t>(data) % size_of(dtype) == 0) {
-      return ConstTensor(data, dtype, shape, {}, owner);
-    }
-    const Tensor copy = Tensor::allocate(shape, dtype);
-    std::memcpy(copy.raw(), data, static_cast<size_t>(copy.bytes()));
-    return copy;
+    StoredTensor tensor = type->dtype
+                              ? StoredTensor(ConstTensor(data, *type->dtype, info.shape))
+                              : StoredTensor(*type->encoding, info.shape,
+                                             ConstTensor(data, DType::kU8, {rows, row_bytes}));
+    tensor.file = bytes_;
+    file_.tensors_.emplace(info.name, std::move(tensor));
   }
 
   /// Tensors may leave gaps, and do not overlap.
@@ -366,6 +359,7 @@ class GgufReader {
   }
 
   GgufFile& file_;
+  const std::shared_ptr<FileBytes>& bytes_;
   const uint8_t* data_;
   uint64_t size_;
   uint64_t at_ = 0;     // the next byte to read
@@ -374,25 +368,21 @@ class GgufReader {
 };
 
 std::unique_ptr<const GgufFile> GgufFile::open(const std::filesystem::path& file) {
-  return open(file, map_file(file));
+  return open(file, FileBytes::open(file));
 }
 
 std::unique_ptr<const GgufFile> GgufFile::open(const std::filesystem::path& file,
-                                               const MappedFile& mapped) {
+                                               const std::shared_ptr<FileBytes>& bytes) {
   auto result = std::make_unique<GgufFile>();
   result->path_ = file;
-  result->mapping_ = mapped.data;
-  result->mapped_size_ = mapped.size;
-  GgufReader(*result, mapped.data.get(), mapped.size).read(mapped.data);
+  result->bytes_ = bytes;
+  GgufReader(*result, bytes).read();
   return result;
 }
 
 std::unique_ptr<const GgufFile> GgufFile::parse(const void* data, size_t size,
                                                 const std::string& name) {
-  auto result = std::make_unique<GgufFile>();
-  result->path_ = name;
-  GgufReader(*result, data, size).read(nullptr);
-  return result;
+  return open(name, FileBytes::of(data, size, name));
 }
 
 const GgufFile::Value* GgufFile::find_metadata(std::string_view key) const {

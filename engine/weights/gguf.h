@@ -6,20 +6,19 @@
 #include <variant>
 #include <vector>
 
-#include "support/file.h"
 #include "weights/weight_file.h"
 
 namespace flux {
 
-/// A mapped GGUF file, versions 2 and 3. Format: "GGUF", a version, the numbers of tensors and of
+/// A GGUF file, versions 2 and 3. Format: "GGUF", a version, the numbers of tensors and of
 /// metadata entries; the entries; name, dimensions (fastest first), type and offset of each tensor;
 /// the data, aligned. Source: ggml's docs/gguf.md.
 class GgufFile final : public WeightFile {
  public:
   static std::unique_ptr<const GgufFile> open(const std::filesystem::path& file);
-  /// The same of a file that is mapped already.
+  /// The same of a file that is open already.
   static std::unique_ptr<const GgufFile> open(const std::filesystem::path& file,
-                                              const MappedFile& mapped);
+                                              const std::shared_ptr<FileBytes>& bytes);
   /// The same checks on bytes in memory, which must outlive the result; `name` is for messages.
   static std::unique_ptr<const GgufFile> parse(const void* data, size_t size,
                                                const std::string& name);

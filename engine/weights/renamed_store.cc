@@ -3,25 +3,12 @@
 #include <algorithm>
 #include <charconv>
 #include <cstring>
-#include <optional>
 
 #include "support/error.h"
 #include "tensor/format.h"
 
 namespace flux {
 namespace {
-
-constexpr size_t kMostDigits = 6;
-
-/// The number that is a whole part of a name between dots, if it is one.
-std::optional<int64_t> number_of(std::string_view part) {
-  int64_t number = 0;
-  const char* end = part.data() + part.size();
-  const auto [stop, error] = std::from_chars(part.data(), end, number);
-  const bool plain = error == std::errc() && stop == end && part.size() <= kMostDigits &&
-                     number >= 0 && (part.size() == 1 || part[0] != '0');
-  return plain ? std::optional(number) : std::nullopt;
-}
 
 /// What stands before the first dot, which is taken away with it.
 std::string_view cut_part(std::string_view& name) {
@@ -83,8 +70,8 @@ std::vector<NameRow> expand(const NameRow& row, std::vector<std::string>& texts)
 
 /// The tensor with the halves of its rows exchanged: a copy.
 StoredTensor with_halves_swapped(const StoredTensor& tensor) {
-  StoredTensor swapped = tensor;
-  const ConstTensor& data = tensor.data;
+  StoredTensor swapped = in_memory(tensor);
+  const ConstTensor data = swapped.data;
   const Tensor copy = Tensor::allocate(data.shape(), data.dtype());
   const auto half = static_cast<size_t>(data.bytes() / 2);
   auto* to = static_cast<std::byte*>(copy.raw());
@@ -134,6 +121,16 @@ std::string why_without(const StoredTensor& stored, const StoredPart& part) {
 }
 
 }  // namespace
+
+std::optional<int64_t> number_of(std::string_view part) {
+  constexpr size_t kMostDigits = 6;
+  int64_t number = 0;
+  const char* end = part.data() + part.size();
+  const auto [stop, error] = std::from_chars(part.data(), end, number);
+  const bool plain = error == std::errc() && stop == end && part.size() <= kMostDigits &&
+                     number >= 0 && (part.size() == 1 || part[0] != '0');
+  return plain ? std::optional(number) : std::nullopt;
+}
 
 RenamedStore::RenamedStore(std::shared_ptr<const TensorStore> stored, std::string prefix,
                            std::span<const NameRow> names, int64_t levels)
@@ -218,12 +215,6 @@ std::vector<std::string> RenamedStore::unreadable_names() const {
     if (!entry.why_unreadable.empty()) names.push_back(name);
   }
   return names;
-}
-
-void RenamedStore::drop_pages(std::string_view name) const {
-  const auto found = entries_.find(name);
-  if (found == entries_.end()) return;
-  stored_->drop_pages(found->second.stored);
 }
 
 Shape shape_of(const TensorStore& store, std::string_view name, int rank) {

@@ -3,6 +3,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -31,6 +32,10 @@ struct NameRow {
   StoredPart part = {};
 };
 
+/// The number that a part of a name is, of at most six digits and without zeros before it ("12");
+/// nothing for another text.
+std::optional<int64_t> number_of(std::string_view part);
+
 /// The tensors under one prefix of a store of another layout, by our names. Immutable to its users.
 class RenamedStore final : public TensorStore {
  public:
@@ -46,7 +51,6 @@ class RenamedStore final : public TensorStore {
   std::filesystem::path file_of(std::string_view name) const override;
   std::vector<std::string> names() const override;
   std::vector<std::string> unreadable_names() const override;
-  void drop_pages(std::string_view name) const override;
 
  private:
   struct Entry {

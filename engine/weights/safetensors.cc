@@ -7,11 +7,12 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
 
 #include "support/error.h"
+#include "support/file.h"
 #include "support/foreign_content.h"
 #include "support/json_file.h"
+#include "support/json_outline.h"
 #include "tensor/format.h"
 
 namespace flux {
@@ -90,17 +91,17 @@ struct Extent {
 /// Turns a checked header into tensors.
 class HeaderReader {
  public:
-  HeaderReader(const std::string& file, const std::byte* data, uint64_t data_size)
-      : file_(file), data_(data), data_size_(data_size) {}
+  HeaderReader(const std::shared_ptr<const FileBytes>& file, uint64_t data_begin)
+      : file_(file), data_(file->begin() + data_begin), data_size_(file->size() - data_begin) {}
 
-  HeaderTensors read(const char* text, uint64_t length, const std::shared_ptr<const void>& owner) {
+  HeaderTensors read(const char* text, uint64_t length) {
     const Json header = parse(text, length);
     if (!header.is_object()) refuse("the header is not a JSON object");
     for (const auto& [name, entry] : header.items()) {
       if (name == "__metadata__") {
         read_metadata(entry);
       } else {
-        read_tensor(name, entry, owner);
+        read_tensor(name, entry);
       }
     }
     check_extents();
@@ -111,24 +112,19 @@ class HeaderReader {
   template <typename... Args>
   [[noreturn]] void refuse(fmt::format_string<Args...> format, Args&&... args) const {
     fail(ErrorCode::kInvalidArgument, "{}: not a usable safetensors file: {}; download it again",
-         file_, fmt::format(format, std::forward<Args>(args)...));
+         file_->name(), fmt::format(format, std::forward<Args>(args)...));
   }
 
   /// Parses with a bound on depth and without duplicate names, which JSON libraries let pass.
   Json parse(const char* text, uint64_t length) const {
-    std::set<std::string> names;
-    const auto watch = [&](int depth, Json::parse_event_t event, Json& value) {
-      if (depth > 4) refuse("the header nests deeper than 4 levels");
-      if (event == Json::parse_event_t::key && depth == 1 &&
-          !names.insert(value.get<std::string>()).second) {
-        refuse("tensor '{}' is named twice", value.get<std::string>());
-      }
-      return true;
-    };
+    constexpr int kMaxDepth = 4;
+    const JsonOutline outline = outline_of({text, length}, kMaxDepth);
+    if (outline.depth > kMaxDepth) refuse("the header nests deeper than {} levels", kMaxDepth);
+    if (outline.duplicate) refuse("tensor '{}' is named twice", *outline.duplicate);
     try {
-      return Json::parse(text, text + length, watch);
+      return Json::parse(text, text + length);
     } catch (const Json::exception& e) {
-      refuse("the header is not JSON ({})", e.what());
+      refuse("the header is not JSON: {}", json_problem({text, length}, e));
     }
   }
 
@@ -146,8 +142,7 @@ class HeaderReader {
     return value.get<uint64_t>();
   }
 
-  void read_tensor(const std::string& name, const Json& entry,
-                   const std::shared_ptr<const void>& owner) {
+  void read_tensor(const std::string& name, const Json& entry) {
     if (!entry.is_object() || !entry.contains("dtype") || !entry.contains("shape") ||
         !entry.contains("data_offsets")) {
       refuse("tensor '{}' lacks dtype, shape or data_offsets", name);
@@ -171,8 +166,10 @@ class HeaderReader {
           fmt::format("has {} dimensions, expected at most {}", sizes.size(), Shape::kMaxRank);
     } else {
       const Shape shape(sizes.data(), static_cast<int>(sizes.size()));
-      const ConstTensor data = view(extent.begin, *dtype, shape, owner);
-      tensors_.readable.emplace(name, e4m3 ? as_e4m3(data) : StoredTensor(data));
+      const ConstTensor data(data_ + extent.begin, *dtype, shape);
+      StoredTensor tensor = e4m3 ? as_e4m3(data) : StoredTensor(data);
+      tensor.file = file_;
+      tensors_.readable.emplace(name, std::move(tensor));
     }
   }
 
@@ -228,18 +225,6 @@ class HeaderReader {
     return sizes;
   }
 
-  /// The tensor in the file; a copy of it where a careless writer left it unaligned.
-  ConstTensor view(uint64_t begin, DType dtype, const Shape& shape,
-                   const std::shared_ptr<const void>& owner) const {
-    const std::byte* address = data_ + begin;
-    if (reinterpret_cast<uintptr_t>(address) % size_of(dtype) == 0) {
-      return ConstTensor(address, dtype, shape, Device{}, owner);
-    }
-    const Tensor copy = Tensor::allocate(shape, dtype);
-    std::memcpy(copy.raw(), address, static_cast<size_t>(copy.bytes()));
-    return copy;
-  }
-
   /// The format wants the data section covered whole, without overlaps or gaps.
   void check_extents() {
     std::sort(extents_.begin(), extents_.end(), [](const Extent& a, const Extent& b) {
@@ -258,66 +243,62 @@ class HeaderReader {
     }
   }
 
-  const std::string& file_;
+  const std::shared_ptr<const FileBytes>& file_;
   const std::byte* data_;
   uint64_t data_size_;
   std::vector<Extent> extents_;
   HeaderTensors tensors_;
 };
 
-HeaderTensors read_tensors(const std::string& file, const void* bytes, uint64_t size,
-                           const std::shared_ptr<const void>& owner) {
-  const auto* data = static_cast<const std::byte*>(bytes);
+HeaderTensors read_tensors(const std::shared_ptr<FileBytes>& bytes) {
+  constexpr uint64_t kLooked = 512;  // of what is another kind of file
+  const std::string& file = bytes->name();
+  const uint64_t size = bytes->size();
   check(size >= kLengthBytes, ErrorCode::kInvalidArgument,
         "{}: not a usable safetensors file: {} bytes, shorter than its length field; download it "
         "again",
         file, size);
+  bytes->read_front(std::min(size, kLooked));
+  const auto* text = reinterpret_cast<const char*>(bytes->begin());
   uint64_t header = 0;  // little-endian, as every machine this runs on
-  std::memcpy(&header, data, sizeof(header));
+  std::memcpy(&header, text, sizeof(header));
   const bool fits = header <= kMaxHeaderBytes && header <= size - kLengthBytes;
   const std::string_view foreign =
-      fits ? std::string_view() : foreign_content({static_cast<const char*>(bytes), size});
+      fits ? std::string_view() : foreign_content({text, std::min(size, kLooked)});
   check(foreign.empty(), ErrorCode::kInvalidArgument, "{}: {}", file, foreign);
   check(fits, ErrorCode::kInvalidArgument,
         "{}: not a usable safetensors file: a header of {} bytes does not fit into {} bytes (at "
         "most {} are allowed); the file is truncated or of another format, download it again",
         file, header, size, kMaxHeaderBytes);
   const uint64_t data_begin = kLengthBytes + header;
-  return HeaderReader(file, data + data_begin, size - data_begin)
-      .read(reinterpret_cast<const char*>(data) + kLengthBytes, header, owner);
+  bytes->read_front(data_begin);
+  return HeaderReader(bytes, data_begin).read(text + kLengthBytes, header);
 }
 
 }  // namespace
 
 std::unique_ptr<const SafetensorsFile> SafetensorsFile::open(const std::filesystem::path& file) {
-  return open(file, map_file(file));
+  return open(file, FileBytes::open(file));
 }
 
-std::unique_ptr<const SafetensorsFile> SafetensorsFile::open(const std::filesystem::path& file,
-                                                             const MappedFile& mapped) {
+std::unique_ptr<const SafetensorsFile> SafetensorsFile::open(
+    const std::filesystem::path& file, const std::shared_ptr<FileBytes>& bytes) {
   auto result = std::make_unique<SafetensorsFile>();
   result->path_ = file;
-  HeaderTensors tensors = read_tensors(file.string(), mapped.data.get(), mapped.size, mapped.data);
+  result->bytes_ = bytes;
+  HeaderTensors tensors = read_tensors(bytes);
   result->tensors_ = std::move(tensors.readable);
   result->unreadable_ = std::move(tensors.unreadable);
   result->metadata_ = std::move(tensors.metadata);
-  result->mapping_ = mapped.data;
-  result->mapped_size_ = mapped.size;
   return result;
 }
 
 std::unique_ptr<const SafetensorsFile> SafetensorsFile::parse(const void* data, size_t size,
                                                               const std::string& name) {
-  auto result = std::make_unique<SafetensorsFile>();
-  result->path_ = name;
-  HeaderTensors tensors = read_tensors(name, data, size, nullptr);
-  result->tensors_ = std::move(tensors.readable);
-  result->unreadable_ = std::move(tensors.unreadable);
-  result->metadata_ = std::move(tensors.metadata);
-  return result;
+  return open(name, FileBytes::of(data, size, name));
 }
 
-const ConstTensor* SafetensorsFile::find(std::string_view name) const {
+const StoredTensor* SafetensorsFile::find(std::string_view name) const {
   const auto unreadable = unreadable_.find(name);
   check(unreadable == unreadable_.end(), ErrorCode::kInvalidArgument, "{}: tensor '{}' {}", path_,
         name, unreadable == unreadable_.end() ? "" : unreadable->second);
@@ -326,7 +307,7 @@ const ConstTensor* SafetensorsFile::find(std::string_view name) const {
   check(found->second.is_plain(), ErrorCode::kInvalidArgument,
         "{}: tensor '{}' is stored as {}, expected F32, BF16, F16 or F64", path_, name,
         found->second.type_name());
-  return &found->second.data;
+  return &found->second;
 }
 
 void write_safetensors(const std::filesystem::path& file,

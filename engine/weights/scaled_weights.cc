@@ -39,7 +39,7 @@ ConstTensor scales_of(const StoredTensor& scale, const StoredTensor& weight) {
   const int64_t count = scale.numel();
   const bool rows = count == weight.rows() && scale.shape.rank() > 0 && scale.shape[0] == count;
   if (count != 1 && !rows) return {};
-  return to_dtype(scale.data.reshape({count}), DType::kF32);
+  return decode(scale, DType::kF32).reshape({count});
 }
 
 /// A tensor beside a weight.
@@ -83,12 +83,12 @@ void attach_scale(WeightEntries& entries, const std::string& weight, const Besid
 void read_layer_format(WeightEntries& entries, const std::string& weight, const Beside& beside) {
   const WeightEntry& note = beside.entry;
   const StoredTensor& bytes = note.tensor;
-  const bool text = note.why_unreadable.empty() && bytes.is_plain() &&
-                    bytes.data.dtype() == DType::kU8 &&
-                    bytes.data.bytes() <= static_cast<int64_t>(kMaxJsonBytes);
-  const auto* begin = text ? static_cast<const char*>(bytes.data.raw()) : nullptr;
-  const Json json =
-      begin == nullptr ? Json() : Json::parse(begin, begin + bytes.data.bytes(), nullptr, false);
+  const bool is_text = note.why_unreadable.empty() && bytes.is_plain() &&
+                       bytes.data.dtype() == DType::kU8 &&
+                       bytes.bytes() <= static_cast<int64_t>(kMaxJsonBytes);
+  std::string text(is_text ? static_cast<size_t>(bytes.bytes()) : 0, '\0');
+  if (is_text) copy_bytes(bytes, text.data(), 1);
+  const Json json = Json::parse(text, nullptr, false);
   const Json format = json.is_object() ? json.value("format", Json()) : Json();
   if (format != kFormat) refuse(entries, weight, other_format(format));
 }

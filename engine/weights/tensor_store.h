@@ -30,9 +30,6 @@ class TensorStore {
   virtual std::vector<std::string> names() const = 0;
   /// Those of the ones that cannot.
   virtual std::vector<std::string> unreadable_names() const = 0;
-  /// Tells the system that the pages of a tensor are not needed for now (they can be read again),
-  /// so that packed weights and their source do not both count as resident.
-  virtual void drop_pages(std::string_view name) const = 0;
 
   /// Elements of all floating point tensors.
   int64_t parameter_count() const;

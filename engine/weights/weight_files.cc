@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "support/error.h"
+#include "support/file.h"
 #include "support/json_file.h"
 #include "weights/safetensors.h"
 
@@ -38,7 +39,7 @@ std::string what_is_there_instead(const std::filesystem::path& directory, std::s
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
     const std::string name = entry.path().filename().string();
-    const std::string extension = entry.path().extension().string();
+    const std::string extension = ending_of(entry.path());
     if (name.starts_with(fmt::format("{}.", stem)) && extension == ".safetensors") {
       variants.push_back(name);
     } else if (extension == ".bin" || extension == ".pt" || extension == ".pth") {
@@ -182,12 +183,6 @@ std::vector<std::string> WeightFiles::unreadable_names() const {
     if (!entry.why_unreadable.empty()) names.push_back(name);
   }
   return names;
-}
-
-void WeightFiles::drop_pages(std::string_view name) const {
-  const StoredTensor* stored = find(name);
-  if (stored == nullptr) return;
-  for (const auto& file : files_) file->drop_pages(stored->data);
 }
 
 }  // namespace flux

@@ -41,7 +41,6 @@ class WeightFiles final : public TensorStore {
   std::filesystem::path file_of(std::string_view name) const override;
   std::vector<std::string> names() const override;
   std::vector<std::string> unreadable_names() const override;
-  void drop_pages(std::string_view name) const override;
 
  private:
   void add_file(std::unique_ptr<const WeightFile> file);

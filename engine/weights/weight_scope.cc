@@ -47,7 +47,7 @@ StoredTensor WeightScope::take_stored(std::string_view name, const Shape& expect
 }
 
 ConstTensor WeightScope::take(std::string_view name, const Shape& expected) const {
-  const StoredTensor tensor = take_stored(name, expected);
+  const StoredTensor tensor = in_memory(take_stored(name, expected));
   return tensor.is_plain() ? tensor.data : decode(tensor, DType::kF32);
 }
 

@@ -26,14 +26,13 @@ class WeightScope {
   /// encoded values are decoded into f32. Throws kNotFound when it is missing and kInvalidArgument
   /// for another shape or dtype, naming file, tensor, found and expected.
   ConstTensor take(std::string_view name, const Shape& expected) const;
-  /// The same as it is stored.
+  /// The same as it is stored. It may not have been read: see StoredTensor::file.
   StoredTensor take_stored(std::string_view name, const Shape& expected) const;
   /// A new f32 host tensor with the values: for biases, norm weights and other vectors.
   ConstTensor take_f32(std::string_view name, const Shape& expected) const;
   bool contains(std::string_view name) const;
-
-  /// See TensorStore::drop_pages().
-  void drop_pages(std::string_view name) const { store_->drop_pages(full_name(name)); }
+  /// The name of the module `name` in here; the scope's own for an empty name.
+  std::string full_name(std::string_view name) const;
 
   /// The tensors of the component that nothing took, but for those under the `ignored` prefixes.
   std::vector<std::string> unused(std::initializer_list<std::string_view> ignored) const;
@@ -41,8 +40,6 @@ class WeightScope {
   void warn_of_unused(std::initializer_list<std::string_view> ignored) const;
 
  private:
-  std::string full_name(std::string_view name) const;
-
   const TensorStore* store_;
   std::string prefix_;
   std::shared_ptr<std::set<std::string, std::less<>>> taken_;

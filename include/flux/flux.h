@@ -67,6 +67,10 @@ class Latents {
   std::shared_ptr<const Data> data_;
 };
 
+/// The pixels of a PNG, JPEG or WebP file, for Request::image and Request::mask: upright as EXIF
+/// says, without alpha. Throws kNotFound and kInvalidArgument.
+InputImage read_image(const std::filesystem::path& file);
+
 /// What the file of an image says of its making.
 struct ImageTexts;
 
@@ -100,6 +104,9 @@ struct Preview {
   int64_t height = 0;
   int64_t width = 0;
   std::vector<uint8_t> pixels;  // height x width x 3: RGB, row by row
+
+  /// Writes a file as Image::write() does, of the default quality and without texts.
+  void write(const std::filesystem::path& file) const;
 };
 
 /// The listener of a call. Each function may be empty; all are called on the caller's thread.
@@ -122,9 +129,11 @@ struct Observer {
 /// What a call made.
 struct Result {
   std::vector<Image> images;  // request by request
-  double encode_seconds = 0;  // of the prompts
+  double encode_seconds = 0;  // of the prompts and images
   double denoise_seconds = 0;
   double decode_seconds = 0;
+  /// The names of tensors of adapters that change nothing of this model, in alphabetical order.
+  std::vector<std::string> lora_unused;
 };
 
 /// A checkpoint that generates. It can be moved, not copied. Calls from several threads take turns.
@@ -143,14 +152,19 @@ class Model {
   /// the value and what is allowed.
   Request resolve(const Request& request) const;
 
+  /// Reads what the adapters of a request change, before it costs more: generate() does so, too.
+  /// Warns of tensors that change nothing here. Throws kNotFound for a file that is not there,
+  /// kInvalidArgument for one that is no adapter, or of another model.
+  void open_adapters(const Request& request);
+
   /// Loads all weights now, not on their first use. Throws kUnavailable when memory is too small,
   /// kInvalidArgument for a damaged file, kCancelled.
   void load(const Observer& observer = {});
 
   /// Generates the images of all requests. Requests may differ in every value and do not influence
   /// one another: an image has the bytes that it has alone. `latents`: none, or one for each image
-  /// of the call, in order, to start from in place of its seed's noise. Throws what resolve() and
-  /// load() throw, and kInvalidArgument for latents that do not fit.
+  /// of the call, in order, to start from in place of its seed's noise; not with Request::image.
+  /// Throws what resolve() and load() throw, and kInvalidArgument for latents that do not fit.
   Result generate(std::span<const Request> requests, const Observer& observer = {},
                   std::span<const Latents> latents = {});
 

@@ -76,6 +76,8 @@ class Parser:
             value = self.value()
             if name == "parameters":
                 fields.setdefault(name, {})[value["key"]] = value["value"]["string_value"]
+            elif isinstance(value, list) and isinstance(fields.get(name), list):
+                fields[name] += value  # a list goes on
             elif name in fields:
                 raise ValueError(f"field {name} is there twice")
             else:

@@ -7,6 +7,7 @@ import pbtxt
 from harness import CHECKPOINTS, SMALL, CliTest, run
 
 F16 = CHECKPOINTS / "tiny-f16"
+STREAM, ENCODER = "bls_stream", "vae_encoder"  # where bls is native
 MODELS = ("bls", "clip_encoder", "dit_transformer", "t5_encoder", "vae_decoder")
 PARTS = {
     "clip_encoder": ("text_encoder", "tokenizer"),
@@ -14,6 +15,7 @@ PARTS = {
     "dit_transformer": ("transformer",),
     "vae_decoder": ("vae",),
 }
+ENCODER_PARTS = ("vae",)
 CONFIGS = ("text_encoder", "text_encoder_2", "transformer", "vae")
 WEIGHTS = "dit_transformer/1/transformer/diffusion_pytorch_model.safetensors"
 STAGING = ".flux-triton-convert-"
@@ -36,11 +38,17 @@ def snapshot(directory: pathlib.Path) -> dict:
     return {name: (directory / name).read_bytes() for name in files_under(directory)}
 
 
-def expected_files(checkpoint: pathlib.Path) -> list:
-    names = [f"{model}/config.pbtxt" for model in MODELS]
-    names += ["bls/1/model_index.json", "bls/1/scheduler/scheduler_config.json"]
-    names += [f"bls/1/{part}/config.json" for part in CONFIGS]
-    for model, parts in PARTS.items():
+def expected_files(checkpoint: pathlib.Path, stream: bool = True) -> list:
+    pipelines = ("bls", STREAM) if stream else ("bls",)
+    names = [f"{model}/config.pbtxt" for model in {*MODELS, *pipelines}]
+    stages = dict(PARTS)
+    if stream:  # the pipeline is native
+        names += ["bls/loras/README.md", f"{ENCODER}/config.pbtxt"]
+        stages[ENCODER] = ENCODER_PARTS
+    for model in pipelines:
+        names += [f"{model}/1/model_index.json", f"{model}/1/scheduler/scheduler_config.json"]
+        names += [f"{model}/1/{part}/config.json" for part in CONFIGS]
+    for model, parts in stages.items():
         for part in parts:
             names += [f"{model}/1/{part}/{path.name}" for path in (checkpoint / part).iterdir()]
     return sorted(names)

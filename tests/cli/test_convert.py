@@ -1,6 +1,7 @@
 """convert: the repository it writes."""
 
 import filecmp
+import itertools
 import json
 import os
 import pathlib
@@ -9,17 +10,9 @@ import unittest
 
 from harness import DEV, SCHNELL, add_cases, run
 from repositories import (
-    CONFIGS,
-    F16,
-    MODELS,
-    PARTS,
-    WEIGHTS,
-    ConvertTest,
-    config_of,
-    expected_files,
-    files_under,
-    snapshot,
-)
+    CONFIGS, ENCODER, ENCODER_PARTS, F16, MODELS, PARTS, STREAM, WEIGHTS, ConvertTest, config_of,
+    expected_files, files_under, snapshot,
+)  # fmt: skip
 
 TYPES = {"f32": "TYPE_FP32", "bf16": "TYPE_BF16"}
 QUEUE = {
@@ -49,13 +42,10 @@ class LayoutTest(ConvertTest):
             with self.subTest(checkpoint.name):
                 self.convert(checkpoint, "--force")
                 self.assertEqual(files_under(self.repository), expected_files(checkpoint))
-                for part in CONFIGS:
-                    self.assertTrue(
-                        filecmp.cmp(
-                            checkpoint / part / "config.json",
-                            self.repository / "bls" / "1" / part / "config.json",
-                            shallow=False,
-                        )
+                for model, part in itertools.product(("bls", STREAM), CONFIGS):
+                    found = self.repository / model / "1" / part / "config.json"
+                    self.assertEqual(
+                        found.read_bytes(), (checkpoint / part / "config.json").read_bytes()
                     )
 
     def test_only_what_is_needed_goes_in(self):
@@ -69,7 +59,7 @@ class LayoutTest(ConvertTest):
     def test_report(self):
         result = self.convert(DEV)
         self.assertEqual(result.err, "")
-        self.assertIn(f"wrote {self.repository}: five models, ", result.out)
+        self.assertIn(f"wrote {self.repository}: 7 models, ", result.out)
         self.assertIn("computes in f32 on cpu", result.out)
         self.assertIn(f"flux-triton serve {self.repository}", result.out)
 
@@ -151,7 +141,7 @@ class WeightsTest(ConvertTest):
     def test_reference(self):
         checkpoint = self.copy_checkpoint()
         self.convert(checkpoint, "--weights", "reference")
-        for model, parts in PARTS.items():
+        for model, parts in (*PARTS.items(), (ENCODER, ENCODER_PARTS)):
             for part in parts:
                 link = self.repository / model / "1" / part
                 self.assertTrue(link.is_symlink())
@@ -182,9 +172,11 @@ class ConfigTest(ConvertTest):
         self.assertEqual(config["parameters"]["device"], "cpu")
         batching = dict(config["dynamic_batching"])
         self.assertEqual(batching.pop("max_queue_delay_microseconds"), 0)
-        if model == "bls":
+        if model in ("bls", STREAM):
             policy = dict(batching.pop("default_queue_policy"))
             self.assertEqual(policy, QUEUE)
+            self.assertEqual(batching.pop("priority_levels"), 10)
+            self.assertEqual(batching.pop("default_priority_level"), 5)
         self.assertEqual(batching, {})
         self.assertNotIn("response_cache", config)
         self.assertNotIn("model_warmup", config)
@@ -244,10 +236,14 @@ class ConfigTest(ConvertTest):
             "true_cfg_scale": "FP32", "guidance_scale": "FP32", "num_inference_steps": "INT32",
             "height": "INT32", "width": "INT32", "num_images_per_prompt": "INT32",
             "max_sequence_length": "INT32", "quality": "INT32", "seed": "INT64",
-            "output_format": "STRING",
+            "output_format": "STRING", "lora": "STRING", "encoded_image": "STRING",
+            "encoded_mask": "STRING", "strength": "FP32",
         }
+        inputs = tensors(config["input"])
+        self.assertEqual(inputs.pop("image"), ("TYPE_UINT8", [-1, -1, 3], True, True))
+        self.assertEqual(inputs.pop("mask_image"), ("TYPE_UINT8", [-1, -1], True, True))
         self.assertEqual(
-            tensors(config["input"]),
+            inputs,
             {name: (f"TYPE_{kind}", [1], name != "prompt", False) for name, kind in kinds.items()},
         )
         self.assertEqual(
@@ -259,14 +255,30 @@ class ConfigTest(ConvertTest):
             },
         )
 
+    def check_stream(self, config, bls):
+        """It is bls, with some inputs and outputs more."""
+        self.assertEqual(config.pop("model_transaction_policy"), {"decoupled": True})
+        own = tensors(config.pop("input"))
+        self.assertEqual(own.pop("preview_every"), ("TYPE_INT32", [1], True, False))
+        self.assertEqual(own.pop("preview_size"), ("TYPE_INT32", [1], True, False))
+        self.assertEqual(own, tensors(bls["input"]))
+        own = tensors(config.pop("output"))
+        self.assertEqual(own.pop("step"), ("TYPE_INT32", [1], False, False))
+        self.assertEqual(own.pop("total_steps"), ("TYPE_INT32", [1], False, False))
+        self.assertEqual(own.pop("preview"), ("TYPE_STRING", [-1], False, False))
+        self.assertEqual(own, tensors(bls["output"]))
+        for field in set(bls) - {"name", "input", "output"}:
+            self.assertEqual(config[field], bls[field])
+
     def run_case(self, checkpoint, options, dtype, batch, count):
         self.convert(checkpoint, *options)
-        configs = {model: config_of(self.repository, model) for model in MODELS}
+        configs = {model: config_of(self.repository, model) for model in (*MODELS, STREAM, ENCODER)}
         for model, config in configs.items():
-            instances = 8 * count if model == "bls" else count
+            instances = 32 * count if model in ("bls", STREAM) else count
             self.check_common(config, model, dtype, batch, instances)
             extra = {
                 "bls": {"default_height", "default_width", "max_side"},
+                STREAM: {"default_height", "default_width", "max_side"},
                 "t5_encoder": {"default_max_sequence_length", "quantization"},
                 "dit_transformer": {"quantization", "attention"},
             }
@@ -276,6 +288,7 @@ class ConfigTest(ConvertTest):
         self.assertEqual(tokens, "256" if checkpoint == SCHNELL else "512")
         self.check_stages(configs, checkpoint, TYPES[dtype])
         self.check_bls(configs["bls"])
+        self.check_stream(configs[STREAM], configs["bls"])
 
     def test_sizes(self):
         self.convert(DEV)
@@ -293,9 +306,11 @@ class ConfigTest(ConvertTest):
         self.convert(DEV, "--name", "dev")
         self.convert(SCHNELL, "--name", "fast-1")
         self.convert(DEV)
-        expected = [prefix + model for prefix in ("", "dev_", "fast-1_") for model in MODELS]
+        prefixes = ("", "dev_", "fast-1_")
+        expected = [prefix + model for prefix in prefixes for model in (*MODELS, STREAM, ENCODER)]
         self.assertEqual(sorted(os.listdir(self.repository)), sorted(expected))
-        self.assertEqual(config_of(self.repository, "fast-1_bls")["name"], "fast-1_bls")
+        for model in ("fast-1_bls", "fast-1_bls_stream"):
+            self.assertEqual(config_of(self.repository, model)["name"], model)
         self.assert_generates_the_same(DEV, self.repository / "dev")
         self.assert_generates_the_same(SCHNELL, self.repository / "fast-1")
         self.assert_generates_the_same(DEV, self.repository / "bls")
@@ -312,7 +327,7 @@ class ConfigTest(ConvertTest):
 
     def test_the_highest_version_is_taken(self):
         self.convert(DEV)
-        for model in MODELS:
+        for model in (*MODELS, STREAM, ENCODER):
             (self.repository / model / "1").rename(self.repository / model / "2")
         self.assert_generates_the_same(DEV, self.repository)
         decoder = self.repository / "vae_decoder"
@@ -350,9 +365,22 @@ class ConfigTest(ConvertTest):
         size = (inspected["default_height"], inspected["default_width"])
         self.assertEqual(size, (64, 16))
         written = json.loads((self.repository / "bls/1/model_index.json").read_text())
-        self.assertEqual(written.pop("flux_triton"), {"default_size": "64x16", "format": 1})
+        self.assertEqual(written.pop("flux_triton"), {"default_size": "64x16", "format": 1, "name": checkpoint.name})
         del index["flux_triton"]
         self.assertEqual(written, index)
+
+    def test_name_of_the_checkpoint(self):
+        """A repository keeps it, whatever the names of directories are."""
+        self.convert(DEV, "--name", "other")
+        moved = self.repository.rename(self.repository.parent / "moved")
+        said = json.loads(run("inspect", moved, "--json").out)
+        self.assertEqual(said["checkpoint"], "tiny-dev")
+        checkpoint = self.copy_checkpoint()
+        for name in ("", 7, "x" * 2000):
+            index = json.loads((checkpoint / "model_index.json").read_text())
+            index["flux_triton"] = {"name": name}
+            (checkpoint / "model_index.json").write_text(json.dumps(index))
+            self.assert_error(run("inspect", checkpoint), 1, "'name' of 'flux_triton' is .* a text")
 
     def test_queue(self):
         for backend in ("native", "python"):
@@ -371,7 +399,7 @@ class ConfigTest(ConvertTest):
 
     def test_every_setting_is_explained(self):
         self.convert(DEV)
-        for model in MODELS:
+        for model in (*MODELS, STREAM, ENCODER):
             lines = (self.repository / model / "config.pbtxt").read_text().splitlines()
             self.assertTrue(lines[0].startswith("# "), "says what the model is")
             for setting in ("max_batch_size", "instance_group", "dynamic_batching",

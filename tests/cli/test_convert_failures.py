@@ -326,7 +326,7 @@ class FullDiskTest(ConvertTest):
         disk.mkdir()
         if os.getuid() != 0:
             self.skipTest("only root can mount a small disk")
-        options = ["mount", "-t", "tmpfs", "-o", "size=3m,nr_inodes=45", "tmpfs", disk]
+        options = ["mount", "-t", "tmpfs", "-o", "size=3m,nr_inodes=59", "tmpfs", disk]
         mounted = subprocess.run(options, capture_output=True, check=False)
         if mounted.returncode != 0:
             self.skipTest(f"a small disk cannot be mounted: {mounted.stderr.decode().strip()}")

@@ -1,11 +1,14 @@
 """Tests what the commands print and write when all is well."""
 
 import json
+import math
 import pathlib
 import struct
+import subprocess
 import unittest
 import zlib
 
+import harness
 from harness import (
     DEV,
     SCHNELL,
@@ -17,6 +20,7 @@ from harness import (
     write_safetensors,
     write_tensors,
 )
+from test_bad_files import NOT_FINITE, not_finite
 
 
 def read_png(path):
@@ -71,6 +75,21 @@ class GenerateTest(CliTest):
             },
         )
         self.assertEqual(texts["checkpoint"], ("tEXt", "tiny-dev"))
+
+    def test_what_has_no_effect_is_named(self):
+        for source, options, says in (
+            (DEV, ["--true-cfg-scale", "2.5"], "true_cfg_scale 2.5 has no effect: there is no neg"),
+            (DEV, ["--negative-prompt", "x"], "negative_prompt has no effect: true_cfg_scale is 1"),
+            (SCHNELL, ["--guidance", "5"], "guidance_scale 5 has no effect: the model has no guid"),
+            (DEV, ["--quality", "50"], "--quality has no effect: a.png is PNG"),
+            (DEV, ["--guidance", "5"], ""),
+        ):
+            with self.subTest(options):
+                arguments = ["generate", source, "--prompt", "x", *SMALL, *options, "-o", "a.png"]
+                result = run(*arguments, cwd=self.directory)
+                self.assertEqual(result.code, 0, result.err)
+                self.assertEqual(result.err.count("warning"), 1 if says else 0, result.err)
+                self.assertIn(says, result.err)
 
     def test_prompt_metadata(self):
         """Brackets, commas and dashes arrive unchanged; what Latin-1 cannot encode goes to iTXt."""
@@ -198,6 +217,53 @@ class GenerateTest(CliTest):
             for image in json.loads(result.out)["images"]:
                 self.assertEqual((image["truncated"], image["truncated_by"]), (True, by))
 
+    def test_preview(self):
+        """A picture of the first image at half its size, whole at any time, and the images as they
+        are without it."""
+        options = ["--prompt", "a", "--seed", "3", "--images", "2", "--steps", "300"]
+        size = ["--height", "64", "--width", "96", "--max-sequence-length", "8"]
+        self.generate(*options, "-o", "without.png", size=size)
+        preview = self.directory / "now.png"
+        command = harness.command("generate", DEV, *size, *options, "-o", "with.png")
+        process = subprocess.Popen([*command, "--preview", preview], cwd=self.directory,
+                                   env=harness.environment(), stdout=subprocess.DEVNULL)  # fmt: skip
+        seen = set()
+        while process.poll() is None:
+            if preview.exists():
+                width, height, rows, _ = read_png(preview)
+                self.assertEqual((width, height), (48, 32))
+                seen.add(rows)
+        self.assertEqual(process.returncode, 0)
+        self.assertGreater(len(seen), 2, "it changes while the image is made")
+        for number in range(2):
+            found = (self.directory / f"with_{number}.png").read_bytes()
+            self.assertEqual(found, (self.directory / f"without_{number}.png").read_bytes())
+        names = sorted(path.name for path in self.directory.iterdir())
+        self.assertEqual(names, ["now.png", "with_0.png", "with_1.png", "without_0.png", "without_1.png"])
+
+    def test_formats_of_a_preview(self):
+        for name, begin in (("p.jpg", b"\xff\xd8"), ("p.webp", b"RIFF"), ("p.PNG", b"\x89PNG")):
+            self.generate("--prompt", "a", "-o", "a.png", "--preview", name)
+            self.assertTrue((self.directory / name).read_bytes().startswith(begin), name)
+        self.generate("--prompt", "a", "-o", "a.png", "--preview", "/dev/null")
+
+    def test_one_step_has_no_preview(self):
+        self.generate("--prompt", "a", "--steps", "1", "-o", "a.png", "--preview", "p.png", size=SMALL[:4])
+        self.assertFalse((self.directory / "p.png").exists())
+
+    def test_a_preview_that_cannot_be_written_is_refused_at_once(self):
+        (self.directory / "d.png").mkdir()
+        for name, code, says in (
+            ("p.gif", 2, "--preview p.gif: the name must end in .png, .jpg, .jpeg or .webp"),
+            ("no/p.png", 1, "--preview no/p.png: the directory no does not exist"),
+            ("a.png", 2, "--output a.png and --preview a.png: are the same file"),
+            ("d.png", 2, "--preview d.png: is a directory"),
+        ):
+            result = run("generate", DEV, *SMALL, "--prompt", "a", "-o", "a.png", "--preview", name,
+                         cwd=self.directory)  # fmt: skip
+            self.assert_error(result, code, says)
+            self.assertFalse((self.directory / "a.png").exists())
+
     def test_old_image_is_replaced(self):
         output = self.directory / "a.png"
         output.write_bytes(b"old")
@@ -285,6 +351,25 @@ class StageTest(CliTest):
     def test_timestep_not_finite(self):
         self.assert_refused({"timestep": floats([2, 1], [float("nan")] * 2)}, "not finite")
 
+    def test_tensors_not_finite(self):
+        for name, (shape, _) in self.transformer_inputs().items():
+            values = [float("inf")] * math.prod(shape)
+            pattern = f"tensor '{name}' holds values that are not finite in f32"
+            self.assert_refused({name: floats(shape, values)}, pattern)
+
+    def test_a_result_that_is_not_finite(self):
+        result = self.run_stage("vae_decoder", {"latents": floats([1, 6, 2, 2], [3e38] * 24)})
+        pattern = "output image of vae_decoder holds values that are not finite: .* for f32$"
+        self.assert_error(result, 1, pattern)
+        self.assertFalse((self.directory / "out.safetensors").exists())
+
+    def test_weights_that_are_not_finite(self):
+        checkpoint, output = self.copy_checkpoint(DEV), self.directory / "out.safetensors"
+        not_finite(checkpoint)
+        result = run("run-stage", checkpoint, "clip_encoder", "--prompt", "a", "--output", output)
+        self.assert_error(result, 1, NOT_FINITE)
+        self.assertFalse(output.exists())
+
     def test_integers(self):
         header = {"latents": {"dtype": "I32", "shape": [1, 6, 2, 2], "data_offsets": [0, 96]}}
         write_safetensors(self.directory / "in.safetensors", header, bytes(96))
@@ -293,7 +378,8 @@ class StageTest(CliTest):
         self.assert_error(result, 1, "latents.*i32.*a floating point dtype is expected")
 
     def test_input_missing(self):
-        result = run("run-stage", DEV, "vae_decoder", "--input", "/none", "--output", "/tmp/x")
+        result = run("run-stage", DEV, "vae_decoder", "--input", "/none",
+                     "--output", self.directory / "x.safetensors")
         self.assert_error(result, 1, "/none: cannot be opened")
 
 
@@ -303,9 +389,10 @@ class ReportTest(CliTest):
             result = run("check", source)
             self.assertEqual(result.code, 0, result.err)
             lines = result.out.splitlines()
-            self.assertEqual(len(lines), 5)
+            self.assertEqual(len(lines), 6)
             for line, stage in zip(
-                lines[1:], ("clip_encoder", "t5_encoder", "dit_transformer", "vae_decoder")
+                lines[1:],
+                ("clip_encoder", "t5_encoder", "vae_encoder", "dit_transformer", "vae_decoder"),
             ):
                 self.assertRegex(line, rf"^{stage} +ok .*load .* run .* weights .* peak")
 

@@ -2,8 +2,11 @@
 
 import json
 import os
+import pathlib
+import platform
 import pty
 import resource
+import shutil
 import signal
 import stat
 import subprocess
@@ -12,11 +15,13 @@ import unittest
 
 from harness import DEV, F16, SMALL, CliTest, command, environment, run, write_tensors
 
+ADAPTER = DEV.parents[1] / "adapters" / "kohya.safetensors"
 GENERATE = ["generate", DEV, "--prompt", "a star", *SMALL]
 # Long enough to be interrupted on any machine.
 LONG = ["generate", DEV, "--prompt", "a star", "--height", "512", "--width", "512"]
 LONG += ["--steps", "1000", "--threads", "1"]
 WAIT = 60
+WRITE = {"x86_64": 1, "aarch64": 64}.get(platform.machine())  # the number of write()
 
 
 class OutputTest(CliTest):
@@ -45,6 +50,13 @@ class OutputTest(CliTest):
             self.skipTest("the program cannot be run by another user")
         self.assert_error(result, 1, "image.png: cannot be created: Permission denied")
         self.assert_no_files(closed)
+
+    def test_the_longest_name(self):
+        """The file is written under another name first, which must not be longer."""
+        for name in ("a" * 251 + ".png", "b" * 248 + "é.webp"):
+            result = run(*GENERATE, "-o", self.directory / name)
+            self.assertEqual((result.code, result.err), (0, ""))
+        self.assertEqual(len(list(self.directory.iterdir())), 2)
 
     def test_output_on_full_device(self):
         result = run(*GENERATE, "-o", "/dev/full")
@@ -122,6 +134,42 @@ class OutputTest(CliTest):
         target.symlink_to("link.png")
         self.assert_error(run(*GENERATE, "-o", link), 1, "too many symbolic links")
 
+    def assert_refused_before_computing(self, arguments, text):
+        names = sorted(self.directory.iterdir())
+        result = run(*arguments, timeout=WAIT)
+        self.assert_error(result, 2, text)
+        self.assertEqual(sorted(self.directory.iterdir()), names)
+
+    def test_two_outputs_of_one_name(self):
+        image, latents = self.directory / "a.png", self.directory / "a.safetensors"
+        image.symlink_to("a.safetensors")
+        self.assert_refused_before_computing(
+            [*GENERATE, "-o", image, "--save-latents", latents],
+            r"--output .*/a.png and --save-latents .*/a.safetensors: are the same file",
+        )
+        (self.directory / "b_0.png").symlink_to("b_1.png")
+        self.assert_refused_before_computing(
+            [*GENERATE, "-o", self.directory / "b.png", "--images", "2"],
+            r"--output .*/b_0.png and --output .*/b_1.png: are the same file",
+        )
+
+    def test_a_numbered_name_is_a_directory(self):
+        (self.directory / "a_1.png").mkdir()
+        self.assert_refused_before_computing(
+            [*GENERATE, "-o", self.directory / "a.png", "--images", "3"],
+            r"--output .*/a_1.png: is a directory",
+        )
+
+    def test_a_fifo(self):
+        """Opening one waits for a reader, and no signal ends that."""
+        fifo = self.directory / "fifo.png"
+        os.mkfifo(fifo)
+        latents = self.directory / "fifo.safetensors"
+        latents.symlink_to("fifo.png")
+        stage = ["run-stage", DEV, "t5_encoder", "--prompt", "a", "--output", latents]
+        for arguments in ([*GENERATE, "-o", fifo], [*GENERATE, "--save-latents", latents], stage):
+            self.assert_refused_before_computing(arguments, "fifo.*: is no regular file")
+
     def test_png_to_stdout_device(self):
         """A special file is written to, not replaced."""
         result = run(*GENERATE, "-o", "/dev/null")
@@ -150,6 +198,58 @@ class OutputTest(CliTest):
         self.assertIn("4096x4096 pixels are decoded in tiles", warning)
         self.assertRegex(error, "^flux-triton: error: out of memory on cpu: .* bytes")
         self.assertFalse((self.directory / "out.safetensors").exists())
+
+
+class NameTest(CliTest):
+    """Names of files need not be UTF-8; JSON, image files and terminals want that."""
+
+    def checkpoint(self, name: bytes) -> bytes:
+        path = os.fsencode(self.directory) + b"/" + name
+        shutil.copytree(os.fsencode(DEV), path)
+        return path
+
+    def test_json_refuses(self):
+        checkpoint = self.checkpoint(b"ck\xe9")
+        adapter = b"style\xe9.safetensors"
+        shutil.copy(ADAPTER, os.fsencode(self.directory) + b"/" + adapter)
+        says = r"ck\\xe9.*: .* not valid UTF-8, which --json cannot report"
+        for command_, pattern in (
+            (["inspect", checkpoint, "--json"], says),
+            (["inspect", DEV, "--vae", checkpoint + b"/vae", "--json"], says),
+            (["inspect", adapter, "--json"], r"style\\xe9.safetensors: is not valid UTF-8"),
+            (["bench", checkpoint, "--json", "--runs", "10000"], says),
+        ):
+            result = run(*command_, cwd=self.directory)
+            self.assert_error(result, 2, pattern)
+            self.assertEqual(result.out, "")
+
+    def test_text_is_readable(self):
+        checkpoint = self.checkpoint(b"ck\xe9")
+        image = os.fsencode(self.directory) + b"/a\n\xe9.png"
+        embeds = os.fsencode(self.directory) + b"/o\xe9.safetensors"
+        small = ["--runs", "1", "--warmup", "0", "--height", "32", "--width", "32", "--steps", "1"]
+        for command_, pattern in (
+            (["inspect", checkpoint], r"/ck\\xe9/vae"),
+            (["check", checkpoint], r"^ck\\xe9: "),
+            (["bench", checkpoint, *small], r"^ck\\xe9: "),
+            (["run-stage", checkpoint, "t5_encoder", "--prompt", "x", "--output", embeds],
+             r"written to .*/o\\xe9.safetensors"),
+            (["generate", checkpoint, "--prompt", "x", *SMALL, "-o", image], r"/a\\x0a\\xe9.png  seed"),
+        ):
+            result = run(*command_)
+            self.assertEqual((result.code, result.err), (0, ""))
+            self.assertRegex(result.out, pattern)
+            self.assertNotIn("\ufffd", result.out)  # what the harness makes of other bytes
+
+    def test_an_image_names_its_checkpoint_in_utf8(self):
+        for name, ending in ((b"a, b\xe9", "png"), (b"c\xe9", "webp")):
+            checkpoint = self.checkpoint(name)
+            image = self.directory / f"image.{ending}"
+            result = run("generate", checkpoint, "--prompt", "x", *SMALL, "-o", image)
+            self.assertEqual((result.code, result.err), (0, ""))
+            content = image.read_bytes()
+            self.assertNotIn(name, content)
+            self.assertTrue(b"\\xe9" in content or b"\\\0x\0e\0" in content)
 
 
 class InterruptionTest(CliTest):
@@ -199,16 +299,59 @@ class InterruptionTest(CliTest):
     def test_terminate_while_generating(self):
         self.interrupt(signal.SIGTERM)
 
+    def test_hangup_while_generating(self):
+        self.interrupt(signal.SIGHUP)
+
+    def test_nohup(self):
+        def ignore():
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+        process = self.blocked_in_a_write(preexec_fn=ignore)
+        for _ in range(2):
+            process.send_signal(signal.SIGHUP)
+            time.sleep(0.3)
+        self.assertIsNone(process.poll(), "it outlives its terminal")
+
+    def blocked_in_a_write(self, **options):
+        """A process that writes its result to a pipe that is full: it looks at no signal."""
+        reading, writing = os.pipe()
+        self.addCleanup(os.close, reading)
+        os.set_blocking(writing, False)
+        try:
+            while True:
+                os.write(writing, bytes(4096))
+        except BlockingIOError:
+            os.set_blocking(writing, True)
+        process = subprocess.Popen(
+            command("tokenize", DEV, "--prompt", "a star"), stdin=subprocess.DEVNULL,
+            stdout=writing, stderr=subprocess.DEVNULL, env=environment(), **options,
+        )
+        os.close(writing)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        state = f"/proc/{process.pid}/syscall"
+        deadline = time.monotonic() + WAIT
+        while not pathlib.Path(state).read_text().startswith(f"{WRITE} 0x1 "):
+            self.assertLess(time.monotonic(), deadline, "it does not write")
+            time.sleep(0.02)
+        return process
+
     def test_second_interrupt_ends_at_once(self):
-        process, _ = self.generate_until_a_step()
-        process.send_signal(signal.SIGSTOP)  # both signals arrive before it can look
+        process = self.blocked_in_a_write()
         process.send_signal(signal.SIGINT)
-        process.send_signal(signal.SIGCONT)
-        time.sleep(0.01)
+        time.sleep(0.5)
+        self.assertIsNone(process.poll())
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=WAIT)
-        self.assertIn(process.returncode, (-signal.SIGINT, 130))
-        self.assert_no_files(self.directory)
+        self.assertEqual(process.wait(WAIT), -signal.SIGINT)
+
+    def test_signals_of_one_moment_are_one_request(self):
+        """`timeout` signals a program, and the program's group."""
+        process = self.blocked_in_a_write()
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        self.assertIsNone(process.poll())
 
     def test_interrupt_at_once(self):
         """Whenever the signal comes, no file is there afterwards."""

@@ -113,6 +113,16 @@ class SingleFilesTest(CliTest):
             self.generate("comfy", comfy / "flux1-dev.safetensors", *TOKENIZERS), whole
         )
 
+    def test_capitals_in_a_name(self):
+        capitals = pathlib.Path(shutil.copy(GGUF, self.directory / "flux1.GGUF"))
+        self.assertEqual(
+            self.generate("capitals", capitals, *OTHERS), self.generate("small", GGUF, *OTHERS)
+        )
+
+    def test_a_variant_of_a_single_file(self):
+        result = run("inspect", ALL_IN_ONE, *TOKENIZERS, "--variant", "fp16")
+        self.assert_error(result, 1, f"there is {ALL_IN_ONE}; leave --variant out")
+
     def test_clip_with_the_names_of_llama_cpp(self):
         whole = self.generate("whole", ALL_IN_ONE, *TOKENIZERS)
         clip = self.directory / "clip_l.gguf"
@@ -165,7 +175,7 @@ class SingleFilesTest(CliTest):
         result = run("convert", ALL_IN_ONE, repository, *TOKENIZERS, "--weights", "copy")
         self.assertEqual(result.code, 0, result.err)
         copies = list(repository.rglob("*.safetensors"))
-        self.assertEqual(len(copies), 4)
+        self.assertEqual(len(copies), 5)  # one for each stage
         self.assertEqual(len({file.stat().st_ino for file in copies}), 1)
 
     def test_models_in_python_need_a_diffusers_checkpoint(self):

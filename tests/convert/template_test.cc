@@ -45,24 +45,34 @@ TEST(FillTemplate, RefusesAStrayMark) {
   }
 }
 
+/// Without the file that says what a directory is for.
+std::vector<ModelFile> make_configs(const ServingOptions& options) {
+  std::vector<ModelFile> files = make_model_files(FluxConfig{}, options);
+  EXPECT_EQ(std::erase_if(files,
+                          [](const ModelFile& file) {
+                            return file.model == "bls" && file.name == "loras/README.md";
+                          }),
+            1U);
+  return files;
+}
+
 TEST(ModelConfigs, AreMadeForEveryDtypeAndModel) {
-  const FluxConfig config;
   for (const auto& [dtype, type] :
        {std::pair(DType::kF32, "TYPE_FP32"), std::pair(DType::kBF16, "TYPE_BF16"),
         std::pair(DType::kF16, "TYPE_FP16")}) {
     ServingOptions options;
     options.dtype = dtype;
     std::vector<std::string> names;
-    for (const ModelFile& model : make_model_files(config, options)) {
+    for (const ModelFile& model : make_configs(options)) {
       EXPECT_EQ(model.name, "config.pbtxt");
       names.push_back(model.model);
       EXPECT_EQ(model.text.find('@'), std::string::npos) << model.model;
-      if (model.model == "bls") continue;
+      if (model.model == "bls" || model.model == "bls_stream") continue;
       EXPECT_NE(model.text.find(type), std::string::npos) << model.model;
     }
     std::sort(names.begin(), names.end());
-    EXPECT_EQ(names, (std::vector<std::string>{"bls", "clip_encoder", "dit_transformer",
-                                               "t5_encoder", "vae_decoder"}));
+    EXPECT_EQ(names, (std::vector<std::string>{"bls", "bls_stream", "clip_encoder",
+                                               "dit_transformer", "t5_encoder", "vae_decoder"}));
   }
 }
 
@@ -70,9 +80,10 @@ TEST(ModelConfigs, PutTheStagesOnTheDevice) {
   ServingOptions options;
   options.device = {Device::Kind::kCuda, 0};
   options.instances = 3;
-  for (const ModelFile& model : make_model_files(FluxConfig{}, options)) {
-    const char* group = model.model == "bls" ? "[ { count: 24 kind: KIND_CPU } ]"
-                                             : "[ { count: 3 kind: KIND_GPU } ]";
+  for (const ModelFile& model : make_configs(options)) {
+    const bool pipeline = model.model == "bls" || model.model == "bls_stream";
+    const char* group =
+        pipeline ? "[ { count: 96 kind: KIND_CPU } ]" : "[ { count: 3 kind: KIND_GPU } ]";
     EXPECT_NE(model.text.find(group), std::string::npos) << model.text;
     EXPECT_NE(model.text.find("key: \"device\" value: { string_value: \"cuda\" }"),
               std::string::npos);
@@ -98,10 +109,30 @@ TEST(ModelConfigs, PutStagesOnEveryGpuOrOnOneAndBlsOnTheCpu) {
   options.every_gpu = false;
   EXPECT_EQ(instances_of("dit_transformer", options),
             "instance_group [ { count: 1 kind: KIND_GPU gpus: [ 1 ] } ]");
-  EXPECT_EQ(instances_of("bls", options), "instance_group [ { count: 8 kind: KIND_CPU } ]");
-  for (const ModelFile& config : make_model_files(FluxConfig{}, options)) {
+  EXPECT_EQ(instances_of("bls", options), "instance_group [ { count: 32 kind: KIND_CPU } ]");
+  for (const ModelFile& config : make_configs(options)) {
     EXPECT_NE(config.text.find("string_value: \"cuda:1\""), std::string::npos) << config.model;
   }
+}
+
+TEST(ModelConfigs, HaveAStreamWhereThePipelineIsNative) {
+  const auto stream_of = [](const ServingOptions& options) {
+    for (const ModelFile& file : make_model_files(FluxConfig{}, options)) {
+      if (file.model == options.prefix + "bls_stream") return file.text;
+    }
+    return std::string();
+  };
+  ServingOptions options;
+  options.prefix = "dev_";
+  options.in_python = {"vae_decoder"};
+  const std::string text = stream_of(options);
+  EXPECT_NE(text.find("name: \"dev_bls_stream\"\nmodel_transaction_policy { decoupled: true }"),
+            std::string::npos)
+      << text;
+  EXPECT_NE(text.find("name: \"preview_every\""), std::string::npos);
+  EXPECT_NE(text.find("name: \"num_inference_steps\""), std::string::npos);
+  options.in_python = {"bls"};
+  EXPECT_EQ(stream_of(options), "");
 }
 
 TEST(ModelConfigs, MixBackends) {

@@ -62,9 +62,9 @@ def ports(objects):
     """What is probed and what a service sends to must be where the server listens."""
     for name, spec, container, _ in manifests.servers(objects):
         listed = {port["containerPort"] for port in container["ports"]}
-        for kind, default in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
+        for kind, default in (("http", 8000), ("grpc", 8001), ("metrics", 8002), ("front", 8080)):
             number = int(manifests.option(container, f"{kind}-port") or default)
-            if number not in listed:
+            if number != 0 and number not in listed:
                 yield f"{name}: the server's {kind} port {number} is not listed"
         names = {port["name"] for port in container["ports"]}
         for probe_name, probe in manifests.probes(container):
@@ -247,7 +247,7 @@ def repository(objects):
 def autoscaling(objects, rules):
     """The autoscaler's metric is one that the adapter makes of what the server exports."""
     made = {rule["name"]["as"]: rule for rule in rules}
-    known = TRITON_METRICS | manifests.backend_metrics()
+    known = TRITON_METRICS | manifests.backend_metrics() | manifests.front_metrics()
     for document in of_kind(objects, "HorizontalPodAutoscaler"):
         for metric in document["spec"]["metrics"]:
             name = metric["pods"]["metric"]["name"]

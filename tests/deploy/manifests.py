@@ -93,6 +93,12 @@ def backend_metrics():
     return set(re.findall(r'"(flux_\w+)"', source))
 
 
+def front_metrics() -> set:
+    """Names of the metrics that the HTTP front itself exports."""
+    source = (ROOT / "front/gauges.cc").read_text()
+    return set(re.findall(r'"(flux_front_\w+)"', source))
+
+
 def dashboard():
     return json.loads(DASHBOARD.read_text())
 

@@ -55,6 +55,22 @@ SERVICE_MONITOR = {
                             "path": {"type": "string", "pattern": "^/"},
                             "interval": DURATION,
                             "scrapeTimeout": DURATION,
+                            "metricRelabelings": {
+                                "type": "array",
+                                "items": {
+                                    "type": "object",
+                                    "additionalProperties": False,
+                                    "required": ["action"],
+                                    "properties": {
+                                        "sourceLabels": {
+                                            "type": "array",
+                                            "items": {"type": "string"},
+                                        },
+                                        "regex": {"type": "string"},
+                                        "action": {"enum": ["keep", "drop"]},
+                                    },
+                                },
+                            },
                         },
                     },
                 },

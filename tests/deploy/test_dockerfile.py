@@ -48,7 +48,7 @@ def mistakes(text):
         )
         if done.returncode != 0:
             yield f"{script[:40]}...: {done.stderr.strip()}"
-    for name in ("flux-triton", "libtriton_flux.so", "libflux_cuda.so"):
+    for name in ("flux-triton", "flux-triton-front", "libtriton_flux.so", "libflux_cuda.so"):
         if not any(
             name in rest for keyword, rest in found if keyword == "RUN" and "install -D" in rest
         ):
@@ -99,6 +99,7 @@ def test_what_the_build_needs_is_not_ignored():
         "cmake",
         "convert",
         "engine",
+        "front",
         "scripts",
         "triton",
     }

@@ -93,7 +93,7 @@ def test_check(objects, check):
 def test_autoscaling():
     rules = manifests.adapter_rules()
     assert list(checks.autoscaling(CLUSTER, rules)) == []
-    [rule] = rules
+    rule, _ = rules
     matchers = 'namespace="default",pod=~"a|b"'
     query = rule["metricsQuery"].replace("<<.Series>>", rule["seriesQuery"].partition("{")[0])
     query = query.replace("<<.LabelMatchers>>", matchers).replace("<<.GroupBy>>", "pod")
@@ -123,7 +123,7 @@ BROKEN = [
     (checks.starts, SERVER, "command", COMMAND[:3] + COMMAND[4:], "without --address"),
     (checks.starts, SERVER, "command", COMMAND[:4], "needs --"),
     (checks.ports, f"{SERVER}/ports/1", "name", "rpc", "port grpc leads nowhere"),
-    (checks.ports, f"{SERVER}/ports/0", "containerPort", 8080, "http port 8000 is not listed"),
+    (checks.ports, f"{SERVER}/ports/0", "containerPort", 8090, "http port 8000 is not listed"),
     (checks.ports, f"{SERVER}/livenessProbe/httpGet", "port", "web", "livenessProbe asks port web"),
     (checks.ports, f"{RUNTIME}/readinessProbe/httpGet", "port", 8000, "asks port 8000"),
     (checks.ports, "Service/flux-triton-grpc /spec/selector", "app", "flux", "selects no pod"),

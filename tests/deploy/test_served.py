@@ -26,15 +26,17 @@ class Served(serving.Server):
     """The server of a container, with paths and ports of this machine."""
 
     def __init__(self, container, repository, log):
-        self.http, self.grpc, self.metrics_port = serving.free_ports(3)
+        self.http, self.grpc, self.metrics_port, self.front = serving.free_ports(4)
         self.log_path = pathlib.Path(log)
         program, serve, _, *options = manifests.command_line(container)
         assert (program, serve) == ("flux-triton", "serve")
-        kept = [option for option in options if not re.match("--(http|grpc|metrics)-port=", option)]
+        kept = [option for option in options if not re.match("--(http|grpc|metrics|front)-port=", option)]
+        self.has_front = "--front-port=0" not in options
         kept[kept.index("--address=0.0.0.0")] = "--address=127.0.0.1"
         command = [
             serving.PROGRAM, serve, repository, f"--http-port={self.http}",
             f"--grpc-port={self.grpc}", f"--metrics-port={self.metrics_port}",
+            f"--front-port={self.front if self.has_front else 0}",
             "--tritonserver", TRITONSERVER,
             "--backend-directory", serving.BACKENDS, *kept,
         ]  # fmt: skip
@@ -92,6 +94,10 @@ def families(server):
     with server.grpc_client() as client:
         serving.generate(client, prompt="a", num_inference_steps=1)
     text = server.get("/metrics", server.metrics_port)
+    if server.has_front:
+        own = server.get("/metrics", server.front)
+        assert text.splitlines()[0] in own  # it passes on the server's
+        text += "\n".join(line for line in own.splitlines() if "flux_front_" in line)
     names = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
     return names, set(re.findall(r'[{,](\w+)="', text))
 
@@ -99,6 +105,10 @@ def families(server):
 def test_the_metrics_are_exported(server):
     names, labels = families(server)
     assert manifests.backend_metrics() <= names
+    if server.has_front:
+        assert manifests.front_metrics() <= names
+    else:
+        names |= manifests.front_metrics()
     asked = [expression for _, expression in manifests.expressions(manifests.dashboard())]
     for rule in manifests.adapter_rules():
         asked += [rule["seriesQuery"], rule["metricsQuery"]]

@@ -46,7 +46,6 @@ class FuzzedStore final : public flux::TensorStore {
   std::filesystem::path file_of(std::string_view) const override { return "input"; }
   std::vector<std::string> names() const override { return names_if(true); }
   std::vector<std::string> unreadable_names() const override { return names_if(false); }
-  void drop_pages(std::string_view) const override {}
 
  private:
   std::vector<std::string> names_if(bool readable) const {
@@ -158,7 +157,6 @@ void read_all(const flux::TensorStore& store) {
     if (tensor == nullptr || !store.why_unreadable(name).empty()) std::abort();
     decode_some(*tensor);
     store.stored_name(name);
-    store.drop_pages(name);
   }
   for (const std::string& name : store.unreadable_names()) {
     if (store.find(name) != nullptr || store.why_unreadable(name).empty()) std::abort();

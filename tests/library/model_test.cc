@@ -1,4 +1,5 @@
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <thread>
 
@@ -87,6 +88,8 @@ TEST(Model, AnObserverSeesAllAndChangesNothing) {
   const std::vector<Request> requests = {small_request("a cat", 1), small_request("a dog", 2)};
   const Result silent = model.generate(requests);
   std::vector<std::string> seen;
+  const fs::path file =
+      fs::temp_directory_path() / ("preview-" + std::to_string(::getpid()) + ".png");
   Observer observer;
   observer.on_phase = [&](std::string_view phase) { seen.emplace_back(phase); };
   observer.on_step = [&](int done, int total) {
@@ -98,6 +101,7 @@ TEST(Model, AnObserverSeesAllAndChangesNothing) {
     EXPECT_EQ(preview.height, 16);
     EXPECT_EQ(preview.width, 24);
     EXPECT_EQ(preview.pixels.size(), 16U * 24 * 3);
+    preview.write(file);
   };
   observer.on_image = [&](const Image& image) {
     seen.push_back("image " + std::to_string(image.row));
@@ -108,6 +112,8 @@ TEST(Model, AnObserverSeesAllAndChangesNothing) {
       "encoding the prompt", "step 0/3", "step 1/3", "step 2/3", "preview 0",
       "preview 1",           "step 3/3", "image 0",  "image 1"};
   EXPECT_EQ(seen, expected);
+  EXPECT_GT(fs::file_size(file), 0U);
+  fs::remove(file);
   for (size_t i = 0; i < 2; ++i) EXPECT_EQ(watched.images[i].pixels, silent.images[i].pixels);
 }
 

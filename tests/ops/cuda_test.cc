@@ -34,12 +34,18 @@ TEST_P(CudaOps, PartsOfAnAttentionAreTheSameAlone) {
 
 struct ConvCase {
   int64_t height, width, in, out, kernel;
-  bool upsample;
+  ConvSize size = ConvSize::kSame;
 };
-constexpr ConvCase kConvCases[] = {{5, 7, 3, 4, 3, false},     {8, 6, 16, 24, 3, true},
-                                   {9, 6, 32, 32, 1, false},   {16, 19, 64, 128, 3, false},
-                                   {33, 20, 128, 64, 3, true}, {40, 24, 128, 3, 3, false},
-                                   {24, 40, 16, 512, 3, false}};
+constexpr ConvCase kConvCases[] = {{5, 7, 3, 4, 3},
+                                   {8, 6, 16, 24, 3, ConvSize::kDoubled},
+                                   {9, 6, 32, 32, 1},
+                                   {16, 19, 64, 128, 3},
+                                   {33, 20, 128, 64, 3, ConvSize::kDoubled},
+                                   {40, 24, 128, 3, 3},
+                                   {24, 40, 16, 512, 3},
+                                   {8, 6, 3, 4, 3, ConvSize::kHalved},
+                                   {34, 18, 16, 24, 3, ConvSize::kHalved},
+                                   {32, 48, 128, 128, 3, ConvSize::kHalved}};
 
 TEST_P(CudaOps, Convolution) {
   for (const ConvCase& c : kConvCases) {
@@ -47,17 +53,17 @@ TEST_P(CudaOps, Convolution) {
     const Twin weight = random({c.out, c.in, c.kernel, c.kernel}, dtype(), 0.0f, spread);
     const Twin bias = random({c.out}, DType::kF32);
     const Twin x = random({c.height, c.width, c.in});
-    const int64_t scale = c.upsample ? 2 : 1;
     for (const bool residual : {false, true}) {
-      const Twin out = random({c.height * scale, c.width * scale, c.out});
+      const Twin out = random({conv_side(c.size, c.height), conv_side(c.size, c.width), c.out});
       const auto run = [&](Context& ctx, const ConstTensor& from, const Tensor& to) {
-        const auto weights = pack_conv2d(ctx, weight.cpu, bias.cpu, dtype(), c.upsample);
+        const auto weights = pack_conv2d(ctx, weight.cpu, bias.cpu, dtype(), c.size);
         conv2d(ctx, from, weights, residual ? to : Tensor(), to);
       };
       run(*cpu_, x.cpu, out.cpu);
       run(*gpu_, x.gpu, out.gpu);
-      expect_same(out, fmt::format("{}x{} {} to {} kernel {} upsample {} residual {}", c.height,
-                                   c.width, c.in, c.out, c.kernel, c.upsample, residual));
+      expect_same(
+          out, fmt::format("{}x{} {} to {} kernel {} size {} residual {}", c.height, c.width, c.in,
+                           c.out, c.kernel, static_cast<int>(c.size), residual));
     }
   }
 }
@@ -271,6 +277,19 @@ TEST_P(CudaOps, LatentsAreTheSameBytes) {
   euler_step(*cpu_, latents.cpu, {-0.11f, prediction.cpu, negative.cpu, 3.7f});
   euler_step(*gpu_, latents.gpu, {-0.11f, prediction.gpu, negative.gpu, 3.7f});
   expect_equal(latents, "a step with true guidance");
+  const Twin noise = random({24, 64});
+  const Twin mask = random({24, 64});
+  for (int64_t i = 0; i < mask.cpu.numel(); i += 2) {
+    std::memset(static_cast<std::byte*>(mask.cpu.raw()) + i * mask.cpu.bytes() / mask.cpu.numel(),
+                0, size_of(dtype()));
+  }
+  copy(*gpu_, mask.cpu, mask.gpu);
+  scale_noise(*cpu_, latents.cpu, {prediction.cpu, noise.cpu, 0.731f, mask.cpu});
+  scale_noise(*gpu_, latents.gpu, {prediction.gpu, noise.gpu, 0.731f, mask.gpu});
+  expect_equal(latents, "noise where the mask is 0");
+  scale_noise(*cpu_, latents.cpu, {prediction.cpu, noise.cpu, 0.731f, {}});
+  scale_noise(*gpu_, latents.gpu, {prediction.gpu, noise.gpu, 0.731f, {}});
+  expect_equal(latents, "noise");
   const Twin unpacked = random({16, 8, 12});
   unpack_tokens(*cpu_, latents.cpu, 0.3611f, 0.1159f, unpacked.cpu);
   unpack_tokens(*gpu_, latents.gpu, 0.3611f, 0.1159f, unpacked.gpu);

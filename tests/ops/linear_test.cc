@@ -115,6 +115,170 @@ TEST_P(LinearTest, ResidualMayBeTheOutput) {
   EXPECT_TRUE(ref::same_bytes(apart, residual));
 }
 
+/// Adds scale * x (up down)^T to columns of `expected`; x down^T is rounded as the op rounds it.
+void add_low_rank(const Tensor& x, const Tensor& down, const Tensor& up, int64_t begin,
+                  double scale, int64_t columns, std::vector<double>& expected) {
+  const std::vector<double> narrow = ref::linear(x, down, {}, {});
+  const Tensor rounded = Tensor::allocate({x.size(0), down.size(0)}, x.dtype());
+  for (int64_t i = 0; i < rounded.numel(); ++i)
+    ref::set(rounded, i, narrow[static_cast<size_t>(i)]);
+  const std::vector<double> product = ref::linear(rounded, up, {}, {});
+  for (int64_t i = 0; i < x.size(0); ++i) {
+    for (int64_t j = 0; j < up.size(0); ++j) {
+      expected[static_cast<size_t>(i * columns + begin + j)] +=
+          scale * product[static_cast<size_t>(i * up.size(0) + j)];
+    }
+  }
+}
+
+TEST_P(LinearTest, ChangesOfLowRankAreAddedToTheSums) {
+  Context ctx = cpu_context(2);
+  const Tensor x = rows_of(shape().in, 3, 3);
+  const LinearWeights weights = pack_linear(ctx, {{weight()}}, {{bias()}}, dtype());
+  Epilogue epilogue;
+  epilogue.gate = ref::random_tensor({shape().out}, DType::kF32, 5);
+  epilogue.residual = rows_of(shape().out, 3, 6);
+  std::vector<double> expected = ref::linear(x, weight(), bias(), {});
+  std::vector<WeightChange> changes;
+  LinearPart part{x, &weights, epilogue, rows_of(shape().out, 2, 4)};
+  // Of all outputs, and of some that no vector begins or ends with.
+  for (const auto& [rank, begin, end, scale] :
+       {std::tuple(4, int64_t{0}, shape().out, 0.5f),
+        std::tuple(3, shape().out / 3, shape().out - shape().out / 4, -1.5f)}) {
+    const auto seed = static_cast<uint32_t>(rank);
+    const Tensor down = ref::random_tensor({rank, shape().in}, dtype(), seed,
+                                           1.0 / std::sqrt(static_cast<double>(shape().in)));
+    const Tensor up = ref::random_tensor({end - begin, rank}, dtype(), seed + 10, 0.5);
+    changes.push_back(pack_low_rank(ctx, down, up, {}, begin, dtype()));
+    add_low_rank(x, down, up, begin, scale, shape().out, expected);
+    part.terms.push_back({nullptr, scale});
+  }
+  // Of the bias.
+  const Tensor more = ref::random_tensor({shape().out - shape().out / 3}, DType::kF32, 30);
+  changes.push_back(pack_bias_change(ctx, more, shape().in, shape().out / 3, dtype()));
+  part.terms.push_back({nullptr, -2.0f});
+  for (int64_t i = 0; i < shape().rows; ++i) {
+    for (int64_t j = 0; j < more.size(0); ++j) {
+      expected[static_cast<size_t>(i * shape().out + shape().out / 3 + j)] -= 2 * ref::get(more, j);
+    }
+  }
+  // One that has no low rank.
+  const int64_t first = shape().out / 2;
+  const Tensor whole = ref::random_tensor({shape().out - first, shape().in}, dtype(), 20,
+                                          1.0 / std::sqrt(static_cast<double>(shape().in)));
+  changes.push_back(pack_low_rank(ctx, whole, {}, {}, first, dtype()));
+  part.terms.push_back({nullptr, 0.75f});
+  const std::vector<double> product = ref::linear(x, whole, {}, {});
+  for (size_t i = 0; i < product.size(); ++i) {
+    const auto at = static_cast<int64_t>(i);
+    const int64_t columns = whole.size(0);
+    expected[static_cast<size_t>(at / columns * shape().out + first + at % columns)] +=
+        0.75 * product[i];
+  }
+  for (size_t i = 0; i < changes.size(); ++i) part.terms[i].weights = &changes[i];
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const auto row = static_cast<int64_t>(i) / shape().out;
+    const auto column = static_cast<int64_t>(i) % shape().out;
+    expected[i] =
+        ref::get(epilogue.residual[row], column) + ref::get(epilogue.gate, column) * expected[i];
+  }
+  linear(ctx, {&part, 1});
+  expect_near(part.out, expected);
+}
+
+TEST_P(LinearTest, GainsAreOfTheSumsWithoutChanges) {
+  Context ctx = cpu_context(2);
+  const Tensor x = rows_of(shape().in, 0, 3);
+  const LinearWeights weights = pack_linear(ctx, {{weight()}}, {{bias()}}, dtype());
+  const std::vector<double> plain = ref::linear(x, weight(), {}, {});
+  std::vector<double> expected = ref::linear(x, weight(), bias(), {});
+  LinearPart part{x, &weights, {}, Tensor::allocate({shape().rows, shape().out}, dtype())};
+  std::vector<WeightChange> changes;
+  for (const auto& [begin, scale] : {std::pair(int64_t{0}, 1.0f), {shape().out / 3, -0.5f}}) {
+    const int64_t outputs = shape().out - begin;
+    const Tensor down = ref::random_tensor({2, shape().in}, dtype(), 40,
+                                           1.0 / std::sqrt(static_cast<double>(shape().in)));
+    const Tensor up = ref::random_tensor({outputs, 2}, dtype(), 41, 0.5);
+    const Tensor gains = ref::random_tensor({outputs}, DType::kF32, 42);
+    changes.push_back(pack_low_rank(ctx, down, up, gains, begin, dtype()));
+    part.terms.push_back({nullptr, scale});
+    add_low_rank(x, down, up, begin, scale, shape().out, expected);
+    for (int64_t i = 0; i < shape().rows; ++i) {
+      for (int64_t j = 0; j < outputs; ++j) {
+        const auto at = static_cast<size_t>(i * shape().out + begin + j);
+        expected[at] += double{scale} * ref::get(gains, j) * plain[at];
+      }
+    }
+  }
+  for (size_t i = 0; i < changes.size(); ++i) part.terms[i].weights = &changes[i];
+  linear(ctx, {&part, 1});
+  expect_near(part.out, expected);
+}
+
+TEST_P(LinearTest, RowsOfAKroneckerProductAreAdded) {
+  Context ctx = cpu_context(2);
+  const Tensor x = rows_of(shape().in, 2, 3);
+  const LinearWeights weights = pack_linear(ctx, {{weight()}}, {{bias()}}, dtype());
+  std::vector<double> expected = ref::linear(x, weight(), bias(), {});
+  const auto smallest_factor = [](int64_t n) {
+    for (int64_t i = 2; i <= n; ++i) {
+      if (n % i == 0) return i;
+    }
+    return int64_t{1};
+  };
+  const int64_t columns = smallest_factor(shape().in);
+  const int64_t depth = shape().in / columns;
+  const int64_t width = (shape().out + 3) / 4;
+  const Tensor outer = ref::random_tensor({5, columns}, DType::kF32, 50);
+  const Tensor inner = ref::random_tensor({width, depth}, dtype(), 51,
+                                          1.0 / std::sqrt(static_cast<double>(shape().in)));
+  // Neither the rows of the product nor the outputs begin with a vector or a factor's rows.
+  const int64_t first = width / 2;
+  const int64_t begin = shape().out / 4;
+  const int64_t outputs = shape().out - begin;
+  const WeightChange change = pack_kronecker(ctx, outer, inner, first, outputs, begin, dtype());
+  const float scale = -1.5f;
+  // outer (x inner^T), both products rounded as the op rounds them.
+  const Tensor matrices = Tensor::allocate({shape().rows * columns, depth}, dtype());
+  for (int64_t i = 0; i < x.numel(); ++i)
+    ref::set(matrices, i, ref::get(x[i / shape().in], i % shape().in));
+  const Tensor narrow = Tensor::allocate({shape().rows * columns, width}, dtype());
+  const std::vector<double> products = ref::linear(matrices, inner, {}, {});
+  for (int64_t i = 0; i < narrow.numel(); ++i)
+    ref::set(narrow, i, products[static_cast<size_t>(i)]);
+  const Tensor rounded = Tensor::allocate({1}, dtype());
+  for (int64_t i = 0; i < shape().rows; ++i) {
+    for (int64_t j = 0; j < outputs; ++j) {
+      double sum = 0;
+      for (int64_t k = 0; k < columns; ++k) {
+        sum += ref::get(outer[(first + j) / width], k) *
+               ref::get(narrow[i * columns + k], (first + j) % width);
+      }
+      ref::set(rounded, 0, sum);
+      expected[static_cast<size_t>(i * shape().out + begin + j)] += scale * ref::get(rounded, 0);
+    }
+  }
+  LinearPart part{x, &weights, {}, Tensor::allocate({shape().rows, shape().out}, dtype())};
+  part.terms = {{&change, scale}};
+  linear(ctx, {&part, 1});
+  expect_near(part.out, expected);
+}
+
+TEST_P(LinearTest, AChangeOfScaleZeroIsNone) {
+  Context ctx = cpu_context(2);
+  const Tensor x = rows_of(shape().in, 0, 3);
+  const LinearWeights weights = pack_linear(ctx, {{weight()}}, {{bias()}}, dtype());
+  const WeightChange change =
+      pack_low_rank(ctx, ref::random_tensor({2, shape().in}, dtype(), 1),
+                    ref::random_tensor({shape().out, 2}, dtype(), 2), {}, 0, dtype());
+  const Tensor base = Tensor::allocate({shape().rows, shape().out}, dtype());
+  linear(ctx, x, weights, {}, base);
+  LinearPart part{x, &weights, {}, Tensor::allocate(base.shape(), dtype())};
+  part.terms = {{&change, 0.0f}};
+  linear(ctx, {&part, 1});
+  EXPECT_TRUE(ref::same_bytes(part.out, base));
+}
+
 constexpr LinearCase kLinearCases[] = {
     {1, 1, 1},      {3, 5, 7},       {17, 33, 77},   {77, 64, 64},
     {129, 48, 130}, {128, 256, 384}, {300, 96, 128}, {40, 130, 1100},

@@ -80,25 +80,28 @@ inline std::vector<double> linear(const ConstTensor& x, const ConstTensor& weigh
   return result;
 }
 
-/// The convolution of x [h, w, in] with weight [out, in, k, k] and zeros around the image.
+/// The convolution of x [h, w, in] with weight [out, in, k, k] and zeros outside of the image.
 inline std::vector<double> conv2d(const ConstTensor& x, const ConstTensor& weight,
-                                  const ConstTensor& bias, bool upsample,
+                                  const ConstTensor& bias, ConvSize size,
                                   const ConstTensor& residual) {
-  const int64_t scale = upsample ? 2 : 1;
-  const int64_t height = x.size(0) * scale;
-  const int64_t width = x.size(1) * scale;
+  const int64_t scale = size == ConvSize::kDoubled ? 2 : 1;
+  const int64_t stride = size == ConvSize::kHalved ? 2 : 1;
+  const int64_t border = size == ConvSize::kHalved ? 0 : weight.size(2) / 2;
+  const int64_t out_width = conv_side(size, x.size(1));
+  const int64_t pixels = conv_side(size, x.size(0)) * out_width;
   const int64_t in = x.size(2);
   const int64_t k = weight.size(2);
   std::vector<double> result;
-  for (int64_t element = 0; element < height * width * weight.size(0); ++element) {
+  for (int64_t element = 0; element < pixels * weight.size(0); ++element) {
     const int64_t channel = element % weight.size(0);
-    const int64_t column = element / weight.size(0) % width;
-    const int64_t line = element / weight.size(0) / width;
+    const int64_t column = element / weight.size(0) % out_width;
+    const int64_t line = element / weight.size(0) / out_width;
     double sum = get(bias, channel);
     for (int64_t tap = 0; tap < k * k; ++tap) {
-      const int64_t from_y = line + tap / k - k / 2;
-      const int64_t from_x = column + tap % k - k / 2;
-      if (from_y < 0 || from_x < 0 || from_y >= height || from_x >= width) continue;
+      const int64_t from_y = line * stride + tap / k - border;
+      const int64_t from_x = column * stride + tap % k - border;
+      if (from_y < 0 || from_y >= x.size(0) * scale) continue;
+      if (from_x < 0 || from_x >= x.size(1) * scale) continue;
       const int64_t pixel = (from_y / scale * x.size(1) + from_x / scale) * in;
       for (int64_t c = 0; c < in; ++c) {
         sum += get(x, pixel + c) * get(weight, (channel * in + c) * k * k + tap);

@@ -2,13 +2,19 @@
 #include "ops/cuda/upload_ring.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <array>
 #include <condition_variable>
 #include <cstring>
 #include <deque>
+#include <filesystem>
+#include <fstream>
+#include <string>
 #include <thread>
 #include <vector>
+
+#include "support/error.h"
 
 namespace flux::cuda {
 namespace {
@@ -122,6 +128,63 @@ TEST(UploadRing, BringsAllOfATensorInItsOrder) {
   EXPECT_EQ(ring.count(), 8U);
   EXPECT_EQ(device.marks(), 8);
   EXPECT_EQ(device.buffers_made(), 2);
+}
+
+/// A file that its test removes.
+class TemporaryFile {
+ public:
+  explicit TemporaryFile(const ConstTensor& content)
+      : path_(std::filesystem::temp_directory_path() /
+              ("upload_ring_test." + std::to_string(::getpid()))) {
+    std::ofstream(path_, std::ios::binary)
+        .write(content.data<char>(), static_cast<std::streamsize>(content.bytes()));
+  }
+  ~TemporaryFile() { std::filesystem::remove(path_); }
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
+
+  const std::filesystem::path& path() const { return path_; }
+  StoredTensor tensor(const ConstTensor& like) const {
+    const auto file = FileBytes::open(path_);
+    StoredTensor stored(ConstTensor(file->begin(), like.dtype(), like.shape()));
+    stored.file = file;
+    return stored;
+  }
+
+ private:
+  std::filesystem::path path_;
+};
+
+TEST(UploadRing, ReadsFromFiles) {
+  SlowDevice device;
+  UploadRing ring(device, kBufferBytes);
+  const Tensor content = counting(kBufferBytes / 4 * 3 + 5, 3);
+  const TemporaryFile file(content);
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const Tensor to = Tensor::allocate(content.shape(), dtype);
+    ring.upload(file.tensor(content), to, 3);
+    device.finish();
+    EXPECT_TRUE(same_values(to, content)) << name_of(dtype);
+  }
+}
+
+/// What waits for its copy is copied, and no more is, before the caller may free the memory.
+TEST(UploadRing, EndsWhenItsFileBecameShorter) {
+  SlowDevice device;
+  UploadRing ring(device, kBufferBytes);
+  const Tensor content = counting(kBufferBytes, 3);
+  const TemporaryFile file(content);
+  const StoredTensor stored = file.tensor(content);
+  std::filesystem::resize_file(file.path(), kBufferBytes + 4);
+  {
+    const Tensor to = Tensor::allocate(content.shape(), DType::kF32);
+    EXPECT_THROW(ring.upload(stored, to, 3), Error);
+  }
+  EXPECT_EQ(ring.count(), 0U);
+  const Tensor to = Tensor::allocate(content.shape(), DType::kF32);
+  ring.upload(content, to, 3);
+  device.finish();
+  EXPECT_TRUE(same_values(to, content));
 }
 
 TEST(UploadRing, TakesUploadsFromSeveralThreads) {

@@ -34,15 +34,16 @@ def run(*command, **options):
     return done.stdout
 
 
-def check_program(program, directory, environment):
+def check_program(program, directory, environment, has_front=True):
     """The program generates and serves where it is."""
     image = directory / "image.png"
     run(program, "generate", DEMO, "--prompt", "a star", "--steps", 2, "-o", image, env=environment)
     assert image.read_bytes().startswith(b"\x89PNG")
     repository = directory / "models"
     run(program, "convert", DEMO, repository, "--device", "cpu", env=environment)
-    ports = free_ports(3)
-    options = zip(("--http-port", "--grpc-port", "--metrics-port"), map(str, ports))
+    ports = free_ports(4)
+    names = ("--http-port", "--grpc-port", "--metrics-port", "--front-port")
+    options = zip(names, map(str, ports))
     command = [str(program), "serve", str(repository), *(word for pair in options for word in pair)]
     log = directory / "log.txt"
     with log.open("w") as file:
@@ -58,6 +59,15 @@ def check_program(program, directory, environment):
         )
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             assert b'"encoded_images":"UklGR' in answer.read()
+        if has_front:
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{ports[3]}/v1/images/generations",
+                b'{"prompt": "a star", "steps": 2, "output_format": "webp"}',
+            )
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+                assert b'"b64_json":"UklGR' in answer.read()
+        else:
+            assert "no HTTP front" in log.read_text()
     finally:
         serving.send_signal(signal.SIGTERM)
         assert serving.wait(PATIENCE) == 0
@@ -84,7 +94,7 @@ def test_debian_packages(tmp_path):
         run("dpkg-deb", "-x", package, root)
         print(package.name, package.stat().st_size)
     depends = run("dpkg-deb", "-f", core, "Depends")
-    assert "libdnnl" in depends and "libwebp" in depends
+    assert "libdnnl" in depends and "libwebp" in depends and "libgrpc++" in depends
     check_program(root / "usr/bin/flux-triton", tmp_path, server_environment(tmp_path))
 
 
@@ -116,5 +126,6 @@ def test_the_wheel_needs_nothing_of_the_system(environment):
 def test_the_wheel(environment, tmp_path):
     path = f"{environment / 'bin'}:{SYSTEM}"
     check_program(
-        environment / "bin/flux-triton", tmp_path, {"PATH": path, "HOME": str(tmp_path)}
-    )
+        environment / "bin/flux-triton", tmp_path, {"PATH": path, "HOME": str(tmp_path)},
+        has_front=False,
+    )  # fmt: skip

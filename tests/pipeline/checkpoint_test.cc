@@ -104,7 +104,6 @@ TEST_F(ConfigTest, RefusalsNameFileKeyValueAndWhatIsAllowed) {
        "num_attention_heads x attention_head_dim is too large"},
       {transformer, R"({"patch_size":2})", "'patch_size' is 2: only 1 is supported"},
       {transformer, R"({"in_channels":66})", "'in_channels' is 66: expected a multiple of 4"},
-      {transformer, R"({"out_channels":32})", "text to image needs in_channels, 64"},
       {transformer, R"({"guidance_embeds":1})", "'guidance_embeds' is 1: expected true or false"},
       {transformer, R"({"axes_dims_rope":[16,56]})", "expected 3 sizes that add up to"},
       {transformer, R"({"axes_dims_rope":[15,57,56]})", "expected even sizes"},
@@ -170,9 +169,12 @@ TEST_F(CheckpointTest, Opens) {
 TEST_F(CheckpointTest, RefusesWhatIsNoFluxCheckpoint) {
   EXPECT_NE(refusal([&] { Checkpoint::open(directory_ / "x"); }).find("no such file or directory"),
             std::string::npos);
-  edit("model_index.json", "\"FluxPipeline\"", "\"FluxKontextPipeline\"");
-  EXPECT_NE(open_refusal().find("class is \"FluxKontextPipeline\", expected FluxPipeline"),
+  edit("model_index.json", "\"FluxPipeline\"", "\"FluxPriorReduxPipeline\"");
+  EXPECT_NE(open_refusal().find("FluxPriorReduxPipeline is not supported yet, only FluxPipeline"),
             std::string::npos)
+      << open_refusal();
+  edit("model_index.json", "\"FluxPriorReduxPipeline\"", "\"FluxX\"");
+  EXPECT_NE(open_refusal().find("class is \"FluxX\", expected FluxPipeline"), std::string::npos)
       << open_refusal();
 }
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <iterator>
 #include <limits>
 #include <map>
 
@@ -35,9 +37,9 @@ bool is_of(const nlohmann::json& entry, const nlohmann::json& parts) {
                      [&](const auto& part) { return parts[part.key()] == part.value(); });
 }
 
-std::vector<GoldenCase> read_cases(const std::string& checkpoint) {
-  const nlohmann::json parts = parts_of(checkpoint);
-  const auto directory = parts.is_null() ? golden_directory() / checkpoint : single_files();
+/// The cases in the index.json of a directory, of `checkpoint` and its parts.
+std::vector<GoldenCase> cases_in(const std::filesystem::path& directory,
+                                 const std::string& checkpoint, const nlohmann::json& parts) {
   std::vector<GoldenCase> cases;
   const nlohmann::json index = read_json_file(directory / "index.json");
   for (const auto& entry : index["cases"]) {
@@ -55,13 +57,52 @@ std::vector<GoldenCase> read_cases(const std::string& checkpoint) {
   return cases;
 }
 
+std::vector<GoldenCase> read_cases(const std::string& checkpoint) {
+  const nlohmann::json parts = parts_of(checkpoint);
+  if (!parts.is_null()) return cases_in(single_files(), checkpoint, parts);
+  std::vector<GoldenCase> cases;
+  for (const auto& folder : {golden_directory(), golden_directory() / "image_to_image"}) {
+    if (!std::filesystem::exists(folder / checkpoint)) continue;
+    std::vector<GoldenCase> more = cases_in(folder / checkpoint, checkpoint, parts);
+    std::move(more.begin(), more.end(), std::back_inserter(cases));
+  }
+  return cases;
+}
+
+/// Whether it is a checkpoint of another pipeline, which has only what tiny-dev has not.
+bool is_kind(const std::string& checkpoint) {
+  const auto settings = kind_settings();
+  return std::any_of(settings.begin(), settings.end(),
+                     [&](const GoldenSetting& kind) { return kind.checkpoint == checkpoint; });
+}
+
+std::shared_ptr<const Checkpoint> open_kind(const std::string& checkpoint) {
+  const auto own = golden_directory() / "checkpoints" / checkpoint;
+  const auto dev = golden_directory() / "checkpoints" / "tiny-dev";
+  PartOptions options;
+  if (!std::filesystem::exists(own / "transformer")) options.transformer = dev / "transformer";
+  options.vae = dev / "vae";
+  options.clip = dev / "text_encoder";
+  options.t5 = dev / "text_encoder_2";
+  options.tokenizers = dev;
+  return Checkpoint::open(own, with_parts(std::make_unique<DiffusersLayout>(own), options));
+}
+
+InputImage input_image(const ConstTensor& pixels) {
+  const auto* values = pixels.data<uint8_t>();
+  return {.height = pixels.size(0),
+          .width = pixels.size(1),
+          .channels = pixels.rank() == 3 ? pixels.size(2) : 1,
+          .pixels = std::make_shared<const std::vector<uint8_t>>(values, values + pixels.numel())};
+}
+
 }  // namespace
 
 ConstTensor GoldenCase::tensor(const std::string& key) const {
   const auto found = file->tensors().find(key);
   check(found != file->tensors().end(), ErrorCode::kNotFound, "{}: no tensor '{}'",
         file->path().string(), key);
-  return found->second.data;
+  return in_memory(found->second).data;
 }
 
 bool GoldenCase::has(const std::string& key) const { return file->tensors().contains(key); }
@@ -82,6 +123,16 @@ std::vector<GoldenSetting> single_file_settings() {
     for (const char* name :
          {"flux1-dev-fp8", "flux1-dev-Q2_K", "flux1-dev-fp8-scaled", "flux1-schnell-fp8-scaled"}) {
       settings.push_back({name, device});
+    }
+  }
+  return settings;
+}
+
+std::vector<GoldenSetting> kind_settings() {
+  std::vector<GoldenSetting> settings;
+  for (const Device& device : {Device{}, Device{Device::Kind::kCuda, 0}}) {
+    for (const char* checkpoint : {"tiny-kontext", "tiny-fill", "tiny-control"}) {
+      settings.push_back({checkpoint, device});
     }
   }
   return settings;
@@ -115,7 +166,9 @@ std::shared_ptr<const Checkpoint> open_golden(const std::string& checkpoint) {
   auto& slot = opened[checkpoint];
   if (slot) return slot;
   const nlohmann::json parts = parts_of(checkpoint);
-  if (parts.is_null()) {
+  if (is_kind(checkpoint)) {
+    slot = open_kind(checkpoint);
+  } else if (parts.is_null()) {
     slot = Checkpoint::open(golden_directory() / "checkpoints" / checkpoint);
   } else {
     const auto file = [&](const char* part) {
@@ -156,6 +209,45 @@ double psnr(const ConstTensor& a, const ConstTensor& b) {
   }
   if (sum == 0) return std::numeric_limits<double>::infinity();
   return 10 * std::log10(255.0 * 255.0 * static_cast<double>(a.numel()) / sum);
+}
+
+std::vector<ImageParams> golden_rows(const GoldenCase& golden) {
+  const nlohmann::json& recipe = golden.recipe["request"];
+  const FluxConfig& config = open_golden(golden.checkpoint)->config();
+  std::vector<ImageParams> rows;
+  for (size_t i = 0; i < recipe["prompt"].size(); ++i) {
+    Request request;
+    request.prompt = recipe["prompt"][i];
+    if (recipe.contains("prompt_2")) request.prompt_2 = recipe["prompt_2"][i];
+    if (recipe.contains("negative_prompt")) request.negative_prompt = recipe["negative_prompt"][i];
+    request.true_cfg_scale = recipe.value("true_cfg_scale", 1.0);
+    request.num_inference_steps = recipe["num_inference_steps"];
+    request.guidance_scale = recipe.value("guidance_scale", 3.5);
+    request.height = recipe["height"];
+    request.width = recipe["width"];
+    request.num_images_per_prompt = recipe.value("num_images_per_prompt", 1);
+    request.max_sequence_length = recipe["max_sequence_length"];
+    request.seed =
+        recipe["seed"].get<int64_t>() + static_cast<int64_t>(i) * *request.num_images_per_prompt;
+    if (golden.has("image")) request.image = input_image(golden.tensor("image"));
+    if (golden.has("mask")) request.mask = input_image(golden.tensor("mask"));
+    if (recipe.contains("strength")) request.strength = recipe["strength"];
+    rows.push_back(validate(request, config, limits_for(config)));
+  }
+  return rows;
+}
+
+bool same_bytes(const ConstTensor& a, const ConstTensor& b) {
+  return a.bytes() == b.bytes() &&
+         std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.bytes())) == 0;
+}
+
+double share_within_one(const ConstTensor& found, const ConstTensor& expected) {
+  int64_t within = 0;
+  for (int64_t i = 0; i < found.numel(); ++i) {
+    within += std::abs(found.data<uint8_t>()[i] - expected.data<uint8_t>()[i]) <= 1;
+  }
+  return static_cast<double>(within) / static_cast<double>(found.numel());
 }
 
 }  // namespace flux::testing

@@ -1,40 +1,14 @@
 // Whole images against diffusers' FluxPipeline, by the limits of docs/numerics.md.
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <cstring>
-
 #include "golden.h"
 #include "pipeline/local_stages.h"
 #include "pipeline/text_to_image.h"
+#include "rounded_images.h"
 #include "support/error.h"
 
 namespace flux::testing {
 namespace {
-
-/// The rows of a golden request, with seeds as FluxPipeline's generators have them.
-std::vector<ImageParams> golden_rows(const GoldenCase& golden) {
-  const nlohmann::json& recipe = golden.recipe["request"];
-  const FluxConfig& config = open_golden(golden.checkpoint)->config();
-  std::vector<ImageParams> rows;
-  for (size_t i = 0; i < recipe["prompt"].size(); ++i) {
-    Request request;
-    request.prompt = recipe["prompt"][i];
-    if (recipe.contains("prompt_2")) request.prompt_2 = recipe["prompt_2"][i];
-    if (recipe.contains("negative_prompt")) request.negative_prompt = recipe["negative_prompt"][i];
-    request.true_cfg_scale = recipe.value("true_cfg_scale", 1.0);
-    request.num_inference_steps = recipe["num_inference_steps"];
-    request.guidance_scale = recipe.value("guidance_scale", 3.5);
-    request.height = recipe["height"];
-    request.width = recipe["width"];
-    request.num_images_per_prompt = recipe.value("num_images_per_prompt", 1);
-    request.max_sequence_length = recipe["max_sequence_length"];
-    request.seed =
-        recipe["seed"].get<int64_t>() + static_cast<int64_t>(i) * *request.num_images_per_prompt;
-    rows.push_back(validate(request, config, limits_for(config)));
-  }
-  return rows;
-}
 
 LocalStages make_stages(const GoldenCase& golden, const Device& device, int threads) {
   return LocalStages(open_golden(golden.checkpoint),
@@ -45,19 +19,6 @@ GenerateResult draw(const GoldenCase& golden, const Device& device,
                     std::span<const ImageParams> rows, int threads = 2) {
   LocalStages stages = make_stages(golden, device, threads);
   return generate(stages, open_golden(golden.checkpoint)->config(), golden.dtype, rows, {});
-}
-
-bool same_bytes(const ConstTensor& a, const ConstTensor& b) {
-  return a.bytes() == b.bytes() &&
-         std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.bytes())) == 0;
-}
-
-double share_within_one(const ConstTensor& found, const ConstTensor& expected) {
-  int64_t within = 0;
-  for (int64_t i = 0; i < found.numel(); ++i) {
-    within += std::abs(found.data<uint8_t>()[i] - expected.data<uint8_t>()[i]) <= 1;
-  }
-  return static_cast<double>(within) / static_cast<double>(found.numel());
 }
 
 class ImagesGolden : public GoldenTest {};
@@ -89,19 +50,7 @@ TEST_P(RoundedImagesGolden, BFloat16IsAsCloseAsDiffusers) {
   int cases = 0;
   for (const GoldenCase& golden : golden_cases(checkpoint(), "bls")) {
     if (golden.dtype != DType::kBF16) continue;
-    const GenerateResult result = draw(golden, device(), golden_rows(golden));
-    const ConstTensor theirs = golden.tensor("images");
-    const ConstTensor exact = golden.tensor("images_f32");
-    ASSERT_EQ(std::ssize(result.images), theirs.size(0)) << golden.name;
-    for (int64_t i = 0; i < theirs.size(0); ++i) {
-      const ConstTensor& ours = result.images[static_cast<size_t>(i)].pixels;
-      const double to_theirs = psnr(ours, theirs[i]);
-      const double our_error = psnr(ours, exact[i]);
-      const double their_error = psnr(theirs[i], exact[i]);
-      EXPECT_TRUE(to_theirs > 38 || our_error >= their_error)
-          << golden.name << " image " << i << ": " << to_theirs << " dB to diffusers' bf16; to f32 "
-          << our_error << " dB, diffusers " << their_error << " dB";
-    }
+    expect_as_close_as_diffusers(golden, draw(golden, device(), golden_rows(golden)));
     ++cases;
   }
   EXPECT_GE(cases, 1);

@@ -68,6 +68,69 @@ TEST(Latents, PackAndUnpackAreInverse) {
   }
 }
 
+TEST(Latents, ReducedOnesAreMeansOfWhatIsThere) {
+  Context ctx(backend_for(Device{}), 1);
+  const LatentSize size{2, 4, 6};
+  const Tensor latents = Tensor::allocate({2, 4, 6}, DType::kF32);
+  for (int64_t i = 0; i < latents.numel(); ++i) latents.data<float>()[i] = static_cast<float>(i);
+  VaeConfig config;
+  config.scaling_factor = 0.5f;
+  config.shift_factor = 0.25f;
+  const Tensor packed = pack_latents(latents);
+  // As they are.
+  const Tensor same = unpack_reduced(ctx, packed, size, config, 1);
+  const Tensor expected = unpack_latents(ctx, packed, size, config);
+  ASSERT_EQ(same.shape(), expected.shape());
+  EXPECT_EQ(relative_error(same, expected), 0);
+  // Rows of 4 + 2 latents, columns of 4: the edges are means of fewer.
+  const Tensor reduced = unpack_reduced(ctx, packed, size, config, 4);
+  ASSERT_EQ(reduced.shape(), (Shape{2, 1, 2}));
+  for (int64_t channel = 0; channel < 2; ++channel) {
+    const auto first = static_cast<float>(24 * channel);
+    const float left = first + 9 + 1.5f;  // rows 0 to 3 of 6, columns 0 to 3
+    EXPECT_EQ(reduced.data<float>()[2 * channel], left * 2 + 0.25f);
+    EXPECT_EQ(reduced.data<float>()[2 * channel + 1], (left + 3) * 2 + 0.25f);
+  }
+  EXPECT_EQ(unpack_reduced(ctx, packed, size, config, 100).shape(), (Shape{2, 1, 1}));
+  EXPECT_EQ(unpack_reduced(ctx, to_dtype(packed, DType::kBF16), size, config, 2).dtype(),
+            DType::kBF16);
+}
+
+TEST(Latents, AreReducedUntilThePictureIsSmallEnough) {
+  VaeConfig config;
+  config.block_out_channels = {32, 32, 32, 32};
+  ASSERT_EQ(config.scale_factor(), 8);
+  const auto reduction = [&](int64_t height, int64_t width, int64_t pixels) {
+    return reduction_to({16, height, width}, config, pixels);
+  };
+  EXPECT_EQ(reduction(128, 128, 256), 4);  // 1024 pixels
+  EXPECT_EQ(reduction(64, 128, 256), 4);
+  EXPECT_EQ(reduction(128, 64, 257), 4);
+  EXPECT_EQ(reduction(128, 128, 255), 5);  // 26 latents would be 208, 32 are too many
+  EXPECT_EQ(reduction(32, 32, 256), 1);
+  EXPECT_EQ(reduction(2, 2, 1024), 1);  // never larger
+  EXPECT_EQ(reduction(2, 128, 16), 64);
+  EXPECT_EQ(reduction(2, 128, 1), 128);  // one latent is left
+}
+
+TEST(Latents, AGeneratorGoesOn) {
+  // torch.manual_seed(7): randn(1), randn(2), randn(18), randn(3), each of one generator.
+  NoiseGenerator generator(7);
+  const float expected[] = {-0.14679509f, 0.78614128f,  0.94682163f,  -0.17643793f, 1.75017238f,
+                            -0.08102158f, 1.36148512f,  -1.30321670f, 0.08747838f,  -1.38496137f,
+                            0.50356388f,  -0.08352823f, -0.02347793f, -2.05646253f, -0.35672253f,
+                            1.09558046f,  0.48235416f,  1.39891839f,  1.40585291f,  -1.40125084f,
+                            1.29733586f,  -1.11434400f, 0.97320825f,  -1.10103619f};
+  size_t at = 0;
+  for (const int64_t count : {1, 2, 18, 3}) {
+    const Tensor drawn = generator.draw({count}, DType::kF32);
+    for (int64_t i = 0; i < count; ++i) {
+      EXPECT_NEAR(drawn.data<float>()[i], expected[at], 2e-6) << at;
+      ++at;
+    }
+  }
+}
+
 TEST(Latents, ImageIdsAreRowsAndColumns) {
   const Tensor ids = make_image_ids({16, 4, 6});
   ASSERT_EQ(ids.shape(), (Shape{6, 3}));

@@ -206,6 +206,24 @@ TEST_P(MemoryPressure, DropsTextEncodersBeforeItDecodesInTiles) {
   EXPECT_GT(relative_error(tiled, whole), 0.0);
 }
 
+TEST_P(MemoryPressure, DropsTextEncodersBeforeItEncodesInTiles) {
+  const Tensor image = draw_noise(1, {3, 384, 384}, DType::kF32);
+  BoundedCpu backend;
+  LocalStages bounded = stages(backend);
+  const Tensor whole = bounded.encode_image(image, {})[0];
+  bounded.load(StageKind::kT5Encoder);
+  bounded.load(StageKind::kDitTransformer);
+  bounded.context().workspace().release();
+  backend.limit = backend.most / 2;
+  const Log log;
+  const Tensor tiled = bounded.encode_image(image, {})[0];
+  EXPECT_EQ(log.lines[0], "the weights of the text encoders are dropped");
+  EXPECT_NE(log.lines[1].find(" pixels are encoded in tiles of "), std::string::npos);
+  EXPECT_EQ(log.warnings, 1);
+  EXPECT_GT(bounded.weight_bytes(StageKind::kDitTransformer), 0);
+  EXPECT_GT(relative_error(tiled, whole), 0.0);
+}
+
 INSTANTIATE_TEST_SUITE_P(Checkpoints, MemoryPressure,
                          ::testing::Values(GoldenSetting{"tiny-dev", {}}),
                          [](const auto& test) { return name_of(test.param); });

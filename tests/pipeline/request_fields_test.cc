@@ -37,7 +37,7 @@ TEST(RequestFields, SayWhatIsAllowed) {
   const auto allowed = [](std::string_view name) { return allowed_in_words(field_named(name)); };
   EXPECT_EQ(allowed("prompt"), "UTF-8, not blank, at most 64 KiB");
   EXPECT_EQ(allowed("negative_prompt"), "UTF-8, at most 64 KiB");
-  EXPECT_EQ(allowed("true_cfg_scale"), "1 or more");
+  EXPECT_EQ(allowed("true_cfg_scale"), "1 to 1000000");
   EXPECT_EQ(allowed("num_inference_steps"), "1 to 1000");
   EXPECT_EQ(allowed("guidance_scale"), "0 to 100");
   EXPECT_EQ(allowed("seed"), "0 or more");
@@ -60,7 +60,7 @@ TEST(RequestFields, AreFoundByTheirMember) {
   EXPECT_EQ(field_of(&Request::seed).name, "seed");
 }
 
-TEST(RequestFields, KnowTheNameThatIsNearest) {
+TEST(RequestFields, KnowTheNameThatIsNear) {
   const std::pair<const char*, const char*> nearest[] = {
       {"step", "num_inference_steps"},
       {"Guidance", "guidance_scale"},
@@ -70,9 +70,11 @@ TEST(RequestFields, KnowTheNameThatIsNearest) {
       {"guidence_scale", "guidance_scale"},
       {"negativ_prompt", "negative_prompt"},
       {"hight", "height"}};
-  for (const auto& [name, field] : nearest) EXPECT_EQ(nearest_name(name), field) << name;
-  EXPECT_FALSE(nearest_name("").empty());
-  EXPECT_FALSE(nearest_name(std::string(1 << 20, 's')).empty());
+  for (const auto& [name, field] : nearest) EXPECT_EQ(near_name(name), field) << name;
+  for (const char* name : {"", "w", "foo", "headers", "favourite_colour", "cfg", "scale"}) {
+    EXPECT_EQ(near_name(name), std::nullopt) << name;
+  }
+  EXPECT_EQ(near_name(std::string(1 << 20, 's')), std::nullopt);
 }
 
 TEST(RequestFields, HaveTheWordsOfCommandLineAndServer) {

@@ -48,6 +48,20 @@ TEST(Request, DefaultsAreThoseOfTheModelsKind) {
   EXPECT_EQ(schnell.max_sequence_length, 256);
 }
 
+TEST(Request, SeedsOfAllImagesFit) {
+  constexpr int64_t kLargest = std::numeric_limits<int64_t>::max();
+  const auto with = [](int64_t seed, int64_t images) {
+    return [=](Request& request) {
+      request.seed = seed;
+      request.num_images_per_prompt = images;
+    };
+  };
+  EXPECT_EQ(refusal(with(kLargest, 1)), "accepted");
+  EXPECT_EQ(refusal(with(kLargest - 1, 2)), "accepted");
+  EXPECT_EQ(refusal(with(kLargest, 2)),
+            "seed is 9223372036854775807: too large for 2 images, which count up from it");
+}
+
 TEST(Request, LimitsOfADeploymentHold) {
   const FluxConfig config = make_config(true);
   RequestLimits limits = limits_for(config);
@@ -89,6 +103,14 @@ TEST(Request, NegativePromptCountsOnlyWithTrueCfg) {
   EXPECT_EQ(with_scale(1.5).negative_prompt, "");
 }
 
+TEST(Request, WhatHasNoEffectHasItsDefault) {
+  const auto scaled = [](Request& r) { r.true_cfg_scale = 2.5; };
+  EXPECT_FLOAT_EQ(validate_with(scaled).true_cfg_scale, 1.0f);
+  const auto guided = [](Request& r) { r.guidance_scale = 5; };
+  EXPECT_FLOAT_EQ(validate_with(guided, true).guidance_scale, 5.0f);
+  EXPECT_FLOAT_EQ(validate_with(guided, false).guidance_scale, 3.5f);
+}
+
 TEST(Request, RandomSeedsDiffer) {
   const auto seed = [] { return validate_with([](Request&) {}).seed; };
   EXPECT_NE(seed(), seed());
@@ -104,6 +126,31 @@ class RequestRefuses : public ::testing::TestWithParam<Refused> {};
 
 TEST_P(RequestRefuses, NamesInputValueAndRange) {
   EXPECT_EQ(refusal(GetParam().change), GetParam().message);
+}
+
+/// An image, or a mask of one channel, whose pixels are all 0.
+InputImage blank(int64_t height, int64_t width, int64_t channels = 3) {
+  const auto size = static_cast<size_t>(height * width * channels);
+  return {height, width, channels, std::make_shared<const std::vector<uint8_t>>(size)};
+}
+
+TEST(Request, AnImageHasAStrength) {
+  const ImageParams plain = validate_with([](Request&) {});
+  EXPECT_FALSE(plain.strength);
+  EXPECT_EQ(plain.denoising_steps(), 28);
+  EXPECT_FALSE(to_request(plain).strength);
+  const ImageParams image = validate_with([](Request& r) { r.image = blank(5, 7); });
+  EXPECT_EQ(image.strength, 0.6);
+  EXPECT_EQ(image.denoising_steps(), 17);
+  const Request again = to_request(image);
+  EXPECT_EQ(again.strength, 0.6);
+  EXPECT_EQ(again.image.pixels, image.image.pixels);
+  EXPECT_EQ(validate_with([](Request& r) {
+              r.image = blank(5, 7);
+              r.mask = blank(1, 9, 1);
+              r.strength = 1;
+            }).denoising_steps(),
+            28);
 }
 
 const double kNan = std::numeric_limits<double>::quiet_NaN();
@@ -138,9 +185,9 @@ INSTANTIATE_TEST_SUITE_P(
         Refused{"guidance_nan", [](auto& r) { r.guidance_scale = kNan; },
                 "guidance_scale is nan: must be a number from 0 to 100"},
         Refused{"cfg", [](auto& r) { r.true_cfg_scale = 0.5; },
-                "true_cfg_scale is 0.5: must be a number from 1 to 3.4028234663852886e+38"},
+                "true_cfg_scale is 0.5: must be a number from 1 to 1000000"},
         Refused{"cfg_inf", [](auto& r) { r.true_cfg_scale = kInfinity; },
-                "true_cfg_scale is inf: must be a number from 1 to 3.4028234663852886e+38"},
+                "true_cfg_scale is inf: must be a number from 1 to 1000000"},
         Refused{"height", [](auto& r) { r.height = 100; },
                 "height is 100: must be a multiple of 16 from 16 to 2048"},
         Refused{"height0", [](auto& r) { r.height = 0; },
@@ -149,6 +196,50 @@ INSTANTIATE_TEST_SUITE_P(
                 "width is 2064: must be a multiple of 16 from 16 to 2048"},
         Refused{"negative_width", [](auto& r) { r.width = -16; },
                 "width is -16: must be a multiple of 16 from 16 to 2048"},
+        Refused{"mask", [](auto& r) { r.mask = blank(1, 1); },
+                "mask is given without image: give the image that it is of, too"},
+        Refused{"strength_alone", [](auto& r) { r.strength = 0.5; },
+                "strength is 0.5 without image: give the image to start from, too"},
+        Refused{"strength0",
+                [](auto& r) {
+                  r.image = blank(1, 1);
+                  r.strength = 0;
+                },
+                "strength is 0: must be a number above 0, at most 1"},
+        Refused{"strength",
+                [](auto& r) {
+                  r.image = blank(1, 1);
+                  r.strength = 1.01;
+                },
+                "strength is 1.01: must be a number above 0, at most 1"},
+        Refused{"strength_nan",
+                [](auto& r) {
+                  r.image = blank(1, 1);
+                  r.strength = kNan;
+                },
+                "strength is nan: must be a number above 0, at most 1"},
+        Refused{"strength_least",
+                [](auto& r) {
+                  r.image = blank(1, 1);
+                  r.strength = 1e-20;
+                },
+                "strength is 1e-20: too small for 28 steps, none is left"},
+        Refused{"grey_image", [](auto& r) { r.image = blank(1, 1, 1); },
+                "image has 1 channels: must have 3 (RGB)"},
+        Refused{"mask_channels",
+                [](auto& r) {
+                  r.image = blank(1, 1);
+                  r.mask = blank(1, 1, 4);
+                },
+                "mask has 4 channels: must have 3 (RGB) or 1 (grey)"},
+        Refused{"image_side", [](auto& r) { r.image = blank(0, 1); },
+                "image is 1x0: sides must be from 1 to 32768 pixels"},
+        Refused{"image_bytes",
+                [](auto& r) {
+                  r.image = blank(2, 3);
+                  r.image.width = 4;
+                },
+                "image has 18 bytes of pixels: 4x2 with 3 channels takes 24"},
         Refused{"seed", [](auto& r) { r.seed = -1; }, "seed is -1: must be 0 or more"},
         Refused{"images", [](auto& r) { r.num_images_per_prompt = 17; },
                 "num_images_per_prompt is 17: must be from 1 to 16"},

@@ -50,6 +50,30 @@ TEST(Schedule, OneStepGoesFromNoiseToImage) {
   EXPECT_EQ(schedule.sigmas, (std::vector<float>{1.0f, 0.0f}));
 }
 
+TEST(Schedule, StrengthLeavesStepsOutAsPythonCountsThem) {
+  const auto done = [](int steps, double strength) {
+    return steps - skipped_steps(steps, strength);
+  };
+  EXPECT_EQ(done(20, 0.55), 11);
+  EXPECT_EQ(done(20, static_cast<double>(0.55f)), 12);  // what a number of 32 bits would do
+  EXPECT_EQ(done(25, 0.56), 15);                        // 14 by exact arithmetic
+  EXPECT_EQ(done(4, 0.8), 4);
+  EXPECT_EQ(done(4, 0.75), 3);
+  EXPECT_EQ(done(1, 0.5), 1);
+  EXPECT_EQ(done(28, 1), 28);
+  EXPECT_EQ(done(1000, 1e-3), 1);
+  EXPECT_EQ(done(28, 1e-20), 0);
+}
+
+TEST(Schedule, WithoutItsFirstStepsIsItsEnd) {
+  const Schedule whole = make_schedule(SchedulerConfig{}, 5, 16);
+  const Schedule rest = without_first(whole, 3);
+  ASSERT_EQ(rest.steps(), 2);
+  EXPECT_EQ(rest.sigmas, (std::vector<float>{whole.sigmas[3], whole.sigmas[4], 0.0f}));
+  EXPECT_EQ(rest.timesteps, (std::vector<float>{whole.timesteps[3], whole.timesteps[4]}));
+  EXPECT_EQ(without_first(whole, 0).sigmas, whole.sigmas);
+}
+
 TEST(Schedule, RefusesShiftsThatOverflow) {
   SchedulerConfig config;
   config.use_dynamic_shifting = true;

@@ -130,6 +130,25 @@ TEST_P(StagesGolden, Vae) {
   }
 }
 
+TEST_P(StagesGolden, VaeEncoder) {
+  for (const GoldenCase& golden : golden_cases(checkpoint(), "vae_encoder")) {
+    LocalStages stages = make_stages(golden.dtype);
+    const ConstTensor images = golden.tensor("image");
+    for (int64_t row = 0; row < images.size(0); ++row) {
+      const auto seed = static_cast<uint64_t>(golden.tensor("seed").data<int64_t>()[row]);
+      const PosteriorDraw draw{.seed = seed};
+      const std::vector<Tensor> mean = stages.encode_image(images[row], {});
+      const std::vector<Tensor> samples = stages.encode_image(images[row], {&draw, 1});
+      ASSERT_EQ(mean.size(), 1U);
+      ASSERT_EQ(samples.size(), 1U);
+      EXPECT_LT(relative_error(mean[0], golden.tensor("latents")[row]), limit(golden.dtype))
+          << golden.name << " row " << row;
+      EXPECT_LT(relative_error(samples[0], golden.tensor("samples")[row]), limit(golden.dtype))
+          << golden.name << " row " << row;
+    }
+  }
+}
+
 /// Collects what a forward traces.
 class Recorder {
  public:
@@ -186,6 +205,15 @@ TEST_P(LayersGolden, LayersOfTheVae) {
   LocalStages stages = make_stages(DType::kF32);
   const Recorder recorder(stages.context());
   stages.decode(to_dtype(golden.tensor("latents")[0], DType::kF32));
+  const size_t blocks = open_golden(checkpoint())->config().vae.block_out_channels.size();
+  recorder.expect_equal(golden, blocks + 3);
+}
+
+TEST_P(LayersGolden, LayersOfTheVaeEncoder) {
+  const GoldenCase golden = golden_trace(checkpoint(), "vae_encoder");
+  LocalStages stages = make_stages(DType::kF32);
+  const Recorder recorder(stages.context());
+  stages.encode_image(golden.tensor("image")[0], {});
   const size_t blocks = open_golden(checkpoint())->config().vae.block_out_channels.size();
   recorder.expect_equal(golden, blocks + 3);
 }

@@ -1,4 +1,5 @@
-// Decoding in tiles, against diffusers' tiled_decode, and when it comes into play.
+// Encoding and decoding in tiles, against diffusers' after enable_tiling(), and when they come
+// into play.
 #include "models/vae/vae_tiling.h"
 
 #include <gtest/gtest.h>
@@ -15,21 +16,31 @@ namespace {
 
 class VaeTiling : public GoldenTest {
  protected:
-  VaeDecoder load(Context& ctx) const {
+  template <typename Model>
+  Model load(Context& ctx, DType dtype = DType::kF32) const {
     const auto opened = open_golden(checkpoint());
-    return VaeDecoder(Loader(ctx, opened->weights(Component::kVae), {DType::kF32}),
-                      opened->config().vae);
+    return Model(Loader(ctx, opened->weights(Component::kVae), {dtype}), opened->config().vae);
   }
-  ConstTensor latents() const { return golden().tensor("latents")[0]; }
-  ConstTensor expected() const { return golden().tensor("image")[0]; }
-
- private:
-  GoldenCase golden() const { return golden_cases(checkpoint(), "vae_decoder_tiled").at(0); }
+  GoldenCase golden(const char* stage) const { return golden_cases(checkpoint(), stage).at(0); }
 };
 
-TEST_P(VaeTiling, EqualsDiffusers) {
+class VaeDecoderTiling : public VaeTiling {
+ protected:
+  ConstTensor latents() const { return golden("vae_decoder_tiled").tensor("latents")[0]; }
+  ConstTensor expected() const { return golden("vae_decoder_tiled").tensor("image")[0]; }
+};
+
+class VaeEncoderTiling : public VaeTiling {
+ protected:
+  ConstTensor image() const {
+    return to_dtype(golden("vae_encoder_tiled").tensor("image")[0], DType::kF32);
+  }
+  ConstTensor expected() const { return golden("vae_encoder_tiled").tensor("moments")[0]; }
+};
+
+TEST_P(VaeDecoderTiling, EqualsDiffusers) {
   Context ctx(backend_for(device()), 2);
-  const VaeDecoder vae = load(ctx);
+  const VaeDecoder vae = load<VaeDecoder>(ctx);
   const Tensor image = Tensor::allocate(expected().shape(), DType::kF32);
   decode_in_tiles(ctx, vae, latents(), image);
   EXPECT_LT(relative_error(image, expected()), 2e-4);
@@ -60,10 +71,10 @@ class Warnings {
   std::vector<std::string> lines;
 };
 
-TEST_P(VaeTiling, ComesWhereMemoryRunsOut) {
+TEST_P(VaeDecoderTiling, ComesWhereMemoryRunsOut) {
   if (!device().is_cpu()) GTEST_SKIP() << "memory runs out on the CPU here";
   Context plenty(backend_for(device()), 2);
-  const VaeDecoder vae = load(plenty);
+  const VaeDecoder vae = load<VaeDecoder>(plenty);
   const Tensor in_tiles = Tensor::allocate(expected().shape(), DType::kF32);
   decode_in_tiles(plenty, vae, latents(), in_tiles);
 
@@ -78,10 +89,10 @@ TEST_P(VaeTiling, ComesWhereMemoryRunsOut) {
   EXPECT_NE(warnings.lines[0].find("out of memory on cpu"), std::string::npos);
 }
 
-TEST_P(VaeTiling, IsNoHelpWhereATileDoesNotFitOrIsAll) {
+TEST_P(VaeDecoderTiling, IsNoHelpWhereATileDoesNotFitOrIsAll) {
   if (!device().is_cpu()) GTEST_SKIP() << "memory runs out on the CPU here";
   Context plenty(backend_for(device()), 1);
-  const VaeDecoder vae = load(plenty);
+  const VaeDecoder vae = load<VaeDecoder>(plenty);
   const auto expect_unavailable = [&](const ConstTensor& input, int refusals) {
     ScarceBackend scarce(refusals);
     Context ctx(scarce, 1);
@@ -103,7 +114,66 @@ TEST_P(VaeTiling, IsNoHelpWhereATileDoesNotFitOrIsAll) {
   EXPECT_EQ(warnings.lines.size(), 1u);
 }
 
-INSTANTIATE_TEST_SUITE_P(Checkpoints, VaeTiling, ::testing::ValuesIn(golden_settings()),
+TEST_P(VaeEncoderTiling, EqualsDiffusers) {
+  Context ctx(backend_for(device()), 2);
+  const auto vae = load<VaeEncoder>(ctx);
+  const Tensor moments = Tensor::allocate(expected().shape(), DType::kF32);
+  encode_in_tiles(ctx, vae, image(), moments);
+  EXPECT_LT(relative_error(moments, expected()), 2e-4);
+  // Whole and in tiles are not the same: the test would notice if there were no tiles.
+  vae.forward(ctx, image(), moments);
+  EXPECT_GT(relative_error(moments, expected()), 2e-4);
+}
+
+TEST_P(VaeEncoderTiling, BFloat16IsNear) {
+  Context ctx(backend_for(device()), 2);
+  const auto vae = load<VaeEncoder>(ctx, DType::kBF16);
+  const Tensor moments = Tensor::allocate(expected().shape(), DType::kBF16);
+  encode_in_tiles(ctx, vae, image(), moments);
+  EXPECT_LT(relative_error(moments, expected()), 6e-2);
+}
+
+TEST_P(VaeEncoderTiling, ComesWhereMemoryRunsOut) {
+  if (!device().is_cpu()) GTEST_SKIP() << "memory runs out on the CPU here";
+  Context plenty(backend_for(device()), 2);
+  const auto vae = load<VaeEncoder>(plenty);
+  const Tensor in_tiles = Tensor::allocate(expected().shape(), DType::kF32);
+  encode_in_tiles(plenty, vae, image(), in_tiles);
+
+  ScarceBackend scarce(1);
+  Context ctx(scarce, 2);
+  const Warnings warnings;
+  EXPECT_TRUE(same_bytes(run_encoder(ctx, vae, image(), {}), in_tiles));
+  ASSERT_EQ(warnings.lines.size(), 1u);
+  EXPECT_NE(warnings.lines[0].find("are encoded in tiles of"), std::string::npos);
+  EXPECT_NE(warnings.lines[0].find("out of memory on cpu"), std::string::npos);
+}
+
+TEST_P(VaeEncoderTiling, IsNoHelpWhereATileDoesNotFitOrIsAll) {
+  if (!device().is_cpu()) GTEST_SKIP() << "memory runs out on the CPU here";
+  Context plenty(backend_for(device()), 1);
+  const auto vae = load<VaeEncoder>(plenty);
+  const auto expect_unavailable = [&](const ConstTensor& input, int refusals) {
+    ScarceBackend scarce(refusals);
+    Context ctx(scarce, 1);
+    try {
+      run_encoder(ctx, vae, input, {});
+      FAIL() << "nothing thrown";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kUnavailable);
+    }
+  };
+  const Warnings warnings;
+  expect_unavailable(image(), 2);
+  EXPECT_EQ(warnings.lines.size(), 1u);
+  const int64_t side = tile_side(vae.config());
+  expect_unavailable(image().slice(1, 0, side).slice(2, 0, side), 1);
+  EXPECT_EQ(warnings.lines.size(), 1u);
+}
+
+INSTANTIATE_TEST_SUITE_P(Checkpoints, VaeDecoderTiling, ::testing::ValuesIn(golden_settings()),
+                         [](const auto& test) { return name_of(test.param); });
+INSTANTIATE_TEST_SUITE_P(Checkpoints, VaeEncoderTiling, ::testing::ValuesIn(golden_settings()),
                          [](const auto& test) { return name_of(test.param); });
 
 }  // namespace

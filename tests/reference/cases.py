@@ -127,3 +127,103 @@ SCHEDULERS = [
 ]
 # (image tokens, steps)
 SCHEDULES = [(4096, 4), (1024, 28), (15, 3), (8160, 1), (1, 2), (256, 50)]
+
+# Images as input. name -> (batch, latent height, latent width, seed)
+VAE_ENCODER = {"1x1": (1, 1, 1, 51), "3x7": (1, 3, 7, 52), "9x2_batch2": (2, 9, 2, 53)}
+
+START = dict(prompt=[PROMPTS[0]], seed=3, num_inference_steps=5, max_sequence_length=77)
+SHORT_CFG = {**CFG, "max_sequence_length": 32}
+FIRST_CFG = {key: value[:1] if isinstance(value, list) else value for key, value in SHORT_CFG.items()}
+SHORT_ROWS = {**ROWS, "max_sequence_length": 32, "num_inference_steps": 4}
+
+
+def from_image(request, height, width, given=None, mask=None, **more):
+    """A request with an image of the size `given` (height, width), and a mask of the size `mask`, "RGB" or "L"."""
+    return {
+        **sized(request, height, width, **more),
+        "image": given or (height, width),
+        **({"mask": mask} if mask else {}),
+    }
+
+
+# checkpoint -> dtype -> name -> request. An absent strength is that of the pipelines.
+IMAGE_TO_IMAGE = {
+    "tiny-dev": {
+        "f32": {
+            "start": from_image(START, 48, 80),
+            "resized": from_image(
+                START, 64, 32, given=(101, 37), strength=0.55, num_inference_steps=20
+            ),
+            "least": from_image(START, 32, 32, given=(16, 24), strength=0.3, num_inference_steps=4),
+            "cfg": from_image(SHORT_CFG, 32, 48, strength=0.75, guidance_scale=1.5),
+            "rows": from_image(SHORT_ROWS, 16, 48, given=(40, 40), strength=1.0),
+            "masked": from_image(START, 48, 80, mask=(48, 80, "L")),
+            "masked_resized": from_image(
+                START, 64, 32, given=(50, 90), mask=(33, 70, "RGB"), strength=0.9
+            ),
+            "masked_cfg": from_image(
+                SHORT_CFG, 32, 48, mask=(64, 64, "L"), strength=0.75, num_inference_steps=6
+            ),
+            "masked_rows": from_image(SHORT_ROWS, 32, 16, mask=(32, 16, "L"), strength=1.0),
+        },
+        "bf16": {
+            "start": from_image(START, 48, 80, strength=0.7),
+            "masked": from_image(START, 48, 80, mask=(48, 80, "L"), strength=0.8),
+        },
+    },
+    "tiny-schnell": {
+        "f32": {
+            "start": from_image(START, 40, 72, strength=0.56, num_inference_steps=25),
+            "masked": from_image(START, 24, 56, mask=(24, 56, "L"), num_inference_steps=6),
+        },
+        "bf16": {
+            "start": from_image(START, 40, 72, strength=0.6),
+            "masked": from_image(START, 24, 56, mask=(30, 20, "RGB"), strength=0.7),
+        },
+    },
+    # Few steps: the reference has a million pixels whatever is given.
+    "tiny-kontext": {
+        "f32": {
+            "edit": from_image(START, 48, 80, given=(90, 140), num_inference_steps=2),
+            "edit_rows": from_image(
+                SHORT_ROWS, 512, 512, given=(300, 71), num_inference_steps=2
+            ),
+            "edit_cfg": from_image(
+                FIRST_CFG, 128, 32, given=(64, 64), guidance_scale=2.0, num_inference_steps=2
+            ),
+            "edit_images": from_image(
+                START, 32, 48, given=(500, 99), num_inference_steps=1, num_images_per_prompt=2
+            ),
+        },
+        "bf16": {"edit": from_image(START, 48, 80, given=(90, 140), num_inference_steps=2)},
+    },
+    "tiny-fill": {
+        "f32": {
+            "fill": from_image(START, 48, 80, mask=(48, 80, "L"), guidance_scale=30.0),
+            "fill_rows": from_image(
+                SHORT_ROWS, 32, 64, given=(70, 51), mask=(20, 33, "RGB"), strength=0.7
+            ),
+            "fill_images": from_image(
+                START, 64, 16, given=(65, 17), mask=(64, 16, "L"), num_images_per_prompt=2
+            ),
+            "fill_least": from_image(
+                START, 48, 48, given=(31, 97), mask=(48, 48, "RGB"), strength=0.3,
+                guidance_scale=1.0, num_inference_steps=7,
+            ),
+        },
+        "bf16": {"fill": from_image(START, 48, 80, mask=(48, 80, "L"), guidance_scale=30.0)},
+    },
+    "tiny-control": {
+        "f32": {
+            "control": from_image(START, 48, 80),
+            "control_rows": from_image(SHORT_ROWS, 64, 32, given=(40, 90)),
+            "control_images": from_image(START, 16, 80, given=(17, 81), num_images_per_prompt=2),
+            "control_strong": from_image(
+                START, 48, 32, given=(200, 33), guidance_scale=10.0, num_inference_steps=9
+            ),
+        },
+        "bf16": {"control": from_image(START, 48, 80)},
+    },
+    # Three latent channels: the pipelines take an image for latents.
+    "tiny-f16": {"f32": {}, "bf16": {}},
+}

@@ -4,13 +4,14 @@
 """
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
 import torch
-from diffusers import FluxPipeline
+from diffusers import FluxPipeline, FluxTransformer2DModel
 
-from tiny_models import Spec, write_checkpoint
+from tiny_models import TRANSFORMER_SCALES, Spec, randomise, write_checkpoint, write_json
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 SPECS = {
@@ -180,6 +181,39 @@ SPECS = {
 }
 
 
+# Checkpoints of other pipelines: class, and the channels of a transformer of their own. All else is that of tiny-dev,
+# which is not copied.
+KINDS = {
+    "tiny-kontext": ("FluxKontextPipeline", None),
+    "tiny-fill": ("FluxFillPipeline", 2 * 24 + 4 * 8 * 8),
+    "tiny-control": ("FluxControlPipeline", 2 * 24),
+}
+
+
+def write_kind(folder, class_name, channels):
+    """model_index.json, the scheduler and, unless it is that of tiny-dev, the transformer."""
+    base = folder.parent / "tiny-dev"
+    index = json.loads((base / "model_index.json").read_text())
+    # Kontext's images have as many pixels as the default size; FLUX's million is much for a test.
+    index = {**index, "_class_name": class_name, "flux_triton": {"default_size": "64x64"}}
+    folder.mkdir(parents=True)
+    write_json(folder / "model_index.json", index)
+    shutil.copytree(base / "scheduler", folder / "scheduler")
+    if channels is None:
+        return
+    sizes = {**SPECS["tiny-dev"].transformer, "num_layers": 1, "num_single_layers": 1}
+    config = FluxTransformer2DModel.load_config(base / "transformer")
+    model = FluxTransformer2DModel(
+        **sizes,
+        in_channels=channels,
+        out_channels=24,
+        joint_attention_dim=config["joint_attention_dim"],
+        pooled_projection_dim=config["pooled_projection_dim"],
+    )
+    model = randomise(model, 4000 + channels, TRANSFORMER_SCALES).to(torch.bfloat16)
+    model.save_pretrained(folder / "transformer")
+
+
 def outputs_of(pipe):
     """Functions that run each component once on fixed inputs, as float32 tensors."""
     c = pipe.transformer.config
@@ -230,19 +264,23 @@ def check(folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(SPECS)}; all if none is given")
+    every = [*SPECS, *KINDS]
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(every)}; all if none is given")
     parser.add_argument(
         "--check", action="store_true", help="also report tensors that do not matter"
     )
     args = parser.parse_args()
     torch.set_num_threads(2)
-    for name in args.names or SPECS:
+    for name in args.names or every:
         folder = GOLDEN / "checkpoints" / name
         shutil.rmtree(folder, ignore_errors=True)
-        write_checkpoint(folder, SPECS[name])
+        if name in KINDS:
+            write_kind(folder, *KINDS[name])
+        else:
+            write_checkpoint(folder, SPECS[name])
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         print(f"{folder}: {size} bytes")
-        if args.check:
+        if args.check and name in SPECS:
             check(folder)
 
 

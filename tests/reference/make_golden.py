@@ -26,8 +26,8 @@ GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 class Writer:
     """Collects the cases of one checkpoint and writes their files and index.json."""
 
-    def __init__(self, name):
-        self.folder = GOLDEN / name
+    def __init__(self, name, folder):
+        self.folder = folder
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.checkpoint = f"checkpoints/{name}"
@@ -297,7 +297,7 @@ def schedule_file():
 
 def make(name):
     print(name)
-    writer = Writer(name)
+    writer = Writer(name, GOLDEN / name)
     for dtype in ("f32", "bf16"):
         pipe = load(GOLDEN / "checkpoints" / name, dtype)
         pipes = [pipe] if dtype == "f32" else [pipe, float32_twin(pipe)]

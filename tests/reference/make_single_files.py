@@ -194,6 +194,15 @@ def vae_case(writer, file, vae):
     image = vae.decode(latents, return_dict=False)[0]
     tensors = {"latents": latents, "image": image}
     writer.add(f"vae_{stem(file)}", "vae_decoder", "f32", tensors, parts={"vae": file})
+    image = torch.rand((1, 3, 6, 10), generator=torch.Generator().manual_seed(33)) * 2 - 1
+    found = vae.encode(image).latent_dist
+    tensors = {
+        "image": image,
+        "seed": torch.tensor([[33]]),
+        "latents": found.mode(),
+        "samples": found.sample(torch.Generator().manual_seed(33)),
+    }
+    writer.add(f"vae_encoder_{stem(file)}", "vae_encoder", "f32", tensors, parts={"vae": file})
 
 
 def image_case(writer, pipe, parts):

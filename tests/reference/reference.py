@@ -46,7 +46,7 @@ def float32_twin(pipe):
     for name, part in parts.items():
         if isinstance(part, torch.nn.Module):
             parts[name] = copy.deepcopy(part).to(torch.float32)
-    twin = FluxPipeline(**{**parts, "scheduler": copy.deepcopy(pipe.scheduler)})
+    twin = type(pipe)(**{**parts, "scheduler": copy.deepcopy(pipe.scheduler)})
     twin.set_progress_bar_config(disable=True)
     return twin
 

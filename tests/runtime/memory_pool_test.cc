@@ -65,6 +65,26 @@ TEST(MemoryPool, DoesNotPileUpSizes) {
   }
 }
 
+TEST(MemoryPool, ThoseThatShareHoldWhatAllUsedAtOnce) {
+  const FakeDevice device;
+  const auto shared = std::make_shared<MemoryPool>(device);
+  std::vector<std::shared_ptr<MemoryPool>> pools;
+  for (int i = 0; i < 10; ++i) pools.push_back(std::make_shared<MemoryPool>(device, shared));
+  for (const auto& pool : pools) {
+    pool->take(8 * kMebibyte).reset();
+    pool->take(8 * kMebibyte).reset();
+    EXPECT_TRUE(pool->release());
+    EXPECT_FALSE(pool->release());
+  }
+  EXPECT_EQ(device.held(), 8 * kMebibyte);
+  auto kept = pools[0]->take(8 * kMebibyte);
+  const std::byte* address = kept.get();
+  kept.reset();
+  EXPECT_NE(pools[1]->take(8 * kMebibyte).get(), address) << "before it was released";
+  pools[0]->take(100 * kMebibyte).reset();
+  EXPECT_EQ(pools[0]->take(8 * kMebibyte).get(), address) << "nothing is dropped before release()";
+}
+
 TEST(MemoryPool, ServesSeveralThreads) {
   constexpr size_t kThreads = 4;
   const FakeDevice device;

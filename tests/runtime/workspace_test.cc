@@ -40,6 +40,16 @@ TEST(Workspace, GrowsByBlocksAndBecomesOne) {
   EXPECT_EQ(workspace.reserved_bytes(), static_cast<size_t>(8 * kMiB));
 }
 
+TEST(Workspace, LaterPeaksLeaveRoomForMore) {
+  const FakeDevice device;
+  Workspace workspace(device);
+  for (const auto& [wanted, held] : {std::pair{33, 33}, {65, 65}, {73, 80}, {80, 80}}) {
+    const Workspace::Scope scope(workspace);
+    workspace.allocate({wanted * kMiB}, DType::kU8);
+    EXPECT_EQ(workspace.reserved_bytes(), static_cast<size_t>(held * kMiB));
+  }
+}
+
 TEST(Workspace, KeepsWhatAnOuterScopeHolds) {
   const FakeDevice device;
   Workspace workspace(device);

@@ -26,8 +26,11 @@ StepCandidate candidate(double remaining, double alone, double waited = 0) {
 }
 
 std::vector<size_t> chosen(std::vector<StepCandidate> candidates, StepPolicy policy,
-                           int64_t capacity = 0) {
-  for (size_t i = 0; i < candidates.size(); ++i) candidates[i].order = i;
+                           int64_t capacity = 0, const StepCosts& costs = {}) {
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    candidates[i].order = i;
+    if (candidates[i].costs == nullptr) candidates[i].costs = &costs;
+  }
   return choose_step(candidates, policy, kBound, capacity);
 }
 
@@ -64,6 +67,17 @@ TEST(StepPolicy, AStepTakesAsManyTokensAsTheDeviceGainsFrom) {
   EXPECT_EQ(chosen(candidates, StepPolicy::kLeastWork, 4096), std::vector<size_t>({0, 2}));
   candidates[0].tokens = 9000;  // more than there is room for: alone
   EXPECT_EQ(chosen(candidates, StepPolicy::kLeastWork, 8192), std::vector<size_t>({0}));
+}
+
+TEST(StepPolicy, WhatGainsNothingTogetherIsLeftForLater) {
+  StepCosts costs;
+  for (int i = 0; i < 3; ++i) {
+    costs.learn(1000, 0.02);
+    costs.learn(2000, 0.022);
+    costs.learn(3000, 0.042);
+  }
+  const std::vector<StepCandidate> candidates(4, candidate(1, 1));
+  EXPECT_EQ(chosen(candidates, StepPolicy::kLeastWork, 8192, costs), std::vector<size_t>({0, 1}));
 }
 
 TEST(StepPolicy, ClassesComeFirst) {
@@ -151,6 +165,29 @@ TEST(StepPolicy, AgeingHoldsItsBoundWhereTheLoadAllows) {
   const Figures fifo = figures_of(StepPolicy::kFifo, 1.2);
   const Figures least = figures_of(StepPolicy::kLeastWork, 1.2);
   EXPECT_LT(least.worst, 0.1 * fifo.worst);
+}
+
+TEST(StepPolicy, AModelGoesOnUntilTheOtherHasWaitedForLong) {
+  // A short request whose weights are absent, and longer ones whose weights are there.
+  StepCandidate absent = candidate(0.3, 0.3);
+  absent.to_load = 3;
+  EXPECT_EQ(chosen({absent, candidate(3, 3)}, StepPolicy::kLeastWork)[0], 1u);
+  absent.waited = 7 * 3.3;
+  EXPECT_EQ(chosen({absent, candidate(3, 3)}, StepPolicy::kLeastWork)[0], 0u) << "at the bound";
+  // Once they are there it goes at once.
+  absent.to_load = 0;
+  absent.waited = 3;
+  EXPECT_EQ(chosen({absent, candidate(3, 3)}, StepPolicy::kLeastWork)[0], 0u);
+}
+
+TEST(StepPolicy, OnlyStepsOfOneModelGoTogether) {
+  const StepCosts one;
+  const StepCosts other;
+  std::vector<StepCandidate> candidates = {candidate(1, 1), candidate(2, 2), candidate(3, 3)};
+  candidates[0].costs = &one;
+  candidates[1].costs = &other;
+  candidates[2].costs = &one;
+  EXPECT_EQ(chosen(candidates, StepPolicy::kLeastWork, 8192), (std::vector<size_t>{0, 2}));
 }
 
 }  // namespace

@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -42,6 +43,7 @@ TYPES = {
     "prompt_2": "BYTES",
     "negative_prompt": "BYTES",
     "output_format": "BYTES",
+    "lora": "BYTES",
     "true_cfg_scale": "FP32",
     "guidance_scale": "FP32",
     "num_inference_steps": "INT32",
@@ -107,6 +109,7 @@ class Server:
         if python:  # serve knows what the Python backend needs
             command = [PROGRAM, "serve", repository, "--tritonserver", tritonserver]
             command += ["--backend-directory", BACKENDS, "--python", python, *ports]
+            command += ["--front-port", "0"]
             command += ["--", *options]
         else:
             command = [
@@ -201,14 +204,14 @@ class Server:
         return self.metric("flux_steps_total", "bls")
 
 
-def inputs(module, **values):
+def inputs(module, types=TYPES, **values):
     """Inputs of `bls`: a list is one value a row, anything else is repeated for the rows."""
     prompt = values["prompt"]
     rows = len(prompt) if isinstance(prompt, list) else 1
     made = []
     for name, value in values.items():
         column = value if isinstance(value, list) else [value] * rows
-        datatype = TYPES[name]
+        datatype = types[name]
         if datatype == "BYTES":
             column = [v.encode() if isinstance(v, str) else v for v in column]
         array = np.array([[v] for v in column], NUMPY[datatype])
@@ -227,15 +230,41 @@ def generate(client, module=grpcclient, options=None, **values):
     return client.infer("bls", inputs(module, **values), **(options or {}))
 
 
-def start(client, **values):
+def start(client, options=None, **values):
     """Sends a request to `bls` over gRPC; returns its context and a queue for (result, error)."""
     answers = queue.Queue()
     context = client.async_infer(
         "bls",
         inputs(grpcclient, **values),
         callback=lambda result, error: answers.put((result, error)),
+        **(options or {}),
     )
     return context, answers
+
+
+def rows_of(server, stage):
+    """Rows that a stage has computed."""
+    return server.metric("flux_stage_rows_total", stage)
+
+
+def run_threads(*works):
+    """Runs the functions side by side; the first exception of one is raised here."""
+    failures = []
+
+    def guarded(work):
+        try:
+            work()
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=guarded, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(300)
+        assert not thread.is_alive()
+    if failures:
+        raise failures[0]
 
 
 def wait_until(condition, seconds=20):

@@ -64,6 +64,21 @@ EDITS = {
         replaced("dims: [ 1 ]", "dims: [ 2 ]"),
         r"input 'prompt' has dims \[ 2 \]: must be \[ 1 \]",
     ),
+    "input_reshape": (
+        "bls",
+        replaced("dims: [ 1 ]", "dims: [ 1 ]\n    reshape { shape: [ ] }"),
+        r"input 'prompt' has a reshape",
+    ),
+    "input_required": (
+        "bls",
+        all_replaced(("optional: true", "optional: false")),
+        r"input 'prompt_2' is not optional",
+    ),
+    "stage_input_required": (
+        "t5_encoder",
+        all_replaced(("optional: true", "optional: false")),
+        r"input 'max_sequence_length' is not optional: must be optional: true",
+    ),
     "output_name": (
         "vae_decoder",
         replaced('name: "image"', 'name: "pixels"'),
@@ -87,6 +102,21 @@ EDITS = {
         r"sequence_batching is set",
     ),
     "warm_up": ("bls", lambda text: text + WARM_UP, r"model_warmup is set: this model calls others"),
+    "decoupled": (
+        "bls",
+        lambda text: text + "model_transaction_policy { decoupled: true }\n",
+        r"model_transaction_policy is decoupled: this model gives one answer a request",
+    ),
+    "coupled": (
+        "bls_stream",
+        replaced("decoupled: true", "decoupled: false"),
+        r"model_transaction_policy is not decoupled: this model answers a request many times",
+    ),
+    "preview_type": (
+        "bls_stream",
+        replaced("data_type: TYPE_INT32", "data_type: TYPE_INT64"),
+        r"input 'preview_every' has data_type TYPE_INT64: must be TYPE_INT32",
+    ),
     "cache": (
         "bls",
         lambda text: text + "response_cache { enable: true }\n",

@@ -34,7 +34,12 @@ LONG = "x" * 65537
         ({"prompt": "a", "guidance_scale": float("inf")}, "guidance_scale is inf"),
         ({"prompt": "a", "guidance_scale": -1.0}, "guidance_scale is -1"),
         ({"prompt": "a", "true_cfg_scale": 0.5}, "true_cfg_scale is 0.5"),
+        ({"prompt": "a", "true_cfg_scale": 1e38}, "true_cfg_scale is"),
         ({"prompt": "a", "seed": -1}, "seed is -1: must be 0 or more"),
+        (
+            {"prompt": "a", "seed": 2**63 - 1, "num_images_per_prompt": 2},
+            "seed is 9223372036854775807: too large for 2 images, which count up from it",
+        ),
         ({"prompt": "a", "num_images_per_prompt": 0}, "num_images_per_prompt is 0"),
         ({"prompt": "a", "num_images_per_prompt": 17}, "num_images_per_prompt is 17"),
         ({"prompt": "a", "max_sequence_length": 513}, "max_sequence_length is 513"),
@@ -74,13 +79,42 @@ def test_parameters_of_the_wrong_kind(client, parameters, says):
         ("num_inference_step", "num_inference_steps"),
         ("guidence", "guidance_scale"),
         ("hight", "height"),
-        ("favourite_colour", ""),
     ],
 )
 def test_an_unknown_parameter_is_refused(server, name, meant):
     status, answer = serving.generate_json(server, {"prompt": "a", name: 2})
     assert status == 400
     assert f"parameter {name} is not known: the nearest that is known is {meant}" in answer["error"]
+
+
+@pytest.mark.parametrize("name", ["foo", "headers", "favourite_colour", "x" * 3000])
+def test_what_is_like_no_parameter_gets_a_list(server, name):
+    status, answer = serving.generate_json(server, {"prompt": "a", name: 2})
+    assert status == 400
+    assert " is not known: known are prompt, prompt_2, " in answer["error"]
+    assert len(answer["error"]) < 600
+
+
+def test_unknown_parameters_of_stages_are_refused(client):
+    prompt = serving.inputs(grpcclient, prompt="a")
+    latents = [tensor(grpcclient, "latents", np.zeros((1, 6, 2, 2), np.float32), "FP32")]
+    for stage, made, known in (
+        ("clip_encoder", prompt, "no parameters"),
+        ("t5_encoder", prompt, "no parameters"),
+        ("dit_transformer", dit_inputs(), "timesteps, step"),
+        ("vae_decoder", latents, "no parameters"),
+    ):
+        client.infer(stage, made, parameters={"timeout": 10**9})
+        with pytest.raises(InferenceServerException) as error:
+            client.infer(stage, made, parameters={"colour": "red"})
+        assert f"parameter colour is not known: {stage} takes {known}" in error.value.message()
+        assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
+    client.infer("dit_transformer", dit_inputs(), parameters={"timesteps": "[1, 0.5]", "step": 1})
+    if "dit_transformer" in serving.IN_PYTHON:
+        return  # it has no use for a schedule
+    with pytest.raises(InferenceServerException) as error:
+        client.infer("dit_transformer", dit_inputs(), parameters={"step": 1})
+    assert "parameter timesteps is missing" in error.value.message()
 
 
 def test_the_words_of_the_command_line_are_taken(server):
@@ -103,11 +137,13 @@ def test_an_output_that_the_format_does_not_make_is_refused(client):
         ("encoded_images", "raw", "encoded_images is asked for, but output_format is raw"),
         ("images", "png", "images is asked for, but output_format is png"),
     ):
-        outputs = [grpcclient.InferRequestedOutput(output)]
-        with pytest.raises(InferenceServerException) as error:
-            serving.generate(client, options={"outputs": outputs}, prompt="a", output_format=form)
-        assert says in error.value.message()
-        assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
+        for names in ([output], ["images", "encoded_images"]):
+            outputs = [grpcclient.InferRequestedOutput(name) for name in names]
+            with pytest.raises(InferenceServerException) as error:
+                options = {"outputs": outputs}
+                serving.generate(client, options=options, prompt="a", output_format=form)
+            assert says in error.value.message()
+            assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
 
 
 def test_errors_are_short_utf8(server, client):
@@ -121,8 +157,8 @@ def test_errors_are_short_utf8(server, client):
     with pytest.raises(InferenceServerException) as error:
         serving.generate(client, prompt="a", output_format="x" * 20000)
     assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
-    assert "must be raw, png, jpeg, webp, png_base64" in error.value.message()
-    assert len(error.value.message()) < 3000
+    assert "x... (20000 bytes)': must be raw, png, jpeg, webp, png_base64" in error.value.message()
+    assert len(error.value.message()) < 400
     for body in (b'{"prompt":"a","output_format":"\xff"}', b'{"prompt":"a","timeout":"\xff"}'):
         request = urllib.request.Request(
             f"http://127.0.0.1:{server.http}/v2/models/bls/generate",
@@ -133,6 +169,16 @@ def test_errors_are_short_utf8(server, client):
             urllib.request.urlopen(request, timeout=60)
         assert failed.value.code == 400
         failed.value.read().decode()  # raises for what is no UTF-8
+
+
+def test_the_log_names_requests_by_their_ids(server, client):
+    for name, begin in (("", ""), ("my own", "request 'my own': "), ("y" * 50000, "request 'yy")):
+        options = {"request_id": name}
+        with pytest.raises(InferenceServerException):
+            serving.generate(client, options=options, prompt=" ", prompt_2=f"{len(name)}")
+        lines = [line for line in server.log().splitlines() if "prompt is blank" in line]
+        assert f"bls: {begin}" in lines[-1] and "request ''" not in lines[-1]
+        assert len(lines[-1]) < 400
 
 
 def test_parameters_over_http(server):
@@ -188,6 +234,26 @@ def test_hostile_transformer_inputs(client, changes, says):
     client.infer("dit_transformer", dit_inputs())
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    "name, shape",
+    [
+        ("hidden_states", (1, 6, 24)),
+        ("encoder_hidden_states", (1, 5, 40)),
+        ("pooled_projections", (1, 24)),
+        ("img_ids", (1, 6, 3)),
+        ("txt_ids", (1, 5, 3)),
+    ],
+)
+def test_transformer_inputs_that_are_not_finite(client, name, shape, value):
+    array = np.zeros(shape, np.float32)
+    array.flat[-1] = value
+    with pytest.raises(InferenceServerException) as error:
+        client.infer("dit_transformer", dit_inputs(**{name: array}))
+    assert f"input {name} holds values that are not finite" in error.value.message()
+    assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
 @pytest.mark.parametrize(
     "shape", [(1, 6, 0, 2), (1, 5, 2, 2), (1, 6, 2), (9, 6, 2, 2), (1, 6, 4096, 2)]
 )
@@ -203,7 +269,22 @@ def test_latents_that_are_not_finite(client, value):
     latents[0, 1, 0, 1] = value
     with pytest.raises(InferenceServerException) as error:
         client.infer("vae_decoder", [tensor(grpcclient, "latents", latents, "FP32")])
-    assert "latents hold values that are not finite" in error.value.message()
+    assert "input latents holds values that are not finite" in error.value.message()
+
+
+def test_results_that_are_not_finite(client):
+    """Of finite inputs whose squares are too large."""
+    latents = tensor(grpcclient, "latents", np.full((1, 6, 2, 2), 3e38, np.float32), "FP32")
+    hidden = np.linspace(-3e38, 3e38, 144, dtype=np.float32).reshape(1, 6, 24)
+    for stage, output, asked in (
+        ("vae_decoder", "image", [latents]),
+        ("dit_transformer", "noise_pred", dit_inputs(hidden_states=hidden)),
+    ):
+        with pytest.raises(InferenceServerException) as error:
+            client.infer(stage, asked)
+        says = f"output {output} of {stage} holds values that are not finite: the weights are "
+        assert says in error.value.message()
+        assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
 
 
 def test_unknown_and_missing_inputs(client):

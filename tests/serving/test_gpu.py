@@ -1,6 +1,7 @@
 """Serving on a GPU: the answers are those of `flux-triton generate` there, inputs and outputs may be
 in GPU memory, and memory comes back. The other modules run there, too, with FLUX_TEST_DEVICE=cuda."""
 
+import pathlib
 import shutil
 import threading
 
@@ -11,6 +12,7 @@ import server as serving
 import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 import tritonclient.utils.shared_memory as system_memory
+from adapter_files import put
 from test_contract import generated
 from test_stages import read_safetensors
 from tritonclient.utils import InferenceServerException, serialize_byte_tensor
@@ -35,6 +37,7 @@ def gpu_server(request, checkpoint, tmp_path_factory):
     options = ("--model-control-mode=explicit", "--load-model=*")
     with serving.Server(repository, directory / "log.txt", *options) as running:
         running.dtype = request.param
+        running.repository = repository
         yield running
 
 
@@ -307,3 +310,29 @@ def test_without_a_gpu_the_load_fails_in_one_line(
     assert running.process.wait(60) != 0
     lines = [line for line in running.log().splitlines() if "failed to load" in line]
     assert any(model in line and message in line for line in lines), running.log()[-2000:]
+
+
+@needs_gpu
+def test_adapters_are_refused(gpu_server, gpu_client):
+    """Each request with one, of low rank or not, alone and beside others."""
+    repository = pathlib.Path(gpu_server.repository)
+    for name in ("kohya", "lycoris_lokr"):
+        put(repository / "bls/loras", name)
+    expected = serving.generate(gpu_client, prompt="a", seed=1, **SMALL).as_numpy("images")
+
+    def refused():
+        with gpu_server.grpc_client() as own:
+            for lora in ("kohya", "lycoris_lokr:0.5") * 3:
+                with pytest.raises(InferenceServerException) as error:
+                    serving.generate(own, prompt="a", seed=1, lora=lora, **SMALL)
+                assert "adapters are not computed there; use the device cpu" in error.value.message()
+                assert error.value.status() == "StatusCode.UNIMPLEMENTED"
+                assert "\n" not in error.value.message()
+
+    def others():
+        with gpu_server.grpc_client() as own:
+            for _ in range(20):
+                found = serving.generate(own, prompt="a", seed=1, **SMALL)
+                assert (found.as_numpy("images") == expected).all()
+
+    serving.run_threads(refused, others, refused, others)

@@ -3,6 +3,8 @@ readers of metadata see it."""
 
 import base64
 import io
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -52,21 +54,34 @@ def test_a_file_of_each_format(client, kind):
     assert base64.b64decode(file_of(client, f"{kind}_base64")) == data
     text = parameters_of(image)
     assert text.startswith(WISH["prompt"] + "\nSteps: 2, Sampler: Euler, ")
-    for said in ("Seed: 11, ", "Size: 96x64, ", "Distilled CFG Scale: 2.5, ", "Model: models"):
+    for said in ("Seed: 11, ", "Size: 96x64, ", "Distilled CFG Scale: 2.5, ", "Model: tiny-dev"):
         assert said in text
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_bytes_as_generate(client, checkpoint, repository, tmp_path, kind):
-    """Of the repository, whose name the files carry as that of the checkpoint."""
+    """Of the checkpoint and of the repository, which keeps the checkpoint's name."""
     if serving.IN_PYTHON:
         pytest.skip("pillow writes other files")
     file = tmp_path / f"image.{'jpg' if kind == 'jpeg' else kind}"
-    serving.program(
-        "generate", repository, "--prompt", WISH["prompt"], "--seed", 11, "--steps", 2,
-        "--guidance", 2.5, "--height", 64, "--width", 96, "-o", file, "--quality", 80,
-    )  # fmt: skip
-    assert file.read_bytes() == file_of(client, kind, quality=80)
+    for source in (checkpoint, repository):
+        serving.program(
+            "generate", source, "--prompt", WISH["prompt"], "--seed", 11, "--steps", 2,
+            "--guidance", 2.5, "--height", 64, "--width", 96, "-o", file, "--quality", 80,
+        )  # fmt: skip
+        assert file.read_bytes() == file_of(client, kind, quality=80)
+
+
+def test_a_repository_without_the_name_of_its_checkpoint(repository, tmp_path):
+    """One of an older version: the name is that of its directory."""
+    models = tmp_path / "older"
+    shutil.copytree(repository, models)
+    file = models / "bls/1/model_index.json"
+    index = json.loads(file.read_text())
+    del index["flux_triton"]["name"]
+    file.write_text(json.dumps(index))
+    with serving.Server(models, tmp_path / "log.txt") as server, server.grpc_client() as client:
+        assert b"Model: older" in file_of(client, "png")
 
 
 @pytest.mark.parametrize("kind", KINDS)

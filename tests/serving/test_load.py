@@ -24,26 +24,6 @@ TINY = {"num_inference_steps": 1, "height": 16, "width": 16, "max_sequence_lengt
 MINUTE = 60
 
 
-def run_threads(*works):
-    """Runs the functions side by side; the first exception of one is raised here."""
-    failures = []
-
-    def guarded(work):
-        try:
-            work()
-        except BaseException as failure:
-            failures.append(failure)
-
-    threads = [threading.Thread(target=guarded, args=(work,)) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(MINUTE * 5)
-        assert not thread.is_alive()
-    if failures:
-        raise failures[0]
-
-
 def test_sixteen_clients_for_a_minute(server, client):
     """Every image equals the one generated alone, whatever runs beside it."""
     alone = [serving.generate(client, **kind).as_numpy("images") for kind in KINDS]
@@ -60,7 +40,7 @@ def test_sixteen_clients_for_a_minute(server, client):
                 assert (found == alone[at]).all(), KINDS[at]
                 answered[number] += 1
 
-    run_threads(*[lambda number=number: work(number) for number in range(16)])
+    serving.run_threads(*[lambda number=number: work(number) for number in range(16)])
     assert len(answered) == 16 and min(answered.values()) >= 5, answered  # nobody starves
 
 
@@ -131,13 +111,13 @@ def test_a_storm_of_reloads(own_server):
             for seed, stage in enumerate(STAGES):
                 connected = own_server.grpc_client()
                 works.append(lambda c=connected, s=stage, n=seed: reload_for(c, s, 10, n))
-            run_threads(*works)
+            serving.run_threads(*works)
             time.sleep(0.5)  # images again, now that all is quiet
         finally:
             stopped.set()
 
     askers = [lambda: generate_until(own_server, stopped, outcomes, expected) for _ in range(4)]
-    run_threads(storm, *askers)
+    serving.run_threads(storm, *askers)
     assert outcomes.pop("image") > 0
     for status, message in outcomes:
         assert status == "StatusCode.UNAVAILABLE", (status, message)
@@ -165,7 +145,7 @@ def test_bls_itself_comes_and_goes(own_server):
         stopped.set()
 
     askers = [lambda: generate_until(own_server, stopped, outcomes, expected) for _ in range(4)]
-    run_threads(storm, *askers)
+    serving.run_threads(storm, *askers)
     assert outcomes.pop("image") > 0
     for status, message in outcomes:
         assert status in ("StatusCode.UNAVAILABLE", "StatusCode.NOT_FOUND"), (status, message)
@@ -201,6 +181,6 @@ def test_requests_while_the_models_load(repository, tmp_path):
             finally:
                 stopped.set()
 
-        run_threads(load, ask, ask, ask)
+        serving.run_threads(load, ask, ask, ask)
         for stage in STAGES:
             assert any(f"'{stage}'" in message for message in missing), stage

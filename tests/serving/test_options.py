@@ -54,6 +54,8 @@ def test_a_setting_for_other_backends_is_no_error(repository, tmp_path):
         ("computations=-1", "flux,computations=-1: must be a whole number from 1 to 64"),
         ("policy=lifo", "flux,policy: policy 'lifo' is not known: use share, fifo or least-work"),
         ("max_slowdown=1", "flux,max_slowdown=1: must be a whole number from 2 to 1000"),
+        ("weight_memory=0", "flux,weight_memory: '0' is no size"),
+        ("weight_memory=much", "flux,weight_memory: 'much' is no size"),
         ("max_side=8193", "flux,max_side=8193: must be a whole number from 16 to 8192"),
         ("max_steps=1.5", "flux,max_steps=1.5: must be"),
         ("max_images=17", "flux,max_images=17: must be a whole number from 1 to 16"),
@@ -71,7 +73,7 @@ def one_at_a_time(checkpoint, path, *options):
     repository = serving.convert(checkpoint, path, "--max-batch-size", "1", *options)
     config = repository / "bls/config.pbtxt"
     text = config.read_text()
-    count = 4 if "bls" in serving.IN_PYTHON else 8
+    count = 4 if "bls" in serving.IN_PYTHON else 32
     assert f"count: {count} " in text
     config.write_text(text.replace(f"count: {count} ", "count: 1 "))
     return repository

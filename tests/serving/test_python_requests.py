@@ -98,6 +98,16 @@ def test_parameters_stand_in_for_inputs(reader, value):
     assert row["seed"] == 3 and row["prompt_2"] == "p"  # an input wins
 
 
+def test_adapters_are_refused(reader):
+    says = "lora is \"style:0.5\": bls in Python takes no adapters; convert again with --stage bls=native"
+    for given in ({"lora": "style:0.5"}, {"parameters": {"lora": "style:0.5"}}):
+        with pytest.raises(InferenceServerException) as error:
+            read(reader, prompt="a", **given)
+        assert says in error.value.message()
+        assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
+    assert len(read(reader, prompt="a", lora=" ")) == 1  # none
+
+
 def test_timeouts(reader):
     result = serving.generate(reader.client, options={"timeout": 10**7}, prompt="a")
     row = json.loads(result.as_numpy("encoded_images")[0, 0])

@@ -25,7 +25,7 @@ class Serve:
         command = [
             serving.PROGRAM, "serve", repository, "--tritonserver", tritonserver,
             "--backend-directory", serving.BACKENDS, "--http-port", self.http, "--grpc-port",
-            self.grpc, "--metrics-port", self.metrics, *options, "--", *more,
+            self.grpc, "--metrics-port", self.metrics, "--front-port", 0, *options, "--", *more,
         ]  # fmt: skip
         self.process = subprocess.Popen(
             [str(word) for word in command],
@@ -144,7 +144,16 @@ SPOILED = {
         lambda root: shutil.rmtree(root / "vae_decoder/1/vae"),
         "vae_decoder.*(vae|config.json)",
     ),
-    "stray_directory": (lambda root: (root / "lost+found").mkdir(), "lost.found"),
+    "not_optional": (
+        lambda root: (root / "bls/config.pbtxt").write_text(
+            (root / "bls/config.pbtxt").read_text().replace("optional: true", "optional: false")
+        ),
+        "input 'prompt_2' is not optional",
+    ),
+    "model_of_a_user": (
+        lambda root: (root / "own/1").mkdir(parents=True),
+        "own",
+    ),
     "data_type": (
         lambda root: (root / "t5_encoder/config.pbtxt").write_text(
             (root / "t5_encoder/config.pbtxt").read_text().replace("TYPE_INT32", "TYPE_INT64")
@@ -185,6 +194,13 @@ def test_says_why_it_does_not_start(repository, tmp_path, how):
     assert serving.re.search(says, reason), reason
     assert "failed to load all models" not in reason
     assert "CudaDriverHelper" not in reason
+
+
+def test_nothing_is_loaded(repository):
+    with Serve(repository, more=["--model-control-mode=explicit"]) as serve:
+        assert "\ntry " not in serve.announced()
+        serve.process.send_signal(signal.SIGTERM)
+        assert serve.process.wait(PATIENCE) == 0
 
 
 def test_an_argument_that_the_server_does_not_know(repository):

@@ -34,5 +34,15 @@ TEST(ReadableMessage, LeavesOutTheMiddleOfALongOne) {
   EXPECT_EQ(readable_message(longest), longest);
 }
 
+TEST(Utf8, AnExcerptSaysHowLongTheTextIs) {
+  EXPECT_EQ(excerpt("short"), "short");
+  const std::string longest(kMaxQuotedBytes, 'x');
+  EXPECT_EQ(excerpt(longest), longest);
+  EXPECT_EQ(excerpt(longest + "y"), longest + "... (201 bytes)");
+  // It ends with a whole character.
+  EXPECT_EQ(excerpt("x" + std::string(kMaxQuotedBytes - 2, 'x') + "\xc3\xa9y"),
+            longest.substr(1) + "... (202 bytes)");
+}
+
 }  // namespace
 }  // namespace flux

@@ -138,6 +138,10 @@ ServerError* TRITONBACKEND_RequestParameter(BackendRequest* request, uint32_t in
   std::tie(*type, *value) = wire(stored);
   return nullptr;
 }
+ServerError* TRITONSERVER_InferenceRequestPriorityUInt64(BackendRequest*, uint64_t* priority) {
+  *priority = 0;
+  return nullptr;
+}
 ServerError* TRITONBACKEND_InferenceRequestTimeoutMicroseconds(BackendRequest* request,
                                                                uint64_t* timeout) {
   *timeout = request->timeout_us;
@@ -227,6 +231,16 @@ ServerError* TRITONBACKEND_ResponseSetStringParameter(BackendResponse* response,
   response->texts[name] = value;
   return nullptr;
 }
+ServerError* TRITONBACKEND_ResponseSetIntParameter(BackendResponse* response, const char* name,
+                                                   int64_t value) {
+  response->numbers[name] = static_cast<double>(value);
+  return nullptr;
+}
+ServerError* TRITONBACKEND_ResponseSetDoubleParameter(BackendResponse* response, const char* name,
+                                                      double value) {
+  response->numbers[name] = value;
+  return nullptr;
+}
 ServerError* TRITONBACKEND_ResponseSend(BackendResponse* response, uint32_t flags,
                                         ServerError* error) {
   const std::unique_ptr<BackendResponse> taken(response);  // also when sending fails
@@ -239,6 +253,7 @@ ServerError* TRITONBACKEND_ResponseSend(BackendResponse* response, uint32_t flag
   answer.outputs = std::move(response->outputs);
   answer.flags = std::move(response->flags);
   answer.texts = std::move(response->texts);
+  answer.numbers = std::move(response->numbers);
   answer.final = flags == kResponseFinal;
   if (error != nullptr) {
     answer.error = error->text;

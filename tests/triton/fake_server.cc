@@ -283,6 +283,7 @@ ServerError* TRITONSERVER_MetricNew(Metric**, MetricFamily*, const Label**, uint
 }
 ServerError* TRITONSERVER_MetricDelete(Metric*) { return nullptr; }
 ServerError* TRITONSERVER_MetricIncrement(Metric*, double) { return nullptr; }
+ServerError* TRITONSERVER_MetricSet(Metric*, double) { return nullptr; }
 Label* TRITONSERVER_ParameterNew(const char*, ParameterType, const void*) { return nullptr; }
 void TRITONSERVER_ParameterDelete(Label*) {}
 

@@ -68,6 +68,7 @@ struct BackendResponse : Counted {
   std::list<Output> outputs;
   std::vector<std::string> flags;
   std::map<std::string, std::string> texts;
+  std::map<std::string, double> numbers;
 };
 
 /// A request from a client to a model of the backend, and what became of it.
@@ -86,6 +87,7 @@ struct BackendRequest {
     std::list<Output> outputs;
     std::vector<std::string> flags;
     std::map<std::string, std::string> texts;
+    std::map<std::string, double> numbers;
     std::string error;  // empty: none
     ServerErrorCode code = ServerErrorCode::kUnknown;
     bool final = false;

@@ -246,6 +246,28 @@ TEST_F(NestedCallTest, CancelsWhenTheCallerStops) {
   expect_error(error, ErrorCode::kCancelled, "cancelled in stage 'stage'");
 }
 
+TEST_F(NestedCallTest, PassesOnWhatIsAboutTheClientsWord) {
+  std::string said = "lora \"style\": damaged";
+  server.models["stage"] = [&](NestedRequest& request) {
+    request.answer_error(ServerErrorCode::kInvalidArg, said);
+    request.release();
+  };
+  const auto ask = [&]() -> std::optional<Error> {
+    try {
+      NestedCall call(&server, "stage", "", ctx);
+      call.expect_refusal_of("lora");
+      call.start();
+      call.wait(kGoOn);
+    } catch (const Error& error) {
+      return error;
+    }
+    return std::nullopt;
+  };
+  expect_error(ask(), ErrorCode::kInvalidArgument, "lora \"style\": damaged");
+  said = "prompt is missing";
+  expect_error(ask(), ErrorCode::kInternal, "stage 'stage': prompt is missing");
+}
+
 TEST_F(NestedCallTest, IsCancelledThoughTheStageSaysWhyInItsOwnWay) {
   // A stage that finds the time over before its caller does.
   const auto error = error_of(

@@ -281,6 +281,49 @@ TEST_F(RequestTest, RefusesAnOutputThatIsWantedOnAGpuThatIsNotThere) {
   EXPECT_TRUE(sent.answers[0].outputs.empty()) << "an error carries no outputs";
 }
 
+TEST_F(RequestTest, OfADecoupledModelHasAnswersBeforeTheLast) {
+  BackendRequest sent;
+  Request request(&sent);
+  request.read(ctx);
+  for (int step = 0; step < 2; ++step) {
+    Response part = request.part(ctx);
+    part.host_output("step", DType::kI32, {1, 1}).data<int32_t>()[0] = step;
+    part.set_parameter("queue_position", int64_t{3});
+    part.set_parameter("estimated_seconds", 1.5);
+    part.send_part();
+  }
+  request.host_output("step", DType::kI32, {1, 1}).data<int32_t>()[0] = 2;
+  request.finish_outputs();
+  answer(request);
+  ASSERT_EQ(sent.answers.size(), 3U);
+  for (int32_t step = 0; step < 3; ++step) {
+    const BackendRequest::Answer& given = sent.answers[static_cast<size_t>(step)];
+    EXPECT_EQ(given.final, step == 2);
+    EXPECT_EQ(given.outputs.front().bytes, bytes_of({step}));
+    EXPECT_EQ(given.numbers.size(), step == 2 ? 0U : 2U);
+  }
+  EXPECT_EQ(sent.answers[0].numbers["queue_position"], 3);
+  EXPECT_EQ(sent.answers[0].numbers["estimated_seconds"], 1.5);
+  EXPECT_EQ(sent.releases, 1);
+}
+
+TEST_F(RequestTest, AnAnswerThatCannotBeSentIsAnErrorAndOneThatIsNotSentIsDropped) {
+  BackendRequest sent;
+  Request request(&sent);
+  request.read(ctx);
+  {
+    Response dropped = request.part(ctx);
+    dropped.host_output("step", DType::kI32, {1, 1});
+  }
+  world().fail_next("TRITONBACKEND_ResponseSend", ServerErrorCode::kInternal, "gone");
+  EXPECT_THROW(request.part(ctx).send_part(), Error);
+  request.send_error(&instance, Error(ErrorCode::kInternal, "the end"), 0);
+  ASSERT_EQ(sent.answers.size(), 2U);
+  EXPECT_FALSE(sent.answers[0].final);
+  EXPECT_EQ(sent.answers[1].error, "the end");
+  EXPECT_EQ(sent.releases, 1);
+}
+
 TEST_F(RequestTest, IsAnsweredWithAnErrorOnce) {
   BackendRequest sent;
   {

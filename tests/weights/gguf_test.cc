@@ -19,15 +19,16 @@ TEST(Gguf, DecodesEveryTypeBitForBit) {
   const auto values = SafetensorsFile::open(golden("gguf_values.safetensors"));
   EXPECT_EQ(file->tensors().size(), 13U);
   for (const auto& [name, tensor] : file->tensors()) {
-    const ConstTensor* expected = values->find(name);
-    ASSERT_NE(expected, nullptr) << name;
-    ASSERT_EQ(expected->shape(), tensor.shape) << name;
+    const StoredTensor* stored = values->find(name);
+    ASSERT_NE(stored, nullptr) << name;
+    ASSERT_EQ(stored->shape, tensor.shape) << name;
+    const ConstTensor expected = in_memory(*stored).data;
     const Tensor found = decode(tensor, DType::kF32);
     for (int64_t i = 0; i < found.numel(); ++i) {
       uint32_t ours = 0;
       uint32_t theirs = 0;
       std::memcpy(&ours, found.data<float>() + i, sizeof(ours));
-      std::memcpy(&theirs, expected->data<float>() + i, sizeof(theirs));
+      std::memcpy(&theirs, expected.data<float>() + i, sizeof(theirs));
       ASSERT_EQ(ours, theirs) << name << " at " << i;
     }
     // A part is that part of the whole.

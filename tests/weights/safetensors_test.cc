@@ -2,11 +2,15 @@
 
 #include <fmt/ranges.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <thread>
 
 #include "support/error.h"
 #include "support/file.h"
@@ -37,7 +41,7 @@ std::string refusal(const std::string& bytes) {
 
 const char* kOne = R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})";
 
-TEST(Safetensors, ReadsTensorsWhereTheyAre) {
+TEST(Safetensors, ReadsTensors) {
   const std::string bytes = file_bytes(
       R"({"__metadata__":{"format":"pt"},"b":{"dtype":"BF16","shape":[1,2],"data_offsets":[8,12]},)"
       R"("a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
@@ -46,22 +50,22 @@ TEST(Safetensors, ReadsTensorsWhereTheyAre) {
       std::string("\0\0\x80\x3f\0\0\0\x40\x80\x3f\x40\xc0\0\0\x40\x40", 16));
   const auto file = SafetensorsFile::parse(bytes.data(), bytes.size(), "f");
   ASSERT_EQ(file->tensors().size(), 4u);
-  const ConstTensor& a = file->tensors().at("a").data;
+  const ConstTensor a = in_memory(file->tensors().at("a")).data;
   EXPECT_EQ(a.shape(), (Shape{2}));
   EXPECT_EQ(a.data<float>()[1], 2.0f);
-  const Tensor b = to_dtype(file->tensors().at("b").data, DType::kF32);
+  const Tensor b = decode(file->tensors().at("b"), DType::kF32);
   EXPECT_EQ(b.data<float>()[0], 1.0f);
   EXPECT_EQ(b.data<float>()[1], -3.0f);
   EXPECT_EQ(file->tensors().at("e").numel(), 0);
-  EXPECT_EQ(file->tensors().at("s").data.data<float>()[0], 3.0f);
+  EXPECT_EQ(decode(file->tensors().at("s"), DType::kF32).data<float>()[0], 3.0f);
 }
 
-TEST(Safetensors, CopiesUnalignedTensors) {
+TEST(Safetensors, ReadsUnalignedTensors) {
   // A header of odd length: the data begins at an odd address.
   const std::string header = std::string(kOne) + (std::strlen(kOne) % 2 == 0 ? " " : "");
   const std::string bytes = file_bytes(header, std::string("\0\0\x80\x3f\0\0\0\x40", 8));
   const auto file = SafetensorsFile::parse(bytes.data(), bytes.size(), "f");
-  EXPECT_EQ(file->tensors().at("a").data.data<float>()[1], 2.0f);
+  EXPECT_EQ(in_memory(file->tensors().at("a")).data.data<float>()[1], 2.0f);
 }
 
 struct Damaged {
@@ -191,7 +195,7 @@ TEST_F(WeightFilesTest, WritesWhatItReads) {
   write_tensor("model.safetensors", "a");
   const auto files = WeightFiles::open(directory_, "model");
   ASSERT_NE(files->find("a"), nullptr);
-  EXPECT_EQ(files->find("a")->data.data<float>()[1], 2.0f);
+  EXPECT_EQ(in_memory(*files->find("a")).data.data<float>()[1], 2.0f);
   EXPECT_EQ(files->parameter_count(), 2);
   EXPECT_EQ(files->bytes(), 8);
   EXPECT_EQ(files->dtype(), DType::kF32);
@@ -270,15 +274,42 @@ TEST_F(WeightFilesTest, ScopesCheckWhatTheyHandOut) {
   EXPECT_TRUE(root.unused({}).empty());
 }
 
-TEST_F(WeightFilesTest, DroppedPagesComeBack) {
-  std::vector<float> values(1 << 16, 3.0f);
-  write_safetensors(directory_ / "model.safetensors",
-                    {{"a", Tensor(values.data(), DType::kF32, {1 << 16})}});
-  const auto files = WeightFiles::open(directory_, "model");
-  const ConstTensor& a = files->find("a")->data;
-  EXPECT_EQ(a.data<float>()[40000], 3.0f);
-  files->drop_pages("a");
-  EXPECT_EQ(a.data<float>()[40000], 3.0f);
+/// What is said of a change to a file of two tensors between opening it and reading one.
+std::string refusal_after(const fs::path& file, const std::function<void()>& change) {
+  std::vector<float> values(1 << 20, 3.0f);
+  const Tensor tensor(values.data(), DType::kF32, {1 << 20});
+  write_safetensors(file, {{"a", tensor}, {"b", tensor}});
+  const auto files = WeightFiles::open_file(file);
+  EXPECT_EQ(in_memory(*files->find("a"), 2).data.data<float>()[40000], 3.0f);
+  change();
+  try {
+    in_memory(*files->find("b"), 2);
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::kInvalidArgument);
+    EXPECT_NE(std::string(e.what()).find(file.string()), std::string::npos);
+    return e.what();
+  }
+  return "read";
+}
+
+TEST_F(WeightFilesTest, SaysThatAFileChangedWhileItWasLoaded) {
+  const fs::path file = directory_ / "model.safetensors";
+  const auto said = [&](const std::function<void()>& change) {
+    return refusal_after(file, change);
+  };
+  EXPECT_EQ(said([] {}), "read");
+  for (const uintmax_t size : {uintmax_t{0}, uintmax_t{5'000'000}}) {
+    EXPECT_NE(said([&] { fs::resize_file(file, size); }).find(fmt::format("and has {} now", size)),
+              std::string::npos);
+  }
+  EXPECT_NE(said([&] {
+              std::this_thread::sleep_for(std::chrono::milliseconds(20));  // a tick of its clock
+              std::fstream(file, std::ios::in | std::ios::out).put('x');
+            }).find("and was written to"),
+            std::string::npos);
+  // A new file under the name is another file.
+  EXPECT_EQ(said([&] { write_safetensors(file, {}); }), "read");
+  EXPECT_EQ(said([&] { fs::remove(file); }), "read");
 }
 
 TEST_F(WeightFilesTest, AFailedWriteLeavesNothing) {
@@ -294,6 +325,8 @@ TEST_F(WeightFilesTest, AFailedWriteLeavesNothing) {
   }
   EXPECT_EQ(fs::file_size(directory_ / "out.bin"), 3u);
   EXPECT_THROW(AtomicFile(directory_ / "missing" / "out.bin"), Error);
+  ASSERT_EQ(::mkfifo((directory_ / "fifo").c_str(), 0600), 0);
+  EXPECT_THROW(AtomicFile(directory_ / "fifo"), Error);
   AtomicFile full("/dev/full");
   EXPECT_THROW(full.write("abc", 3), Error);
 }

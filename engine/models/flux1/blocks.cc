@@ -105,29 +105,29 @@ AttentionPart joint_attention(const FluxTransformerConfig& config, const Heads& 
 }
 
 /// `linear` of activations, with a result of T.
-LinearPart part_of(const Linear& linear, const Activations& x, const Tensor& out,
+LinearPart part_of(const Linear& linear, const Activations& x, Adapters adapters, const Tensor& out,
                    const Epilogue& epilogue) {
-  LinearPart part = linear.part(x.values, out, epilogue);
+  LinearPart part = linear.part(x.values, out, epilogue, adapters);
   part.x_scales = x.scales;
   return part;
 }
 
 /// The linear of queries, keys and values.
-LinearPart qkv_part(const QkvProjection& qkv, const Activations& x, Epilogue epilogue,
-                    const AttentionOptions& options, const Heads& out) {
+LinearPart qkv_part(const QkvProjection& qkv, const Activations& x, Adapters adapters,
+                    Epilogue epilogue, const AttentionOptions& options, const Heads& out) {
   if (out.encoded.defined()) {
     epilogue.norm->encoded = {out.encoded, options.e4m3->q_scale, options.e4m3->k_scale};
   }
-  return part_of(qkv.linear, x, out.values, epilogue);
+  return part_of(qkv.linear, x, adapters, out.values, epilogue);
 }
 
 /// gelu(linear(x)), the scales of whose rows, where there are some, are not below `least_scale`.
-LinearPart gelu_part(const Linear& linear, const Activations& x, const Activations& out,
-                     const ConstTensor& least_scale) {
+LinearPart gelu_part(const Linear& linear, const Activations& x, Adapters adapters,
+                     const Activations& out, const ConstTensor& least_scale) {
   Epilogue gelu;
   gelu.activation = Activation::kGeluTanh;
   gelu.least_scale = least_scale;
-  LinearPart part = part_of(linear, x, out.values, gelu);
+  LinearPart part = part_of(linear, x, adapters, out.values, gelu);
   part.out_scales = out.scales;
   return part;
 }
@@ -209,6 +209,7 @@ struct FluxTransformerBlock::Segment {
   int64_t begin, end;
   Modulated attention;
   Modulated mlp;
+  Adapters adapters;
 
   Tensor rows(const Tensor& all) const { return all.slice(0, begin, end); }
   Activations rows(const Activations& all) const { return all.rows(begin, end); }
@@ -240,10 +241,11 @@ std::vector<FluxTransformerBlock::Segment> FluxTransformerBlock::make_segments(
   std::vector<Segment> segments;
   for (size_t i = 0; i < batch.sequences.size(); ++i) {
     const JointSequence& sequence = batch.sequences[i];
+    const Adapters adapters = sequence.conditioning.adapters;
     segments.push_back({text_, i, sequence.begin, sequence.image, Modulated::of(text[i], 0),
-                        Modulated::of(text[i], 3)});
+                        Modulated::of(text[i], 3), adapters});
     segments.push_back({image_, i, sequence.image, sequence.end, Modulated::of(image[i], 0),
-                        Modulated::of(image[i], 3)});
+                        Modulated::of(image[i], 3), adapters});
   }
   return segments;
 }
@@ -270,7 +272,7 @@ void FluxTransformerBlock::forward(Context& ctx, const JointBatch& batch, size_t
     const RopeTable rope = rows_of(batch.rope, s.begin, s.end);
     const Epilogue epilogue =
         s.weights.qkv.epilogue(heads, rope, batch.value_scale(block, s.sequence));
-    return qkv_part(s.weights.qkv, s.rows(normed), epilogue, attention_options_,
+    return qkv_part(s.weights.qkv, s.rows(normed), s.adapters, epilogue, attention_options_,
                     qkv.rows(s.begin, s.end));
   });
   // A mean of values suits their scale.
@@ -285,7 +287,7 @@ void FluxTransformerBlock::forward(Context& ctx, const JointBatch& batch, size_t
   linear_each(ctx, segments, [&](const Segment& s) {  // [tokens, dim]
     const Tensor out = s.rows(hidden);
     const Activations attended{s.rows(normed.values), {batch.value_scale(block, s.sequence), {}}};
-    return part_of(s.weights.to_out, attended, out, gated(s.attention.gate, out));
+    return part_of(s.weights.to_out, attended, s.adapters, out, gated(s.attention.gate, out));
   });
 
   // hidden += gate * mlp(norm(hidden))
@@ -293,11 +295,11 @@ void FluxTransformerBlock::forward(Context& ctx, const JointBatch& batch, size_t
     return modulated_norm(s.rows(hidden), s.mlp, s.rows(normed));
   });
   linear_each(ctx, segments, [&](const Segment& s) {  // [tokens, 4 dim]
-    return gelu_part(s.weights.mlp_up, s.rows(normed), s.rows(mlp), {});
+    return gelu_part(s.weights.mlp_up, s.rows(normed), s.adapters, s.rows(mlp), {});
   });
   linear_each(ctx, segments, [&](const Segment& s) {  // [tokens, dim]
     const Tensor out = s.rows(hidden);
-    return part_of(s.weights.mlp_down, s.rows(mlp), out, gated(s.mlp.gate, out));
+    return part_of(s.weights.mlp_down, s.rows(mlp), s.adapters, out, gated(s.mlp.gate, out));
   });
 }
 
@@ -315,6 +317,7 @@ struct FluxSingleTransformerBlock::Segment {
   size_t sequence;
   int64_t begin, updated, end;
   Modulated modulated;
+  Adapters adapters;
 
   Tensor rows(const Tensor& all) const { return all.slice(0, begin, end); }
   Activations rows(const Activations& all) const { return all.rows(begin, end); }
@@ -343,7 +346,8 @@ std::vector<FluxSingleTransformerBlock::Segment> FluxSingleTransformerBlock::mak
   for (size_t i = 0; i < batch.sequences.size(); ++i) {
     const JointSequence& sequence = batch.sequences[i];
     segments.push_back({i, sequence.begin, update == Update::kAll ? sequence.begin : sequence.image,
-                        sequence.end, Modulated::of(modulations[i], 0)});
+                        sequence.end, Modulated::of(modulations[i], 0),
+                        sequence.conditioning.adapters});
   }
   return segments;
 }
@@ -372,11 +376,12 @@ void FluxSingleTransformerBlock::forward(Context& ctx, const JointBatch& batch, 
   linear_each(ctx, segments, [&](const Segment& s) {  // [tokens, q | k | v of heads x head_dim]
     const RopeTable rope = rows_of(batch.rope, s.begin, s.end);
     const Epilogue epilogue = qkv_.epilogue(heads, rope, batch.value_scale(block, s.sequence));
-    return qkv_part(qkv_, s.rows(normed), epilogue, attention_options_, qkv.rows(s.begin, s.end));
+    return qkv_part(qkv_, s.rows(normed), s.adapters, epilogue, attention_options_,
+                    qkv.rows(s.begin, s.end));
   });
   // The scales of the joined rows, which come with the MLP, also suit means of the values.
   linear_each(ctx, segments, [&](const Segment& s) {  // [updated tokens, 4 dim], the right columns
-    return gelu_part(proj_mlp_, s.updated_rows(normed), s.updated_rows(mlp),
+    return gelu_part(proj_mlp_, s.updated_rows(normed), s.adapters, s.updated_rows(mlp),
                      batch.value_scale(block, s.sequence));
   });
   std::vector<AttentionPart> attentions;  // [updated tokens, dim], the left columns of joined
@@ -389,7 +394,8 @@ void FluxSingleTransformerBlock::forward(Context& ctx, const JointBatch& batch, 
   attention(ctx, attentions, attention_options_);
   linear_each(ctx, segments, [&](const Segment& s) {  // [updated tokens, dim]
     const Tensor out = s.updated_rows(hidden);
-    return part_of(proj_out_, s.updated_rows(joined), out, gated(s.modulated.gate, out));
+    return part_of(proj_out_, s.updated_rows(joined), s.adapters, out,
+                   gated(s.modulated.gate, out));
   });
 }
 

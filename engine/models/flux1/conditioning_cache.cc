@@ -1,5 +1,7 @@
 #include "models/flux1/conditioning_cache.h"
 
+#include <utility>
+
 namespace flux {
 namespace {
 
@@ -13,8 +15,14 @@ void ConditioningCache::share(Context& ctx, std::span<TransformerInput> rows) {
   for (TransformerInput& row : rows) {
     if (row.clock.steps() < 2) continue;
     const ConstTensor pooled = to_host(ctx, row.pooled_projections);
-    row.state = find({std::string(pooled.data<char>(), static_cast<size_t>(pooled.bytes())),
-                      row.guidance, *row.clock.timesteps});
+    Key key{std::string(pooled.data<char>(), static_cast<size_t>(pooled.bytes())),
+            row.guidance,
+            *row.clock.timesteps,
+            {}};
+    for (const AppliedAdapter& adapter : row.adapters) {
+      key.adapters.push_back({adapter.weights, adapter.scale});
+    }
+    row.state = find(std::move(key));
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <list>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -32,11 +33,22 @@ class ConditioningCache {
   bool empty() const { return entries_.empty(); }
 
  private:
+  /// An adapter, by the object that it is: one that has left is no other's, and is not kept by it.
+  struct AdapterKey {
+    std::weak_ptr<const AdapterWeights> weights;
+    float scale = 1.0f;
+
+    friend bool operator==(const AdapterKey& a, const AdapterKey& b) {
+      return a.scale == b.scale && !a.weights.owner_before(b.weights) &&
+             !b.weights.owner_before(a.weights);
+    }
+  };
   /// Every input of FluxTransformer's conditioning.
   struct Key {
     std::string pooled;  // the bytes of the pooled projections
     std::optional<float> guidance;
     std::vector<float> timesteps;
+    std::vector<AdapterKey> adapters;
 
     friend bool operator==(const Key&, const Key&) = default;
   };

@@ -22,10 +22,6 @@ FluxTransformerConfig load_flux_transformer_config(const ConfigReader& reader) {
     reader.refuse("in_channels", config.in_channels,
                   "expected a multiple of 4: a token holds 2 x 2 latents");
   }
-  if (config.out_channels != config.in_channels) {
-    reader.refuse("out_channels", config.out_channels,
-                  fmt::format("text to image needs in_channels, {}", config.in_channels));
-  }
   if (config.attention_head_dim > kMaxSize / config.num_attention_heads) {
     reader.refuse("num_attention_heads x attention_head_dim is too large");
   }

@@ -80,6 +80,7 @@ nlohmann::json infer_transformer_config(const TensorStore& store) {
   const bool guidance = store.find("time_text_embed.guidance_embedder.linear_1.weight") != nullptr;
   return {{"_class_name", "FluxTransformer2DModel"},
           {"in_channels", image[1]},
+          {"out_channels", shape_of(store, "proj_out.weight", 2)[0]},
           {"num_layers", layers},
           {"num_single_layers", singles},
           {"attention_head_dim", head},

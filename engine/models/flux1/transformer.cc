@@ -64,6 +64,7 @@ FluxTransformer::FluxTransformer(const Loader& load, const FluxTransformerConfig
   norm_out_ = Modulation(load / "norm_out" / "linear", dim, 2, modulation);
   proj_out_ = Linear(load / "proj_out", dim, config.out_channels);
   load.weights().warn_of_unused({});
+  places_ = load.places();
 }
 
 size_t FluxTransformer::block_count() const {
@@ -84,13 +85,13 @@ void FluxTransformer::embed_conditioning(Context& ctx, const TransformerInput& i
                                          float timestep, const Tensor& out) const {
   const Workspace::Scope scope(ctx.workspace());
   const float time = scaled_to_thousand(timestep, dtype_);
-  timestep_embedder_(ctx, embed_timestep(ctx, time, dtype_), out);
+  timestep_embedder_(ctx, embed_timestep(ctx, time, dtype_), out, {}, input.adapters);
   if (config_.guidance_embeds) {
     const float guidance = scaled_to_thousand(*input.guidance, dtype_);
-    guidance_embedder_(ctx, embed_timestep(ctx, guidance, dtype_), out, out);
+    guidance_embedder_(ctx, embed_timestep(ctx, guidance, dtype_), out, out, input.adapters);
   }
   const ConstTensor pooled = to_workspace(ctx, input.pooled_projections);
-  text_embedder_(ctx, pooled.reshape({1, config_.pooled_projection_dim}), out, out);
+  text_embedder_(ctx, pooled.reshape({1, config_.pooled_projection_dim}), out, out, input.adapters);
   ctx.trace("time_text_embed", out);
   activate(ctx, out, Activation::kSilu, out);
 }
@@ -100,7 +101,7 @@ Conditioning FluxTransformer::make_conditioning(Context& ctx, const TransformerI
   if (input.state == nullptr) {
     const Tensor row = ctx.workspace().allocate({1, config_.inner_dim()}, dtype_);
     embed_conditioning(ctx, input, clock.timestep(), row);
-    return {row, 0, nullptr};
+    return {row, 0, nullptr, input.adapters};
   }
   StepState& state = *input.state;
   if (!state.conditioning.defined()) {
@@ -113,7 +114,7 @@ Conditioning FluxTransformer::make_conditioning(Context& ctx, const TransformerI
     state.modulations.resize(modulation_count());
     state.conditioning = rows;  // only when it is complete: memory may run out before
   }
-  return {state.conditioning, static_cast<int64_t>(clock.step), &state.modulations};
+  return {state.conditioning, static_cast<int64_t>(clock.step), &state.modulations, input.adapters};
 }
 
 JointBatch FluxTransformer::embed(Context& ctx, std::span<const TransformerInput> rows) const {
@@ -143,12 +144,14 @@ JointBatch FluxTransformer::embed(Context& ctx, std::span<const TransformerInput
   for (size_t i = 0; i < rows.size(); ++i) {
     const JointSequence& sequence = batch.sequences[i];
     const Tensor text = sequence.text_rows(batch.hidden);
-    context_embedder_(ctx, to_workspace(ctx, rows[i].encoder_hidden_states), text);
+    const Adapters adapters = rows[i].adapters;
+    context_embedder_(ctx, to_workspace(ctx, rows[i].encoder_hidden_states), text, {}, adapters);
     ctx.trace("context_embedder", text);
     int64_t begin = sequence.image;
     for (const ImageTokens& group : rows[i].images) {
       const int64_t end = begin + group.hidden_states.size(0);
-      x_embedder_(ctx, to_workspace(ctx, group.hidden_states), batch.hidden.slice(0, begin, end));
+      x_embedder_(ctx, to_workspace(ctx, group.hidden_states), batch.hidden.slice(0, begin, end),
+                  {}, adapters);
       begin = end;
     }
     ctx.trace("x_embedder", sequence.image_rows(batch.hidden));
@@ -173,7 +176,7 @@ void FluxTransformer::predict(Context& ctx, const JointBatch& batch,
         layer_norm(ctx, image, params, image);
         ctx.trace("norm_out", image);
         const Tensor noise_pred = result_for(ctx, group.noise_pred);
-        proj_out_(ctx, image, noise_pred);  // [tokens, out_channels]
+        proj_out_(ctx, image, noise_pred, {}, rows[i].adapters);  // [tokens, out_channels]
         copy(ctx, noise_pred, group.noise_pred);
       }
       begin = end;

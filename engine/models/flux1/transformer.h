@@ -49,6 +49,8 @@ struct TransformerInput {
   ConstTensor pooled_projections;     // [pooled_projection_dim], T
   std::optional<float> guidance;      // present exactly when the model has guidance embeddings
   StepClock clock;
+  std::span<const AdapterChoice> chosen = {};  // adapters, as the request has them
+  std::vector<AppliedAdapter> adapters = {};   // what they are for this model's places()
   StepState* state = nullptr;  // of this image; null where nothing is kept between steps
 
   /// Text and image tokens.
@@ -73,6 +75,8 @@ class FluxTransformer {
 
   /// Bytes held for the weights.
   int64_t weight_bytes() const;
+  /// Its linears, in the order of AdapterWeights::by_linear.
+  std::span<const LinearPlace> places() const { return places_; }
 
  private:
   /// out: [1, inner_dim]: SiLU of the embedded time, guidance and pooled text.
@@ -100,6 +104,7 @@ class FluxTransformer {
   std::vector<FluxSingleTransformerBlock> single_transformer_blocks_;
   Modulation norm_out_;  // scale, shift: the other way round than in the blocks
   Linear proj_out_;
+  std::vector<LinearPlace> places_;
 };
 
 }  // namespace flux

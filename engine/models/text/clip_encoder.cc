@@ -46,9 +46,11 @@ ClipEncoder::ClipEncoder(const Loader& load, const ClipConfig& config)
   weight_bytes_ += token_embedding_.bytes() + position_embedding_.bytes();
   load.weights().warn_of_unused(
       {"text_model.embeddings.position_ids", "embeddings.position_ids", "text_projection"});
+  places_ = load.places();
 }
 
-void ClipEncoder::forward(Context& ctx, std::span<const int32_t> ids, const Tensor& out) const {
+void ClipEncoder::forward(Context& ctx, std::span<const int32_t> ids, const Tensor& out,
+                          Adapters adapters) const {
   const Context::Range range(ctx, "clip_encoder");
   check(!ids.empty() && std::ssize(ids) <= config_.max_position_embeddings, ErrorCode::kInternal,
         "CLIP: {} tokens, the model has {} positions", ids.size(), config_.max_position_embeddings);
@@ -67,7 +69,7 @@ void ClipEncoder::forward(Context& ctx, std::span<const int32_t> ids, const Tens
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Context::Range block(ctx, "encoder.layers", static_cast<int64_t>(i));
     ctx.poll_cancel();
-    run_layer(ctx, layers_[i], hidden);
+    run_layer(ctx, layers_[i], hidden, adapters);
     if (ctx.is_traced()) ctx.trace(fmt::format("encoder.layers.{}", i), hidden);
   }
   const Tensor pooled_state = result_for(ctx, out);
@@ -76,7 +78,8 @@ void ClipEncoder::forward(Context& ctx, std::span<const int32_t> ids, const Tens
   copy(ctx, pooled_state, out);
 }
 
-void ClipEncoder::run_layer(Context& ctx, const Layer& layer, const Tensor& hidden) const {
+void ClipEncoder::run_layer(Context& ctx, const Layer& layer, const Tensor& hidden,
+                            Adapters adapters) const {
   const Workspace::Scope scope(ctx.workspace());
   Workspace& workspace = ctx.workspace();
   const int64_t tokens = hidden.size(0);
@@ -87,7 +90,7 @@ void ClipEncoder::run_layer(Context& ctx, const Layer& layer, const Tensor& hidd
   const Tensor mlp = workspace.allocate({tokens, config_.intermediate_size}, dtype_);
 
   layer.layer_norm1(ctx, hidden, normed);
-  layer.qkv(ctx, normed, qkv);                                     // [tokens, q | k | v]
+  layer.qkv(ctx, normed, qkv, {}, adapters);                       // [tokens, q | k | v]
   const Tensor split = qkv.split_last(3 * heads, size / heads);    // [tokens, 3 heads, d]
   const Tensor attended = normed.split_last(heads, size / heads);  // [tokens, heads, d]
   AttentionOptions options;
@@ -96,11 +99,13 @@ void ClipEncoder::run_layer(Context& ctx, const Layer& layer, const Tensor& hidd
   attention(ctx, split.slice(1, 0, heads), split.slice(1, heads, 2 * heads),
             split.slice(1, 2 * heads, 3 * heads), options, attended);
   layer.out_proj(ctx, normed, hidden,
-                 {.activation = Activation::kNone, .gate = {}, .residual = hidden});
+                 {.activation = Activation::kNone, .gate = {}, .residual = hidden}, adapters);
 
   layer.layer_norm2(ctx, hidden, normed);
-  layer.fc1(ctx, normed, mlp, {.activation = config_.hidden_act, .gate = {}, .residual = {}});
-  layer.fc2(ctx, mlp, hidden, {.activation = Activation::kNone, .gate = {}, .residual = hidden});
+  layer.fc1(ctx, normed, mlp, {.activation = config_.hidden_act, .gate = {}, .residual = {}},
+            adapters);
+  layer.fc2(ctx, mlp, hidden, {.activation = Activation::kNone, .gate = {}, .residual = hidden},
+            adapters);
 }
 
 }  // namespace flux

@@ -18,10 +18,13 @@ class ClipEncoder {
 
   /// ids: at most max_position_embeddings token ids; the end token marks the pooled position.
   /// out: [hidden_size], T.
-  void forward(Context& ctx, std::span<const int32_t> ids, const Tensor& out) const;
+  void forward(Context& ctx, std::span<const int32_t> ids, const Tensor& out,
+               Adapters adapters = {}) const;
 
   /// Bytes held for the weights.
   int64_t weight_bytes() const { return weight_bytes_; }
+  /// Its linears, in the order of AdapterWeights::by_linear.
+  std::span<const LinearPlace> places() const { return places_; }
 
  private:
   struct Layer {
@@ -32,7 +35,7 @@ class ClipEncoder {
     Linear fc1;
     Linear fc2;
   };
-  void run_layer(Context& ctx, const Layer& layer, const Tensor& hidden) const;
+  void run_layer(Context& ctx, const Layer& layer, const Tensor& hidden, Adapters adapters) const;
 
   ClipConfig config_;
   DType dtype_;
@@ -41,6 +44,7 @@ class ClipEncoder {
   std::vector<Layer> layers_;
   LayerNorm final_layer_norm_;
   int64_t weight_bytes_ = 0;
+  std::vector<LinearPlace> places_;
 };
 
 }  // namespace flux

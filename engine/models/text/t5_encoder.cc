@@ -47,6 +47,7 @@ T5Encoder::T5Encoder(const Loader& load, const T5Config& config)
   final_layer_norm_ =
       RmsNorm(encoder / "final_layer_norm", config.d_model, config.layer_norm_epsilon);
   load.weights().warn_of_unused({"shared.weight", "decoder.", "lm_head."});
+  places_ = load.places();
 }
 
 T5Encoder::Block T5Encoder::load_block(const Loader& load) const {
@@ -85,7 +86,8 @@ ConstTensor T5Encoder::make_relative_bias(Context& ctx, int64_t tokens) const {
   return to_workspace(ctx, bias);
 }
 
-void T5Encoder::forward(Context& ctx, std::span<const int32_t> ids, const Tensor& out) const {
+void T5Encoder::forward(Context& ctx, std::span<const int32_t> ids, const Tensor& out,
+                        Adapters adapters) const {
   const Context::Range range(ctx, "t5_encoder");
   const int64_t tokens = std::ssize(ids);
   check(tokens > 0, ErrorCode::kInternal, "T5: no tokens");
@@ -96,7 +98,7 @@ void T5Encoder::forward(Context& ctx, std::span<const int32_t> ids, const Tensor
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const Context::Range block(ctx, "encoder.block", static_cast<int64_t>(i));
     ctx.poll_cancel();
-    run_block(ctx, blocks_[i], relative_bias, hidden);
+    run_block(ctx, blocks_[i], relative_bias, hidden, adapters);
     if (ctx.is_traced()) ctx.trace(fmt::format("encoder.block.{}.layer.1", i), hidden);
   }
   const Tensor result = result_for(ctx, out);
@@ -105,7 +107,7 @@ void T5Encoder::forward(Context& ctx, std::span<const int32_t> ids, const Tensor
 }
 
 void T5Encoder::run_block(Context& ctx, const Block& block, const ConstTensor& relative_bias,
-                          const Tensor& hidden) const {
+                          const Tensor& hidden, Adapters adapters) const {
   const Workspace::Scope scope(ctx.workspace());
   Workspace& workspace = ctx.workspace();
   const int64_t tokens = hidden.size(0);
@@ -118,23 +120,24 @@ void T5Encoder::run_block(Context& ctx, const Block& block, const ConstTensor& r
   const Epilogue add_hidden{.activation = Activation::kNone, .gate = {}, .residual = hidden};
 
   block.attention_norm(ctx, hidden, normed);
-  block.qkv(ctx, normed, qkv);                                   // [tokens, q | k | v]
+  block.qkv(ctx, normed, qkv, {}, adapters);                     // [tokens, q | k | v]
   const Tensor split = qkv.split_last(3 * heads, config_.d_kv);  // [tokens, 3 heads, d_kv]
   AttentionOptions options;                                      // T5 does not scale its scores
   options.relative_bias = relative_bias;
   attention(ctx, split.slice(1, 0, heads), split.slice(1, heads, 2 * heads),
             split.slice(1, 2 * heads, 3 * heads), options,
             attended.split_last(heads, config_.d_kv));
-  block.o(ctx, attended, hidden, add_hidden);
+  block.o(ctx, attended, hidden, add_hidden, adapters);
 
   block.feed_forward_norm(ctx, hidden, normed);
-  block.wi(ctx, normed, wide, {.activation = config_.activation, .gate = {}, .residual = {}});
+  block.wi(ctx, normed, wide, {.activation = config_.activation, .gate = {}, .residual = {}},
+           adapters);
   if (config_.gated) {
     const Tensor factor = workspace.allocate({tokens, config_.d_ff}, dtype_);
-    block.wi_linear(ctx, normed, factor);
+    block.wi_linear(ctx, normed, factor, {}, adapters);
     multiply(ctx, wide, factor, wide);
   }
-  block.wo(ctx, wide, hidden, add_hidden);
+  block.wo(ctx, wide, hidden, add_hidden, adapters);
 }
 
 }  // namespace flux

@@ -18,10 +18,13 @@ class T5Encoder {
   T5Encoder(const Loader& load, const T5Config& config);
 
   /// ids: token ids, padded as the tokenizer pads them. out: [ids.size(), d_model], T.
-  void forward(Context& ctx, std::span<const int32_t> ids, const Tensor& out) const;
+  void forward(Context& ctx, std::span<const int32_t> ids, const Tensor& out,
+               Adapters adapters = {}) const;
 
   /// Bytes held for the weights.
   int64_t weight_bytes() const { return weight_bytes_; }
+  /// Its linears, in the order of AdapterWeights::by_linear.
+  std::span<const LinearPlace> places() const { return places_; }
 
  private:
   struct Block {
@@ -35,7 +38,7 @@ class T5Encoder {
   };
   Block load_block(const Loader& load) const;
   void run_block(Context& ctx, const Block& block, const ConstTensor& relative_bias,
-                 const Tensor& hidden) const;
+                 const Tensor& hidden, Adapters adapters) const;
   /// [num_heads, 2 tokens - 1], f32, in the workspace: the bias by key - query position.
   ConstTensor make_relative_bias(Context& ctx, int64_t tokens) const;
 
@@ -46,6 +49,7 @@ class T5Encoder {
   std::vector<Block> blocks_;
   RmsNorm final_layer_norm_;
   int64_t weight_bytes_ = 0;
+  std::vector<LinearPlace> places_;
 };
 
 }  // namespace flux

@@ -7,6 +7,7 @@ namespace flux {
 VaeConfig load_vae_config(const ConfigReader& reader) {
   VaeConfig config;
   reader.require("act_fn", "silu");
+  reader.require("in_channels", 3);
   reader.require("out_channels", 3);
   config.latent_channels = reader.size("latent_channels", config.latent_channels);
   config.block_out_channels = reader.sizes("block_out_channels", config.block_out_channels);
@@ -17,6 +18,7 @@ VaeConfig load_vae_config(const ConfigReader& reader) {
                            ? reader.sizes("sample_size", {}).front()
                            : reader.size("sample_size", config.sample_size);
   config.mid_block_add_attention = reader.boolean("mid_block_add_attention", true);
+  config.use_quant_conv = reader.boolean("use_quant_conv", true);
   config.use_post_quant_conv = reader.boolean("use_post_quant_conv", true);
   config.scaling_factor = static_cast<float>(reader.number("scaling_factor", 0.18215, 1e-6, 1e6));
   if (!reader.has("shift_factor")) {
@@ -33,6 +35,9 @@ VaeConfig load_vae_config(const ConfigReader& reader) {
     reader.refuse(fmt::format(
         "'up_block_types' is missing: its default is one block, block_out_channels has {}",
         blocks));
+  }
+  if (reader.has("down_block_types")) {
+    reader.require("down_block_types", std::vector<std::string>(blocks, "DownEncoderBlock2D"));
   }
   for (const int64_t channels : config.block_out_channels) {
     if (channels % config.norm_num_groups != 0) {

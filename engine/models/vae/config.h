@@ -7,8 +7,9 @@
 
 namespace flux {
 
-/// diffusers' AutoencoderKL, decoder only.
+/// diffusers' AutoencoderKL.
 struct VaeConfig {
+  int64_t in_channels = 3;
   int64_t out_channels = 3;
   int64_t latent_channels = 4;
   std::vector<int64_t> block_out_channels = {64};
@@ -16,6 +17,7 @@ struct VaeConfig {
   int64_t norm_num_groups = 32;
   int64_t sample_size = 32;  // pixels along one side of the images it was trained on
   bool mid_block_add_attention = true;
+  bool use_quant_conv = true;
   bool use_post_quant_conv = true;
   float scaling_factor = 0.18215f;
   float shift_factor = 0.0f;

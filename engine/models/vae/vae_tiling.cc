@@ -1,23 +1,33 @@
 #include "models/vae/vae_tiling.h"
 
 #include <algorithm>
+#include <functional>
+#include <vector>
 
 namespace flux {
 namespace {
 
-/// In latent pixels. A fraction of 1 / kOverlapPart of a tile overlaps the one before.
+/// In latents. A fraction of 1 / kOverlapPart of a tile overlaps the one before.
 struct Tiles {
   static constexpr int64_t kOverlapPart = 4;
 
   explicit Tiles(const VaeConfig& config)
-      : factor(config.scale_factor()),
-        side(std::max<int64_t>(1, config.sample_size / factor / kOverlapPart) * kOverlapPart),
+      : side(std::max<int64_t>(1, config.sample_size / config.scale_factor() / kOverlapPart) *
+             kOverlapPart),
         step(side - side / kOverlapPart) {}
 
-  int64_t factor;
   int64_t side;
   int64_t step;  // between the beginnings of tiles
 };
+
+/// How many pixels of an image a latent is along a side: 1 where the image is latents.
+struct Scale {
+  int64_t source;
+  int64_t result;
+};
+
+/// Computes a tile, f32, of a part of the source.
+using TileRun = std::function<void(const ConstTensor& part, const Tensor& tile)>;
 
 /// Rows of a [channels, h, w] tensor in host memory.
 float* line(const Tensor& image, int64_t channel, int64_t y) {
@@ -57,44 +67,57 @@ void blend_with_left(const Tensor& left, const Tensor& tile, int64_t overlap) {
   }
 }
 
-}  // namespace
-
-void decode_in_tiles(Context& ctx, const VaeDecoder& vae, const ConstTensor& latents,
-                     const Tensor& out) {
-  const Tiles tiles(vae.config());
-  const ConstTensor source = to_host(ctx, latents);
-  const Tensor image = out.device().is_cpu() ? out : Tensor::allocate(out.shape(), DType::kF32);
-  const int64_t height = latents.size(1);
-  const int64_t width = latents.size(2);
-  const int64_t overlap = (tiles.side - tiles.step) * tiles.factor;
-  const int64_t limit = tiles.step * tiles.factor;
+/// source: [channels, h, w]; result: [channels, h', w'], both in host memory.
+void run_in_tiles(const Tiles& tiles, Scale scale, const ConstTensor& source, const Tensor& result,
+                  const TileRun& run) {
+  const int64_t height = source.size(1) / scale.source;
+  const int64_t width = source.size(2) / scale.source;
+  const int64_t side = tiles.side * scale.source;
+  const int64_t overlap = (tiles.side - tiles.step) * scale.result;
+  const int64_t limit = tiles.step * scale.result;
   std::vector<Tensor> above;
   for (int64_t y = 0; y < height; y += tiles.step) {
     std::vector<Tensor> row;
     for (int64_t x = 0; x < width; x += tiles.step) {
-      const Tensor part = to_dtype(part_of(source, y, x, tiles.side, tiles.side), source.dtype());
-      const Tensor tile = Tensor::allocate(
-          {out.size(0), part.size(1) * tiles.factor, part.size(2) * tiles.factor}, DType::kF32);
-      vae.forward(ctx, part, tile);
+      const Tensor part =
+          to_dtype(part_of(source, y * scale.source, x * scale.source, side, side), source.dtype());
+      const Tensor tile =
+          Tensor::allocate({result.size(0), part.size(1) / scale.source * scale.result,
+                            part.size(2) / scale.source * scale.result},
+                           DType::kF32);
+      run(part, tile);
       if (!above.empty()) blend_with_above(above[row.size()], tile, overlap);
       if (!row.empty()) blend_with_left(row.back(), tile, overlap);
       const Tensor final = part_of(tile, 0, 0, limit, limit);  // no later tile changes it
-      copy_convert(final, part_of(image, y * tiles.factor, x * tiles.factor, limit, limit));
+      copy_convert(final, part_of(result, y * scale.result, x * scale.result, limit, limit));
       row.push_back(tile);
     }
     above = std::move(row);
   }
+}
+
+}  // namespace
+
+void encode_in_tiles(Context& ctx, const VaeEncoder& vae, const ConstTensor& image,
+                     const Tensor& moments) {
+  const Scale scale{.source = vae.config().scale_factor(), .result = 1};
+  run_in_tiles(Tiles(vae.config()), scale, to_host(ctx, image), moments,
+               [&](const ConstTensor& part, const Tensor& tile) {
+                 const Tensor typed = Tensor::allocate(tile.shape(), vae.dtype());
+                 vae.forward(ctx, part, typed);
+                 copy_convert(typed, tile);
+               });
+}
+
+void decode_in_tiles(Context& ctx, const VaeDecoder& vae, const ConstTensor& latents,
+                     const Tensor& out) {
+  const Scale scale{.source = 1, .result = vae.config().scale_factor()};
+  const Tensor image = out.device().is_cpu() ? out : Tensor::allocate(out.shape(), DType::kF32);
+  run_in_tiles(Tiles(vae.config()), scale, to_host(ctx, latents), image,
+               [&](const ConstTensor& part, const Tensor& tile) { vae.forward(ctx, part, tile); });
   copy(ctx, image, out);
 }
 
-int64_t tile_side(const VaeConfig& config) {
-  const Tiles tiles(config);
-  return tiles.side * tiles.factor;
-}
-
-bool needs_tiles(const VaeConfig& config, const ConstTensor& latents) {
-  const Tiles tiles(config);
-  return latents.size(1) > tiles.side || latents.size(2) > tiles.side;
-}
+int64_t tile_side(const VaeConfig& config) { return Tiles(config).side * config.scale_factor(); }
 
 }  // namespace flux

@@ -19,17 +19,18 @@ namespace {
 template <typename T, typename C>
 class ConvCall {
  public:
-  /// With scale 2 the input is upsampled on the fly.
-  ConvCall(Context& ctx, const ConstTensor& x, const PackedConv2d& packed, int64_t scale,
+  /// An input that is to be doubled is so on the fly.
+  ConvCall(Context& ctx, const ConstTensor& x, const PackedConv2d& packed, ConvSize size,
            const ConstTensor& residual, const Tensor& out)
       : ctx_(ctx),
         x_(x),
         packed_(packed),
-        scale_(scale),
+        scale_(size == ConvSize::kDoubled ? 2 : 1),
+        border_(size == ConvSize::kHalved ? 0 : packed.kernel / 2),
         residual_(residual),
         out_(out),
-        input_height_(packed.tile_height + packed.kernel - 1),
-        input_width_(kConvTileWidth + packed.kernel - 1),
+        input_height_(packed.input_side(packed.tile_height)),
+        input_width_(packed.input_side(kConvTileWidth)),
         weights_(packed.expand(ctx)),
         kernel_(packed.tile(packed.width(0))),
         last_kernel_(packed.tile(packed.width(packed.chunks() - 1))),
@@ -53,9 +54,9 @@ class ConvCall {
  private:
   void run_tile(int64_t chunk, int64_t y, int64_t x, int thread) {
     auto* input = reinterpret_cast<C*>(row<std::byte>(inputs_, thread));
-    const int64_t border = packed_.kernel / 2;
     for (int64_t i = 0; i < input_height_; ++i) {
-      copy_input_row(y + i - border, x - border, input + i * input_width_ * packed_.in);
+      copy_input_row(y * packed_.stride + i - border_, x * packed_.stride - border_,
+                     input + i * input_width_ * packed_.in);
     }
     auto* sums = reinterpret_cast<float*>(row<std::byte>(sums_, thread));
     const TileKernel& kernel = chunk + 1 == packed_.chunks() ? *last_kernel_ : *kernel_;
@@ -119,6 +120,7 @@ class ConvCall {
   const ConstTensor& x_;
   const PackedConv2d& packed_;
   int64_t scale_;
+  int64_t border_;  // of zeros before the first row and column
   const ConstTensor& residual_;
   const Tensor& out_;
   int64_t input_height_;
@@ -136,9 +138,9 @@ class ConvCall {
 std::shared_ptr<const PackedWeights> CpuBackend::pack_conv2d(Context& ctx,
                                                              const ConstTensor& weight,
                                                              const ConstTensor& bias, DType dtype,
-                                                             bool upsample) {
-  std::shared_ptr<PackedConv2d> packed = pack_winograd_conv2d(ctx, weight, dtype, upsample);
-  if (!packed) packed = pack_direct_conv2d(ctx, weight, dtype);
+                                                             ConvSize size) {
+  std::shared_ptr<PackedConv2d> packed = pack_winograd_conv2d(ctx, weight, dtype, size);
+  if (!packed) packed = pack_direct_conv2d(ctx, weight, dtype, size);
   packed->bias = to_dtype(bias, DType::kF32);
   return packed;
 }
@@ -147,13 +149,12 @@ void CpuBackend::conv2d(Context& ctx, const ConstTensor& x, const Conv2dWeights&
                         const ConstTensor& residual, const Tensor& out) {
   const auto& packed = static_cast<const PackedConv2d&>(*weights.packed);
   const Workspace::Scope scope(ctx.workspace());
-  const int64_t scale = weights.upsample ? 2 : 1;
   if (out.dtype() == DType::kF32) {
-    ConvCall<float, float>(ctx, x, packed, scale, residual, out).run();
+    ConvCall<float, float>(ctx, x, packed, weights.size, residual, out).run();
   } else if (packed.compute == DType::kBF16) {
-    ConvCall<BFloat16, BFloat16>(ctx, x, packed, scale, residual, out).run();
+    ConvCall<BFloat16, BFloat16>(ctx, x, packed, weights.size, residual, out).run();
   } else {
-    ConvCall<BFloat16, float>(ctx, x, packed, scale, residual, out).run();
+    ConvCall<BFloat16, float>(ctx, x, packed, weights.size, residual, out).run();
   }
 }
 

@@ -12,14 +12,15 @@ constexpr int64_t kInputBytes = int64_t{512} << 10;
 /// Convolution whose tiles oneDNN computes.
 class DirectConv2d final : public PackedConv2d {
  public:
-  DirectConv2d(Context& ctx, const ConstTensor& weight, DType dtype) {
+  DirectConv2d(Context& ctx, const ConstTensor& weight, DType dtype, ConvSize size) {
     out = weight.size(0);
     in = weight.size(1);
     kernel = weight.size(2);
+    stride = size == ConvSize::kHalved ? 2 : 1;
     stored = dtype;
     compute = bf16_path() == Bf16Path::kNative ? dtype : DType::kF32;
-    const int64_t row = (kConvTileWidth + kernel - 1) * in * static_cast<int64_t>(size_of(compute));
-    tile_height = (8 + kernel - 1) * row <= kInputBytes ? 8 : 4;
+    const int64_t row = input_side(kConvTileWidth) * in * static_cast<int64_t>(size_of(compute));
+    tile_height = input_side(8) * row <= kInputBytes ? 8 : 4;
     pack(ctx, weight);
   }
 
@@ -42,7 +43,7 @@ class DirectConv2d final : public PackedConv2d {
 
  private:
   ConvolutionShape shape(int64_t channels) const {
-    return {compute, tile_height, kConvTileWidth, in, channels, kernel};
+    return {compute, tile_height, kConvTileWidth, in, channels, kernel, stride};
   }
   int64_t elements(int64_t i) const {
     return i + 1 == chunks() ? last_chunk_elements_ : chunk_elements_;
@@ -82,8 +83,8 @@ class DirectConv2d final : public PackedConv2d {
 }  // namespace
 
 std::shared_ptr<PackedConv2d> pack_direct_conv2d(Context& ctx, const ConstTensor& weight,
-                                                 DType dtype) {
-  return std::make_shared<DirectConv2d>(ctx, weight, dtype);
+                                                 DType dtype, ConvSize size) {
+  return std::make_shared<DirectConv2d>(ctx, weight, dtype, size);
 }
 
 }  // namespace flux::cpu

@@ -20,6 +20,7 @@ class PackedConv2d : public PackedWeights {
   int64_t in = 0;
   int64_t out = 0;
   int64_t kernel = 0;
+  int64_t stride = 1;
   int64_t tile_height = 0;
   DType stored = DType::kF32;
   DType compute = DType::kF32;  // dtype of the tiles' inputs
@@ -27,6 +28,8 @@ class PackedConv2d : public PackedWeights {
   Tensor bias;                  // [out], f32
 
   int64_t bytes() const override { return memory.bytes() + bias.bytes(); }
+  /// The side of the input, its border included, that `side` results read.
+  int64_t input_side(int64_t side) const { return (side - 1) * stride + kernel; }
   int64_t chunks() const { return ceil_div(out, kChunkChannels); }
   int64_t width(int64_t i) const { return std::min(kChunkChannels, out - i * kChunkChannels); }
 
@@ -38,13 +41,13 @@ class PackedConv2d : public PackedWeights {
 
 /// weight: [out, in, k, k] of any float dtype.
 std::shared_ptr<PackedConv2d> pack_direct_conv2d(Context& ctx, const ConstTensor& weight,
-                                                 DType dtype);
+                                                 DType dtype, ConvSize size);
 
 /// 3x3 kernels by Winograd's minimal filtering, in f32 also for bf16: a quarter of the products of
 /// a direct convolution, fewer where the input is upsampled. Sums are off by some 2e-6 of their
 /// size. Kernels are stored untransformed and transformed in each call, which needs 4 times the
 /// memory of their f32 values. Returns null for a shape that the scheme does not suit.
 std::shared_ptr<PackedConv2d> pack_winograd_conv2d(Context& ctx, const ConstTensor& weight,
-                                                   DType dtype, bool upsampled);
+                                                   DType dtype, ConvSize size);
 
 }  // namespace flux::cpu

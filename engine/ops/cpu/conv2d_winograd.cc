@@ -90,9 +90,10 @@ class WinogradConv2d final : public PackedConv2d {
 }  // namespace
 
 std::shared_ptr<PackedConv2d> pack_winograd_conv2d(Context& ctx, const ConstTensor& weight,
-                                                   DType dtype, bool upsampled) {
-  if (weight.size(1) < kLeastInputs || weight.size(2) != 3) return nullptr;
-  return std::make_shared<WinogradConv2d>(ctx, weight, dtype, upsampled);
+                                                   DType dtype, ConvSize size) {
+  const bool suits = weight.size(1) >= kLeastInputs && weight.size(2) == 3;
+  if (!suits || size == ConvSize::kHalved) return nullptr;
+  return std::make_shared<WinogradConv2d>(ctx, weight, dtype, size == ConvSize::kDoubled);
 }
 
 }  // namespace flux::cpu

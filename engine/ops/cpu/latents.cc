@@ -24,6 +24,23 @@ void CpuBackend::euler_step(Context&, const Tensor& latents, const EulerStep& st
   });
 }
 
+void CpuBackend::scale_noise(Context&, const Tensor& latents, const NoisedImage& noised) {
+  dispatch(latents.dtype(), [&]<typename T>() {
+    const auto rounded = [](float value) { return static_cast<float>(T(value)); };
+    const float sigma = rounded(noised.sigma);
+    const float rest = rounded(1.0f - sigma);
+    auto* values = latents.data<T>();
+    const auto* image = noised.image.data<T>();
+    const auto* noise = noised.noise.data<T>();
+    const T* mask = noised.mask.defined() ? noised.mask.data<T>() : nullptr;
+    for (int64_t i = 0; i < latents.numel(); ++i) {
+      if (mask != nullptr && static_cast<float>(mask[i]) != 0.0f) continue;
+      values[i] = T(rounded(sigma * static_cast<float>(noise[i])) +
+                    rounded(rest * static_cast<float>(image[i])));
+    }
+  });
+}
+
 void CpuBackend::unpack_tokens(Context&, const ConstTensor& packed, float divisor, float shift,
                                const Tensor& out) {
   const int64_t channels = out.size(0);

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstring>
 
 #include "ops/cpu/cpu_backend.h"
 #include "ops/cpu/isa.h"
@@ -6,6 +7,7 @@
 #include "ops/cpu/packed_linear.h"
 #include "ops/cpu/rows.h"
 #include "ops/cpu/weight_memory.h"
+#include "support/integer.h"
 
 namespace flux::cpu {
 
@@ -37,14 +39,16 @@ const void* gather_rows(std::span<const StoredTensor> weights, int64_t begin, in
     const int64_t from = std::max(begin, first);
     const int64_t to = std::min(end, last);
     if (from < to) {
-      if (from == begin && to == end && weight.is_plain() && weight.data.dtype() == dtype &&
-          weight.data.is_contiguous()) {
+      if (from == begin && to == end && !weight.file && weight.is_plain() &&
+          weight.data.dtype() == dtype && weight.data.is_contiguous()) {
         return weight.data.slice(0, from - first, to - first).raw();
       }
-      if (!buffer.defined()) buffer = Tensor::allocate({end - begin, depth}, dtype);
+      if (!buffer.defined() || buffer.size(0) < end - begin) {
+        buffer = Tensor::allocate({end - begin, depth}, dtype);
+      }
       const Tensor part = buffer.slice(0, from - begin, to - begin);
       if (weight.is_plain()) {
-        copy_convert(weight.data.slice(0, from - first, to - first), part);
+        read_convert(weight.data.slice(0, from - first, to - first), weight.file.get(), part);
       } else {
         decode_rows_of(weight, from - first, to - first, part);
       }
@@ -84,7 +88,9 @@ void CpuBackend::linear(Context& ctx, std::span<const LinearPart> parts) {
     if (part.x.size(0) == 0) continue;
     const Workspace::Scope scope(ctx.workspace());
     const auto& packed = static_cast<const PackedLinear&>(*part.weights->packed);
-    packed.run(ctx, part.x, part.epilogue, part.out);
+    std::vector<TermSum> terms;
+    for (const WeightTerm& term : part.terms) terms.push_back(multiply_down(ctx, part.x, term));
+    packed.run(ctx, part.x, part.epilogue, terms, part.out);
     if (part.epilogue.norm) norm_heads(ctx, *part.epilogue.norm, part.out);
   }
 }

@@ -1,11 +1,7 @@
-#include <algorithm>
-#include <cstring>
 #include <vector>
 
 #include "ops/cpu/packed_linear.h"
-#include "ops/cpu/parallel.h"
 #include "ops/cpu/weight_memory.h"
-#include "support/integer.h"
 
 /// Linear layers whose weights stay encoded. Where x is bf16 and the processor has dot products of
 /// int8 for the encoding, they are multiplied as they are stored (linear_int8.cc). Otherwise a
@@ -25,7 +21,8 @@ class EncodedLinear final : public PackedLinear {
       const Tensor bytes = allocate_weights(weight.data.bytes());
       own.data = ConstTensor(bytes.raw(), weight.data.dtype(), weight.data.shape(), {},
                              std::make_shared<Tensor>(bytes));
-      copy_bytes(ctx, weight.data, bytes.data<std::byte>());
+      own.file = nullptr;
+      copy_bytes(weight, bytes.raw(), ctx.threads());
       weights_.push_back(std::move(own));
     }
   }
@@ -37,29 +34,17 @@ class EncodedLinear final : public PackedLinear {
   }
 
   void run(Context& ctx, const ConstTensor& x, const Epilogue& epilogue,
-           const Tensor& out) const override {
-    if (int8_) return run_int8_linear(ctx, *int8_, weights_, *this, x, epilogue, out);
+           std::span<const TermSum> terms, const Tensor& out) const override {
+    if (int8_) return run_int8_linear(ctx, *int8_, weights_, *this, x, epilogue, terms, out);
     // The caller's scope holds the memory until the product is done.
     const auto packed = pack_decoded_linear(ctx, weights_, dtype_, [&](int64_t size) {
       return ctx.workspace().allocate({size}, DType::kU8);
     });
     packed->bias = bias;
-    packed->run(ctx, x, epilogue, out);
+    packed->run(ctx, x, epilogue, terms, out);
   }
 
  private:
-  /// The pages of a mapped file and those of new memory are made while they are copied: by all
-  /// threads.
-  static void copy_bytes(Context& ctx, const ConstTensor& from, std::byte* to) {
-    constexpr int64_t kPart = int64_t{4} << 20;
-    const int64_t size = from.bytes();
-    const auto* source = static_cast<const std::byte*>(from.raw());
-    parallel_for(ctx.threads(), ceil_div(size, kPart), [&](int64_t i) {
-      const int64_t begin = i * kPart;
-      std::memcpy(to + begin, source + begin, static_cast<size_t>(std::min(kPart, size - begin)));
-    });
-  }
-
   DType dtype_;
   const Int8Kernels* int8_;  // null: the exact product
   std::vector<StoredTensor> weights_;

@@ -39,13 +39,14 @@ class Int8LinearCall {
  public:
   Int8LinearCall(Context& ctx, const Int8Kernels& kernels, std::span<const StoredTensor> weights,
                  const PackedLinear& packed, const ConstTensor& x, const Epilogue& epilogue,
-                 const Tensor& out)
+                 std::span<const TermSum> terms, const Tensor& out)
       : ctx_(ctx),
         kernels_(kernels),
         weights_(weights),
         packed_(packed),
         x_(x),
         epilogue_(epilogue),
+        terms_(products_of<BFloat16>(terms)),
         out_(out),
         slices_(ceil_div(packed.depth, kInt8Slice)),
         block_rows_(round_up(std::min(x.size(0), kBlockRows), kInt8Rows)) {
@@ -92,7 +93,7 @@ class Int8LinearCall {
     Int8Product product{};
     product.panel = panel;
     product.sums = row<float>(sums_, thread);
-    product.epilogue = tile_epilogue<BFloat16>(packed_, epilogue_, out_, first, column);
+    product.epilogue = tile_epilogue<BFloat16>(packed_, epilogue_, terms_, out_, first, column);
     product.epilogue.rows = rows;
     product.epilogue.columns = std::min(kInt8Columns, packed_.columns - column);
     for (int64_t s = 0; s < slices_; ++s) {
@@ -112,6 +113,7 @@ class Int8LinearCall {
   const PackedLinear& packed_;
   const ConstTensor& x_;
   const Epilogue& epilogue_;
+  std::vector<TermProduct<BFloat16>> terms_;
   const Tensor& out_;
   int64_t slices_;
   int64_t block_rows_;
@@ -135,8 +137,9 @@ const Int8Kernels* int8_kernels_for(std::span<const StoredTensor> weights) {
 
 void run_int8_linear(Context& ctx, const Int8Kernels& kernels,
                      std::span<const StoredTensor> weights, const PackedLinear& packed,
-                     const ConstTensor& x, const Epilogue& epilogue, const Tensor& out) {
-  Int8LinearCall(ctx, kernels, weights, packed, x, epilogue, out).run();
+                     const ConstTensor& x, const Epilogue& epilogue, std::span<const TermSum> terms,
+                     const Tensor& out) {
+  Int8LinearCall(ctx, kernels, weights, packed, x, epilogue, terms, out).run();
 }
 
 }  // namespace flux::cpu

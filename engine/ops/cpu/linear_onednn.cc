@@ -24,7 +24,7 @@ class OneDnnLinear final : public PackedLinear {
   int64_t chunk_bytes = 0;  // of a packed chunk; the last one may be smaller
 
   void run(Context& ctx, const ConstTensor& x, const Epilogue& epilogue,
-           const Tensor& out) const override;
+           std::span<const TermSum> terms, const Tensor& out) const override;
   int64_t chunks() const { return ceil_div(columns, chunk); }
   int64_t width(int64_t i) const { return std::min(chunk, columns - i * chunk); }
   std::byte* address(int64_t i) const { return memory.data<std::byte>() + i * chunk_bytes; }
@@ -60,9 +60,8 @@ ChunkPackers lay_out(OneDnnLinear& packed, const WeightMemory& memory) {
 }
 
 void pack_chunk(const OneDnnLinear& packed, const WeightPacker& packer,
-                std::span<const StoredTensor> weights, int64_t i) {
+                std::span<const StoredTensor> weights, int64_t i, Tensor& buffer) {
   const int64_t begin = i * packed.chunk;
-  Tensor buffer;
   packer.pack(gather_rows(weights, begin, begin + packed.width(i), DType::kBF16, buffer),
               packed.address(i));
 }
@@ -80,27 +79,33 @@ ConstTensor contiguous_rows(Context& ctx, const ConstTensor& x) {
   return copy;
 }
 
-/// One call of linear, computed in tiles.
+/// One call of linear, computed in tiles. oneDNN leaves a few rows to another kernel than many
+/// where the processor has AMX, and the two add up in different orders. Rows of zeros are then
+/// added to the last tile until its kernel is that of whole tiles: the bits of a row do not depend
+/// on how many others there are.
 class OneDnnLinearCall {
  public:
   OneDnnLinearCall(Context& ctx, const ConstTensor& x, const OneDnnLinear& packed,
-                   const Epilogue& epilogue, const Tensor& out)
+                   const Epilogue& epilogue, std::span<const TermSum> terms, const Tensor& out)
       : ctx_(ctx),
         packed_(packed),
         epilogue_(epilogue),
+        terms_(products_of<BFloat16>(terms)),
         out_(out),
         rows_(out.size(0)),
         x_(contiguous_rows(ctx, x)) {
-    const int64_t rest_columns = packed.columns % packed.chunk;
+    if (rows_ >= kTileRows) prepare(false, kTileRows);
     const int64_t rest_rows = rows_ % kTileRows;
-    for (const bool last_rows : {false, true}) {
-      const int64_t rows = last_rows ? rest_rows : kTileRows;
-      if (rows == 0 || (!last_rows && rows_ < kTileRows)) continue;
-      if (packed.columns >= packed.chunk) prepare(last_rows, false, rows, packed.chunk);
-      if (rest_columns != 0) prepare(last_rows, true, rows, rest_columns);
+    int64_t computed_rows = rest_rows;
+    if (rest_rows != 0) {
+      computed_rows = rows_that_add_like_a_tile(rest_rows);
+      prepare(true, computed_rows);
+      last_x_ = x_.slice(0, rows_ - rest_rows, rows_);
+      if (computed_rows != rest_rows) last_x_ = with_zeros(last_x_, computed_rows);
     }
     scratch_ = per_thread_scratch(ctx, scratch_bytes_);
-    tiles_ = per_thread_scratch(ctx, std::min(rows_, kTileRows) * packed.chunk * 4);
+    const int64_t most_rows = rows_ >= kTileRows ? kTileRows : computed_rows;
+    tiles_ = per_thread_scratch(ctx, most_rows * packed.chunk * 4);
   }
 
   /// Chunk by chunk, all rows of each: every weight is read from memory once.
@@ -115,21 +120,54 @@ class OneDnnLinearCall {
   }
 
  private:
-  void prepare(bool last_rows, bool last_columns, int64_t rows, int64_t columns) {
-    auto kernel = tile_kernel(ProductShape{rows, packed_.depth, columns});
-    scratch_bytes_ = std::max(scratch_bytes_, kernel->scratch_bytes());
-    kernels_[last_rows][last_columns] = std::move(kernel);
+  /// The kernel of so many rows and a chunk, or the last one; null where there is no such chunk.
+  std::shared_ptr<const TileKernel> kernel_of(int64_t rows, bool last_columns) const {
+    const int64_t rest = packed_.columns % packed_.chunk;
+    if (last_columns ? rest == 0 : packed_.columns < packed_.chunk) return nullptr;
+    return tile_kernel(ProductShape{rows, packed_.depth, last_columns ? rest : packed_.chunk});
+  }
+
+  void prepare(bool last_rows, int64_t rows) {
+    for (const bool last_columns : {false, true}) {
+      auto kernel = kernel_of(rows, last_columns);
+      if (kernel) scratch_bytes_ = std::max(scratch_bytes_, kernel->scratch_bytes());
+      kernels_[last_rows][last_columns] = std::move(kernel);
+    }
+  }
+
+  int64_t rows_that_add_like_a_tile(int64_t rows) const {
+    const auto alike = [&](int64_t count) {
+      return std::ranges::all_of(std::array{false, true}, [&](bool last_columns) {
+        const auto kernel = kernel_of(count, last_columns);
+        return !kernel ||
+               kernel->implementation() == kernel_of(kTileRows, last_columns)->implementation();
+      });
+    };
+    for (int64_t count = rows; count < kTileRows; count = round_up(count + 1, 16)) {
+      if (alike(count)) return count;
+    }
+    return kTileRows;
+  }
+
+  ConstTensor with_zeros(const ConstTensor& x, int64_t rows) const {
+    const Tensor padded = ctx_.workspace().allocate({rows, x.size(1)}, x.dtype());
+    const auto bytes = static_cast<size_t>(x.bytes());
+    std::memcpy(padded.raw(), x.raw(), bytes);
+    std::memset(padded.data<std::byte>() + bytes, 0, static_cast<size_t>(padded.bytes()) - bytes);
+    return padded;
   }
 
   void run_tile(int64_t chunk, int64_t first_row, int thread) {
     const int64_t rows = std::min(kTileRows, rows_ - first_row);
     const int64_t columns = packed_.width(chunk);
     auto* sums = reinterpret_cast<float*>(row<std::byte>(tiles_, thread));
-    kernels_[rows != kTileRows][columns != packed_.chunk]->run(
-        x_.slice(0, first_row, first_row + rows).raw(), packed_.address(chunk), sums,
-        row<std::byte>(scratch_, thread));
+    const bool is_last = rows != kTileRows;
+    kernels_[is_last][columns != packed_.chunk]->run(
+        is_last ? last_x_.raw() : x_.slice(0, first_row, first_row + rows).raw(),
+        packed_.address(chunk), sums, row<std::byte>(scratch_, thread));
 
-    auto tile = tile_epilogue<BFloat16>(packed_, epilogue_, out_, first_row, chunk * packed_.chunk);
+    auto tile =
+        tile_epilogue<BFloat16>(packed_, epilogue_, terms_, out_, first_row, chunk * packed_.chunk);
     tile.sums = sums;
     tile.sums_stride = columns;
     tile.rows = rows;
@@ -140,9 +178,11 @@ class OneDnnLinearCall {
   Context& ctx_;
   const OneDnnLinear& packed_;
   const Epilogue& epilogue_;
+  std::vector<TermProduct<BFloat16>> terms_;
   const Tensor& out_;
   int64_t rows_;
   ConstTensor x_;
+  ConstTensor last_x_;  // of the last tile, where it is no whole one
   std::array<std::array<std::shared_ptr<const TileKernel>, 2>, 2> kernels_;  // [rest][rest]
   int64_t scratch_bytes_ = 0;
   Tensor scratch_;
@@ -152,8 +192,8 @@ class OneDnnLinearCall {
 }  // namespace
 
 void OneDnnLinear::run(Context& ctx, const ConstTensor& x, const Epilogue& epilogue,
-                       const Tensor& out) const {
-  OneDnnLinearCall(ctx, x, *this, epilogue, out).run();
+                       std::span<const TermSum> terms, const Tensor& out) const {
+  OneDnnLinearCall(ctx, x, *this, epilogue, terms, out).run();
 }
 
 std::shared_ptr<PackedLinear> pack_onednn_linear(Context& ctx,
@@ -164,8 +204,10 @@ std::shared_ptr<PackedLinear> pack_onednn_linear(Context& ctx,
   for (const StoredTensor& weight : weights) packed->columns += weight.shape[0];
   packed->chunk = chunk_columns(packed->columns);
   const ChunkPackers packers = lay_out(*packed, memory);
-  parallel_for(ctx.threads(), packed->chunks(),
-               [&](int64_t i) { pack_chunk(*packed, packers.of(*packed, i), weights, i); });
+  std::vector<Tensor> buffers(static_cast<size_t>(ctx.threads()));
+  parallel_for(ctx.threads(), packed->chunks(), [&](int64_t i, int thread) {
+    pack_chunk(*packed, packers.of(*packed, i), weights, i, buffers[static_cast<size_t>(thread)]);
+  });
   return packed;
 }
 

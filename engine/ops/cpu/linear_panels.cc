@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <type_traits>
+#include <vector>
 
 #include "ops/cpu/isa.h"
 #include "ops/cpu/packed_linear.h"
@@ -39,11 +40,11 @@ class PanelLinear final : public PackedLinear {
     depth = weights[0].shape[1];
     for (const StoredTensor& weight : weights) columns += weight.shape[0];
     memory = allocate(strips() * strip_elements() * static_cast<int64_t>(sizeof(T)));
-    parallel_for(ctx.threads(), strips(), [&](int64_t i) {
+    std::vector<Tensor> buffers(static_cast<size_t>(ctx.threads()));
+    parallel_for(ctx.threads(), strips(), [&](int64_t i, int thread) {
       const int64_t begin = i * kernels_.strip_columns;
-      Tensor buffer;
-      const auto* plain = static_cast<const float*>(
-          gather_rows(weights, begin, begin + width(i), DType::kF32, buffer));
+      const auto* plain = static_cast<const float*>(gather_rows(
+          weights, begin, begin + width(i), DType::kF32, buffers[static_cast<size_t>(thread)]));
       if constexpr (kWiden<T>) {
         const Tensor wide = Tensor::allocate({strip_elements()}, DType::kF32);
         kernels_.pack_weights(plain, width(i), depth, wide.data<float>());
@@ -55,7 +56,7 @@ class PanelLinear final : public PackedLinear {
   }
 
   void run(Context& ctx, const ConstTensor& x, const Epilogue& epilogue,
-           const Tensor& out) const override;
+           std::span<const TermSum> terms, const Tensor& out) const override;
 
   int64_t strips() const { return ceil_div(columns, kernels_.strip_columns); }
   int64_t width(int64_t i) const {
@@ -74,11 +75,12 @@ template <typename T>
 class PanelLinearCall {
  public:
   PanelLinearCall(Context& ctx, const ConstTensor& x, const PanelLinear<T>& packed,
-                  const Epilogue& epilogue, const Tensor& out)
+                  const Epilogue& epilogue, std::span<const TermSum> terms, const Tensor& out)
       : x_(x),
         packed_(packed),
         kernels_(packed.kernels()),
         epilogue_(epilogue),
+        terms_(products_of<T>(terms)),
         out_(out),
         depth_(block_depth(packed.depth)) {
     const int64_t rows = x.size(0);
@@ -183,7 +185,8 @@ class PanelLinearCall {
 
   /// The epilogue of strip i, from row `first` on.
   TileEpilogue<T> epilogue_of(int64_t first, int64_t i) const {
-    auto tile = tile_epilogue<T>(packed_, epilogue_, out_, first, i * kernels_.strip_columns);
+    auto tile =
+        tile_epilogue<T>(packed_, epilogue_, terms_, out_, first, i * kernels_.strip_columns);
     tile.columns = packed_.width(i);
     return tile;
   }
@@ -192,6 +195,7 @@ class PanelLinearCall {
   const PanelLinear<T>& packed_;
   const ProductKernels& kernels_;
   const Epilogue& epilogue_;
+  std::vector<TermProduct<T>> terms_;
   const Tensor& out_;
   int64_t depth_;  // of a block
   ProductScheme scheme_ = ProductScheme::kPlain;
@@ -207,8 +211,8 @@ class PanelLinearCall {
 
 template <typename T>
 void PanelLinear<T>::run(Context& ctx, const ConstTensor& x, const Epilogue& epilogue,
-                         const Tensor& out) const {
-  PanelLinearCall<T>(ctx, x, *this, epilogue, out).run();
+                         std::span<const TermSum> terms, const Tensor& out) const {
+  PanelLinearCall<T>(ctx, x, *this, epilogue, terms, out).run();
 }
 
 }  // namespace

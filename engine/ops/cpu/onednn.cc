@@ -39,8 +39,9 @@ std::string describe(const ProductShape& shape) {
 }
 
 std::string describe(const ConvolutionShape& shape) {
-  return fmt::format("{} convolution {}x{} of {} to {} channels, kernel {}", name_of(shape.dtype),
-                     shape.height, shape.width, shape.in, shape.out, shape.kernel);
+  return fmt::format("{} convolution {}x{} of {} to {} channels, kernel {}, stride {}",
+                     name_of(shape.dtype), shape.height, shape.width, shape.in, shape.out,
+                     shape.kernel, shape.stride);
 }
 
 /// oneDNN crashes when it gets no memory for a kernel's code. Where little memory is left, this
@@ -99,12 +100,12 @@ dnnl::matmul::primitive_desc compile(const ProductShape& shape, const memory::de
 
 dnnl::convolution_forward::primitive_desc compile(const ConvolutionShape& shape,
                                                   const memory::desc& weights) {
-  const int64_t border = shape.kernel - 1;
-  const memory::desc x({1, shape.in, shape.height + border, shape.width + border},
-                       type_of(shape.dtype), memory::format_tag::nhwc);
+  const auto side = [&](int64_t results) { return (results - 1) * shape.stride + shape.kernel; };
+  const memory::desc x({1, shape.in, side(shape.height), side(shape.width)}, type_of(shape.dtype),
+                       memory::format_tag::nhwc);
   const memory::desc sums({1, shape.out, shape.height, shape.width}, memory::data_type::f32,
                           memory::format_tag::nhwc);
-  const memory::dims strides = {1, 1};
+  const memory::dims strides = {shape.stride, shape.stride};
   const memory::dims padding = {0, 0};
   return describe_primitive<dnnl::convolution_forward>(dnnl::prop_kind::forward_inference,
                                                        dnnl::algorithm::convolution_direct, x,
@@ -142,11 +143,14 @@ class CompiledTile final : public TileKernel {
       weights_ = description.weights_desc();
       sums_ = description.dst_desc();
       scratch_ = description.scratchpad_desc();
+      implementation_ = description.impl_info_str();
       primitive_ = Primitive(description);
     });
   }
 
   int64_t scratch_bytes() const override { return static_cast<int64_t>(scratch_.get_size()); }
+
+  std::string_view implementation() const override { return implementation_; }
 
   void run(const void* x, const void* weights, float* sums, void* scratch) const override {
     translated(shape_, [&] {
@@ -166,6 +170,7 @@ class CompiledTile final : public TileKernel {
   memory::desc weights_;
   memory::desc sums_;
   memory::desc scratch_;
+  std::string implementation_;
   Primitive primitive_;
 };
 
@@ -173,7 +178,7 @@ class CompiledTile final : public TileKernel {
 /// kernel is dropped; a thread that still runs it keeps it alive.
 class KernelCache {
  public:
-  using Key = std::array<int64_t, 7>;
+  using Key = std::array<int64_t, 8>;
 
   template <typename Make>
   std::shared_ptr<const TileKernel> find_or_make(const Key& key, const Make& make) {
@@ -297,7 +302,8 @@ std::shared_ptr<const TileKernel> tile_kernel(const ConvolutionShape& shape) {
                                 shape.width,
                                 shape.in,
                                 shape.out,
-                                shape.kernel};
+                                shape.kernel,
+                                shape.stride};
   return kernel_cache().find_or_make(key, [&] {
     return std::make_shared<CompiledTile<dnnl::convolution_forward, ConvolutionShape>>(shape);
   });

@@ -20,8 +20,8 @@ struct ProductShape {
   friend bool operator==(const ProductShape&, const ProductShape&) = default;
 };
 
-/// Computes f32 sums[height, width, out] from x[height + kernel - 1, width + kernel - 1, in] (its
-/// border included), channels last.
+/// Computes f32 sums[height, width, out] from x (its border included), channels last. A side of x
+/// is (side - 1) x stride + kernel.
 struct ConvolutionShape {
   DType dtype = DType::kF32;
   int64_t height = 0;
@@ -29,6 +29,7 @@ struct ConvolutionShape {
   int64_t in = 0;
   int64_t out = 0;
   int64_t kernel = 0;
+  int64_t stride = 1;
 
   friend bool operator==(const ConvolutionShape&, const ConvolutionShape&) = default;
 };

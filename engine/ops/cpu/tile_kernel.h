@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
 namespace flux::cpu {
 
@@ -11,6 +12,8 @@ class TileKernel {
   virtual ~TileKernel() = default;
   /// Scratch memory of each run, which must be aligned to 64 bytes.
   virtual int64_t scratch_bytes() const = 0;
+  /// Kernels of oneDNN with one name add up in the same order, whatever their number of rows.
+  virtual std::string_view implementation() const { return {}; }
   virtual void run(const void* x, const void* weights, float* sums, void* scratch) const = 0;
 };
 

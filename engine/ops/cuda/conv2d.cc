@@ -22,7 +22,8 @@ class PackedConv2d final : public PackedWeights {
 bool suits_hopper(const State& state, const Conv2dWeights& weights, int64_t pixels) {
   constexpr int64_t kMostPixels = int64_t{1} << 30;  // it counts in 32 bits
   return state.traits().hopper && weights.dtype == DType::kBF16 && weights.kernel == 3 &&
-         hopper_convolution_supports(weights.in_channels) && pixels <= kMostPixels;
+         weights.size != ConvSize::kHalved && hopper_convolution_supports(weights.in_channels) &&
+         pixels <= kMostPixels;
 }
 
 /// Sets the offsets of the pixels that the taps of a filter read, from the top left. A phase is the
@@ -85,7 +86,10 @@ void convolve_by_columns(Context& ctx, State& state, const ConstTensor& x,
                         .width = x.size(1),
                         .channels = x.size(2),
                         .kernel = weights.kernel,
-                        .upsample = weights.upsample,
+                        .scale = weights.size == ConvSize::kDoubled ? 2 : 1,
+                        .stride = weights.size == ConvSize::kHalved ? 2 : 1,
+                        .border = weights.size == ConvSize::kHalved ? 0 : weights.kernel / 2,
+                        .out_width = conv_side(weights.size, x.size(1)),
                         .first = first,
                         .count = end - first,
                         .out = columns.raw()};
@@ -103,7 +107,7 @@ void convolve_by_columns(Context& ctx, State& state, const ConstTensor& x,
 std::shared_ptr<const PackedWeights> CudaBackend::pack_conv2d(Context& ctx,
                                                               const ConstTensor& weight,
                                                               const ConstTensor& bias, DType dtype,
-                                                              bool upsample) {
+                                                              ConvSize size) {
   const int64_t out = weight.size(0);
   const int64_t in = weight.size(1);
   const int64_t kernel = weight.size(2);
@@ -124,7 +128,8 @@ std::shared_ptr<const PackedWeights> CudaBackend::pack_conv2d(Context& ctx,
   const StoredTensor stored = filters;
   set_bias(ctx, {&stored, 1}, {&bias, 1}, dtype, packed->taps);
   Tensor exact;
-  if (upsample && suits_hopper(state, {in, out, kernel, dtype, upsample, nullptr}, 0)) {
+  const bool doubled = size == ConvSize::kDoubled;
+  if (doubled && suits_hopper(state, {in, out, kernel, dtype, size, nullptr}, 0)) {
     exact = on_gpu(DType::kF32);
     packed->phases = new_tensor(ctx, {4, out, 4 * in}, dtype);
     check_cuda(
@@ -146,7 +151,7 @@ void CudaBackend::conv2d(Context& ctx, const ConstTensor& x, const Conv2dWeights
   const auto as_rows = [&]<typename T>(const T& image) {
     return image.defined() ? image.reshape({pixels, image.size(2)}) : image;
   };
-  if (weights.kernel == 1 && !weights.upsample) {
+  if (weights.kernel == 1 && weights.size == ConvSize::kSame) {
     const Epilogue epilogue{
         .activation = Activation::kNone, .gate = {}, .residual = as_rows(added)};
     const DenseSegment segment{as_rows(x), &packed.taps, epilogue, as_rows(out)};

@@ -1,5 +1,8 @@
 #include "ops/cuda/cublas.h"
 
+#include <bit>
+#include <optional>
+
 #include "support/error.h"
 #include "tensor/format.h"
 
@@ -77,7 +80,9 @@ ProductPlan describe(const Product& p) {
   return plan;
 }
 
-void find_algorithm(cublasLtHandle_t handle, const Product& p, ProductPlan& plan) {
+/// What cuBLASLt thinks best for a product of this description; nothing where it has no way.
+std::optional<cublasLtMatmulAlgo_t> suggest(cublasLtHandle_t handle, const Product& p,
+                                            ProductPlan plan) {
   cublasLtMatmulPreferenceOpaque_t preference{};
   check_cublas(cublasLtMatmulPreferenceInit(&preference), "cublasLtMatmulPreferenceInit");
   const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
@@ -102,10 +107,30 @@ void find_algorithm(cublasLtHandle_t handle, const Product& p, ProductPlan& plan
       cublasLtMatmulAlgoGetHeuristic(handle, &plan.operation, &plan.w, &plan.x, &plan.added,
                                      &plan.out, &preference, 1, &result, &found);
   if (status != CUBLAS_STATUS_NOT_SUPPORTED) check_cublas(status, "cublasLtMatmulAlgoGetHeuristic");
-  check(found == 1, ErrorCode::kUnsupported,
+  if (found == 0) return std::nullopt;
+  return result.algo;
+}
+
+/// Whether an algorithm, found for another number of rows, does the product of a plan.
+bool suits(cublasLtHandle_t handle, ProductPlan plan, const cublasLtMatmulAlgo_t& algorithm) {
+  cublasLtMatmulHeuristicResult_t result{};
+  return cublasLtMatmulAlgoCheck(handle, &plan.operation, &plan.w, &plan.x, &plan.added, &plan.out,
+                                 &algorithm, &result) == CUBLAS_STATUS_SUCCESS &&
+         result.workspaceSize <= State::kProductBytes;
+}
+
+/// Numbers of rows up to a power of two share an algorithm. The driver loads a kernel when it is
+/// first asked for, and keeps it: with an algorithm for each number of rows, the GPU's memory would
+/// still grow after thousands of requests of mixed sizes.
+void find_algorithm(cublasLtHandle_t handle, const Product& p, ProductPlan& plan) {
+  Product rounded = p;
+  rounded.rows = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(p.rows)));
+  std::optional<cublasLtMatmulAlgo_t> found = suggest(handle, rounded, describe(rounded));
+  if (!found || !suits(handle, plan, *found)) found = suggest(handle, p, plan);
+  check(found.has_value(), ErrorCode::kUnsupported,
         "cuBLASLt has no way to multiply {} [{}, {}] with [{}, {}]", p.dtype, p.rows, p.depth,
         p.columns, p.depth);
-  plan.algorithm = result.algo;
+  plan.algorithm = *found;
 }
 
 void run(State& state, const Product& p, ProductPlan& plan) {

@@ -17,6 +17,15 @@ struct EulerArgs {
   float cfg_scale;
 };
 
+struct NoiseArgs {
+  void* latents;
+  int64_t count;
+  float sigma, rest;  // rounded to T
+  const void* image;
+  const void* noise;
+  const void* mask;  // null where left out
+};
+
 struct UnpackArgs {
   const void* packed;
   int64_t channels, height, width;
@@ -44,6 +53,18 @@ __global__ void __launch_bounds__(kThreads) euler_kernel(EulerArgs args) {
   }
   const float change = rounded<T>(__fmul_rn(args.delta, noise));
   latents[i] = from_float<T>(__fadd_rn(to_float(latents[i]), change));
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) noise_kernel(NoiseArgs args) {
+  begin_kernel();
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= args.count) return;
+  if (args.mask && to_float(static_cast<const T*>(args.mask)[i]) != 0.0f) return;
+  const float noise = to_float(static_cast<const T*>(args.noise)[i]);
+  const float image = to_float(static_cast<const T*>(args.image)[i]);
+  static_cast<T*>(args.latents)[i] = from_float<T>(
+      __fadd_rn(rounded<T>(__fmul_rn(args.sigma, noise)), rounded<T>(__fmul_rn(args.rest, image))));
 }
 
 template <typename T>
@@ -84,6 +105,22 @@ void CudaBackend::euler_step(Context& ctx, const Tensor& latents, const EulerSte
   const cudaError_t launched = dispatch(
       latents.dtype(), [&]<typename T>() { return launch_kernel(euler_kernel<T>, grid, args); });
   check_cuda(launched, "euler_step");
+}
+
+void CudaBackend::scale_noise(Context& ctx, const Tensor& latents, const NoisedImage& noised) {
+  const DType dtype = latents.dtype();
+  const float sigma = round_to(dtype, noised.sigma);
+  const NoiseArgs args{.latents = address(ctx, latents),
+                       .count = latents.numel(),
+                       .sigma = sigma,
+                       .rest = round_to(dtype, 1.0f - sigma),
+                       .image = address(ctx, noised.image),
+                       .noise = address(ctx, noised.noise),
+                       .mask = optional_address(ctx, noised.mask)};
+  const Grid grid{blocks_for(args.count, kThreads), kThreads, state_of(ctx).stream()};
+  const cudaError_t launched =
+      dispatch(dtype, [&]<typename T>() { return launch_kernel(noise_kernel<T>, grid, args); });
+  check_cuda(launched, "scale_noise");
 }
 
 void CudaBackend::unpack_tokens(Context& ctx, const ConstTensor& packed, float divisor, float shift,

@@ -6,6 +6,7 @@
 #include "ops/cuda/dense.h"
 #include "ops/cuda/kernels/kernels.h"
 #include "ops/cuda/linear_e4m3.h"
+#include "support/error.h"
 
 namespace flux::cuda {
 namespace {
@@ -33,6 +34,11 @@ DenseWeights decode(Context& ctx, State& state, const DenseWeights& weights, DTy
     check_cuda(decode_rows(decoding_of(rows, out), dtype, state.stream()), "decode_rows");
   }
   return result;
+}
+
+[[noreturn]] void refuse_adapters(const Context& ctx) {
+  fail(ErrorCode::kUnsupported, "{}: adapters are not computed there; use the device cpu",
+       to_string(ctx.device()));
 }
 
 }  // namespace
@@ -63,15 +69,14 @@ std::shared_ptr<const PackedWeights> CudaBackend::pack_linear(Context& ctx,
   int64_t begin = 0;
   for (const StoredTensor& weight : weights) {
     const int64_t end = begin + weight.shape[0];
-    const ConstTensor& data = weight.data;
-    const ConstTensor source = data.is_contiguous() ? data : to_dtype(data, data.dtype());
+    const StoredTensor source = weight.data.is_contiguous() ? weight : in_memory(weight);
     if (plain) {
       uploader_.upload(source, packed->weight.slice(0, begin, end), ctx.threads());
     } else {
       EncodedRows rows{
           .encoding = weight.encoding,
           .rows = weight.shape[0],
-          .bytes = new_tensor(ctx, data.shape(), weight.is_plain() ? dtype : DType::kU8),
+          .bytes = new_tensor(ctx, source.data.shape(), weight.is_plain() ? dtype : DType::kU8),
           .scales = {}};
       uploader_.upload(source, rows.bytes, ctx.threads());
       if (weight.scales.defined()) rows.scales = to_device(ctx, weight.scales);
@@ -83,8 +88,17 @@ std::shared_ptr<const PackedWeights> CudaBackend::pack_linear(Context& ctx,
   return packed;
 }
 
+std::shared_ptr<const PackedWeights> CudaBackend::pack_up(Context& ctx, const ConstTensor& /*up*/,
+                                                          const ConstTensor& /*gains*/,
+                                                          int64_t /*begin*/, DType /*dtype*/) {
+  refuse_adapters(ctx);
+}
+
 void CudaBackend::linear(Context& ctx, std::span<const LinearPart> parts) {
   State& state = state_of(ctx);
+  for (const LinearPart& part : parts) {
+    if (!part.terms.empty()) refuse_adapters(ctx);
+  }
   state.wait_for_uploads(uploader_.count(), uploader_.done());
   if (parts[0].weights->takes_e4m3()) return linear_e4m3(ctx, state, parts);
   // Decoded weights are there until the product has been launched; the stream keeps its order.

@@ -28,14 +28,13 @@ class Packing {
   }
 
  private:
-  void upload(const ConstTensor& from, const Tensor& to) {
-    uploader_.upload(from.is_contiguous() ? from : to_dtype(from, from.dtype()), to,
-                     ctx_.threads());
+  void upload(const StoredTensor& from, const Tensor& to) {
+    uploader_.upload(from.data.is_contiguous() ? from : in_memory(from), to, ctx_.threads());
   }
 
   void keep(const StoredTensor& weight, const Tensor& numbers, const Tensor& scales,
             float* largest_norm) {
-    upload(weight.data, numbers);
+    upload(weight, numbers);
     const Tensor values = Tensor::allocate(scales.shape(), DType::kF32);
     for (int64_t i = 0; i < values.numel(); ++i) values.data<float>()[i] = weight.scale_of(i);
     copy(ctx_, values, scales);
@@ -55,14 +54,14 @@ class Packing {
     // The scratch memory may be what the weight before is still encoded from.
     uploader_.wait_for(state_.stream());
     if (weight.is_plain()) {
-      upload(weight.data, values);
+      upload(weight, values);
       state_.wait_for_uploads(uploader_.count(), uploader_.done());
     } else {
       EncodedRows rows{.encoding = weight.encoding,
                        .rows = weight.shape[0],
                        .bytes = ctx_.workspace().allocate(weight.data.shape(), DType::kU8),
                        .scales = {}};
-      upload(weight.data, rows.bytes);
+      upload(weight, rows.bytes);
       state_.wait_for_uploads(uploader_.count(), uploader_.done());
       check_cuda(decode_rows(decoding_of(rows, values), dtype_, state_.stream()), "decode_rows");
     }

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <mutex>
 
-#include "tensor/tensor.h"
+#include "tensor/encoding.h"
 
 namespace flux::cuda {
 
@@ -40,9 +40,10 @@ class UploadRing {
   UploadRing(const UploadRing&) = delete;
   UploadRing& operator=(const UploadRing&) = delete;
 
-  /// Copies `from` (host, contiguous, any float dtype) to `to` (device memory, contiguous, f32 or
-  /// bf16, the same shape). `from` is not needed afterwards.
-  void upload(const ConstTensor& from, const Tensor& to, int threads);
+  /// Copies the data of `from` (contiguous; any float dtype, or bytes of an encoding) to `to`
+  /// (device memory, contiguous; f32 or bf16, or those bytes; the same shape). What has not been
+  /// read is read into the buffers. `from` is not needed afterwards.
+  void upload(const StoredTensor& from, const Tensor& to, int threads);
 
   /// Calls f, which may use the prepared device, while there is no upload.
   template <typename F>
@@ -58,6 +59,8 @@ class UploadRing {
   void release();
 
  private:
+  void send(const StoredTensor& from, const Tensor& to, int threads);
+
   UploadDevice& device_;
   int64_t buffer_bytes_;
   std::mutex mutex_;

@@ -41,13 +41,13 @@ class UploadStream final : public UploadDevice {
   std::array<Buffer, UploadRing::kBuffers> buffers_{};
 };
 
-/// Brings weights from mapped files to the GPU. One for each device; thread-safe.
+/// Brings weights from files to the GPU. One for each device; thread-safe.
 class Uploader {
  public:
   explicit Uploader(int device) : stream_(device), ring_(stream_, UploadStream::kBufferBytes) {}
 
   /// As UploadRing::upload(). The values are there once done() is.
-  void upload(const ConstTensor& from, const Tensor& to, int threads) {
+  void upload(const StoredTensor& from, const Tensor& to, int threads) {
     ring_.upload(from, to, threads);
   }
   /// The number of uploads so far.

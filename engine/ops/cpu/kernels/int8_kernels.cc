@@ -189,6 +189,7 @@ void store_rows(const TileEpilogue<BFloat16>& tile, const float* sums, int64_t f
   rest.rows = tile.rows - first < kInt8Rows ? tile.rows - first : kInt8Rows;
   if (rest.residual) rest.residual += first * rest.residual_stride;
   rest.out += first * rest.out_stride;
+  rest.row += first;
   store_tile(rest);
 }
 

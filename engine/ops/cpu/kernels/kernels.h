@@ -25,6 +25,23 @@ struct Moments {
   float squares;
 };
 
+/// What a change of weights makes of the sums of columns [begin, end) of a product, multiples of
+/// kTermColumns, which vectors of columns do not cross: sums + scale * (gains * sums + x up).
+constexpr int64_t kTermColumns = 64;
+template <typename T>
+struct TermProduct {
+  const T* x = nullptr;  // [rows, rank]
+  int64_t x_stride = 0;
+  const float* up = nullptr;  // [rank, end - begin]; null: x is [rows, end - begin], added as it is
+  const float* gains = nullptr;  // [end - begin]; null: zeros
+  int64_t rank = 0;
+  int64_t begin = 0;
+  int64_t end = 0;
+  float scale = 1.0f;
+
+  bool has(int64_t column) const { return column >= begin && column < end; }
+};
+
 /// A tile of a product's sums and its epilogue: out = residual + gate * activation(sums + bias).
 /// Absent operands are null. Operands may alias as in the ops.
 template <typename T>
@@ -40,6 +57,10 @@ struct TileEpilogue {
   int64_t residual_stride;  // elements between rows
   T* out;
   int64_t out_stride;
+  const TermProduct<T>* terms;  // of the whole product, in which the tile begins at
+  int64_t term_count;
+  int64_t row;
+  int64_t column;  // a multiple of the vectors' lanes
 };
 
 /// The affine map of a group norm, for each channel.

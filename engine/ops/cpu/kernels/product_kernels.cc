@@ -170,6 +170,7 @@ void store_rows(const TileEpilogue<T>& tile, const float* sums, int64_t first, i
   rest.rows = rows;
   if (rest.residual) rest.residual += first * rest.residual_stride;
   rest.out += first * rest.out_stride;
+  rest.row += first;
   store_tile(rest);
 }
 

@@ -18,13 +18,13 @@ __global__ void __launch_bounds__(kThreads) im2col_kernel(Im2col args) {
   if (pixel >= args.count) return;
   const int64_t tap = item / vectors % taps;
   const int64_t channel = item % vectors * N;
-  const int64_t scale = args.upsample ? 2 : 1;
-  const int64_t width = args.width * scale;
-  const int64_t y = (args.first + pixel) / width + tap / args.kernel - args.kernel / 2;
-  const int64_t x = (args.first + pixel) % width + tap % args.kernel - args.kernel / 2;
+  const int64_t row = (args.first + pixel) / args.out_width;
+  const int64_t column = (args.first + pixel) % args.out_width;
+  const int64_t y = row * args.stride + tap / args.kernel - args.border;
+  const int64_t x = column * args.stride + tap % args.kernel - args.border;
   Pack<T, N> pack{};
-  if (y >= 0 && x >= 0 && y < args.height * scale && x < width) {
-    const int64_t from = (y / scale * args.width + x / scale) * args.channels + channel;
+  if (y >= 0 && x >= 0 && y < args.height * args.scale && x < args.width * args.scale) {
+    const int64_t from = (y / args.scale * args.width + x / args.scale) * args.channels + channel;
     pack = Pack<T, N>::load(static_cast<const T*>(args.x) + from);
   }
   pack.store(static_cast<T*>(args.out) + item * N);

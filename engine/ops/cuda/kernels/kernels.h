@@ -262,12 +262,15 @@ cudaError_t group_norm(const GroupNorm& args, DType dtype, cudaStream_t stream);
 /// Gathers the inputs of `count` output pixels from `first` on, row by row, for a product with the
 /// weights; zero outside the image. out: [count, kernel x kernel x channels], T.
 struct Im2col {
-  const void* x;  // [height, width, channels] before upsampling
+  const void* x;  // [height, width, channels]
   int64_t height;
   int64_t width;
   int64_t channels;
   int64_t kernel;
-  bool upsample;
+  int64_t scale;      // 2: the input is doubled, nearest neighbour; else 1
+  int64_t stride;     // from one output pixel's inputs to the next one's
+  int64_t border;     // of zeros before the first row and column
+  int64_t out_width;  // output pixels in a row
   int64_t first;
   int64_t count;
   void* out;
