@@ -19,6 +19,8 @@ constexpr int kMaxRuns = 10000;
 struct BenchOptions {
   ComputeOptions compute;
   Request request;
+  bool each_its_own = false;  // adapter
+  std::string image;          // a file; empty: none
   int64_t runs = 5;
   int64_t warmup = 1;
   bool json = false;
@@ -76,6 +78,15 @@ struct BenchReport {
   }
 };
 
+/// What an image is started from, where there is one.
+ConstTensor made_image(const ImageParams& params) {
+  const Tensor image = Tensor::allocate({3, params.height, params.width}, DType::kF32);
+  for (int64_t i = 0; i < image.numel(); ++i) {
+    image.data<float>()[i] = static_cast<float>(i % 511) / 255.0f - 1.0f;
+  }
+  return image;
+}
+
 void measure_stages(Session& session, const ImageParams& params, const BenchOptions& options,
                     Progress& progress, BenchReport& report) {
   const FluxConfig& config = session.checkpoint->config();
@@ -104,13 +115,32 @@ void measure_stages(Session& session, const ImageParams& params, const BenchOpti
     const int count = stage == StageKind::kDitTransformer ? params.num_inference_steps : 1;
     report.stages.push_back(measure(std::string(name_of(stage)), count, options, ctx, work));
   }
+  if (!options.image.empty()) {
+    progress.phase("timing vae_encoder");
+    const ConstTensor image = made_image(params);
+    report.stages.push_back(measure("vae_encoder", 1, options, ctx, [&] {
+      to_host(ctx, stages.encode_image(image, {})[0]);
+    }));
+  }
   if (session.options.device.is_cpu()) return;
   progress.phase("timing the launch of a step");
   report.launching =
       measure("launching a step", params.num_inference_steps, options, ctx, launch_step);
 }
 
+/// The images that are generated at once.
+std::vector<ImageParams> rows_of(const ImageParams& params, const BenchOptions& options) {
+  if (!options.each_its_own) return {params};
+  std::vector<ImageParams> rows;
+  for (const AdapterChoice& adapter : params.adapters) {
+    rows.push_back(params);
+    rows.back().adapters = {adapter};
+  }
+  return rows;
+}
+
 BenchReport measure_all(Session& session, const ImageParams& params, const BenchOptions& options) {
+  const std::vector<ImageParams> rows = rows_of(params, options);
   Progress progress(Progress::Mode::kAutomatic);
   BenchReport report;
   report.load_seconds = seconds_of([&] {
@@ -125,8 +155,7 @@ BenchReport measure_all(Session& session, const ImageParams& params, const Bench
   observer.cancelled = interrupted;
   progress.phase("timing whole images");
   report.image = measure("whole image", 1, options, session.stages->context(), [&] {
-    generate(*session.stages, session.checkpoint->config(), session.options.dtype, {&params, 1},
-             observer);
+    generate(*session.stages, session.checkpoint->config(), session.options.dtype, rows, observer);
   });
   report.peak_bytes = peak_memory_bytes();
   measure_stages(session, params, options, progress, report);
@@ -153,7 +182,8 @@ nlohmann::json report_json(const BenchReport& report, const Session& session,
                       {"height", params.height},
                       {"width", params.width},
                       {"steps", params.num_inference_steps},
-                      {"images", params.num_images_per_prompt},
+                      {"images", rows_of(params, options).size() * params.num_images_per_prompt},
+                      {"adapters", params.adapters.size()},
                       {"max_sequence_length", params.max_sequence_length},
                       {"runs", options.runs},
                       {"warmup", options.warmup},
@@ -188,9 +218,8 @@ std::string report_text(const BenchReport& report, const Session& session,
   }
   if (report.launching) text += line_of(*report.launching, "");
   Measurement image = report.image;
-  if (params.num_images_per_prompt > 1) {
-    image.name = fmt::format("{} whole images", params.num_images_per_prompt);
-  }
+  const size_t images = rows_of(params, options).size() * params.num_images_per_prompt;
+  if (images > 1) image.name = fmt::format("{} whole images", images);
   text += line_of(image, "");
   text += fmt::format("load {:.2f} s, weights {}, peak memory {}\n", report.load_seconds,
                       format_bytes(report.weight_bytes), format_bytes(report.peak_bytes));
@@ -206,8 +235,10 @@ void check_runs(const BenchOptions& options) {
   }
 }
 
-void run_bench(const BenchOptions& options) {
+void run_bench(const BenchOptions& given) {
+  BenchOptions options = given;
   check_runs(options);
+  if (!given.image.empty()) options.request.image = read_image(given.image);
   Session session = open_session(options.compute);
   if (options.json) check_json_name("SOURCE", session.checkpoint->name());
   const FluxConfig& config = session.checkpoint->config();
@@ -241,6 +272,13 @@ void add_bench(CLI::App& app, Action& run) {
   add_integer_option(*command, field_of(&Request::num_images_per_prompt),
                      request.num_images_per_prompt)
       ->description("images that are generated at once; whole image then means all [default: 1]");
+  add_adapter_option(*command, request, "whole images, not for the stages");
+  command->add_flag("--each-its-own", options->each_its_own,
+                    "one image for each --lora, with that adapter alone, all at once");
+  command
+      ->add_option("--image", options->image,
+                   "start whole images from this picture, and time vae_encoder [default: none]")
+      ->type_name("FILE");
   command->add_option("--runs", options->runs, "timed runs")
       ->transform(whole_number())
       ->type_name("N")

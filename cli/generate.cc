@@ -248,7 +248,7 @@ void add_generate(CLI::App& app, Action& run) {
       ->excludes("--seed");
   add_image_options(*command, options->request);
   command->get_option("--latents")->excludes("--image");
-  add_adapter_option(*command, options->request);
+  add_adapter_option(*command, options->request.shared);
   command
       ->add_option("-o,--output", options->output,
                    "the file to write: PNG, JPEG or WebP by its ending (.png, .jpg, .jpeg, .webp); "

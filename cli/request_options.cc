@@ -87,18 +87,17 @@ void add_request_options(CLI::App& command, RequestOptions& options) {
   }
 }
 
-void add_adapter_option(CLI::App& command, RequestOptions& options) {
+void add_adapter_option(CLI::App& command, Request& request, std::string_view of) {
   // Not one of the request's fields: a server takes names of its own instead of files.
   command
       .add_option_function<std::vector<std::string>>(
           "--lora",
-          [&options](const std::vector<std::string>& texts) {
-            for (const std::string& text : texts) {
-              options.shared.adapters.push_back(parse_adapter(text));
-            }
+          [&request](const std::vector<std::string>& texts) {
+            for (const std::string& text : texts) request.adapters.push_back(parse_adapter(text));
           },
-          "an adapter for all images (LoRA, LoKr, LoHa or DoRA) and its scale; repeat it for more "
-          "[default: none, scale 1]")
+          fmt::format("an adapter for {} (LoRA, LoKr, LoHa or DoRA) and its scale; repeat it for "
+                      "more [default: none, scale 1]",
+                      of))
       ->type_name("FILE[:SCALE]")
       ->allow_extra_args(false);
 }

@@ -31,8 +31,8 @@ void add_request_options(CLI::App& command, RequestOptions& options);
 CLI::Option* add_integer_option(CLI::App& command, const RequestField& field,
                                 std::optional<int64_t>& value);
 
-/// Adds --lora, which adds an adapter to `options.shared`.
-void add_adapter_option(CLI::App& command, RequestOptions& options);
+/// Adds --lora, which adds an adapter to `request`; the help says that it is `of` these.
+void add_adapter_option(CLI::App& command, Request& request, std::string_view of = "all images");
 
 /// Adds --image, --mask and --strength, for the same image in all rows. Files are read by
 /// read_images().

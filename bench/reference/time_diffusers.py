@@ -114,6 +114,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--warmup", type=int, default=1)
+    parser.add_argument("--lora", action="append", default=[],
+                        help="a file whose adapter is used, unfused, by peft")  # fmt: skip
     parser.add_argument("--compile", choices=["whole", "blocks"],
                         help="by torch.compile: transformer and decoder as a whole, or each kind of "
                              "the transformer's blocks once")  # fmt: skip
@@ -126,6 +128,11 @@ def main() -> None:
     pipe = FluxPipeline.from_pretrained(args.checkpoint, torch_dtype=dtype).to(args.device)
     pipe.set_progress_bar_config(disable=True)
     report("loaded")
+    for i, file in enumerate(args.lora):
+        pipe.load_lora_weights(file, adapter_name=f"adapter{i}")
+    if args.lora:
+        pipe.set_adapters([f"adapter{i}" for i in range(len(args.lora))])
+        report("adapters loaded")
     if args.quantization == "fp8":
         quantize_linears(pipe.transformer)
         report("quantized")

@@ -2,6 +2,7 @@
 
 #include "ops/checks.h"
 #include "ops/kernels.h"
+#include "runtime/transfer.h"
 
 namespace flux {
 namespace {
@@ -67,14 +68,14 @@ void check_norm(const Context& ctx, const Epilogue& epilogue, int64_t rows, int6
   check_device(ctx, "linear", "encoded heads", numbers);
 }
 
-void check_term(const WeightTerm& term, const LinearWeights& weights, bool e4m3_x) {
+void check_term(const WeightTerm& term, const LinearWeights& weights) {
   check(term.weights != nullptr && (term.weights->down.packed || term.weights->up),
         ErrorCode::kInternal, "linear: a change is not packed");
   const WeightChange& change = *term.weights;
   const int64_t columns = change.outer.defined() ? change.outer.size(1) : 1;
   check(change.down.in_features * columns == weights.in_features &&
             change.down.dtype == weights.dtype &&
-            change.begin + change.out_features <= weights.out_features && !e4m3_x,
+            change.begin + change.out_features <= weights.out_features,
         ErrorCode::kInternal,
         "linear: a change of {} outputs from {} on of {} inputs does not fit weights of {} outputs "
         "of {} inputs",
@@ -122,7 +123,10 @@ void check_part(const Context& ctx, const LinearPart& part) {
   if (part.epilogue.norm) check_norm(ctx, part.epilogue, rows, weights.out_features);
   check(rows == 0 || part.x.raw() != part.out.raw(), ErrorCode::kInternal,
         "linear: out must not alias x");
-  for (const WeightTerm& term : part.terms) check_term(term, weights, e4m3_x);
+  check(part.terms.size() <= kMaxWeightTerms, ErrorCode::kInternal,
+        "linear: {} changes of the weights, but at most {} are supported", part.terms.size(),
+        kMaxWeightTerms);
+  for (const WeightTerm& term : part.terms) check_term(term, weights);
 }
 
 bool same_heads(const std::optional<HeadNorm>& a, const std::optional<HeadNorm>& b) {
@@ -190,7 +194,9 @@ WeightChange pack_kronecker(Context& ctx, const ConstTensor& outer, const ConstT
   change.begin = begin;
   change.out_features = rows;
   change.down = pack_linear(ctx, {&stored, 1}, {}, dtype);
-  change.outer = to_dtype(outer, DType::kF32);
+  const Tensor factors = new_tensor(ctx, outer.shape(), DType::kF32);
+  copy(ctx, to_dtype(outer, DType::kF32), factors);
+  change.outer = factors;
   change.first = first;
   check_outputs("pack_kronecker", change);
   return change;

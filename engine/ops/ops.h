@@ -87,7 +87,7 @@ struct WeightChange {
   int64_t out_features = 0;
   LinearWeights down;                       // not packed: down x is 1, the change is of a bias
   std::shared_ptr<const PackedWeights> up;  // and the gains, where there are some
-  Tensor outer = {};                        // [outer rows, outer columns], f32, on the host
+  ConstTensor outer = {};                   // [outer rows, outer columns], f32
   int64_t first = 0;
 
   int64_t rank() const { return down.out_features; }
@@ -118,6 +118,8 @@ struct WeightTerm {
   const WeightChange* weights = nullptr;
   float scale = 1.0f;
 };
+/// Those of a part at most.
+inline constexpr size_t kMaxWeightTerms = 48;
 
 /// Rotary position angles for one sequence.
 struct RopeTable {

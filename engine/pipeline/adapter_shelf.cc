@@ -11,6 +11,7 @@
 #include "adapters/adapter_file.h"
 #include "adapters/fit.h"
 #include "pipeline/memory_pressure.h"
+#include "runtime/transfer.h"
 #include "support/error.h"
 #include "support/log.h"
 #include "support/utf8.h"
@@ -291,6 +292,7 @@ std::shared_ptr<const AdapterWeights> AdapterShelf::Target::pack(Context& ctx, c
   BoundAdapter made = with_relief({&others_leave, 1}, [&] {
     return bind_adapter(ctx, adapter.adapter, model_, place.linears, place.weights, place.dtype);
   });
+  finish(ctx);  // other contexts compute with them, too
   warn_of_unused(adapter.file, made.unused);
   adapter.add_unused(made.unused);
   bytes = made.weights.bytes();

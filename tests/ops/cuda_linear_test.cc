@@ -124,15 +124,6 @@ TEST_P(CudaOpsLinears, LinearOfStackedWeightsOfOtherTypes) {
   expect_same(out, "stacked");
 }
 
-/// Applies a norm in passes over the stored result.
-void norm_in_passes(Context& ctx, const HeadNorm& norm, const Tensor& out) {
-  const int64_t q_and_k = norm.q_heads + norm.k_heads;
-  const Tensor all =
-      out.slice(1, 0, q_and_k * norm.head_dim()).split_last(q_and_k, norm.head_dim());
-  rms_norm_rope(ctx, all.slice(1, 0, norm.q_heads), norm.weight_q, norm.eps, norm.rope);
-  rms_norm_rope(ctx, all.slice(1, norm.q_heads, q_and_k), norm.weight_k, norm.eps, norm.rope);
-}
-
 /// Some sizes have many columns and a small depth, so that hopper_linear() computes them in bf16.
 TEST_P(CudaOpsLinears, NormsOfHeadsAreTheSameInPasses) {
   struct Case {

@@ -84,4 +84,13 @@ inline bool same_bytes(Context& ctx, const ConstTensor& a, const ConstTensor& b)
   return std::memcmp(x.raw(), y.raw(), static_cast<size_t>(x.bytes())) == 0;
 }
 
+/// Applies a norm in passes over the stored result.
+inline void norm_in_passes(Context& ctx, const HeadNorm& norm, const Tensor& out) {
+  const int64_t q_and_k = norm.q_heads + norm.k_heads;
+  const Tensor all =
+      out.slice(1, 0, q_and_k * norm.head_dim()).split_last(q_and_k, norm.head_dim());
+  rms_norm_rope(ctx, all.slice(1, 0, norm.q_heads), norm.weight_q, norm.eps, norm.rope);
+  rms_norm_rope(ctx, all.slice(1, norm.q_heads, q_and_k), norm.weight_k, norm.eps, norm.rope);
+}
+
 }  // namespace flux

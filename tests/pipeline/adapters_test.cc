@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "golden.h"
+#include "ops/cuda_library.h"
 #include "pipeline/local_stages.h"
 #include "pipeline/text_to_image.h"
 
@@ -30,13 +31,24 @@ std::string bytes_of(const GeneratedImage& image) {
   return {image.latents.data<char>(), static_cast<size_t>(image.latents.bytes())};
 }
 
+class Adapters : public ::testing::TestWithParam<Device> {
+ protected:
+  void SetUp() override {
+    if (!GetParam().is_cpu() && !has_cuda()) GTEST_SKIP() << "there is no GPU";
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Devices, Adapters,
+                         ::testing::Values(Device{}, Device{Device::Kind::kCuda, 0}),
+                         [](const auto& test) { return test.param.is_cpu() ? "cpu" : "cuda"; });
+
 /// kohya changes norm1.linear, whose results are kept from step to step, and CLIP.
-TEST(Adapters, ARowHasTheBytesOfItsOwnAdaptersAloneAndInCompany) {
+TEST_P(Adapters, ARowHasTheBytesOfItsOwnAdaptersAloneAndInCompany) {
   const auto checkpoint = open_golden("tiny-dev");
   const FluxConfig& config = checkpoint->config();
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     const auto images_of = [&](const std::vector<ImageParams>& rows) {
-      LocalStages stages(checkpoint, {.dtype = dtype, .device = {}, .threads = 2});
+      LocalStages stages(checkpoint, {.dtype = dtype, .device = GetParam(), .threads = 2});
       return generate(stages, config, dtype, rows, {}).images;
     };
     const std::vector<ImageParams> rows = {
@@ -57,10 +69,10 @@ TEST(Adapters, ARowHasTheBytesOfItsOwnAdaptersAloneAndInCompany) {
   }
 }
 
-TEST(Adapters, AReplacedFileIsReadAgain) {
+TEST_P(Adapters, AReplacedFileIsReadAgain) {
   const auto checkpoint = open_golden("tiny-dev");
   const FluxConfig& config = checkpoint->config();
-  LocalStages stages(checkpoint, {.dtype = DType::kF32, .device = {}, .threads = 1});
+  LocalStages stages(checkpoint, {.dtype = DType::kF32, .device = GetParam(), .threads = 1});
   const std::filesystem::path file =
       std::filesystem::path(::testing::TempDir()) / "replaced.safetensors";
   const auto image_with = [&](const char* name) {
@@ -75,6 +87,22 @@ TEST(Adapters, AReplacedFileIsReadAgain) {
   EXPECT_NE(image_with("lycoris_loha"), kohya);
   EXPECT_EQ(image_with("kohya"), kohya);
   std::filesystem::remove(file);
+}
+
+TEST(AdaptersOnGpu, AreThoseOfTheCpu) {
+  if (!has_cuda()) GTEST_SKIP() << "there is no GPU";
+  const auto checkpoint = open_golden("tiny-dev");
+  const FluxConfig& config = checkpoint->config();
+  const auto latents_of = [&](const Device& device, const char* name) {
+    LocalStages stages(checkpoint, {.dtype = DType::kF32, .device = device, .threads = 2});
+    const ImageParams row = row_with(config, {{golden_adapter(name), 1.0}});
+    return generate(stages, config, DType::kF32, {{row}}, {}).images[0].latents;
+  };
+  for (const char* name : {"kohya", "lycoris_dora", "lycoris_loha", "lycoris_lokr"}) {
+    EXPECT_LE(relative_error(latents_of({Device::Kind::kCuda, 0}, name), latents_of({}, name)),
+              1e-4)
+        << name;
+  }
 }
 
 }  // namespace

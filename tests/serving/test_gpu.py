@@ -313,26 +313,29 @@ def test_without_a_gpu_the_load_fails_in_one_line(
 
 
 @needs_gpu
-def test_adapters_are_refused(gpu_server, gpu_client):
-    """Each request with one, of low rank or not, alone and beside others."""
+def test_adapters_of_requests(gpu_server, gpu_client, checkpoint, tmp_path):
+    """Each request has the bytes of its own adapters, beside others and as `generate` makes them."""
     repository = pathlib.Path(gpu_server.repository)
-    for name in ("kohya", "lycoris_lokr"):
+    for name in ("kohya", "lycoris_lokr", "lycoris_dora"):
         put(repository / "bls/loras", name)
-    expected = serving.generate(gpu_client, prompt="a", seed=1, **SMALL).as_numpy("images")
+    loras = ["", "kohya", "lycoris_lokr:0.5", "kohya:-1,lycoris_dora"]
+    expected = {}
+    for lora in loras:
+        options = []
+        for each in filter(None, lora.split(",")):
+            name, _, scale = each.partition(":")
+            file = repository / "bls/loras" / f"{name}.safetensors"
+            options += ["--lora", f"{file}:{scale}" if scale else file]
+        expected[lora] = generated_in_process(
+            gpu_server, checkpoint, tmp_path, "--seed", 1, "--prompt", "a", *options
+        )[0]
+    assert len({image.tobytes() for image in expected.values()}) == len(loras)
 
-    def refused():
+    def requests():
         with gpu_server.grpc_client() as own:
-            for lora in ("kohya", "lycoris_lokr:0.5") * 3:
-                with pytest.raises(InferenceServerException) as error:
-                    serving.generate(own, prompt="a", seed=1, lora=lora, **SMALL)
-                assert "adapters are not computed there; use the device cpu" in error.value.message()
-                assert error.value.status() == "StatusCode.UNIMPLEMENTED"
-                assert "\n" not in error.value.message()
+            for lora in loras * 3:
+                given = {"lora": lora} if lora else {}
+                found = serving.generate(own, prompt="a", seed=1, **given, **SMALL)
+                assert (found.as_numpy("images")[0, 0] == expected[lora]).all(), lora
 
-    def others():
-        with gpu_server.grpc_client() as own:
-            for _ in range(20):
-                found = serving.generate(own, prompt="a", seed=1, **SMALL)
-                assert (found.as_numpy("images") == expected).all()
-
-    serving.run_threads(refused, others, refused, others)
+    serving.run_threads(requests, requests, requests, requests)

@@ -5,6 +5,7 @@
 
 #include "ops/cuda/cublas.h"
 #include "ops/cuda/kernels/kernels.h"
+#include "ops/cuda/weight_terms.h"
 #include "ops/kernels.h"
 
 namespace flux::cuda {
@@ -106,7 +107,7 @@ void fuse(const DenseWeights& weights, bool vectors, DType dtype, StoreRows& res
 
 /// Computes a product of a few rows in one pass over its weights; false where it cannot.
 bool few_rows(Context& ctx, State& state, const DenseSegment& segment) {
-  const auto& [x, weights, epilogue, out] = segment;
+  const auto& [x, weights, epilogue, out, changes] = segment;
   if (x.size(0) > kMaxProductRows || x.size(1) % 8 != 0 || !in_vectors({&x, &weights->weight})) {
     return false;
   }
@@ -127,7 +128,7 @@ bool on_hopper(Context& ctx, State& state, std::span<const DenseSegment> segment
     return false;
   }
   std::vector<HopperLinear::Segment> own;
-  for (const auto& [x, weights, epilogue, out] : segments) {
+  for (const auto& [x, weights, epilogue, out, changes] : segments) {
     own.push_back(hopper_segment(ctx, x, *weights, epilogue, out));
     own.back().weights = address(ctx, weights->weight);
   }
@@ -143,8 +144,127 @@ bool on_hopper(Context& ctx, State& state, std::span<const DenseSegment> segment
   return true;
 }
 
+/// Products with changes of the weights: by hopper_linear() those that it can compute, which does
+/// not depend on the others.
+class ChangedProducts {
+ public:
+  ChangedProducts(Context& ctx, State& state) : ctx_(ctx), state_(state) {}
+  ChangedProducts(const ChangedProducts&) = delete;
+  ChangedProducts& operator=(const ChangedProducts&) = delete;
+
+  /// Computes the segment, at the latest in finish().
+  void add(const DenseSegment& segment) {
+    if (!state_.traits().hopper || segment.x.dtype() != DType::kBF16) return by_passes(segment);
+    const bool is_fused = fused(segment);
+    const Tensor product = is_fused || !segment.epilogue.residual.defined()
+                               ? segment.out
+                               : ctx_.workspace().allocate(segment.out.shape(), DType::kBF16);
+    HopperLinear::Segment own = hopper_segment(
+        ctx_, segment.x, *segment.weights, is_fused ? segment.epilogue : Epilogue{}, product);
+    own.weights = address(ctx_, segment.weights->weight);
+    set_changes(*segment.changes, own);
+    if (!hopper_linear_supports(linear_of(segment, {&own, 1}))) return by_passes(segment);
+    const size_t terms = own.changes.terms.size();
+    if (own_.size() == kMaxLinearSegments || terms_ + terms > kMaxLinearTerms) launch();
+    own_.push_back(own);
+    waiting_.push_back(segment);
+    products_.push_back(product);
+    terms_ += terms;
+  }
+  void finish() {
+    if (!own_.empty()) launch();
+  }
+
+ private:
+  /// Whether the kernel has the epilogue.
+  static bool fused(const DenseSegment& segment) {
+    const Epilogue& epilogue = segment.epilogue;
+    const bool gelu = epilogue.activation == Activation::kGeluTanh && !epilogue.residual.defined();
+    return (epilogue.activation == Activation::kNone || gelu) &&
+           (epilogue.residual.defined() || !epilogue.gate.defined());
+  }
+  HopperLinear linear_of(const DenseSegment& like,
+                         std::span<const HopperLinear::Segment> segments) const {
+    const bool gelu = fused(like) && like.epilogue.activation == Activation::kGeluTanh;
+    HopperLinear linear{.depth = like.x.size(1),
+                        .columns = like.out.size(1),
+                        .gelu = gelu,
+                        .segments = segments};
+    set_heads(like.epilogue.norm, linear);
+    return linear;
+  }
+
+  void launch() {
+    check_cuda(hopper_linear(linear_of(waiting_[0], own_), state_.traits(), state_.stream()),
+               "hopper_linear");
+    for (size_t i = 0; i < waiting_.size(); ++i) {
+      if (!fused(waiting_[i])) store(waiting_[i], products_[i]);
+    }
+    own_.clear();
+    waiting_.clear();
+    products_.clear();
+    terms_ = 0;
+  }
+
+  /// The epilogue without the bias, of a product that has it.
+  void store(const DenseSegment& segment, const Tensor& product) {
+    StoreRows rest = store_args(ctx_, *segment.weights, segment.epilogue, segment.out);
+    rest.bias = nullptr;
+    rest.sums = product.raw();
+    rest.sums_stride = product.stride(0);
+    check_cuda(store_rows(rest, product.dtype(), state_.stream()), "store_rows");
+  }
+
+  /// A product for each change, whose sums are rounded to T in between.
+  void by_passes(const DenseSegment& segment) {
+    const auto& [x, weights, epilogue, out, changes] = segment;
+    const Workspace::Scope scope(ctx_.workspace());
+    const Tensor sums = ctx_.workspace().allocate(out.shape(), out.dtype());
+    DenseWeights plain = *weights;
+    plain.bias = {};
+    plain.rounded_bias = {};
+    multiply({x, &plain, {}, sums});
+    StoreRows rest = store_args(ctx_, *weights, {}, sums);
+    rest.sums = sums.raw();
+    rest.sums_stride = sums.stride(0);
+    rest.bias = nullptr;
+    if (changes->factors.defined()) {
+      rest.gate = changes->factors.data<float>();
+      check_cuda(store_rows(rest, out.dtype(), state_.stream()), "store_rows");
+    }
+    for (const LowRankTerm& term : changes->low_rank) {
+      DenseWeights up;
+      up.weight = term.up->memory.slice(1, 0, term.up->rank);
+      up.columns = up.weight.size(0);
+      up.depth = term.up->rank;
+      const Tensor own = sums.slice(1, term.begin, term.begin + up.columns);
+      multiply({term.x.slice(1, 0, up.depth), &up, {Activation::kNone, {}, own}, own});
+    }
+    if (changes->added.defined()) {
+      const Tensor& added = changes->added;
+      const BinaryRows add{sums.raw(), sums.stride(0), added.raw(),  added.stride(0),
+                           sums.raw(), sums.stride(0), sums.size(0), sums.size(1)};
+      check_cuda(binary_rows(Binary::kAdd, add, out.dtype(), state_.stream()), "binary_rows");
+    }
+    rest = store_args(ctx_, *weights, epilogue, out);
+    rest.sums = sums.raw();
+    rest.sums_stride = sums.stride(0);
+    if (changes->bias.defined()) rest.bias = changes->bias.data<float>();
+    check_cuda(store_rows(rest, out.dtype(), state_.stream()), "store_rows");
+    if (epilogue.norm) norm_heads(ctx_, *epilogue.norm, out);
+  }
+  void multiply(const DenseSegment& segment) { dense(ctx_, state_, {&segment, 1}); }
+
+  Context& ctx_;
+  State& state_;
+  std::vector<HopperLinear::Segment> own_;
+  std::vector<DenseSegment> waiting_;
+  std::vector<Tensor> products_;
+  size_t terms_ = 0;
+};
+
 void by_library(Context& ctx, State& state, const DenseSegment& segment) {
-  const auto& [x, weights, epilogue, out] = segment;
+  const auto& [x, weights, epilogue, out, changes] = segment;
   const Workspace::Scope scope(ctx.workspace());
   StoreRows rest = store_args(ctx, *weights, epilogue, out);
   Product product = product_of(ctx, x, *weights);
@@ -192,13 +312,17 @@ void dense(Context& ctx, State& state, std::span<const DenseSegment> segments) {
   const auto finish = [&](const DenseSegment& segment) {
     if (segment.epilogue.norm) norm_heads(ctx, *segment.epilogue.norm, segment.out);
   };
+  ChangedProducts changed(ctx, state);
   for (const DenseSegment& segment : segments) {
-    if (few_rows(ctx, state, segment)) {
+    if (segment.changes) {
+      changed.add(segment);
+    } else if (few_rows(ctx, state, segment)) {
       finish(segment);
     } else {
       large.push_back(segment);
     }
   }
+  changed.finish();
   for (size_t begin = 0; begin < large.size(); begin += kMaxLinearSegments) {
     const size_t count = std::min(kMaxLinearSegments, large.size() - begin);
     const std::span<const DenseSegment> together(large.data() + begin, count);

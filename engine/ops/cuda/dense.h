@@ -63,12 +63,15 @@ HopperLinear::Segment hopper_segment(Context& ctx, const ConstTensor& x,
 /// The heads to be normalised, if there are any.
 void set_heads(const std::optional<HeadNorm>& norm, HopperLinear& linear);
 
+struct PartChanges;
+
 /// One of several independent products.
 struct DenseSegment {
   ConstTensor x;
   const DenseWeights* weights;
   Epilogue epilogue;
   Tensor out;
+  const PartChanges* changes = nullptr;  // null: none; see weight_terms.h
 };
 
 /// x W^T + b and the epilogue of every segment; x: [rows, depth], out: [rows, columns]. The

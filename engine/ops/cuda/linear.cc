@@ -6,6 +6,7 @@
 #include "ops/cuda/dense.h"
 #include "ops/cuda/kernels/kernels.h"
 #include "ops/cuda/linear_e4m3.h"
+#include "ops/cuda/weight_terms.h"
 #include "support/error.h"
 
 namespace flux::cuda {
@@ -34,11 +35,6 @@ DenseWeights decode(Context& ctx, State& state, const DenseWeights& weights, DTy
     check_cuda(decode_rows(decoding_of(rows, out), dtype, state.stream()), "decode_rows");
   }
   return result;
-}
-
-[[noreturn]] void refuse_adapters(const Context& ctx) {
-  fail(ErrorCode::kUnsupported, "{}: adapters are not computed there; use the device cpu",
-       to_string(ctx.device()));
 }
 
 }  // namespace
@@ -88,30 +84,30 @@ std::shared_ptr<const PackedWeights> CudaBackend::pack_linear(Context& ctx,
   return packed;
 }
 
-std::shared_ptr<const PackedWeights> CudaBackend::pack_up(Context& ctx, const ConstTensor& /*up*/,
-                                                          const ConstTensor& /*gains*/,
-                                                          int64_t /*begin*/, DType /*dtype*/) {
-  refuse_adapters(ctx);
+std::shared_ptr<const PackedWeights> CudaBackend::pack_up(Context& ctx, const ConstTensor& up,
+                                                          const ConstTensor& gains,
+                                                          int64_t /*begin*/, DType dtype) {
+  return pack_up_half(ctx, up, gains, dtype);
 }
 
 void CudaBackend::linear(Context& ctx, std::span<const LinearPart> parts) {
   State& state = state_of(ctx);
-  for (const LinearPart& part : parts) {
-    if (!part.terms.empty()) refuse_adapters(ctx);
-  }
   state.wait_for_uploads(uploader_.count(), uploader_.done());
   if (parts[0].weights->takes_e4m3()) return linear_e4m3(ctx, state, parts);
   // Decoded weights are there until the product has been launched; the stream keeps its order.
   const Workspace::Scope scope(ctx.workspace());
+  const std::vector<PartChanges> changes = prepare_changes(ctx, state, parts);
   std::list<DenseWeights> decoded;
   std::vector<DenseSegment> segments;
-  for (const LinearPart& part : parts) {
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const LinearPart& part = parts[i];
     if (part.x.size(0) == 0) continue;
     const auto* weights = static_cast<const DenseWeights*>(part.weights->packed.get());
     if (!weights->encoded.empty()) {
       weights = &decoded.emplace_back(decode(ctx, state, *weights, part.x.dtype()));
     }
-    segments.push_back({part.x, weights, part.epilogue, part.out});
+    segments.push_back({part.x, weights, part.epilogue, part.out,
+                        changes[i].any() ? &changes[i] : nullptr});
   }
   dense(ctx, state, segments);
 }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "ops/cuda/weight_terms.h"
 #include "ops/kernels.h"
 #include "support/error.h"
 #include "tensor/format.h"
@@ -162,7 +163,7 @@ void activate_rows(State& state, const LinearPart& part) {
   check_cuda(store_rows(rows, part.out.dtype(), state.stream()), "store_rows");
 }
 
-/// Up to kMaxLinearSegments parts, none of them empty.
+/// Up to kMaxLinearSegments parts with up to kMaxLinearTerms terms, none of them empty.
 void run(Context& ctx, State& state, std::span<const LinearPart> parts) {
   const Workspace::Scope scope(ctx.workspace());
   const Epilogue& epilogue = parts[0].epilogue;
@@ -171,15 +172,19 @@ void run(Context& ctx, State& state, std::span<const LinearPart> parts) {
   const bool activates = epilogue.activation != Activation::kNone && !encodes;
   check(!activates || !epilogue.residual.defined(), ErrorCode::kInternal,
         "linear: an activation of e4m3 products goes with no residual");
+  std::vector<LinearPart> encoded;
+  for (const LinearPart& part : parts) encoded.push_back(with_encoded_x(ctx, state, part));
+  const std::vector<PartChanges> changes = prepare_changes(ctx, state, encoded);
   std::vector<HopperLinear::Segment> segments;
-  for (const LinearPart& part : parts) {
-    const LinearPart own = with_encoded_x(ctx, state, part);
+  for (size_t i = 0; i < encoded.size(); ++i) {
+    const LinearPart& own = encoded[i];
     const DenseWeights& weights = weights_of(own);
     segments.push_back(
         hopper_segment(ctx, own.x, weights, activates ? Epilogue{} : own.epilogue, own.out));
     segments.back().weights = weights.e4m3.numbers.raw();
     segments.back().scales = scales_of(ctx, own);
     encode_heads_of(own, segments.back());
+    set_changes(changes[i], segments.back());
   }
   HopperLinear linear{.depth = parts[0].x.size(1),
                       .columns = parts[0].weights->out_features,
@@ -242,9 +247,16 @@ void linear_e4m3(Context& ctx, State& state, std::span<const LinearPart> parts) 
   std::vector<LinearPart> some;
   std::copy_if(parts.begin(), parts.end(), std::back_inserter(some),
                [](const LinearPart& part) { return part.x.size(0) > 0; });
-  for (size_t begin = 0; begin < some.size(); begin += kMaxLinearSegments) {
-    const size_t count = std::min(kMaxLinearSegments, some.size() - begin);
+  for (size_t begin = 0; begin < some.size();) {
+    size_t count = 0;
+    size_t terms = 0;
+    do {
+      terms += some[begin + count].terms.size();
+      ++count;
+    } while (begin + count < some.size() && count < kMaxLinearSegments &&
+             terms + some[begin + count].terms.size() <= kMaxLinearTerms);
     run(ctx, state, std::span<const LinearPart>(some.data() + begin, count));
+    begin += count;
   }
 }
 

@@ -16,12 +16,29 @@ namespace {
 
 using namespace hopper::linear;
 
+bool has_changes(const HopperLinear& linear) {
+  return std::any_of(linear.segments.begin(), linear.segments.end(),
+                     [](const auto& segment) { return segment.changes.any(); });
+}
+
+/// Whether the kernel can read all that changes the weights of a segment.
+bool supports(const HopperLinear::Changes& changes) {
+  const auto aligned = [](const void* address, int64_t stride = 0) {
+    return reinterpret_cast<uintptr_t>(address) % 16 == 0 && stride % 8 == 0;
+  };
+  return aligned(changes.factors) && aligned(changes.added, changes.added_stride) &&
+         std::all_of(changes.terms.begin(), changes.terms.end(), [&](const auto& term) {
+           return term.depth > 0 && aligned(term.x, term.x_stride) && aligned(term.up, term.depth);
+         });
+}
+
 LinearSizes sizes_of(const HopperLinear& linear, std::span<const int64_t> rows) {
   return {.rows = rows,
           .columns = linear.columns,
           .depth = linear.depth,
           .norm_columns = linear.q_columns + linear.k_columns,
-          .residual = linear.segments[0].residual != nullptr};
+          .residual = linear.segments[0].residual != nullptr,
+          .changes = has_changes(linear)};
 }
 
 std::vector<int64_t> rows_of(const HopperLinear& linear) {
@@ -42,8 +59,10 @@ bool hopper_linear_supports(const HopperLinear& linear) {
                      linear.k_columns % kHeadDim == 0 && norm_columns <= linear.columns;
   if (norm_columns > 0 && (!heads || linear.gelu)) return false;
   if (linear.tile >= 0 && norm_columns > 0 && !kTileShapes[linear.tile].can_norm()) return false;
+  size_t terms = 0;
+  for (const HopperLinear::Segment& segment : linear.segments) terms += segment.changes.terms.size();
   return linear.depth % in_vector == 0 && linear.columns % 8 == 0 && !linear.segments.empty() &&
-         linear.segments.size() <= kMaxLinearSegments &&
+         linear.segments.size() <= kMaxLinearSegments && terms <= kMaxLinearTerms &&
          std::all_of(linear.segments.begin(), linear.segments.end(), [&](const auto& segment) {
            const bool scaled = segment.scales.x != nullptr && segment.scales.w != nullptr &&
                                (!linear.gelu || segment.scales.out != nullptr);
@@ -55,6 +74,7 @@ bool hopper_linear_supports(const HopperLinear& linear) {
                   aligned(segment.gate) && aligned(segment.norm.weights[0]) &&
                   aligned(segment.norm.weights[1]) && aligned(segment.norm.cos) &&
                   aligned(segment.norm.sin) &&
+                  supports(segment.changes) &&
                   (segment.residual == nullptr) == (linear.segments[0].residual == nullptr) &&
                   (segment.residual != nullptr || segment.gate == nullptr) &&
                   !(segment.residual != nullptr && (linear.gelu || norm_columns > 0));
@@ -71,6 +91,10 @@ cudaError_t hopper_linear(const HopperLinear& linear, const GpuTraits& gpu, cuda
   if (tile < 0) {
     const std::vector<int64_t> rows = rows_of(linear);
     tile = best_tile(sizes_of(linear, rows), gpu);
+  }
+  if (has_changes(linear)) {
+    return linear.e4m3 ? launch_e4m3_changes(linear, tile, gpu, stream)
+                       : launch_bf16_changes(linear, tile, gpu, stream);
   }
   return linear.e4m3 ? launch_e4m3(linear, tile, gpu, stream)
                      : launch_bf16(linear, tile, gpu, stream);

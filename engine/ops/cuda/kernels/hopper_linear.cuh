@@ -36,10 +36,13 @@ struct E4M3Operands {
   }
 };
 
-/// The shape of a block's tile: kGroups warpgroup tiles of 64 rows.
-template <typename Operands_, int kGroups_, int kColumns_, int kStages_, ClusterAxis kAxis>
+/// The shape of a block's tile: kGroups warpgroup tiles of 64 rows. kChanges_: whether the kernel
+/// computes HopperLinear::Changes.
+template <typename Operands_, int kGroups_, int kColumns_, int kStages_, ClusterAxis kAxis,
+          bool kChanges_>
 struct TileShape {
   using Operands = Operands_;
+  static constexpr bool kChanges = kChanges_;
   static constexpr bool kScaled = std::is_same_v<Operands, E4M3Operands>;
   static constexpr int kGroups = kGroups_;
   static constexpr int kRows = kGroups * 64;
@@ -61,7 +64,9 @@ struct TileShape {
 
   /// The shape of a tile that is split along N.
   template <int kSplit>
-  using Split = TileShape<Operands, kGroups, kColumns / kSplit, kStages, kAxis>;
+  using Split = TileShape<Operands, kGroups, kColumns / kSplit, kStages, kAxis, kChanges>;
+  /// The blocks of a cluster share x only where they have the same terms.
+  static_assert(!kChanges || !kSharesRows);
 };
 
 template <typename Shape>
@@ -112,6 +117,36 @@ struct Args {
   bool keeps_x;      // in the L2 cache, rather than weights
 };
 
+/// A HopperLinear::Term as the kernel needs it.
+struct Term {
+  const bf16* x;
+  int64_t x_stride;
+  int depth;
+  int stages;
+  int begin, end;  // columns
+  float up_norm;
+};
+struct TermMaps {
+  CUtensorMap x;
+  CUtensorMap up[2];  // for whole tiles and for split ones
+};
+/// Those of a segment.
+struct SegmentChanges {
+  int first, count;  // terms
+  const float* factors;
+  const bf16* added;
+  int64_t added_stride;
+};
+struct ChangeArgs : Args {
+  SegmentChanges changes[kMaxLinearSegments];
+  Term terms[kMaxLinearTerms];
+  TermMaps maps[kMaxLinearTerms];
+};
+template <typename Shape>
+using ArgsOf = std::conditional_t<Shape::kChanges, ChangeArgs, Args>;
+constexpr int kMostParameterBytes = 32764;  // of a kernel
+static_assert(sizeof(ChangeArgs) <= kMostParameterBytes);
+
 /// The place of a block's tile, whole or split.
 struct TileCoord {
   int segment;
@@ -142,5 +177,17 @@ struct TileCoord {
     return {index, row * Shape::kRows, column * Shape::kColumns + skipped, columns};
   }
 };
+
+/// Calls f with each term that concerns columns of the tile, and its maps.
+template <typename F>
+__device__ void for_each_term(const ChangeArgs& args, const TileCoord& tile, const F& f) {
+  const SegmentChanges& changes = args.changes[tile.segment];
+  for (int i = 0; i < changes.count; ++i) {
+    const Term& term = args.terms[changes.first + i];
+    if (tile.column < term.end && tile.column + tile.columns > term.begin) {
+      f(term, args.maps[changes.first + i]);
+    }
+  }
+}
 
 }  // namespace flux::cuda::hopper::linear

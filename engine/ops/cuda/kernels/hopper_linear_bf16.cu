@@ -5,7 +5,7 @@ namespace flux::cuda::hopper::linear {
 
 cudaError_t launch_bf16(const HopperLinear& linear, int tile, const GpuTraits& gpu,
                         cudaStream_t stream) {
-  return launch_tile<Bf16Operands>(linear, tile, gpu, stream);
+  return launch_tile<Bf16Operands, false>(linear, tile, gpu, stream);
 }
 
 }  // namespace flux::cuda::hopper::linear

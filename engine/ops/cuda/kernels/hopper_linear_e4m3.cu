@@ -5,7 +5,7 @@ namespace flux::cuda::hopper::linear {
 
 cudaError_t launch_e4m3(const HopperLinear& linear, int tile, const GpuTraits& gpu,
                         cudaStream_t stream) {
-  return launch_tile<E4M3Operands>(linear, tile, gpu, stream);
+  return launch_tile<E4M3Operands, false>(linear, tile, gpu, stream);
 }
 
 }  // namespace flux::cuda::hopper::linear

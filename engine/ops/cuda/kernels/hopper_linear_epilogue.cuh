@@ -75,9 +75,45 @@ struct Fragment {
     return {of(0), of(1)};
   }
 
-  /// Rounds the sums with the scales and the bias, as cuBLASLt does.
-  __device__ void round(const Args& args, const SharedTiles<Whole>& tiles, float2 row_scales,
-                        const float (&sums)[kColumns / 2]) {
+  /// Multiplies the sums with their scales and with the factors, where there are changes.
+  __device__ void scale(const ChangeArgs& args, const SharedTiles<Whole>& tiles, float2 row_scales,
+                        float (&sums)[kColumns / 2]) const {
+    const float* factors = args.changes[tile.segment].factors;
+#pragma unroll
+    for (int j = 0; j < kColumns / 8; ++j) {
+      const int column = 8 * j + quarter() * 2;
+      float2 factor = make_float2(1.0f, 1.0f);
+      if (factors && tile.column + column < args.columns) {
+        factor = *reinterpret_cast<const float2*>(factors + tile.column + column);
+      }
+      float2 scale = make_float2(1.0f, 1.0f);
+      if constexpr (Whole::kScaled) scale = *reinterpret_cast<const float2*>(tiles.scales + column);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float* pair = sums + 4 * j + 2 * half;
+        if constexpr (Whole::kScaled) {
+          const float row_scale = half == 0 ? row_scales.x : row_scales.y;
+          pair[0] *= __fmul_rn(row_scale, scale.x);
+          pair[1] *= __fmul_rn(row_scale, scale.y);
+        }
+        pair[0] *= factor.x;
+        pair[1] *= factor.y;
+      }
+    }
+  }
+
+  /// What is added to a pair of sums, where there are changes.
+  __device__ float2 added(const ChangeArgs& args, int column, int half) const {
+    const SegmentChanges& changes = args.changes[tile.segment];
+    const int at = tile.column + column;
+    if (changes.added == nullptr || at >= args.columns || !has_row(args, half)) return {};
+    const bf16* from = changes.added + (row + half * 8) * changes.added_stride + at;
+    return unpack_pair(*reinterpret_cast<const uint32_t*>(from));
+  }
+
+  /// Rounds the sums with the scales and the bias, as cuBLASLt does. `scaled`: scale() was called.
+  __device__ void round(const ArgsOf<Whole>& args, const SharedTiles<Whole>& tiles,
+                        float2 row_scales, bool scaled, const float (&sums)[kColumns / 2]) {
     const bool biased = segment(args).bias != nullptr;
 #pragma unroll
     for (int j = 0; j < kColumns / 8; ++j) {
@@ -89,13 +125,18 @@ struct Fragment {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const float* pair = sums + 4 * j + 2 * half;
-        if constexpr (Whole::kScaled) {
+        float2 more = bias;
+        if constexpr (Whole::kChanges) {
+          const float2 own = added(args, column, half);
+          more = make_float2(more.x + own.x, more.y + own.y);
+        }
+        if (Whole::kScaled && !scaled) {
           const float row_scale = half == 0 ? row_scales.x : row_scales.y;
           words[j / 4][half][j % 4] =
-              pack_pair(__fmaf_rn(pair[0], __fmul_rn(row_scale, scale.x), bias.x),
-                        __fmaf_rn(pair[1], __fmul_rn(row_scale, scale.y), bias.y));
+              pack_pair(__fmaf_rn(pair[0], __fmul_rn(row_scale, scale.x), more.x),
+                        __fmaf_rn(pair[1], __fmul_rn(row_scale, scale.y), more.y));
         } else {
-          words[j / 4][half][j % 4] = pack_pair(pair[0] + bias.x, pair[1] + bias.y);
+          words[j / 4][half][j % 4] = pack_pair(pair[0] + more.x, pair[1] + more.y);
         }
       }
     }
@@ -138,10 +179,10 @@ struct TileEpilogue : Fragment<Whole, kSplit> {
   float factors[kEncodes ? 2 : 1];
 
   /// As Fragment's; also writes the scales of the result's rows.
-  __device__ void round(const Args& args, const SharedTiles<Whole>& tiles, float2 row_scales,
-                        const float (&sums)[Base::kColumns / 2]) {
+  __device__ void round(const ArgsOf<Whole>& args, const SharedTiles<Whole>& tiles,
+                        float2 row_scales, bool scaled, const float (&sums)[Base::kColumns / 2]) {
     if constexpr (kEncodes) encode_rows_with(args);
-    Base::round(args, tiles, row_scales, sums);
+    Base::round(args, tiles, row_scales, scaled, sums);
   }
 
   __host__ __device__ static constexpr int load_of(int step) { return kAdds ? step : -1; }
@@ -193,20 +234,48 @@ struct TileEpilogue : Fragment<Whole, kSplit> {
 
  private:
   /// The tiles of a row compute the same scale; the first one writes it.
-  __device__ void encode_rows_with(const Args& args) {
+  __device__ void encode_rows_with(const ArgsOf<Whole>& args) {
     const HopperLinear::Scales& scales = this->segment(args).scales;
     const float least = scales.least ? *scales.least : 0.0f;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = min(this->row + half * 8, this->segment(args).rows - 1);
+      float w_norm = scales.w_bounds[0];
+      float most = scales.w_bounds[1];
+      if constexpr (Whole::kChanges) {
+        w_norm *= scales.w_factor;
+        most += scales.more + bound_of_terms(args, row);
+        if (scales.added) most += *scales.added * kLargestE4M3;
+      }
       // GELU makes nothing larger. A hundredth more: the norms and the sums are rounded.
-      const float bound = __fmaf_rn(scales.x_norms[row], scales.w_bounds[0], scales.w_bounds[1]);
+      const float bound = __fmaf_rn(scales.x_norms[row], w_norm, most);
       const float scale = fmaxf(__fmul_rn(bound, 1.01f / kLargestE4M3), least);
       factors[half] = e4m3_factor(scale);
       if (this->tile.column == 0 && this->quarter() == 0 && this->has_row(args, half)) {
         scales.out[row] = scale;
       }
     }
+  }
+
+  /// A bound of what all terms add to a row; the four threads of the row take a part each.
+  __device__ float bound_of_terms(const ChangeArgs& args, int row) const {
+    const SegmentChanges& changes = args.changes[this->tile.segment];
+    float bound = 0.0f;
+    for (int i = 0; i < changes.count; ++i) {
+      const Term& term = args.terms[changes.first + i];
+      const bf16* x = term.x + row * term.x_stride;
+      float squares = 0.0f;
+      for (int k = 8 * this->quarter(); k < term.depth; k += 32) {
+        for (const bf16 value : Pack<bf16, 8>::load(x + k).values) {
+          squares = __fmaf_rn(to_float(value), to_float(value), squares);
+        }
+      }
+      for (int lane = 1; lane <= 2; lane *= 2) {
+        squares += __shfl_xor_sync(0xffffffffu, squares, lane);
+      }
+      bound = __fmaf_rn(sqrtf(squares), term.up_norm, bound);
+    }
+    return bound;
   }
 };
 

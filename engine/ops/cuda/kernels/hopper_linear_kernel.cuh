@@ -52,7 +52,7 @@ __device__ void copy_columns(const Args& args, SharedTiles<Shape>& tiles, const 
 
 /// The producer thread: copies everything that the tiles of this block need.
 template <typename Shape, EpilogueKind kKind>
-__device__ void produce(const Args& args, SharedTiles<Shape>& tiles) {
+__device__ void produce(const ArgsOf<Shape>& args, SharedTiles<Shape>& tiles) {
   constexpr uint16_t kBoth = 3;
   Ring<Shape::kStages> ring;
   const auto rank = static_cast<int>(cluster_rank());
@@ -84,6 +84,22 @@ __device__ void produce(const Args& args, SharedTiles<Shape>& tiles) {
     // The epilogue of the tile before ran while this one was multiplied: its columns are free.
     copy_columns<Shape, kKind>(args, tiles, tile, columns_parity);
     columns_parity ^= 1;
+    if constexpr (Shape::kChanges) {
+      for_each_term(args, tile, [&](const Term& term, const TermMaps& maps) {
+        const CUtensorMap& up_map = maps.up[tile.columns < Shape::kColumns];
+        const int half = rank * (tile.columns / kCluster);
+        for (int i = 0; i < term.stages; ++i) {
+          uint64_t* full = &tiles.full[ring.stage];
+          wait(&tiles.empty[ring.stage], ring.parity ^ 1);
+          expect(full, Shape::kXBytes + tile.columns * kRowBytes);
+          copy_box(tiles.x[ring.stage], maps.x, full, i * Bf16Operands::kDepth, tile.row, 0);
+          // Columns beyond those of the term are filled with zeros.
+          copy_box_to_cluster(tiles.w[ring.stage] + half * kRowBytes, up_map, full,
+                              i * Bf16Operands::kDepth, tile.column - term.begin + half, 0, kBoth);
+          ring.next();
+        }
+      });
+    }
   }
 }
 
@@ -100,7 +116,7 @@ struct Consumer {
       split_factors(Shape::kColumns, kKind == EpilogueKind::kNorm);
   using Tile = TileEpilogue<Shape, 1, kKind>;
 
-  const Args& args;
+  const ArgsOf<Shape>& args;
   SharedTiles<Shape>& tiles;
   int group;
   Descriptor first_x = Descriptor::rows(tiles.x[0] + group * 64 * kRowBytes);
@@ -135,13 +151,13 @@ struct Consumer {
   }
 
   /// Multiplies a stage and calls `meanwhile` while the products run.
-  template <int kSums, typename F>
+  template <typename Operands = typename Shape::Operands, int kSums, typename F>
   __device__ __forceinline__ void multiply_stage(float (&sums)[kSums], int& previous, bool first,
                                                  const F& meanwhile) {
     wait(&tiles.full[ring.stage], ring.parity);
     begin_products();
-    issue<typename Shape::Operands>(sums, first_x.after(ring.stage * Shape::kXBytes),
-                                    first_w.after(ring.stage * Shape::kWBytes));
+    issue<Operands>(sums, first_x.after(ring.stage * Shape::kXBytes),
+                    first_w.after(ring.stage * Shape::kWBytes));
     commit_products();
     meanwhile();
     wait_products<1>();
@@ -170,6 +186,27 @@ struct Consumer {
     unfinished = false;
   }
 
+  /// Adds what changes of the weights add before the sums are rounded; whether it scaled them.
+  template <typename Own, int kSums>
+  __device__ __forceinline__ bool change(const Own& own, float (&sums)[kSums], int& previous) {
+    int stages = 0;
+    for_each_term(args, own.tile, [&](const Term& term, const TermMaps&) { stages += term.stages; });
+    const bool scales =
+        args.changes[own.tile.segment].factors != nullptr || (Shape::kScaled && stages > 0);
+    if (scales) {
+      const float2 row_scales = own.row_scales(args);
+      wait_products<0>();
+      pin(sums);
+      if constexpr (Shape::kScaled) wait(&tiles.columns_full, columns_parity);
+      own.scale(args, tiles, row_scales, sums);
+      pin(sums);
+    }
+    for (int i = 0; i < stages; ++i) {
+      multiply_stage<Bf16Operands>(sums, previous, false, [] {});
+    }
+    return scales;
+  }
+
   template <int kSplit>
   __device__ __forceinline__ void multiply() {
     using Own = TileEpilogue<Shape, kSplit, kKind>;
@@ -186,8 +223,10 @@ struct Consumer {
       finish_before();
     }
     for (; i < args.stages; ++i) multiply_stage(sums, previous, i == 0, [] {});
-    // While the last products run:
     Own own(tile, group);
+    bool scaled = false;
+    if constexpr (Shape::kChanges) scaled = change(own, sums, previous);
+    // While the last products run:
     constexpr int kAhead = kSplit == 1 ? 1 : 4;
     typename Own::Loaded first[kAhead];
     for_each_constant<(kAhead < Own::kLoads ? kAhead : Own::kLoads)>(
@@ -200,7 +239,7 @@ struct Consumer {
     release(previous);
     wait(&tiles.columns_full, columns_parity);
     columns_parity ^= 1;
-    own.round(args, tiles, scales, sums);
+    own.round(args, tiles, scales, scaled, sums);
     if constexpr (kSplit == 1) {
       before = own;
       loaded = first[0];
@@ -232,7 +271,7 @@ __device__ void init_barriers(SharedTiles<Shape>& tiles) {
 
 template <typename Shape, EpilogueKind kKind>
 __global__ void __launch_bounds__(Shape::kThreads, 1)
-    hopper_linear_kernel(const __grid_constant__ Args args) {
+    hopper_linear_kernel(const __grid_constant__ ArgsOf<Shape> args) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   auto& tiles = shared_tiles<SharedTiles<Shape>>();
   if (threadIdx.x == 0) init_barriers(tiles);
@@ -309,11 +348,52 @@ cudaError_t make_maps(const HopperLinear& linear, Args& args) {
   return cudaSuccess;
 }
 
+/// Fills in what there is of changes, of not more than kMaxLinearTerms terms.
+template <typename Shape>
+cudaError_t fill_changes(const HopperLinear& linear, ChangeArgs& args) {
+  constexpr int kDepth = Bf16Operands::kDepth;
+  int count = 0;
+  for (int i = 0; i < args.count; ++i) {
+    const HopperLinear::Segment& segment = linear.segments[static_cast<size_t>(i)];
+    const HopperLinear::Changes& from = segment.changes;
+    args.changes[i] = {count, static_cast<int>(from.terms.size()), from.factors,
+                       static_cast<const bf16*>(from.added), from.added_stride};
+    for (const HopperLinear::Term& term : from.terms) {
+      TermMaps& maps = args.maps[count];
+      args.terms[count++] = {.x = static_cast<const bf16*>(term.x),
+                             .x_stride = term.x_stride,
+                             .depth = static_cast<int>(term.depth),
+                             .stages = divide_up(term.depth, kDepth),
+                             .begin = static_cast<int>(term.begin),
+                             .end = static_cast<int>(term.begin + term.columns),
+                             .up_norm = term.up_norm};
+      const auto make = [&](CUtensorMap& map, const void* address, int64_t rows, int64_t stride,
+                            int64_t box_rows) {
+        return make_tensor_map(map, MapElement::kBf16, address, {term.depth, rows, 1},
+                               {stride, stride * rows}, {kDepth, box_rows, 1});
+      };
+      const auto make_up = [&](int split) {
+        return make(maps.up[split > 1], term.up, term.columns, term.depth,
+                    Shape::kCopiedColumns / split);
+      };
+      cudaError_t result =
+          make(maps.x, term.x, segment.rows, term.x_stride, Shape::kCopiedRows);
+      if (result == cudaSuccess) result = make_up(1);
+      if (result == cudaSuccess && args.split > 1) result = make_up(args.split);
+      if (result != cudaSuccess) return result;
+    }
+  }
+  return cudaSuccess;
+}
+
 template <typename Shape, EpilogueKind kKind>
 cudaError_t launch(const HopperLinear& linear, const GpuTraits& gpu, cudaStream_t stream) {
-  Args args{};
+  ArgsOf<Shape> args{};
   fill<Shape>(linear, gpu, args);
-  const cudaError_t result = make_maps<Shape>(linear, args);
+  cudaError_t result = make_maps<Shape>(linear, args);
+  if constexpr (Shape::kChanges) {
+    if (result == cudaSuccess) result = fill_changes<Shape>(linear, args);
+  }
   if (result != cudaSuccess) return result;
   constexpr int kShared = sizeof(SharedTiles<Shape>) + 1024;
   static_assert(kShared <= 227 * 1024);
@@ -329,36 +409,41 @@ cudaError_t launch(const HopperLinear& linear, const GpuTraits& gpu, cudaStream_
 }
 
 /// kTileShapes[kIndex].
-template <typename Operands, int kIndex>
+template <typename Operands, int kIndex, bool kChanges>
 using ShapeOf = TileShape<Operands, kTileShapes[kIndex].groups, kTileShapes[kIndex].columns,
-                          kTileShapes[kIndex].stages, kTileShapes[kIndex].axis>;
+                          kTileShapes[kIndex].stages, kTileShapes[kIndex].axis, kChanges>;
 
 using Launch = cudaError_t (*)(const HopperLinear&, const GpuTraits&, cudaStream_t);
 
-template <typename Operands, int kIndex>
+template <typename Operands, int kIndex, bool kChanges>
 Launch launch_of(const HopperLinear& linear) {
-  using Shape = ShapeOf<Operands, kIndex>;
-  if constexpr (kTileShapes[kIndex].can_norm()) {
-    if (linear.q_columns + linear.k_columns > 0) return launch<Shape, EpilogueKind::kNorm>;
+  if constexpr (kChanges && !kTileShapes[kIndex].changes) {
+    return nullptr;
+  } else {
+    using Shape = ShapeOf<Operands, kIndex, kChanges>;
+    if constexpr (kTileShapes[kIndex].can_norm()) {
+      if (linear.q_columns + linear.k_columns > 0) return launch<Shape, EpilogueKind::kNorm>;
+    }
+    if (linear.segments[0].residual != nullptr) return launch<Shape, EpilogueKind::kResidual>;
+    return linear.gelu ? launch<Shape, EpilogueKind::kGelu> : launch<Shape, EpilogueKind::kBias>;
   }
-  if (linear.segments[0].residual != nullptr) return launch<Shape, EpilogueKind::kResidual>;
-  return linear.gelu ? launch<Shape, EpilogueKind::kGelu> : launch<Shape, EpilogueKind::kBias>;
 }
 
 /// The launch function for kTileShapes[tile].
-template <typename Operands, int... kIndices>
+template <typename Operands, bool kChanges, int... kIndices>
 Launch launch_of(const HopperLinear& linear, int tile, std::integer_sequence<int, kIndices...>) {
   using LaunchOf = Launch (*)(const HopperLinear&);
-  constexpr LaunchOf kLaunches[] = {launch_of<Operands, kIndices>...};
+  constexpr LaunchOf kLaunches[] = {launch_of<Operands, kIndices, kChanges>...};
   return kLaunches[tile](linear);
 }
 
-/// Launches kTileShapes[tile].
-template <typename Operands>
+/// Launches kTileShapes[tile]; kChanges: for segments with changes of the weights, too.
+template <typename Operands, bool kChanges>
 cudaError_t launch_tile(const HopperLinear& linear, int tile, const GpuTraits& gpu,
                         cudaStream_t stream) {
   using Indices = std::make_integer_sequence<int, kLinearTiles>;
-  return launch_of<Operands>(linear, tile, Indices{})(linear, gpu, stream);
+  const Launch launch = launch_of<Operands, kChanges>(linear, tile, Indices{});
+  return launch == nullptr ? cudaErrorInvalidValue : launch(linear, gpu, stream);
 }
 
 }  // namespace flux::cuda::hopper::linear

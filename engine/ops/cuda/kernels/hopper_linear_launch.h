@@ -9,5 +9,10 @@ cudaError_t launch_bf16(const HopperLinear& linear, int tile, const GpuTraits& g
                         cudaStream_t stream);
 cudaError_t launch_e4m3(const HopperLinear& linear, int tile, const GpuTraits& gpu,
                         cudaStream_t stream);
+/// The same with HopperLinear::Changes, for those of kTileShapes that have them.
+cudaError_t launch_bf16_changes(const HopperLinear& linear, int tile, const GpuTraits& gpu,
+                                cudaStream_t stream);
+cudaError_t launch_e4m3_changes(const HopperLinear& linear, int tile, const GpuTraits& gpu,
+                                cudaStream_t stream);
 
 }  // namespace flux::cuda::hopper::linear

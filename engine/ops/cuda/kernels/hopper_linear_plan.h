@@ -41,6 +41,7 @@ struct TileShapeFigures {
   int stages;
   ClusterAxis axis;
   double cost;  // time for an element of the result, relative to the best shape
+  bool changes;  // whether it is compiled for changes of the weights, too
 
   constexpr int cluster_rows() const {
     return groups * 64 * (axis == ClusterAxis::kRows ? kCluster : 1);
@@ -54,11 +55,11 @@ struct TileShapeFigures {
   /// The exchange of a head that two blocks share costs more.
   constexpr double norm_cost() const { return cost * (has_whole_heads() ? 1.05 : 1.12); }
 };
-inline constexpr TileShapeFigures kTileShapes[] = {{3, 192, 4, ClusterAxis::kColumns, 1.0},
-                                                   {3, 192, 4, ClusterAxis::kRows, 1.0},
-                                                   {2, 256, 4, ClusterAxis::kRows, 1.02},
-                                                   {2, 192, 5, ClusterAxis::kRows, 1.05},
-                                                   {2, 128, 6, ClusterAxis::kRows, 1.18}};
+inline constexpr TileShapeFigures kTileShapes[] = {{3, 192, 4, ClusterAxis::kColumns, 1.0, false},
+                                                   {3, 192, 4, ClusterAxis::kRows, 1.0, true},
+                                                   {2, 256, 4, ClusterAxis::kRows, 1.02, true},
+                                                   {2, 192, 5, ClusterAxis::kRows, 1.05, false},
+                                                   {2, 128, 6, ClusterAxis::kRows, 1.18, true}};
 
 /// How many clusters' pairs of tiles are computed whole, and how the others are.
 struct WaveSplit {
@@ -94,6 +95,7 @@ struct LinearSizes {
   int64_t depth;
   int64_t norm_columns;  // those of queries and keys that are normalised, or 0
   bool residual;
+  bool changes = false;  // of the weights, for some segments
 };
 
 /// What the tiles take, in elements of the result that a cluster computes one after the other.
@@ -116,8 +118,9 @@ inline double elements(const LinearSizes& linear, const TileShapeFigures& tile,
 /// The index of the fastest shape of tile that can compute the linear.
 inline int best_tile(const LinearSizes& linear, const GpuTraits& gpu) {
   const auto cost = [&](const TileShapeFigures& tile) {
-    return tile.can_norm() || linear.norm_columns == 0 ? elements(linear, tile, gpu)
-                                                       : std::numeric_limits<double>::infinity();
+    const bool can = (tile.can_norm() || linear.norm_columns == 0) &&
+                     (tile.changes || !linear.changes);
+    return can ? elements(linear, tile, gpu) : std::numeric_limits<double>::infinity();
   };
   const auto* const best = std::min_element(
       std::begin(kTileShapes), std::end(kTileShapes),

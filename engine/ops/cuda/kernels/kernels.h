@@ -106,6 +106,7 @@ cudaError_t row_product(const RowProduct& args, DType dtype, cudaStream_t stream
 /// are those of cuBLASLt's product, rounded, followed by store_rows() or norm_rope(). GELU is also
 /// computed of the rounded product, by a tanh that is exact enough for bf16.
 inline constexpr size_t kMaxLinearSegments = 16;
+inline constexpr size_t kMaxLinearTerms = 48;  // of all segments
 inline constexpr int kLinearTiles = 5;
 struct HopperLinear {
   /// norm_rope() of the heads of queries and keys.
@@ -136,6 +137,31 @@ struct HopperLinear {
     /// With a norm: null, or raised to the largest size of the columns that are neither queries
     /// nor keys, divided by kLargestE4M3.
     float* others;
+    /// What changes of the weights add to that bound: see Changes. w_bounds[0] is taken `w_factor`
+    /// times, and `more` is added; so are the terms and `added`, by its own scale.
+    float w_factor = 1.0f;
+    float more = 0.0f;
+    const float* added = nullptr;  // [1]: the largest size of Changes::added, by kLargestE4M3
+  };
+  /// x (up)^T, which is added to the sums of some columns: bf16.
+  struct Term {
+    const void* x;  // [rows, depth]
+    int64_t x_stride;
+    const void* up;  // [columns, depth], contiguous
+    int64_t depth;   // a multiple of 8
+    int64_t begin;   // of the columns
+    int64_t columns;
+    float up_norm;  // with GELU and e4m3: the largest norm of a row of up
+  };
+  /// Changes of the weights, for the rows of one segment: the sums are multiplied with `factors`,
+  /// then the terms and `added` are added to them.
+  struct Changes {
+    std::span<const Term> terms = {};
+    const float* factors = nullptr;  // null, or [columns]
+    const void* added = nullptr;     // null, or [rows, columns], bf16
+    int64_t added_stride = 0;
+
+    bool any() const { return !terms.empty() || factors != nullptr || added != nullptr; }
   };
   struct Segment {
     const void* x;  // [rows, depth]
@@ -150,6 +176,7 @@ struct HopperLinear {
     Scales scales;  // of e4m3
     void* out;      // may be residual
     int64_t out_stride;
+    Changes changes;
   };
   int64_t depth;
   int64_t columns;
