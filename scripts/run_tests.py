@@ -233,9 +233,11 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--only", help="run the steps whose name contains this text")
     args = parser.parse_args()
-    # Whoever starts this in the background may have SIGINT ignored, which the tests that interrupt
-    # programs would inherit; one that is handled here is the default for them.
+    # Whoever starts this in the background, or by nohup, may have signals ignored, which the programs
+    # that tests stop by them would inherit; what is handled here is the default for them.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for other in (signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT):
+        signal.signal(other, signal.SIG_DFL)
 
     total = Count()
     failed_steps = []
