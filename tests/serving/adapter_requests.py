@@ -11,15 +11,13 @@ from tritonclient.utils import InferenceServerException
 SMALL = {"prompt": "a red cat", "num_inference_steps": 3, "height": 32, "width": 48,
          "max_sequence_length": 16, "seed": 7}  # fmt: skip
 STAGES = ("clip_encoder", "t5_encoder", "dit_transformer")
-# kohya changes norm1.linear, whose results a GPU keeps from step to step, and CLIP; lycoris_dora
-# becomes whole matrices; peft_bias changes biases, too.
+# kohya changes norm1.linear, whose results a GPU keeps from step to step, and CLIP; lycoris_dora has
+# factors of outputs; peft_bias changes biases, too.
 NAMES = ("kohya", "lycoris_dora", "peft_bias", "xlabs")
 MIB = 1 << 20
-# Where adapters can be asked for.
-ON_CPU = [
-    pytest.mark.skipif(bool(serving.IN_PYTHON), reason="models in Python take no adapters"),
-    pytest.mark.skipif(serving.DEVICE != "cpu", reason="adapters are computed on the CPU alone"),
-]
+IN_NATIVE_MODELS = pytest.mark.skipif(
+    bool(serving.IN_PYTHON), reason="models in Python take no adapters"
+)
 
 
 def fill(repository, pipeline="bls"):

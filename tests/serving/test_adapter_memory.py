@@ -8,7 +8,7 @@ import server as serving
 from adapter_files import TRANSFORMER, made, put
 from adapter_requests import (
     MIB,
-    ON_CPU,
+    IN_NATIVE_MODELS,
     SMALL,
     STAGES,
     Generated,
@@ -20,7 +20,7 @@ from adapter_requests import (
 )
 from tritonclient.utils import InferenceServerException
 
-pytestmark = ON_CPU
+pytestmark = IN_NATIVE_MODELS
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def sizes(checkpoint, tmp_path_factory):
     found, before = {}, 0
     with small_server(checkpoint, tmp_path_factory.mktemp("sizes"), "1GiB") as server:
         with server.grpc_client() as client:
-            for name in ("kohya", "xlabs", "peft_bias"):
+            for name in ("xlabs", "peft_bias"):
                 pixels_of(client, name)
                 now = int(server.metric("flux_lora_bytes", "dit_transformer"))
                 found[name], before = now - before, now
@@ -86,7 +86,11 @@ def test_the_longest_unused_leave(checkpoint, sizes, tmp_path, generated):
         serving.run_threads(*[lambda n=n: work(n) for n in ("xlabs", "peft_bias", "t5:3", "")])
         assert sum(lora_metrics(server, "flux_lora_bytes").values()) <= memory
         says = f"at most {memory} are allowed: use fewer or smaller adapters, or allow more"
-        assert '"kohya": kohya.safetensors: takes ' in refused(client, says, lora="kohya")
+        stem = "lora_unet_double_blocks"
+        ends = ("0_img_attn_proj", "0_txt_attn_proj", "1_img_attn_proj", "1_txt_attn_proj")
+        large = made([(f"{stem}_{end}", 36, 36) for end in ends], rank=256)
+        (server.directory / "large.safetensors").write_bytes(large)
+        assert '"large": large.safetensors: takes ' in refused(client, says, lora="large")
         message = refused(client, says, lora="third,xlabs,peft_bias")
         assert "with the others of the step" in message
         assert file_of(client, "xlabs") == generated("xlabs")[0]

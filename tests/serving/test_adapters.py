@@ -13,7 +13,7 @@ from adapter_files import TRANSFORMER, made, put
 from adapter_requests import (
     MIB,
     NAMES,
-    ON_CPU,
+    IN_NATIVE_MODELS,
     SMALL,
     STAGES,
     Generated,
@@ -25,7 +25,7 @@ from adapter_requests import (
 )
 from tritonclient.utils import InferenceServerException
 
-pytestmark = ON_CPU
+pytestmark = IN_NATIVE_MODELS
 
 
 @pytest.fixture(scope="module")
