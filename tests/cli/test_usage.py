@@ -222,7 +222,7 @@ class UsageTest(CliTest):
             },
             "bench": {
                 "Options": ["--prompt", "--height", "--width", "--steps", "--max-sequence-length",
-                            "--images", "--runs", "--warmup"],
+                            "--images", "--lora", "--each-its-own", "--image", "--runs", "--warmup"],
                 "Parts": parts,
                 "Compute": compute,
                 "Output": ["--json"],
