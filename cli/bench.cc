@@ -118,9 +118,8 @@ void measure_stages(Session& session, const ImageParams& params, const BenchOpti
   if (!options.image.empty()) {
     progress.phase("timing vae_encoder");
     const ConstTensor image = made_image(params);
-    report.stages.push_back(measure("vae_encoder", 1, options, ctx, [&] {
-      to_host(ctx, stages.encode_image(image, {})[0]);
-    }));
+    report.stages.push_back(measure("vae_encoder", 1, options, ctx,
+                                    [&] { to_host(ctx, stages.encode_image(image, {})[0]); }));
   }
   if (session.options.device.is_cpu()) return;
   progress.phase("timing the launch of a step");

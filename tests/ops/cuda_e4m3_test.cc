@@ -1,9 +1,9 @@
 // Ops whose rows are e4m3, on a GPU that multiplies them, against the CPU's with the same values in
 // f32.
+#include "ops/cuda_e4m3.h"
+
 #include <utility>
 #include <vector>
-
-#include "ops/cuda_e4m3.h"
 
 namespace flux {
 namespace {

@@ -12,8 +12,8 @@ struct Size {
   int64_t rows, in, out;
 };
 /// Some that hopper_linear() computes in bf16, and some that it cannot.
-constexpr Size kSizes[] = {{1, 256, 640},   {70, 72, 200},    {300, 256, 1000}, {577, 64, 128},
-                           {33, 40, 70},    {5, 33, 20},      {1100, 128, 384}, {200, 1024, 3072}};
+constexpr Size kSizes[] = {{1, 256, 640}, {70, 72, 200}, {300, 256, 1000}, {577, 64, 128},
+                           {33, 40, 70},  {5, 33, 20},   {1100, 128, 384}, {200, 1024, 3072}};
 
 /// Changes on both devices.
 class Changes {
@@ -106,8 +106,8 @@ class CudaWeightTerms : public CudaE4M3 {
 TEST_P(CudaWeightTerms, AreThoseOfTheCpu) {
   enum class Kind { kPlain, kGelu, kSilu, kGated, kResidual };
   for (const Size& size : kSizes) {
-    const Twin weight = random({size.out, size.in}, dtype(), 0.0f,
-                               1.0f / std::sqrt(static_cast<float>(size.in)));
+    const Twin weight =
+        random({size.out, size.in}, dtype(), 0.0f, 1.0f / std::sqrt(static_cast<float>(size.in)));
     const Twin bias = random({size.out}, DType::kF32);
     const LinearWeights on_cpu = pack_linear(*cpu_, {{weight.cpu}}, {{bias.cpu}}, dtype());
     const LinearWeights on_gpu = pack_linear(*gpu_, {{weight.cpu}}, {{bias.cpu}}, dtype());
@@ -147,8 +147,8 @@ TEST_P(CudaWeightTerms, APartIsTheSameAloneAndAmongOthers) {
   std::list<Changes> changes;
   std::vector<LinearPart> parts;
   std::vector<Tensor> alone;
-  for (const int64_t count : {1, 63, 65, 192, 200, 577, 1, 63, 65, 192, 200, 577, 1, 63, 65, 192,
-                              200, 577, 70, 80, 90, 100, 110}) {
+  for (const int64_t count : {1, 63, 65, 192, 200, 577, 1,  63, 65, 192, 200, 577,
+                              1, 63, 65, 192, 200, 577, 70, 80, 90, 100, 110}) {
     Changes& own = changes.emplace_back();
     const size_t kind = parts.size() % 4;
     if (kind == 1) add_low_rank(own, size, 16, 0, size.out, 1.0f);
@@ -160,8 +160,13 @@ TEST_P(CudaWeightTerms, APartIsTheSameAloneAndAmongOthers) {
       }
     }
     if (kind == 3) add_whole(own, size, 8, 1.0f);
-    LinearPart part{rows(count, size.in, 8).gpu, &weights[parts.size() % 2], {},
-                    rows(count, size.out, 8).gpu, {}, {}, own.on_gpu};
+    LinearPart part{rows(count, size.in, 8).gpu,
+                    &weights[parts.size() % 2],
+                    {},
+                    rows(count, size.out, 8).gpu,
+                    {},
+                    {},
+                    own.on_gpu};
     alone.push_back(random({count, size.out}).gpu);
     LinearPart single = part;
     single.out = alone.back();
@@ -184,8 +189,8 @@ TEST_P(CudaWeightTerms, OfScaleZeroAreNone) {
   const Twin x = rows(size.rows, size.in, 0);
   const Tensor base = random({size.rows, size.out}).gpu;
   linear(*gpu_, x.gpu, weights, {}, base);
-  const LinearPart part{x.gpu, &weights, {}, random({size.rows, size.out}).gpu, {}, {},
-                        changes.on_gpu};
+  const LinearPart part{x.gpu, &weights,      {}, random({size.rows, size.out}).gpu, {},
+                        {},    changes.on_gpu};
   linear(*gpu_, {&part, 1});
   EXPECT_TRUE(same_bytes(*gpu_, part.out, base));
 }
@@ -206,8 +211,13 @@ TEST_P(CudaWeightTerms, HeadsAreNormalisedAfterThem) {
       add_low_rank(own, size, 16, third * kHeads * kDim, (third + 1) * kHeads * kDim, 0.8f,
                    count == 70);
     }
-    LinearPart part{rows(count, size.in, 8).gpu, &weights, {}, rows(count, size.out, 8).gpu, {},
-                    {}, own.on_gpu};
+    LinearPart part{rows(count, size.in, 8).gpu,
+                    &weights,
+                    {},
+                    rows(count, size.out, 8).gpu,
+                    {},
+                    {},
+                    own.on_gpu};
     in_passes.push_back(random({count, size.out}).gpu);
     LinearPart plain = part;
     plain.out = in_passes.back();
@@ -251,14 +261,18 @@ TEST_P(CudaE4M3WeightTerms, AreThoseOfTheCpu) {
     const Twin residual = random({size.rows, size.out}, DType::kBF16);
     for (const auto& [name, changes] : kinds(size)) {
       for (const Kind kind : {Kind::kPlain, Kind::kGated, Kind::kEncoded}) {
-        const std::string what = fmt::format("{}x{}x{}, {}, {}", size.rows, size.in, size.out,
-                                             name, static_cast<int>(kind));
+        const std::string what = fmt::format("{}x{}x{}, {}, {}", size.rows, size.in, size.out, name,
+                                             static_cast<int>(kind));
         const Tensor expected = Tensor::allocate({size.rows, size.out}, DType::kF32);
         LinearPart cpu{x.values, &on_cpu, {}, expected, {}, {}, changes.on_cpu};
-        LinearPart gpu{x.numbers, &on_gpu, {},
-                       new_rows(size.rows, size.out,
-                                kind == Kind::kEncoded ? DType::kU8 : DType::kBF16),
-                       x.scales, {}, changes.on_gpu};
+        LinearPart gpu{
+            x.numbers,
+            &on_gpu,
+            {},
+            new_rows(size.rows, size.out, kind == Kind::kEncoded ? DType::kU8 : DType::kBF16),
+            x.scales,
+            {},
+            changes.on_gpu};
         if (kind == Kind::kGated) {
           cpu.epilogue.gate = gate.cpu;
           cpu.epilogue.residual = to_dtype(residual.cpu, DType::kF32);
@@ -294,8 +308,9 @@ TEST_P(CudaE4M3WeightTerms, LeaveOtherPartsAsTheyAre) {
     if (parts.size() % 2 == 1) add_low_rank(own, size, 16, 0, size.out, 1.0f, count == 70);
     const Encoded x = encoded(count, size.in);
     for (std::vector<LinearPart>* to : {&parts, &alone}) {
-      LinearPart part{x.numbers, &weights, {}, new_rows(count, size.out, DType::kU8), x.scales,
-                      new_scales(count), own.on_gpu};
+      LinearPart part{
+          x.numbers, &weights,          {},        new_rows(count, size.out, DType::kU8),
+          x.scales,  new_scales(count), own.on_gpu};
       part.epilogue.activation = Activation::kGeluTanh;
       to->push_back(part);
     }

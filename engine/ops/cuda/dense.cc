@@ -159,8 +159,8 @@ class ChangedProducts {
     const Tensor product = is_fused || !segment.epilogue.residual.defined()
                                ? segment.out
                                : ctx_.workspace().allocate(segment.out.shape(), DType::kBF16);
-    HopperLinear::Segment own = hopper_segment(
-        ctx_, segment.x, *segment.weights, is_fused ? segment.epilogue : Epilogue{}, product);
+    HopperLinear::Segment own = hopper_segment(ctx_, segment.x, *segment.weights,
+                                               is_fused ? segment.epilogue : Epilogue{}, product);
     own.weights = address(ctx_, segment.weights->weight);
     set_changes(*segment.changes, own);
     if (!hopper_linear_supports(linear_of(segment, {&own, 1}))) return by_passes(segment);
@@ -186,10 +186,8 @@ class ChangedProducts {
   HopperLinear linear_of(const DenseSegment& like,
                          std::span<const HopperLinear::Segment> segments) const {
     const bool gelu = fused(like) && like.epilogue.activation == Activation::kGeluTanh;
-    HopperLinear linear{.depth = like.x.size(1),
-                        .columns = like.out.size(1),
-                        .gelu = gelu,
-                        .segments = segments};
+    HopperLinear linear{
+        .depth = like.x.size(1), .columns = like.out.size(1), .gelu = gelu, .segments = segments};
     set_heads(like.epilogue.norm, linear);
     return linear;
   }

@@ -106,8 +106,8 @@ void CudaBackend::linear(Context& ctx, std::span<const LinearPart> parts) {
     if (!weights->encoded.empty()) {
       weights = &decoded.emplace_back(decode(ctx, state, *weights, part.x.dtype()));
     }
-    segments.push_back({part.x, weights, part.epilogue, part.out,
-                        changes[i].any() ? &changes[i] : nullptr});
+    segments.push_back(
+        {part.x, weights, part.epilogue, part.out, changes[i].any() ? &changes[i] : nullptr});
   }
   dense(ctx, state, segments);
 }

@@ -26,7 +26,11 @@ const DenseWeights& down_of(const WeightChange& change) {
 class ColumnVector {
  public:
   ColumnVector(const float* base, float constant, int64_t columns)
-      : sums_{.base = base, .constant = constant, .columns = columns, .items = {}, .count = 0,
+      : sums_{.base = base,
+              .constant = constant,
+              .columns = columns,
+              .items = {},
+              .count = 0,
               .out = nullptr} {}
 
   void add(const float* values, int64_t stride, const WeightTerm& term) {
@@ -66,7 +70,8 @@ class DownQueue {
     const DenseWeights& down = down_of(*term.weights);
     const auto* rows = static_cast<const std::byte*>(down.weight.raw());
     for (int64_t begin = 0; begin < down.columns; begin += kColumnsTogether) {
-      if (part_ != &part || items_.back().count == DownProducts::kSlices) begin_item(part, out, column + begin);
+      if (part_ != &part || items_.back().count == DownProducts::kSlices)
+        begin_item(part, out, column + begin);
       DownProducts::Item& item = items_.back();
       item.slices[item.count++] = {
           rows + begin * depth_ * static_cast<int64_t>(size_of(down.weight.dtype())),
@@ -267,11 +272,9 @@ class Preparation {
 
   void add_whole(const std::vector<const WeightTerm*>& terms) {
     if (terms.empty()) return;
-    const Tensor& added = changes_.added =
-        ctx_.workspace().allocate({part_.x.size(0), part_.weights->out_features},
-                                  part_.weights->dtype);
-    check_cuda(cudaMemsetAsync(added.raw(), 0, static_cast<size_t>(added.bytes()),
-                               state_.stream()),
+    const Tensor& added = changes_.added = ctx_.workspace().allocate(
+        {part_.x.size(0), part_.weights->out_features}, part_.weights->dtype);
+    check_cuda(cudaMemsetAsync(added.raw(), 0, static_cast<size_t>(added.bytes()), state_.stream()),
                "cudaMemsetAsync");
     if (part_.out.dtype() == DType::kU8) {
       changes_.added_scale = filled(ctx_, state_, 1, 0.0f);

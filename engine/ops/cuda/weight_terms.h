@@ -12,10 +12,10 @@ namespace flux::cuda {
 class PackedUp final : public PackedWeights {
  public:
   int64_t rank = 0;
-  Tensor memory;        // [columns, rank, rounded up to 8], T, zero beyond the rank
-  Tensor gains;         // [columns], f32; may be undefined
-  float norm = 0;       // the largest of a row
-  float largest = 0;    // size of a value
+  Tensor memory;      // [columns, rank, rounded up to 8], T, zero beyond the rank
+  Tensor gains;       // [columns], f32; may be undefined
+  float norm = 0;     // the largest of a row
+  float largest = 0;  // size of a value
   float largest_gain = 0;
 
   int64_t bytes() const override { return memory.bytes() + (gains.defined() ? gains.bytes() : 0); }
@@ -37,14 +37,16 @@ struct LowRankTerm {
 struct PartChanges {
   std::vector<LowRankTerm> low_rank;
   std::vector<HopperLinear::Term> terms;  // the same for hopper_linear()
-  Tensor bias;         // [columns], f32: in place of that of the weights; may be undefined
-  Tensor factors;      // [columns], f32, of the sums; may be undefined
-  Tensor added;        // [rows, columns], T, to the sums; may be undefined
-  Tensor added_scale;  // [1], f32, of `added`, where the part's result is e4m3
+  Tensor bias;               // [columns], f32: in place of that of the weights; may be undefined
+  Tensor factors;            // [columns], f32, of the sums; may be undefined
+  Tensor added;              // [rows, columns], T, to the sums; may be undefined
+  Tensor added_scale;        // [1], f32, of `added`, where the part's result is e4m3
   float largest_factor = 1;  // a bound
   float more_bias = 0;       // a bound of what changes of the bias add to the largest
 
-  bool any() const { return !terms.empty() || bias.defined() || factors.defined() || added.defined(); }
+  bool any() const {
+    return !terms.empty() || bias.defined() || factors.defined() || added.defined();
+  }
 };
 
 /// Those of each part, in order. What they refer to must outlive them.

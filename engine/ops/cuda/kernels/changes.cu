@@ -1,19 +1,19 @@
 #include "ops/cuda/kernels/changes.h"
-
 #include "ops/cuda/kernels/device.cuh"
 #include "ops/cuda/kernels/launch.cuh"
 
 namespace flux::cuda {
 namespace {
 
-/// A block has kGroups groups of kGroupRows rows; kParts warps of each group take a part of the
-/// depth each, and the first of them adds the sums of the others, always in the same order.
-constexpr int kGroups = 2;
-constexpr int kGroupRows = 32;
-constexpr int kParts = 4;
-constexpr int kBlockRows = kGroups * kGroupRows;
-constexpr int kDownThreads = kGroups * kParts * 32;
-constexpr int kDepth = 32;  // that a warp multiplies at once
+/// A block has kRows rows; each of its kParts warps takes a part of the depth. Their sums are added
+/// in an order that is always the same.
+constexpr int kRows = 32;
+constexpr int kParts = 8;
+constexpr int kDownThreads = kParts * 32;
+/// A depth of kStepDepth is multiplied at once, and two such steps read rows of 16 values for each
+/// thread of four: whole lines of the cache.
+constexpr int kStepDepth = 32;
+constexpr int kPieceDepth = 2 * kStepDepth;
 
 struct DownArgs {
   DownProducts::Item items[kMaxDownItems];
@@ -52,11 +52,11 @@ __device__ inline Eight load_eight(const uint8_t* from) {
   return eight;
 }
 
-/// A warp's share of an item: a thread has eight values of each of four rows of x, 8 apart, and of
-/// one row of each slice. The values are multiplied in an order of their own, the same for x and
+/// A warp's operands of a step: a thread has eight values of each of four rows of x, 8 apart, and
+/// of one row of each slice. The values are multiplied in an order of their own, the same for x and
 /// down: pairs 0 and 1 of all threads make one depth of 16, pairs 2 and 3 another.
 template <typename X, int kSlices>
-struct Share {
+struct Operands {
   Eight x[4];
   Eight down[kSlices];
 
@@ -91,41 +91,62 @@ struct Share {
   }
 };
 
-template <typename X, int kSlices>
-__global__ void __launch_bounds__(kDownThreads)
+/// kTogether steps, whose operands are loaded together: the more, the more loads are on their way.
+template <typename X, int kSlices, int kTogether>
+struct Steps {
+  Operands<X, kSlices> steps[kTogether];
+
+  /// From step `first` of the depth on.
+  __device__ void load(const DownProducts::Item& item, const X* const (&rows)[4], int64_t first,
+                       int64_t depth) {
+    const int64_t mine = static_cast<int>(threadIdx.x) % 4 * 16;
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      const int64_t step = first + i;
+      steps[i].load(item, rows, step / 2 * kPieceDepth + mine + step % 2 * 8, depth);
+    }
+  }
+  __device__ void multiply_into(float (&sums)[2][kSlices][4]) const {
+#pragma unroll
+    for (const Operands<X, kSlices>& step : steps) step.multiply_into(sums);
+  }
+};
+
+/// Two blocks a multiprocessor hide what loads take. kAhead: whether a warp loads the next steps
+/// before it multiplies, for which many slices leave no registers.
+template <typename X, int kSlices, int kTogether, bool kAhead>
+__global__ void __launch_bounds__(kDownThreads, 2)
     down_kernel(const __grid_constant__ DownArgs args) {
   begin_kernel();
-  __shared__ float shared[kParts - 1][kBlockRows][kSlices * 8];
+  __shared__ float shared[kParts / 2][kRows][kSlices * 8];
   int index = 0;
   while (index + 1 < args.count && blockIdx.x >= args.items[index + 1].first_block) ++index;
   const DownProducts::Item& item = args.items[index];
-  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int part = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int group = warp % kGroups;
-  const int part = warp / kGroups;
-  const int own_row = group * kGroupRows + lane / 4;
-  const int64_t first_row = static_cast<int64_t>(blockIdx.x - item.first_block) * kBlockRows;
+  const int64_t first_row = static_cast<int64_t>(blockIdx.x - item.first_block) * kRows;
   const X* rows[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {  // rows beyond the last read the last one
-    const int64_t row = min(first_row + own_row + 8 * i, item.rows - 1);
+    const int64_t row = min(first_row + lane / 4 + 8 * i, item.rows - 1);
     rows[i] = static_cast<const X*>(item.x) + row * item.x_stride;
   }
 
   float sums[2][kSlices][4] = {};
-  const int64_t pieces = (args.depth + kDepth - 1) / kDepth;
-  const int64_t end = pieces * (part + 1) / kParts * kDepth;
-  const int64_t mine = lane % 4 * 8;
-  int64_t at = pieces * part / kParts * kDepth;
-  Share<X, kSlices> now;
-  if (at < end) now.load(item, rows, at + mine, args.depth);
-  for (; at < end; at += kDepth) {
-    Share<X, kSlices> next;
-    if (at + kDepth < end) next.load(item, rows, at + kDepth + mine, args.depth);
+  const int64_t pieces = (args.depth + kPieceDepth - 1) / kPieceDepth;
+  const int64_t end = pieces * (part + 1) / kParts * 2;
+  int64_t step = pieces * part / kParts * 2;
+  Steps<X, kSlices, kTogether> now;
+  if (kAhead && step < end) now.load(item, rows, step, args.depth);
+  for (; step < end; step += kTogether) {
+    Steps<X, kSlices, kTogether> next;
+    if (kAhead && step + kTogether < end) next.load(item, rows, step + kTogether, args.depth);
+    if (!kAhead) now.load(item, rows, step, args.depth);
     now.multiply_into(sums);
-    now = next;
+    if (kAhead) now = next;
   }
 
+  /// f(row of the block, slice, column, two neighbouring sums)
   const auto each = [&](const auto& f) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -133,27 +154,34 @@ __global__ void __launch_bounds__(kDownThreads)
       for (int i = 0; i < kSlices; ++i) {
 #pragma unroll
         for (int k = 0; k < 4; k += 2) {
-          f(own_row + 16 * half + 4 * k, i, 8 * i + lane % 4 * 2, sums[half][i][k],
+          f(lane / 4 + 16 * half + 4 * k, i, 8 * i + lane % 4 * 2, sums[half][i][k],
             sums[half][i][k + 1]);
         }
       }
     }
   };
-  if (part > 0) {
-    each([&](int row, int, int column, float& a, float& b) {
-      shared[part - 1][row][column] = a;
-      shared[part - 1][row][column + 1] = b;
-    });
+  // The upper half of the parts is added to the lower, until one is left.
+#pragma unroll
+  for (int left = kParts / 2; left > 0; left /= 2) {
+    if (part >= left && part < 2 * left) {
+      each([&](int row, int, int column, float& a, float& b) {
+        *reinterpret_cast<float2*>(&shared[part - left][row][column]) = make_float2(a, b);
+      });
+    }
+    __syncthreads();
+    if (part < left) {
+      each([&](int row, int, int column, float& a, float& b) {
+        const auto other = *reinterpret_cast<const float2*>(&shared[part][row][column]);
+        a += other.x;
+        b += other.y;
+      });
+    }
+    __syncthreads();
   }
-  __syncthreads();
   if (part > 0) return;
-  each([&](int row, int slice, int column, float& a, float& b) {
+  each([&](int row, int slice, int column, float a, float b) {
     const int64_t at_row = first_row + row;
     if (slice >= item.count || at_row >= item.rows) return;
-    for (int i = 0; i < kParts - 1; ++i) {
-      a += shared[i][row][column];
-      b += shared[i][row][column + 1];
-    }
     float scale = item.slices[slice].scale;
     if (item.x_scales) scale *= item.x_scales[at_row * item.x_scales_stride];
     bf16* to = static_cast<bf16*>(item.out) + at_row * item.out_stride + column;
@@ -204,14 +232,15 @@ cudaError_t down_products(const DownProducts& products, cudaStream_t stream) {
     DownProducts::Item& own = args.items[args.count++];
     own = item;
     own.first_block = blocks;
-    blocks += blocks_for(item.rows, kBlockRows);
+    blocks += blocks_for(item.rows, kRows);
     slices = max(slices, item.count);
   }
   if (blocks == 0) return cudaSuccess;
   const auto launch = [&]<typename X>() {
-    auto kernel = down_kernel<X, 8>;
-    if (slices <= 4) kernel = down_kernel<X, 4>;
-    if (slices <= 2) kernel = down_kernel<X, 2>;
+    auto kernel = down_kernel<X, 8, 1, false>;
+    if (slices <= 6) kernel = down_kernel<X, 6, 1, false>;
+    if (slices <= 4) kernel = down_kernel<X, 4, 1, true>;
+    if (slices <= 2) kernel = down_kernel<X, 2, 1, true>;
     return launch_kernel(kernel, {blocks, kDownThreads, stream}, args);
   };
   return products.e4m3 ? launch.template operator()<uint8_t>() : launch.template operator()<bf16>();

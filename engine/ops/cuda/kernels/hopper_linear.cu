@@ -60,7 +60,8 @@ bool hopper_linear_supports(const HopperLinear& linear) {
   if (norm_columns > 0 && (!heads || linear.gelu)) return false;
   if (linear.tile >= 0 && norm_columns > 0 && !kTileShapes[linear.tile].can_norm()) return false;
   size_t terms = 0;
-  for (const HopperLinear::Segment& segment : linear.segments) terms += segment.changes.terms.size();
+  for (const HopperLinear::Segment& segment : linear.segments)
+    terms += segment.changes.terms.size();
   return linear.depth % in_vector == 0 && linear.columns % 8 == 0 && !linear.segments.empty() &&
          linear.segments.size() <= kMaxLinearSegments && terms <= kMaxLinearTerms &&
          std::all_of(linear.segments.begin(), linear.segments.end(), [&](const auto& segment) {
@@ -73,8 +74,7 @@ bool hopper_linear_supports(const HopperLinear& linear) {
                   aligned(segment.residual, segment.residual_stride) && aligned(segment.bias) &&
                   aligned(segment.gate) && aligned(segment.norm.weights[0]) &&
                   aligned(segment.norm.weights[1]) && aligned(segment.norm.cos) &&
-                  aligned(segment.norm.sin) &&
-                  supports(segment.changes) &&
+                  aligned(segment.norm.sin) && supports(segment.changes) &&
                   (segment.residual == nullptr) == (linear.segments[0].residual == nullptr) &&
                   (segment.residual != nullptr || segment.gate == nullptr) &&
                   !(segment.residual != nullptr && (linear.gelu || norm_columns > 0));

@@ -4,7 +4,7 @@
 namespace flux::cuda::hopper::linear {
 
 cudaError_t launch_bf16_changes(const HopperLinear& linear, int tile, const GpuTraits& gpu,
-                        cudaStream_t stream) {
+                                cudaStream_t stream) {
   return launch_tile<Bf16Operands, true>(linear, tile, gpu, stream);
 }
 

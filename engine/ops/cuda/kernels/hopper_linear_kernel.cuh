@@ -190,7 +190,8 @@ struct Consumer {
   template <typename Own, int kSums>
   __device__ __forceinline__ bool change(const Own& own, float (&sums)[kSums], int& previous) {
     int stages = 0;
-    for_each_term(args, own.tile, [&](const Term& term, const TermMaps&) { stages += term.stages; });
+    for_each_term(args, own.tile,
+                  [&](const Term& term, const TermMaps&) { stages += term.stages; });
     const bool scales =
         args.changes[own.tile.segment].factors != nullptr || (Shape::kScaled && stages > 0);
     if (scales) {
@@ -376,8 +377,7 @@ cudaError_t fill_changes(const HopperLinear& linear, ChangeArgs& args) {
         return make(maps.up[split > 1], term.up, term.columns, term.depth,
                     Shape::kCopiedColumns / split);
       };
-      cudaError_t result =
-          make(maps.x, term.x, segment.rows, term.x_stride, Shape::kCopiedRows);
+      cudaError_t result = make(maps.x, term.x, segment.rows, term.x_stride, Shape::kCopiedRows);
       if (result == cudaSuccess) result = make_up(1);
       if (result == cudaSuccess && args.split > 1) result = make_up(args.split);
       if (result != cudaSuccess) return result;

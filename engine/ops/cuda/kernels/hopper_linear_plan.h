@@ -40,7 +40,7 @@ struct TileShapeFigures {
   int columns;
   int stages;
   ClusterAxis axis;
-  double cost;  // time for an element of the result, relative to the best shape
+  double cost;   // time for an element of the result, relative to the best shape
   bool changes;  // whether it is compiled for changes of the weights, too
 
   constexpr int cluster_rows() const {
@@ -118,8 +118,8 @@ inline double elements(const LinearSizes& linear, const TileShapeFigures& tile,
 /// The index of the fastest shape of tile that can compute the linear.
 inline int best_tile(const LinearSizes& linear, const GpuTraits& gpu) {
   const auto cost = [&](const TileShapeFigures& tile) {
-    const bool can = (tile.can_norm() || linear.norm_columns == 0) &&
-                     (tile.changes || !linear.changes);
+    const bool can =
+        (tile.can_norm() || linear.norm_columns == 0) && (tile.changes || !linear.changes);
     return can ? elements(linear, tile, gpu) : std::numeric_limits<double>::infinity();
   };
   const auto* const best = std::min_element(
